@@ -1,0 +1,47 @@
+# Every target sets up what it needs: make demo, make test, make lint, make help.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The stamp names the interpreter and the pins, so that a change of either installs anew.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < requirements.txt | cut -d' ' -f1)
+
+.PHONY: help setup demo demo-compare test lint format requirements clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv and install what requirements.txt pins
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "segloss needs Python 3.11, 3.12 or 3.13, $(PYTHON) is $(VERSION): make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+demo: setup  ## train the embedded default, evaluate it, show table and pictures
+	@# A finished demo starts over, an interrupted one goes on from its checkpoint.
+	@if [ -f runs/demo/results.json ]; then rm -rf runs/demo; fi
+	$(BIN)/python run.py --config=configs/demo.py:$(or $(SIZE),full) --workdir=runs/demo
+
+demo-compare: setup  ## random and Balance-batch on equal steps, both tables
+	$(BIN)/python -m experiments.run --config=configs/sweeps/demo_samplers.py:$(or $(SIZE),full) --workdir=runs/demo-compare
+
+test: setup  ## run the tests, with branch coverage
+	$(BIN)/python -m pytest --numprocesses=2 --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+lint: setup  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## rewrite to the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+requirements:  ## pin anew what pyproject.toml asks for (needs uv)
+	uv pip compile --universal --python-version=3.11 --upgrade --extra=dev --no-annotate --no-emit-package=segloss \
+		--custom-compile-command="make requirements" --output-file=requirements.txt pyproject.toml
+
+clean:  ## remove runs and the environment
+	rm -rf runs $(VENV)

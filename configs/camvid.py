@@ -1,0 +1,54 @@
+"""U-Net on CamVid's 11 classes, small enough for a CPU; add `:smoke` for seconds.
+
+python run.py --config=configs/camvid.py --config.data.root=DIR --workdir=runs/camvid
+
+DIR is CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480) in the `folder`
+format. Results: experiments/camvid/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    if size not in ("full", "smoke"):
+        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+    smoke = size == "smoke"
+    config = ConfigDict()
+    config.seed = 0
+    config.total_steps = 2 if smoke else 1_200
+    config.checkpoint_every_steps = 2 if smoke else 100
+    config.evaluate_every_steps = 2 if smoke else 400
+    config.log_every_steps = 2 if smoke else 10
+    config.data = dict(
+        name="folder",
+        root="data/camvid",
+        ignore_label=11,
+        data_dir=None,
+        crop_hw=(64, 64) if smoke else (256, 320),
+        num_threads=1,
+        prefetch_batches=2,
+    )
+    config.augment = dict(scale_range=(0.75, 1.5), flip_probability=0.5)
+    config.sampler = dict(
+        name="balance_batch", batch_max=4 if smoke else 6, batch_cl=11
+    )
+    # At half the input's resolution: a quarter of the work.
+    config.model = dict(
+        name="unet",
+        depth=2 if smoke else 4,
+        width=4 if smoke else 16,
+        norm="batch",
+        input_stride=2,
+    )
+    config.loss = dict(name="softmax_cross_entropy")
+    config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)
+    config.schedule = dict(
+        name="cosine", learning_rate=3e-3, warmup_steps=1 if smoke else 50
+    )
+    config.evaluate = dict(
+        split="val",
+        final_split="val" if smoke else "test",
+        batch_size=4,
+        checkpoint="newest",
+    )
+    return config.lock()

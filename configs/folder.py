@@ -1,0 +1,46 @@
+"""U-Net on data of your own in the `folder` format; add `:smoke` to try it in seconds.
+
+python run.py --config=configs/folder.py --config.data.root=DIR --workdir=runs/folder
+
+DIR holds `classes.txt` (lines `index name`) and `train`, `val`, each with `images` and
+`labels`; a label is an 8-bit PNG whose values are the indices, 255 where unknown.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    if size not in ("full", "smoke"):
+        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+    smoke = size == "smoke"
+    config = ConfigDict()
+    config.seed = 0
+    config.total_steps = 4 if smoke else 20_000
+    config.checkpoint_every_steps = 2 if smoke else 500
+    config.evaluate_every_steps = 2 if smoke else 1_000
+    config.log_every_steps = 2 if smoke else 10
+    config.data = dict(
+        name="folder",
+        root=config_dict.placeholder(str),
+        ignore_label=255,
+        data_dir=None,
+        # Pixels after scaling; images may be smaller or larger, and differ in size.
+        crop_hw=(32, 32) if smoke else (256, 256),
+        num_threads=1 if smoke else 4,
+        prefetch_batches=2 if smoke else 4,
+    )
+    config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
+    # Random batches, because which batch_cl can be had depends on the data.
+    config.sampler = dict(name="random", batch_max=4 if smoke else 16)
+    config.model = dict(
+        name="unet", depth=2 if smoke else 4, width=4 if smoke else 32, norm="batch"
+    )
+    config.loss = dict(name="softmax_cross_entropy")
+    config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)
+    config.schedule = dict(
+        name="cosine", learning_rate=1e-3, warmup_steps=1 if smoke else 500
+    )
+    config.evaluate = dict(
+        split="val", final_split="val", batch_size=4, checkpoint="newest"
+    )
+    return config.lock()

@@ -1,0 +1,1 @@
+"""Studies: the runner of sweeps, and a folder per study with commands and results."""

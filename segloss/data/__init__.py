@@ -1,0 +1,30 @@
+"""Datasets, the class index, samplers, augmentation and the loading of batches."""
+
+from segloss.data.augment import augment, normalize
+from segloss.data.class_index import ClassIndex
+from segloss.data.datasets import DATASETS, Dataset, open_dataset
+from segloss.data.pipeline import Batch, InOrder, Sampler, iterate_batches, load_batch
+from segloss.data.samplers import (
+    SAMPLERS,
+    BalanceBatch,
+    RandomBatch,
+    most_distinct_classes,
+)
+
+__all__ = [
+    "DATASETS",
+    "SAMPLERS",
+    "BalanceBatch",
+    "Batch",
+    "ClassIndex",
+    "Dataset",
+    "InOrder",
+    "RandomBatch",
+    "Sampler",
+    "augment",
+    "iterate_batches",
+    "load_batch",
+    "most_distinct_classes",
+    "normalize",
+    "open_dataset",
+]

@@ -1,0 +1,155 @@
+"""Augmentation as one pure vmapped function of (key, images, labels, valid)."""
+
+import functools
+
+import dm_pix as pix
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer, Key, UInt8
+
+# ImageNet's mean and deviation per channel, for images in [0, 1].
+MEAN_RGB = (0.485, 0.456, 0.406)
+STDDEV_RGB = (0.229, 0.224, 0.225)
+# What lies beside an image: the mean colour, which normalises to (almost) nothing.
+PAD_RGB = (124, 116, 104)
+
+
+def normalize(
+    images: UInt8[Array, "*b h w 3"] | Float[Array, "*b h w 3"],
+) -> Float[Array, "*b h w 3"]:
+    """Images as networks see them: ImageNet's mean taken off, over its deviation.
+
+    Args:
+        images: uint8 in [0, 255], or floats in [0, 1].
+    """
+    if images.dtype == jnp.uint8:
+        images = images / jnp.float32(255)
+    lead = (1,) * (images.ndim - 1)
+    mean, stddev = (jnp.array(v).reshape(*lead, 3) for v in (MEAN_RGB, STDDEV_RGB))
+    return (images - mean) / stddev
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "crop_hw",
+        "scale_range",
+        "flip_probability",
+        "brightness",
+        "contrast",
+        "saturation",
+    ),
+)
+def augment(
+    keys: Key[Array, " b"],
+    images: UInt8[Array, "b h w 3"],
+    labels: Integer[Array, "b h w"],
+    valid: Bool[Array, "b h w"],
+    *,
+    crop_hw: tuple[int, int],
+    scale_range: tuple[float, float] = (0.5, 1.5),
+    flip_probability: float = 0.5,
+    brightness: float = 0.1,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+) -> tuple[
+    Float[Array, "b ch cw 3"], Integer[Array, "b ch cw"], Bool[Array, "b ch cw"]
+]:
+    """Random scale, crop, horizontal flip and colour, each sample by its own key.
+
+    Args:
+        keys: one key per sample, so that the result does not depend on how a batch is
+            spread over devices.
+        images: RGB in [0, 255]; only up to the last valid row and column is an image,
+            what lies beyond is padding.
+        labels: class ids.
+        valid: True where a pixel counts.
+        crop_hw: height and width of the crop, in pixels after scaling. A scaled image
+            that is smaller lies at a random place in it.
+        scale_range: smallest and largest factor of the size, drawn uniformly.
+        flip_probability: share of the samples that are mirrored.
+        brightness: largest shift, in units of the full range.
+        contrast: largest relative change around the image's mean.
+        saturation: largest relative change of the colourfulness.
+
+    Returns:
+        Images in [0, 1], labels and valid, each of `crop_hw`.
+
+    Raises:
+        ValueError: if a range is out of order or negative.
+    """
+    if not 0 < scale_range[0] <= scale_range[1]:
+        raise ValueError(
+            f"augment: scale_range must be 0 < low <= high, got {tuple(scale_range)}."
+        )
+    if not 0 <= flip_probability <= 1:
+        raise ValueError(
+            f"augment: flip_probability must be in [0, 1], got {flip_probability}."
+        )
+    for name, value in dict(
+        brightness=brightness, contrast=contrast, saturation=saturation
+    ).items():
+        if not 0 <= value < 1:
+            raise ValueError(f"augment: {name} must be in [0, 1), got {value}.")
+
+    def one(key, image, labels, valid):
+        place, flip, colour = jax.random.split(key, 3)
+        image, labels, valid = _scale_and_crop(
+            place, image, labels, valid, crop_hw, scale_range
+        )
+        mirrored = jax.random.bernoulli(flip, flip_probability)
+        image, labels, valid = (
+            jnp.where(mirrored, x[:, ::-1], x) for x in (image, labels, valid)
+        )
+        return _jitter(colour, image, brightness, contrast, saturation), labels, valid
+
+    return jax.vmap(one)(keys, images, labels, valid)
+
+
+def _scale_and_crop(key, image, labels, valid, crop_hw, scale_range):
+    hw = jnp.array(valid.shape)
+    scale_key, place_key = jax.random.split(key)
+    low, high = scale_range
+    scale = jax.random.uniform(scale_key, minval=low, maxval=high)
+    # What the crop leaves out of the scaled image; negative where it shows more.
+    slack = _extent(valid) * scale - jnp.array(crop_hw)
+    offset = jax.random.uniform(place_key, (2,)) * slack
+    # The centre of output pixel i lies at (i + 0.5 + offset) / scale of the source.
+    row, col = (
+        jnp.floor((jnp.arange(n) + 0.5 + o) / scale).astype(jnp.int32)
+        for n, o in zip(crop_hw, offset, strict=True)
+    )
+    inside = ((row >= 0) & (row < hw[0]))[:, None] & ((col >= 0) & (col < hw[1]))[None]
+    nearest = functools.partial(jnp.take, mode="clip")
+    labels, valid = (
+        nearest(nearest(x, row, axis=0), col, axis=1) for x in (labels, valid)
+    )
+    image = jax.image.scale_and_translate(
+        image.astype(jnp.float32),
+        (*crop_hw, 3),
+        spatial_dims=(0, 1),
+        scale=jnp.stack([scale, scale]),
+        translation=-offset,
+        method="linear",
+    )
+    pad = jnp.array(PAD_RGB, jnp.float32).reshape(1, 1, 3)
+    image = jnp.where(inside[..., None], image, pad) / 255
+    return image, labels, valid & inside
+
+
+def _extent(valid):
+    """Rows and columns up to the last valid one, `[2]`; 1 where nothing is valid."""
+    return jnp.stack(
+        [
+            jnp.max(jnp.where(valid.any(axis=1 - axis), jnp.arange(n) + 1, 1))
+            for axis, n in enumerate(valid.shape)
+        ]
+    )
+
+
+def _jitter(key, image, brightness, contrast, saturation):
+    keys = jax.random.split(key, 3)
+    image = pix.random_brightness(keys[0], image, brightness)
+    image = pix.random_contrast(keys[1], image, 1 - contrast, 1 + contrast)
+    image = pix.random_saturation(keys[2], image, 1 - saturation, 1 + saturation)
+    return jnp.clip(image, 0, 1)

@@ -1,0 +1,164 @@
+"""What all datasets share: how samples are written to array_record, without TensorFlow.
+
+`ShardBasedBuilder` streams. TFDS's `GeneratorBasedBuilder` needs TensorFlow as soon as
+a split passes 1 GB, because it then shuffles through files.
+"""
+
+import abc
+import dataclasses
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One encoded sample.
+
+    Attributes:
+        stem: its name, unique in its split.
+        image: JPEG or PNG bytes of an RGB image.
+        labels: PNG bytes of class ids, mode L, as large as the image.
+        hw: height and width in pixels.
+    """
+
+    stem: str
+    image: bytes
+    labels: bytes
+    hw: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Samples that share a file. All are held in memory: keep it near 64 MB.
+
+    Attributes:
+        num_samples: how many `read` yields.
+        read: makes the samples, in order.
+    """
+
+    num_samples: int
+    read: Callable[[], Iterable[Sample]]
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class SegmentationConfig(tfds.core.BuilderConfig):
+    """Names one dataset.
+
+    Attributes:
+        class_names: names of the class ids 0, 1, ...
+        ignore_label: the label of pixels that do not count.
+    """
+
+    class_names: tuple[str, ...]
+    ignore_label: int
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Asks no server about a dataset that only exists here."""
+
+
+class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """A TFDS builder of images with labels; subclasses say which.
+
+    Features: `image` uint8 [h, w, 3], `labels` uint8 [h, w, 1], `stem` text. Metadata:
+    `class_names`, `ignore_label`, `max_hw` (the largest height and the largest width)
+    and `content` (SHA-256 over all samples).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Where TFDS would look for checksums of downloads, with importlib_resources.
+    code_path = None
+
+    @abc.abstractmethod
+    def shards(self) -> Mapping[str, Sequence[Shard]]:
+        """The shards of each split. Called once, when the dataset is written."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        return _Info(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "labels": tfds.features.Image(
+                        shape=(None, None, 1), encoding_format="png"
+                    ),
+                    "stem": tfds.features.Text(),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(
+                class_names=list(config.class_names),
+                ignore_label=config.ignore_label,
+                max_hw=[0, 0],
+            ),
+            disable_shuffling=True,
+        )
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """Writes the dataset as array_record where that has not been done."""
+        if self.data_path.exists():
+            return
+        with make_progress() as self._progress:
+            super().download_and_prepare(**{"file_format": "array_record"} | options)
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
+        shards = self.shards()
+        total = sum(
+            shard.num_samples for of_split in shards.values() for shard in of_split
+        )
+        self._task = self._progress.add_task("Writing samples", total=total)
+        digest = hashlib.sha256()
+        return {
+            split: [
+                functools.partial(self._examples, split, s, digest) for s in of_split
+            ]
+            for split, of_split in shards.items()
+        }
+
+    def _examples(
+        self, split: str, shard: Shard, digest: Any
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        metadata = self.info.metadata
+        for sample in shard.read():
+            for field in (split, sample.stem, sample.image, sample.labels):
+                field = field.encode() if isinstance(field, str) else field
+                digest.update(hashlib.sha256(field).digest())
+            largest = zip(metadata["max_hw"], sample.hw, strict=True)
+            metadata["max_hw"] = [max(sides) for sides in largest]
+            self._progress.advance(self._task)
+            yield (
+                sample.stem,
+                {"image": sample.image, "labels": sample.labels, "stem": sample.stem},
+            )
+        metadata["content"] = digest.hexdigest()
+
+    # TFDS warns about every configuration that is not in a list of the class, and
+    # announces downloads on stdout. Neither means anything here.
+    def _create_builder_config(self, builder_config, version):
+        return builder_config
+
+    def _log_download_bytes(self) -> None: ...
+
+    def _log_download_done(self) -> None: ...
+
+
+def encode_png(pixels: Image.Image) -> bytes:
+    """PNG bytes of an image, in the mode that it has."""
+    buffer = io.BytesIO()
+    pixels.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_progress() -> Progress:
+    """Progress bars that only a terminal gets to see, and not once they are done."""
+    console = Console()
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

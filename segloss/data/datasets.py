@@ -1,0 +1,157 @@
+"""Datasets by name: prepared once, then read at random."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import operator
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from segloss.data.builder import SegmentationBuilder
+from segloss.data.class_index import ClassIndex
+from segloss.data.folder import folder
+from segloss.data.longtail_scenes import longtail_scenes
+from segloss.registry import bind
+
+DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
+    "folder": folder,
+    "longtail_scenes": longtail_scenes,
+}
+
+
+class SampleSource:
+    """Random access to the samples of one split; picklable.
+
+    `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`,
+    and without images `{"labels": ..., "stem": ...}`, which decodes no image.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], split: str, *, images: bool):
+        self._records = tfds.builder_from_directory(os.fspath(data_dir)).as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        i = operator.index(i)
+        if not 0 <= i < len(self):
+            raise IndexError(f"SampleSource: must be in [0, {len(self)}), got {i}.")
+        # TFDS would decode with OpenCV where that is installed, in another way.
+        example = tf_example_pb2.Example.FromString(self._records[i])
+        fields = {
+            key: feature.bytes_list.value[0]
+            for key, feature in example.features.feature.items()
+        }
+        sample = {
+            "labels": np.asarray(Image.open(io.BytesIO(fields["labels"]))),
+            "stem": fields["stem"].decode(),
+        }
+        if self._images:
+            sample["image"] = np.asarray(Image.open(io.BytesIO(fields["image"])))
+        return sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset.
+
+    Attributes:
+        name: key of `DATASETS`.
+        data_dir: where its records lie.
+        class_names: names of the class ids 0, 1, ...
+        ignore_label: the label of pixels that do not count.
+        max_hw: the largest height and the largest width of all splits, in pixels.
+        splits: names of the splits.
+        fingerprint: changes with the samples, the classes and `ignore_label`, and with
+            nothing else; 16 hex digits.
+    """
+
+    name: str
+    data_dir: Path
+    class_names: tuple[str, ...]
+    ignore_label: int
+    max_hw: tuple[int, int]
+    splits: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def source(self, split: str, *, images: bool = True) -> SampleSource:
+        """Random access to the samples of `split`; `images=False` leaves them out.
+
+        Raises:
+            ValueError: if there is no such split; lists those there are.
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"dataset {self.name}: no split is named {split!r}; "
+                f"known are {', '.join(self.splits)}."
+            )
+        return SampleSource(self.data_dir, split, images=images)
+
+    def class_index(self, split: str) -> ClassIndex:
+        """The class index of `split`, counted at the first call and kept on disk.
+
+        Raises:
+            ValueError: if there is no such split, or the file kept is damaged or
+                of other data.
+        """
+        source = self.source(split, images=False)
+        path = self.data_dir / f"class_index-{split}.npy"
+        if not path.exists():
+            ClassIndex.build(
+                source,
+                num_classes=self.num_classes,
+                ignore_label=self.ignore_label,
+                fingerprint=self.fingerprint,
+            ).save(path)
+        return ClassIndex.load(path, self.fingerprint)
+
+
+def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
+    """Opens a dataset, which is prepared first where that has not been done.
+
+    Args:
+        name: key of `DATASETS`.
+        **hyperparameters: keyword arguments of `DATASETS[name]`.
+
+    Raises:
+        ValueError: if the name or a hyperparameter is unknown, or out of range.
+        DatasetError: if files of a `folder` are faulty; lists all faults.
+    """
+    make_builder = bind("dataset", DATASETS, name, hyperparameters)
+    builder = make_builder()
+    try:
+        builder.download_and_prepare()
+    except OSError:
+        builder = make_builder()
+        if not builder.data_path.exists():  # else another process was faster
+            raise
+    return _read(name, builder.info)
+
+
+def _read(name: str, info: tfds.core.DatasetInfo) -> Dataset:
+    metadata = info.metadata
+    identity = [metadata[key] for key in ("class_names", "ignore_label", "content")]
+    return Dataset(
+        name=name,
+        data_dir=Path(info.data_dir),
+        class_names=tuple(metadata["class_names"]),
+        ignore_label=metadata["ignore_label"],
+        max_hw=tuple(metadata["max_hw"]),
+        splits=tuple(info.splits),
+        fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+    )

@@ -1,0 +1,124 @@
+"""Batches of one static shape, loaded by grain; only what was chosen is decoded."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypedDict, runtime_checkable
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Int, Int64, UInt8
+
+from segloss.data.augment import PAD_RGB
+
+
+class Batch(TypedDict):
+    """One batch of fixed shape; `valid` and `sample_valid` say what of it is real."""
+
+    images: UInt8[np.ndarray, "b h w 3"]
+    labels: UInt8[np.ndarray, "b h w"]
+    valid: Bool[np.ndarray, "b h w"]
+    sample_valid: Bool[np.ndarray, " b"]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """What chooses the samples of batch k: see `segloss.data.samplers`."""
+
+    batch_max: int
+
+    def __getitem__(self, k: int) -> Int64[np.ndarray, " b"]: ...
+
+
+class InOrder:
+    """Each sample once, in order, the last batch short: what evaluation reads."""
+
+    def __init__(self, num_samples: int, *, batch_max: int):
+        self.num_samples = num_samples
+        self.batch_max = batch_max
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.batch_max)
+
+    def __getitem__(self, k: int) -> Int64[np.ndarray, " b"]:
+        start = k * self.batch_max
+        return np.arange(start, min(start + self.batch_max, self.num_samples))
+
+
+def load_batch(
+    source: Sequence[dict[str, Any]],
+    ids: Int[np.ndarray, " n"],
+    *,
+    batch_size: int,
+    canvas_hw: tuple[int, int],
+    ignore_label: int,
+) -> Batch:
+    """Reads the samples `ids` onto a canvas of fixed size, the rest padding.
+
+    Args:
+        source: `source[i]` is {"image": uint8 [h, w, 3], "labels": uint8 [h, w]}.
+        ids: samples to read, at most `batch_size`.
+        batch_size: samples in the batch; those past `len(ids)` are not valid.
+        canvas_hw: height and width of the canvas; images lie in its upper left corner.
+        ignore_label: label of pixels that do not count.
+
+    Raises:
+        ValueError: if an image is larger than the canvas; it names the sample.
+    """
+    images = np.empty((batch_size, *canvas_hw, 3), np.uint8)
+    images[:] = PAD_RGB
+    labels = np.full((batch_size, *canvas_hw), ignore_label, np.uint8)
+    for row, i in enumerate(ids):
+        sample = source[int(i)]
+        h, w = sample["labels"].shape
+        if h > canvas_hw[0] or w > canvas_hw[1]:
+            raise ValueError(
+                f"load_batch: sample {sample['stem']!r} is {h}x{w}, larger than the "
+                f"canvas {canvas_hw[0]}x{canvas_hw[1]}."
+            )
+        images[row, :h, :w] = sample["image"]
+        labels[row, :h, :w] = sample["labels"]
+    return Batch(
+        images=images,
+        labels=labels,
+        valid=labels != ignore_label,
+        sample_valid=np.arange(batch_size) < len(ids),
+    )
+
+
+def iterate_batches(
+    source: Sequence[dict[str, Any]],
+    sampler: Sampler,
+    *,
+    start: int,
+    stop: int,
+    num_devices: int,
+    canvas_hw: tuple[int, int],
+    ignore_label: int,
+    num_threads: int = 2,
+    prefetch_batches: int = 4,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Batches `start` to `stop` of a sampler, read ahead in threads.
+
+    The batch is padded to a multiple of `num_devices`, all devices of all processes, and
+    each process reads its own share of the rows. The sampler is a pure function of
+    k, so processes agree without talking and `start` is all that resuming needs.
+    """
+    rows_per_device = -(-sampler.batch_max // num_devices)
+    share = rows_per_device * num_devices // process_count
+    first = process_index * share
+
+    def load(k: int) -> Batch:
+        return load_batch(
+            source,
+            sampler[k][first : first + share],
+            batch_size=share,
+            canvas_hw=canvas_hw,
+            ignore_label=ignore_label,
+        )
+
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=prefetch_batches
+    )
+    batches = grain.MapDataset.range(start, stop).map(load)
+    return iter(batches.to_iter_dataset(options))

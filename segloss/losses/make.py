@@ -1,0 +1,76 @@
+"""Losses chosen by name, as configs do, and sums of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Array, Bool, Float
+
+from segloss.losses.cross_entropy import softmax_cross_entropy
+from segloss.losses.overlap import soft_dice, soft_iou
+from segloss.registry import bind
+
+LOSSES = {
+    "soft_dice": soft_dice,
+    "soft_iou": soft_iou,
+    "softmax_cross_entropy": softmax_cross_entropy,
+}
+
+Loss = Callable[..., Float[Array, ""]]
+
+
+def make_loss(name: str, **hyperparameters: Any) -> Loss:
+    """The loss `name` with its hyperparameters bound.
+
+    Returns:
+        A function `(logits, labels, valid=None)` that also takes `axis_name`.
+
+    Raises:
+        ValueError: if `LOSSES` has no such name, or the loss no such hyperparameter.
+    """
+    return bind("loss", LOSSES, name, hyperparameters)
+
+
+def compound_loss(
+    terms: Sequence[tuple[float | int, str, Mapping[str, Any]]],
+    *,
+    axis_name: str | None = None,
+) -> Loss:
+    """The weighted sum of several losses.
+
+    Args:
+        terms: `(weight, name, hyperparameters)` of each loss, the weight at least 0.
+        axis_name: mapped device axis, the same for every term.
+
+    Returns:
+        A function `(logits, labels, valid=None)` that also takes `axis_name`.
+
+    Raises:
+        ValueError: if there is no term, a weight is negative or not finite, or
+            `make_loss` would refuse a term.
+    """
+    if not terms:
+        raise ValueError("compound_loss: terms must hold at least one loss, got none.")
+    for weight, name, _ in terms:
+        if not 0 <= weight < float("inf"):
+            raise ValueError(
+                f"compound_loss: the weight of {name} must be at least 0 and finite, "
+                f"got {weight}."
+            )
+    losses = [
+        (weight, bind("loss", LOSSES, name, hyperparameters, axis_name=axis_name))
+        for weight, name, hyperparameters in terms
+    ]
+
+    def loss(
+        logits: Float[Array, "b *spatial c"],
+        labels: Array,
+        valid: Bool[Array, "..."] | None = None,
+        *,
+        axis_name: str | None = axis_name,
+    ) -> Float[Array, ""]:
+        return sum(
+            weight * term(logits, labels, valid, axis_name=axis_name)
+            for weight, term in losses
+        )
+
+    return loss

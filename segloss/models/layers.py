@@ -1,0 +1,174 @@
+"""Layers that the networks share."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+NORMS = ("batch", "group", "none")
+
+
+class BatchNorm(nn.Module, kw_only=True):
+    """Batch normalisation over the valid samples of all devices.
+
+    `(x - mean) / sqrt(var + epsilon) * scale + bias` per channel: Ioffe & Szegedy 2015
+    (arXiv:1502.03167), algorithm 1. flax's own averages the means of the devices; this
+    one divides sums by counts over all of `axis_name`, so a device may hold fewer valid
+    samples than another, or none. Where no device holds any, the running statistics
+    normalise, and stay as they are. A sample that is not valid must still be finite.
+
+    Statistics and parameters are float32 and named as in flax.
+
+    Attributes:
+        momentum: share of the running statistics that one training step keeps.
+        epsilon: added to the variance, which is the biased one everywhere.
+        dtype: dtype of the output.
+        axis_name: mapped device axis whose devices share statistics; None is one device.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b *spatial c"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+    ) -> Float[Array, "b *spatial c"]:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        x = x.astype(jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            count, batch_mean, batch_var = self._moments(x, sample_valid)
+            mean = jnp.where(count > 0, batch_mean, mean)
+            var = jnp.where(count > 0, batch_var, var)
+            if not self.is_initializing():
+                step = 1 - self.momentum
+                running_mean.value += step * (mean - running_mean.value)
+                running_var.value += step * (var - running_var.value)
+        gain = scale * jax.lax.rsqrt(var + self.epsilon)
+        y = (x - _like(x, mean)) * _like(x, gain) + _like(x, bias)
+        return y.astype(self.dtype)
+
+    def _moments(
+        self, x: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None
+    ) -> tuple[Float[Array, " 1"], Float[Array, " c"], Float[Array, " c"]]:
+        """Valid elements of a channel on all devices: their number, mean and variance."""
+        if sample_valid is None:
+            sample_valid = jnp.ones(x.shape[0], bool)
+        valid = jnp.expand_dims(sample_valid, range(1, x.ndim))
+
+        def total(values):
+            values = jnp.sum(values, axis=range(x.ndim - 1), where=valid)
+            # `init` runs outside the mapped function, where the axis has no meaning.
+            if self.axis_name is None or self.is_initializing():
+                return values
+            return jax.lax.psum(values, self.axis_name)
+
+        count = total(jnp.ones_like(x[..., :1]))
+        divisor = jnp.maximum(count, 1)
+        mean = total(x) / divisor
+        # Deviations from the mean sum to 0, so no gradient passes through it here.
+        deviation = x - _like(x, jax.lax.stop_gradient(mean))
+        return count, mean, total(deviation**2) / divisor
+
+
+class ConvNormReLU(nn.Module, kw_only=True):
+    """3x3 convolution (size kept, He normal), normalisation, ReLU.
+
+    Attributes:
+        features: output channels.
+        norm: "batch" (`BatchNorm`), "group" (Wu & He 2018, arXiv:1803.08494: 32 groups,
+            or the largest power of two that divides `features`) or "none". The
+            convolution has a bias only under "none", as the others bring their own.
+        dtype: dtype of computation and output; parameters are float32.
+        axis_name: mapped device axis whose devices share batch statistics.
+    """
+
+    features: int
+    norm: str = "batch"
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w {self.features}"]:
+        x = nn.Conv(
+            self.features,
+            (3, 3),
+            use_bias=self.norm == "none",
+            kernel_init=nn.initializers.he_normal(),
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        if self.norm == "batch":
+            norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name="norm")
+            x = norm(x, train=train, sample_valid=sample_valid)
+        elif self.norm == "group":
+            groups = math.gcd(32, self.features)
+            x = nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name="norm")(x)
+        return nn.relu(x)
+
+
+class UpConv(nn.Module, kw_only=True):
+    """2x2 up-convolution: twice the height and width.
+
+    Equals `nn.ConvTranspose(features, (2, 2), strides=(2, 2))`, kernel layout included.
+    As the strided windows do not overlap it is one matrix product, which XLA runs
+    several times faster on CPU than the dilated convolution.
+
+    Attributes:
+        features: output channels.
+        dtype: dtype of computation and output; parameters are float32.
+    """
+
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"]
+    ) -> Float[Array, "b 2*h 2*w {self.features}"]:
+        b, h, w, c = x.shape
+        # Each output pixel sees one input pixel, so the fan-in is c.
+        init = nn.initializers.he_normal(batch_axis=(0, 1))
+        kernel = self.param("kernel", init, (2, 2, c, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        x = jnp.einsum("bhwc,ijcd->bhiwjd", x, kernel)
+        return x.reshape(b, 2 * h, 2 * w, self.features) + _like(x[:, 0, 0], bias)
+
+
+def space_to_depth(
+    images: Float[Array, "b h w c"], *, stride: int
+) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) {stride}**2*c"]:
+    """Turns each `stride x stride` square of pixels into one pixel of more channels.
+
+    Loses nothing, unlike pooling. Sizes that `stride` does not divide are filled up with
+    zeros at the bottom and on the right.
+    """
+    b, h, w, c = images.shape
+    x = jnp.pad(images, ((0, 0), (0, -h % stride), (0, -w % stride), (0, 0)))
+    x = x.reshape(b, -(-h // stride), stride, -(-w // stride), stride, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, x.shape[1], x.shape[3], -1)
+
+
+def _like(x: Float[Array, "..."], channels: Float[Array, " c"]) -> Float[Array, "..."]:
+    """`channels` with the rank of `x`: ranks are never promoted in silence here."""
+    return jnp.expand_dims(channels, range(x.ndim - 1))

@@ -1,0 +1,142 @@
+"""U-Net."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from segloss.models.layers import NORMS, ConvNormReLU, UpConv, space_to_depth
+
+DTYPES = ("float32", "bfloat16")
+
+
+class UNet(nn.Module, kw_only=True):
+    """U-Net: Ronneberger et al. 2015 (arXiv:1505.04597), figure 1.
+
+    Departs from the paper in four points, as later implementations do: convolutions are
+    padded, so the logits have the size of the images and skips need no crop; a norm
+    follows each 3x3 convolution; there is no drop-out; and pooling rounds sizes up, the
+    up-convolved map being cut to the size of its skip, so any image size works.
+
+    Parameters are float32. Weights are drawn from He's normal distribution.
+
+    Attributes:
+        num_classes: channels of the logits.
+        depth: how often the size is halved; 4 in the paper.
+        width: channels at full size, doubled at each halving; 64 in the paper.
+        norm: "batch", "group" or "none" (the paper); see `ConvNormReLU`.
+        dtype: "float32" or "bfloat16", in which all but norm statistics, the head and
+            the logits is computed.
+        axis_name: mapped device axis whose devices share batch statistics.
+        input_stride: with 2, the network works at half the image size on squares of
+            2x2 pixels as channels, and its logits are enlarged bilinearly: a quarter of
+            the time, for coarser edges. 1 is the paper.
+
+    Raises:
+        ValueError: at construction, if a hyperparameter is out of its range.
+    """
+
+    num_classes: int
+    depth: int = 4
+    width: int = 64
+    norm: str = "batch"
+    dtype: str = "float32"
+    axis_name: str | None = None
+    input_stride: int = 1
+
+    def __post_init__(self):
+        for name, least in (
+            ("num_classes", 1),
+            ("depth", 0),
+            ("width", 1),
+            ("input_stride", 1),
+        ):
+            if getattr(self, name) < least:
+                value = getattr(self, name)
+                raise ValueError(f"UNet: {name} must be >= {least}, got {value}.")
+        for name, known in (("norm", NORMS), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise ValueError(
+                    f"UNet: {name} must be one of {', '.join(known)}, got {value!r}."
+                )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        """Class scores of every pixel, float32.
+
+        Args:
+            images: normalised colours, of any size.
+            train: True normalises by the batch and updates `batch_stats`, which must
+                then be mutable.
+            sample_valid: False marks padding samples. They may hold anything, and
+                change neither the statistics nor the logits of the others.
+        """
+        if sample_valid is not None:
+            valid = jnp.expand_dims(sample_valid, (1, 2, 3))
+            images = jnp.where(valid, images, 0)
+        convs = functools.partial(
+            DoubleConv, norm=self.norm, dtype=self.dtype, axis_name=self.axis_name
+        )
+        apply = dict(train=train, sample_valid=sample_valid)
+        x = space_to_depth(images.astype(self.dtype), stride=self.input_stride)
+        skips = []
+        for level in range(self.depth):
+            x = convs(features=self.width << level, name=f"down{level}")(x, **apply)
+            skips.append(x)
+            x = nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")  # ceil(size / 2)
+        x = convs(features=self.width << self.depth, name="bottom")(x, **apply)
+        for level in reversed(range(self.depth)):
+            skip = skips.pop()
+            features = self.width << level
+            x = UpConv(features=features, dtype=self.dtype, name=f"upconv{level}")(x)
+            x = x[:, : skip.shape[1], : skip.shape[2]]
+            x = jnp.concatenate([skip, x], axis=-1)
+            x = convs(features=features, name=f"up{level}")(x, **apply)
+        logits = nn.Conv(
+            self.num_classes,
+            (1, 1),
+            kernel_init=nn.initializers.he_normal(),
+            dtype="float32",
+            name="head",
+        )(x)
+        b, h, w, _ = images.shape
+        size = [self.input_stride * n for n in logits.shape[1:3]]
+        logits = jax.image.resize(logits, (b, *size, self.num_classes), "bilinear")
+        return logits[:, :h, :w]
+
+
+class DoubleConv(nn.Module, kw_only=True):
+    """Two `ConvNormReLU` in a row, which the attributes describe."""
+
+    features: int
+    norm: str
+    dtype: str
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w {self.features}"]:
+        for i in range(2):
+            x = ConvNormReLU(
+                features=self.features,
+                norm=self.norm,
+                dtype=self.dtype,
+                axis_name=self.axis_name,
+                name=f"conv{i}",
+            )(x, train=train, sample_valid=sample_valid)
+        return x

@@ -1,0 +1,133 @@
+"""Checkpoints by orbax: the newest, and the best by mean IoU."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from segloss.train.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint read back; `meta` is what was saved beside the state."""
+
+    state: TrainState
+    step: int
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """Directory of checkpoints `STEP/`, written in the background.
+
+    Args:
+        directory: made where it is missing, unless `read_only`.
+        read_only: only restores; the directory must exist.
+
+    Raises:
+        FileNotFoundError: if `read_only` and there is no checkpoint.
+    """
+
+    def __init__(self, directory: Path, *, read_only: bool = False):
+        if read_only and not directory.is_dir():
+            raise FileNotFoundError(
+                f"no checkpoint lies in {directory}; train with this --workdir first."
+            )
+        self.directory = directory
+        policy = AnyPreservationPolicy(
+            [
+                LatestN(n=1),
+                BestN(
+                    get_metric_fn=lambda metrics: metrics["mean_iou"],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                best_fn=lambda metrics: metrics["mean_iou"],
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def save(
+        self, state: TrainState, *, mean_iou: float | None, meta: dict[str, Any]
+    ) -> None:
+        """Starts to write the state as checkpoint `state.step`, unless it is there.
+
+        Args:
+            state: one device's copy.
+            mean_iou: score of this state; None where it was not evaluated.
+            meta: what can be written as JSON.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        if mean_iou is not None:
+            # NaN cannot be ranked; no class scored at all is the worst there is.
+            mean_iou = 0.0 if math.isnan(mean_iou) else mean_iou
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
+                meta=ocp.args.JsonSave(meta),
+            ),
+            metrics=None if mean_iou is None else {"mean_iou": mean_iou},
+        )
+
+    def restore(self, like: TrainState, *, which: str = "newest") -> Restored | None:
+        """Reads a checkpoint; None if there is none.
+
+        Args:
+            like: a state of the same structure.
+            which: "newest" or "best".
+
+        Raises:
+            ValueError: if `which` is neither, or the checkpoint is of another model.
+        """
+        step = self._find(which)
+        if step is None:
+            return None
+        template = ocp.args.StandardRestore(jax.tree.map(np.asarray, like))
+        try:
+            parts = self._manager.restore(step, args=ocp.args.Composite(state=template))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {self.directory / str(step)} does not fit this model and "
+                f"optimizer; use the config it was trained with. ({error})"
+            ) from error
+        return Restored(state=parts.state, step=step, meta=self.read_meta(which))
+
+    def read_meta(self, which: str = "newest") -> dict[str, Any]:
+        """What was saved beside the state.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint.
+        """
+        step = self._find(which)
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint lies in {self.directory}.")
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args).meta
+
+    def _find(self, which: str) -> int | None:
+        if which not in ("newest", "best"):
+            raise ValueError(
+                f"Checkpoints: which must be 'newest' or 'best', got {which!r}."
+            )
+        newest = self._manager.latest_step()
+        return newest if which == "newest" else self._manager.best_step() or newest
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()

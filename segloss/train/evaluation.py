@@ -1,0 +1,163 @@
+"""Evaluation: each image once, counts added up as integers, divided once."""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int, Int64
+
+from segloss import __version__, metrics
+from segloss.data import Dataset, InOrder, iterate_batches
+from segloss.train.step import shard
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Confusion counts of one split.
+
+    Attributes:
+        split: name of the split.
+        per_image: confusion matrix of each image, in the split's order.
+    """
+
+    split: str
+    per_image: Int[np.ndarray, "n c c"]
+
+    @property
+    def confusion(self) -> Int64[np.ndarray, "c c"]:
+        """Counts of the whole split: rows are labels, columns are predictions."""
+        return self.per_image.sum(axis=0, dtype=np.int64)
+
+
+def evaluate(
+    evaluation_step: Callable,
+    replicated_variables: Any,
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_size: int,
+    num_threads: int = 2,
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> Evaluation:
+    """Counts the confusions of one split at the images' full size.
+
+    Args:
+        evaluation_step: from `pmap_evaluation_step`.
+        replicated_variables: the model's variables on every device.
+        dataset: where the split lies.
+        split: which split.
+        batch_size: images at once, over all devices.
+        num_threads: threads that read ahead.
+        on_batch: called with the number of images of each batch that is done.
+    """
+    source = dataset.source(split)
+    sampler = InOrder(len(source), batch_max=batch_size)
+    per_image = []
+    batches = iterate_batches(
+        source,
+        sampler,
+        start=0,
+        stop=len(sampler),
+        num_devices=jax.local_device_count(),
+        canvas_hw=dataset.max_hw,
+        ignore_label=dataset.ignore_label,
+        num_threads=num_threads,
+    )
+    for batch in batches:
+        counts = np.asarray(evaluation_step(replicated_variables, shard(batch)))
+        per_image.append(counts.reshape(-1, *counts.shape[2:])[batch["sample_valid"]])
+        on_batch(len(per_image[-1]))
+    return Evaluation(split=split, per_image=np.concatenate(per_image))
+
+
+def make_results(
+    evaluation: Evaluation, dataset: Dataset, *, step: int, seconds: float
+) -> dict[str, Any]:
+    """What `results.json` holds; NaN, where a class has no pixel, is None."""
+    confusion = evaluation.confusion
+    scores = {
+        "iou": metrics.iou_per_class(confusion),
+        "precision": metrics.precision_per_class(confusion),
+        "recall": metrics.recall_per_class(confusion),
+        "f1": metrics.f1_per_class(confusion),
+        "pixel_share": confusion.sum(axis=1) / max(1, confusion.sum()),
+    }
+    per_class = [
+        {"name": name, **{key: float(value[c]) for key, value in scores.items()}}
+        for c, name in enumerate(dataset.class_names)
+    ]
+    return _without_nan(
+        {
+            "summary": metrics.summary(confusion),
+            "per_class": per_class,
+            "confusion": confusion.tolist(),
+            "dataset": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "split": evaluation.split,
+            "num_images": len(evaluation.per_image),
+            "step": step,
+            "seconds": round(seconds, 1),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "versions": {
+                "python": platform.python_version(),
+                "segloss": __version__,
+                **{name: metadata.version(name) for name in _PACKAGES},
+            },
+            "commit": _commit(),
+        }
+    )
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:
+    """The best, median and worst image as (rank, position, its own mean IoU).
+
+    An image without a labelled pixel has no score and is left out.
+    """
+    scores = np.array(
+        [metrics.mean_iou(c) for c in evaluation.per_image.astype(np.int64)]
+    )
+    order = np.argsort(-scores, kind="stable")
+    order = order[~np.isnan(scores[order])]
+    if len(order):
+        places = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
+        for rank, place in places.items():
+            yield rank, int(order[place]), float(scores[order[place]])
+
+
+def _without_nan(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_nan(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_nan(value) for value in tree]
+    return None if isinstance(tree, float) and math.isnan(tree) else tree
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that this file lies in; None outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(
+            [*git, "--abbrev=40", "--exclude=*"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None

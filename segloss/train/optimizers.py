@@ -1,0 +1,164 @@
+"""Optimizers and learning-rate schedules, put together from optax by name."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+# A gradient transformation in place of optax's ready-made optimizers, because those tie
+# the kind of weight decay to the optimizer; here it is a choice of its own.
+
+
+def polynomial(
+    total_steps: int,
+    *,
+    learning_rate: float,
+    power: float = 0.9,
+    warmup_steps: int = 0,
+    end_learning_rate: float = 0.0,
+) -> optax.Schedule:
+    """`(1 - t)^power` from `learning_rate` down, after a linear warm-up.
+
+    The "poly" policy of DeepLab: Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.
+    """
+    decay = optax.polynomial_schedule(
+        learning_rate, end_learning_rate, power, total_steps - warmup_steps
+    )
+    return _warm_up("polynomial", decay, learning_rate, warmup_steps, total_steps)
+
+
+def cosine(
+    total_steps: int,
+    *,
+    learning_rate: float,
+    warmup_steps: int = 0,
+    end_learning_rate: float = 0.0,
+) -> optax.Schedule:
+    """Half a cosine from `learning_rate` down, after a linear warm-up.
+
+    Loshchilov and Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts.
+    """
+    decay = optax.cosine_decay_schedule(
+        learning_rate,
+        max(1, total_steps - warmup_steps),
+        alpha=end_learning_rate / learning_rate,
+    )
+    return _warm_up("cosine", decay, learning_rate, warmup_steps, total_steps)
+
+
+def constant(
+    total_steps: int, *, learning_rate: float, warmup_steps: int = 0
+) -> optax.Schedule:
+    """`learning_rate` throughout, after a linear warm-up."""
+    flat = optax.constant_schedule(learning_rate)
+    return _warm_up("constant", flat, learning_rate, warmup_steps, total_steps)
+
+
+def _warm_up(
+    name: str,
+    decay: optax.Schedule,
+    learning_rate: float,
+    warmup_steps: int,
+    total_steps: int,
+) -> optax.Schedule:
+    if learning_rate <= 0:
+        raise ValueError(f"{name}: learning_rate must be > 0, got {learning_rate}.")
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"{name}: warmup_steps must be in [0, total_steps={total_steps}), "
+            f"got {warmup_steps}."
+        )
+    # The first step already learns: the ramp starts one step in.
+    ramp = optax.linear_schedule(
+        learning_rate / (warmup_steps + 1), learning_rate, max(1, warmup_steps)
+    )
+    return optax.join_schedules([ramp, decay], [warmup_steps])
+
+
+def sgd(
+    schedule: optax.Schedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay: str = "l2",
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        schedule: step to learning rate.
+        momentum: share of the last update that is kept, in [0, 1).
+        nesterov: look ahead along the momentum.
+        weight_decay: pull on kernels; biases and normalisation are left out.
+        decay: "l2" adds the pull to the gradient (so momentum carries it on),
+            "decoupled" to the update (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        clip_norm: largest global norm of the gradient; None is any.
+    """
+    core = optax.trace(decay=momentum, nesterov=nesterov)
+    return _chain("sgd", core, schedule, weight_decay, decay, clip_norm)
+
+
+def adamw(
+    schedule: optax.Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    decay: str = "decoupled",
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Adam with weight decay: Loshchilov and Hutter 2019 (arXiv:1711.05101), alg. 2.
+
+    Args:
+        schedule: step to learning rate.
+        b1: decay of the mean of the gradients.
+        b2: decay of the mean of their squares.
+        eps: added to the root of the latter.
+        weight_decay: pull on kernels; biases and normalisation are left out.
+        decay: "decoupled" adds the pull to the update, "l2" to the gradient.
+        clip_norm: largest global norm of the gradient; None is any.
+    """
+    core = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    return _chain("adamw", core, schedule, weight_decay, decay, clip_norm)
+
+
+def _chain(
+    name: str,
+    core: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    weight_decay: float,
+    decay: str,
+    clip_norm: float | None,
+) -> optax.GradientTransformation:
+    if decay not in ("l2", "decoupled"):
+        raise ValueError(f"{name}: decay must be 'l2' or 'decoupled', got {decay!r}.")
+    if weight_decay < 0:
+        raise ValueError(f"{name}: weight_decay must be >= 0, got {weight_decay}.")
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(f"{name}: clip_norm must be > 0 or None, got {clip_norm}.")
+    clip = (
+        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    )
+    pull = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
+    steps = (pull, core) if decay == "l2" else (core, pull)
+    return optax.chain(clip, *steps, optax.scale_by_learning_rate(schedule))
+
+
+def _is_kernel(params: optax.Params) -> optax.Params:
+    """True at convolution and dense kernels: not at biases, scales or offsets."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key == "kernel", params
+    )
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "polynomial": polynomial,
+}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": adamw,
+    "sgd": sgd,
+}

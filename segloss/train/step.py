@@ -1,0 +1,168 @@
+"""The train and evaluation steps: written for one device, mapped over all with pmap."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import lax
+
+from segloss.data.augment import normalize
+from segloss.data.pipeline import Batch
+from segloss.metrics import confusion_matrix
+
+AXIS = "devices"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run needs to go on; `step` is the position in the data as well."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    # Raw key data, because a checkpoint holds plain arrays.
+    key: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def make_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    image_hw: tuple[int, int],
+) -> TrainState:
+    """The state before the first step, a pure function of the seed."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    images = jnp.zeros((1, *image_hw, 3))
+    # With partitionable threefry, the default, this takes 7 times as long to compile.
+    with jax.threefry_partitionable(False):
+        init = jax.jit(functools.partial(model.init, train=False))
+        variables = init(init_key, images)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+        key=jax.random.key_data(key),
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    loss: Callable,
+    optimizer: optax.GradientTransformation,
+    augment: Callable,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step on one device's share of the batch; needs the mapped axis `AXIS`.
+
+    Returns:
+        The next state, equal on all devices, and the global batch's `loss` and
+        `grad_norm` before clipping.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    rows = batch["labels"].shape[0]
+    # A key by the place in the global batch: the same images however many devices.
+    place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
+    images, labels, valid = augment(
+        keys, batch["images"], batch["labels"], batch["valid"]
+    )
+
+    def global_loss(params):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            normalize(images),
+            train=True,
+            sample_valid=batch["sample_valid"],
+            mutable=["batch_stats"],
+        )
+        value = loss(logits, labels, valid, axis_name=AXIS)
+        return value, updated.get("batch_stats", {})
+
+    (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
+        state.params
+    )
+    grads = lax.pmean(grads, AXIS)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, {"loss": value, "grad_norm": optax.global_norm(grads)}
+
+
+def evaluation_step(
+    variables: dict[str, Any], batch: Batch, *, model: nn.Module, num_classes: int
+) -> jax.Array:
+    """Confusion matrix of each image, int32 `[b, num_classes, num_classes]`."""
+    predicted = predict_labels(variables, batch["images"], model=model)
+    count = functools.partial(confusion_matrix, num_classes=num_classes)
+    return jax.vmap(count)(predicted, batch["labels"], batch["valid"])
+
+
+def predict_labels(
+    variables: dict[str, Any], images: jax.Array, *, model: nn.Module
+) -> jax.Array:
+    """Class id of each pixel of uint8 images, uint8 `[b, h, w]`."""
+    logits = model.apply(variables, normalize(images), train=False)
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+
+def pmap_train_step(
+    devices: Sequence[jax.Device] | None = None, **parts: Any
+) -> Callable:
+    """`train_step` over all devices, or those given; uses up the state it is given."""
+    return jax.pmap(
+        functools.partial(train_step, **parts),
+        axis_name=AXIS,
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def pmap_evaluation_step(**parts: Any) -> Callable:
+    """`evaluation_step` over all devices."""
+    return jax.pmap(functools.partial(evaluation_step, **parts), axis_name=AXIS)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """A copy for each device, placed just as the pmapped steps place what they return.
+
+    With `flax.jax_utils.replicate`, whose mesh has another name, the second step would
+    be compiled again.
+    """
+    devices = devices or jax.local_devices()
+    copy = jax.pmap(
+        lambda _, leaf: leaf, in_axes=(0, None), axis_name=AXIS, devices=devices
+    )
+    return copy(np.arange(len(devices)), tree)
+
+
+def shard(batch: Batch, num_devices: int | None = None) -> Batch:
+    """Splits this process's rows over its devices: `[b, ...]` to `[n, b / n, ...]`."""
+    devices = num_devices or jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def first_replica(tree: Any) -> Any:
+    """One device's copy of a replicated tree, without gathering the others."""
+    return jax.tree.map(
+        lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree
+    )

@@ -1,0 +1,56 @@
+"""Four CPU devices for every test; JAX's silent rank promotion is an error."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+# Read when the backend starts: the devices, and the threads without which jaxlib 0.10
+# can deadlock in collectives on CPU. Processes that tests start inherit them.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ["NPROC"] = "8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def datasets_dir(tmp_path_factory):
+    """Where the tests' datasets are prepared, once for all."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture
+def tiny_config(datasets_dir):
+    """The demo at smoke size: 4 steps on 40 embedded images of 32x32."""
+    from configs import demo
+
+    config = demo.get_config("smoke").unlock()
+    config.data.data_dir = str(datasets_dir)
+    return config
+
+
+@pytest.fixture
+def small_folder(tmp_path):
+    """Six images of two sizes and three classes in the `folder` format."""
+    root = tmp_path / "shapes"
+    rng = np.random.default_rng(0)
+    for split, stems in {"train": "abcd", "val": "ef"}.items():
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for i, stem in enumerate(stems):
+            hw = (40, 48) if i % 2 else (36, 52)
+            labels = np.zeros(hw, np.uint8)
+            labels[4:20, 6:30] = 1
+            labels[24:34, 10 + i : 40] = 2
+            labels[0] = 255
+            noise = rng.integers(0, 40, (*hw, 3))
+            image = (np.minimum(labels, 2)[..., None] * 80 + noise).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{stem}.png")
+            Image.fromarray(labels).save(root / split / "labels" / f"{stem}.png")
+    (root / "classes.txt").write_text("0 ground\n1 box\n2 bar\n")
+    return root

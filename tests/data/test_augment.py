@@ -1,0 +1,140 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segloss.data import augment, normalize
+from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
+
+# Three images of four blocks each, whose colour is 60 times their label.
+LABELS = np.kron(np.array([[0, 1], [2, 3]]), np.ones((12, 16), int)).astype(np.uint8)
+LABELS = np.stack([LABELS, LABELS.T[:24, :24].repeat(2, 1)[:, :32], LABELS[::-1]])
+IMAGES = np.repeat(LABELS[..., None] * 60, 3, axis=-1).astype(np.uint8)
+VALID = np.ones(LABELS.shape, bool)
+KEYS = jax.random.split(jax.random.key(5), 3)
+STILL = dict(
+    scale_range=(1.0, 1.0),
+    flip_probability=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+)
+
+
+def test_nothing_asked_for_changes_nothing():
+    images, labels, valid = augment(
+        KEYS, IMAGES, LABELS, VALID, crop_hw=(24, 32), **STILL
+    )
+    np.testing.assert_allclose(images, IMAGES / 255, atol=1e-6)
+    np.testing.assert_array_equal(labels, LABELS)
+    assert labels.dtype == np.uint8
+    assert valid.all()
+
+
+def test_flip_mirrors_image_labels_and_valid_together():
+    valid = VALID.copy()
+    valid[:, :, 3] = False
+    kwargs = STILL | dict(flip_probability=1.0)
+    images, labels, valid = augment(
+        KEYS, IMAGES, LABELS, valid, crop_hw=(24, 32), **kwargs
+    )
+    np.testing.assert_allclose(images, IMAGES[:, :, ::-1] / 255, atol=1e-6)
+    np.testing.assert_array_equal(labels, LABELS[:, :, ::-1])
+    assert not valid[:, :, -4].any()
+    assert valid.sum() == 3 * 24 * 31
+
+
+def test_doubling_repeats_every_label():
+    kwargs = STILL | dict(scale_range=(2.0, 2.0))
+    _, labels, valid = augment(KEYS, IMAGES, LABELS, VALID, crop_hw=(48, 64), **kwargs)
+    np.testing.assert_array_equal(labels, LABELS.repeat(2, 1).repeat(2, 2))
+    assert valid.all()
+
+
+def test_image_and_labels_stay_aligned_under_random_scale_and_crop():
+    keys = jax.random.split(jax.random.key(0), 48)
+    which = np.arange(48) % 3
+    images, labels, valid = augment(
+        keys,
+        IMAGES[which],
+        LABELS[which],
+        VALID[which],
+        crop_hw=(32, 32),
+        **STILL | dict(scale_range=(0.5, 1.5)),
+    )
+    seen = np.round(np.asarray(images[..., 0]) * 255 / 60)
+    # Only where bilinear colours blend, at the edges of blocks, may they differ.
+    agree = (seen == np.asarray(labels))[np.asarray(valid)]
+    assert agree.mean() > 0.97
+    # And scale and place do vary: so does the share of padding.
+    assert len(np.unique(np.asarray(valid).sum((1, 2)))) > 10
+
+
+def test_a_smaller_image_lies_whole_within_the_crop_on_mean_colour():
+    kwargs = STILL | dict(scale_range=(0.5, 0.5))
+    images, _, valid = augment(KEYS, IMAGES, LABELS, VALID, crop_hw=(24, 32), **kwargs)
+    assert abs(np.asarray(valid).sum((1, 2)) - 12 * 16).max() <= 16 + 12
+    outside = np.asarray(images)[~np.asarray(valid)]
+    np.testing.assert_allclose(
+        outside, np.tile(np.array(PAD_RGB) / 255, (len(outside), 1)), atol=1e-6
+    )
+
+
+def test_padding_of_the_canvas_is_never_cropped_into_when_the_image_is_large_enough():
+    canvas = np.zeros((3, 40, 40), bool)
+    canvas[:, :24, :32] = True
+    images = np.zeros((3, 40, 40, 3), np.uint8)
+    labels = np.zeros((3, 40, 40), np.uint8)
+    for seed in range(10):
+        keys = jax.random.split(jax.random.key(seed), 3)
+        _, _, valid = augment(keys, images, labels, canvas, crop_hw=(20, 20), **STILL)
+        assert valid.all()
+
+
+def test_a_sample_depends_on_its_own_key_alone():
+    together = augment(KEYS, IMAGES, LABELS, VALID, crop_hw=(16, 16))
+    alone = augment(KEYS[1:2], IMAGES[1:2], LABELS[1:2], VALID[1:2], crop_hw=(16, 16))
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a[1:2], b, atol=1e-6)
+
+
+def test_colour_stays_in_range_and_leaves_labels_alone():
+    kwargs = STILL | dict(brightness=0.5, contrast=0.5, saturation=0.5)
+    images, labels, _ = augment(KEYS, IMAGES, LABELS, VALID, crop_hw=(24, 32), **kwargs)
+    assert float(images.min()) >= 0
+    assert float(images.max()) <= 1
+    assert float(jnp.abs(images - IMAGES / 255).max()) > 0.05
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_jit_gives_the_same():
+    function = functools.partial(augment, crop_hw=(16, 16))
+    for a, b in zip(
+        function(KEYS, IMAGES, LABELS, VALID),
+        jax.jit(function)(KEYS, IMAGES, LABELS, VALID),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(scale_range=(0.0, 1.0)), "scale_range must be 0 < low <= high"),
+        (dict(scale_range=(2.0, 1.0)), r"scale_range must be .* got \(2.0, 1.0\)"),
+        (dict(flip_probability=1.5), r"flip_probability must be in \[0, 1\], got 1.5"),
+        (dict(contrast=1.0), r"contrast must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_hyperparameters_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        augment(KEYS, IMAGES, LABELS, VALID, crop_hw=(4, 4), **kwargs)
+
+
+def test_normalize_takes_both_kinds_of_images():
+    floats = normalize(IMAGES / np.float32(255))
+    np.testing.assert_allclose(normalize(IMAGES), floats, atol=1e-5)
+    expected = (120 / 255 - np.array(MEAN_RGB)) / STDDEV_RGB
+    np.testing.assert_allclose(floats[0, 20, 5], expected, rtol=1e-5)

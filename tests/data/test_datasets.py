@@ -1,0 +1,175 @@
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core import registered
+
+from segloss.data.datasets import DATASETS, open_dataset
+from segloss.data.folder import Folder
+from segloss.data.longtail_scenes import LongtailScenes
+
+CAMVID = Path(__file__).parents[2].parent / "shared/data/camvid"
+TINY = {"train": 6, "val": 3, "image_hw": (40, 64)}
+
+
+@pytest.fixture(scope="module")
+def tiny(datasets_dir):
+    return open_dataset("longtail_scenes", **TINY, data_dir=datasets_dir)
+
+
+def records(dataset):
+    files = sorted(dataset.data_dir.glob("*.array_record*"))
+    return [(path.name, path.stat().st_mtime_ns) for path in files]
+
+
+def test_dataset_says_what_it_is(tiny):
+    assert (tiny.name, tiny.splits) == ("longtail_scenes", ("train", "val"))
+    assert (tiny.num_classes, len(tiny.class_names)) == (21, 21)
+    assert (tiny.ignore_label, tiny.max_hw) == (255, (40, 64))
+    assert (len(tiny.source("train")), len(tiny.source("val"))) == (6, 3)
+
+
+def test_source_gives_image_labels_and_stem(tiny):
+    sample = tiny.source("train")[np.int64(5)]
+    assert {key: getattr(value, "shape", value) for key, value in sample.items()} == {
+        "image": (40, 64, 3),
+        "labels": (40, 64),
+        "stem": "train_00005",
+    }
+    assert sample["image"].dtype == sample["labels"].dtype == np.uint8
+
+
+def test_source_survives_pickling(tiny):
+    source = tiny.source("val")
+    copy = pickle.loads(pickle.dumps(source))
+    assert len(copy) == 3
+    np.testing.assert_array_equal(copy[1]["image"], source[1]["image"])
+
+
+def test_source_without_images_decodes_none(tiny):
+    assert tiny.source("val", images=False)[0].keys() == {"labels", "stem"}
+
+
+@pytest.mark.parametrize("i", [-1, 3])
+def test_source_refuses_what_it_does_not_hold(tiny, i):
+    with pytest.raises(IndexError, match=rf"must be in \[0, 3\), got {i}"):
+        tiny.source("val")[i]
+
+
+def test_unknown_split_lists_the_known(tiny):
+    with pytest.raises(ValueError, match=r"named 'test'; known are train, val"):
+        tiny.source("test")
+    with pytest.raises(ValueError, match=r"named 'test'; known are train, val"):
+        tiny.class_index("test")
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "message"),
+    [
+        ("voc", {}, "'voc'; known are folder, longtail_scenes"),
+        ("folder", {"path": "x"}, "'path'; known are root, ignore_label, data_dir"),
+        ("folder", {}, "needs the hyperparameter 'root'"),
+    ],
+)
+def test_unknown_names_list_the_known(name, hyperparameters, message):
+    with pytest.raises(ValueError, match=message):
+        open_dataset(name, **hyperparameters)
+
+
+def test_second_opening_is_silent_and_writes_nothing(tiny, capfd):
+    before = records(tiny)
+    assert open_dataset("longtail_scenes", **TINY, data_dir=tiny.data_dir.parents[2])
+    assert records(tiny) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_first_opening_is_silent_off_a_terminal(tmp_path, capfd):
+    open_dataset("longtail_scenes", **TINY, data_dir=tmp_path).class_index("train")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_two_may_prepare_at_once(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(open_dataset, "longtail_scenes", **TINY, data_dir=tmp_path)
+            for _ in range(2)
+        ]
+    assert jobs[0].result() == jobs[1].result()
+
+
+def test_failure_to_write_is_reported(tmp_path):
+    (tmp_path / "longtail_scenes").touch()
+    with pytest.raises(OSError, match="longtail_scenes"):
+        open_dataset("longtail_scenes", **TINY, data_dir=tmp_path)
+
+
+def test_class_index_follows_the_source(tiny):
+    source = tiny.source("train")
+    expected = [
+        np.bincount(source[i]["labels"].ravel(), minlength=256)[:21]
+        for i in range(len(source))
+    ]
+    np.testing.assert_array_equal(tiny.class_index("train").pixel_counts, expected)
+
+
+def test_class_index_is_kept_and_refused_for_other_data(tiny, tmp_path):
+    index = tiny.class_index("val")
+    assert isinstance(index.pixel_counts, np.memmap)
+    assert index.fingerprint == tiny.fingerprint
+    other = open_dataset("longtail_scenes", **TINY, seed=1, data_dir=tmp_path)
+    index.save(other.data_dir / "class_index-val.npy")
+    with pytest.raises(ValueError, match=f"{tiny.fingerprint}.*{other.fingerprint}"):
+        other.class_index("val")
+
+
+def test_fingerprint_depends_on_the_data_alone(tiny, tmp_path):
+    moved = open_dataset("longtail_scenes", **TINY, data_dir=tmp_path)
+    other = open_dataset("longtail_scenes", **TINY, seed=1, data_dir=tmp_path)
+    assert moved.data_dir != tiny.data_dir
+    assert moved.fingerprint == tiny.fingerprint != other.fingerprint
+    assert moved.data_dir != other.data_dir
+
+
+def test_plain_tfds_reads_the_dataset(tiny):
+    builder = tfds.builder_from_directory(str(tiny.data_dir))
+    metadata = builder.info.metadata
+    assert metadata["class_names"] == list(tiny.class_names)
+    assert (metadata["ignore_label"], metadata["max_hw"]) == (255, [40, 64])
+    sample = builder.as_data_source("val")[2]
+    ours = tiny.source("val")[2]
+    np.testing.assert_array_equal(sample["image"], ours["image"])
+    np.testing.assert_array_equal(sample["labels"][..., 0], ours["labels"])
+
+
+def test_builders_stay_out_of_the_registry_of_tfds():
+    names = {Folder.name, LongtailScenes.name, *DATASETS}
+    assert not names & registered._DATASET_REGISTRY.keys()
+
+
+def test_builder_is_not_prepared_by_being_made(tmp_path):
+    builder = DATASETS["longtail_scenes"](**TINY, data_dir=tmp_path)
+    assert not Path(builder.data_dir).exists()
+
+
+def test_real_camvid(tmp_path):
+    if not CAMVID.is_dir():
+        pytest.skip("CamVid is not at ../shared/data/camvid")
+    root = tmp_path / "camvid"
+    stems = sorted(path.stem for path in (CAMVID / "val/labels").iterdir())[:3]
+    for kind, suffix in (("images", "jpg"), ("labels", "png")):
+        (root / "val" / kind).mkdir(parents=True)
+        for stem in stems:
+            shutil.copy(CAMVID / f"val/{kind}/{stem}.{suffix}", root / "val" / kind)
+    shutil.copy(CAMVID / "classes.txt", root)
+    dataset = open_dataset("folder", root=root, ignore_label=11, data_dir=tmp_path)
+    assert (dataset.num_classes, dataset.max_hw) == (11, (360, 480))
+    for stem, sample in zip(stems, dataset.source("val"), strict=True):
+        expected = np.asarray(Image.open(CAMVID / f"val/labels/{stem}.png"))
+        np.testing.assert_array_equal(sample["labels"], expected)
+    # Every class occurs in every frame of this sequence.
+    assert dataset.class_index("val").presence().all()

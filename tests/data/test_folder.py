@@ -1,0 +1,391 @@
+import os
+import pickle
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from segloss.data import folder as folder_module
+from segloss.data.datasets import open_dataset
+from segloss.data.folder import DatasetError, Fault, folder
+
+
+@pytest.fixture
+def open_folder(small_folder, tmp_path):
+    """Opens `small_folder` as it is now."""
+
+    def open_now(**hyperparameters):
+        hyperparameters = {"data_dir": tmp_path / "data"} | hyperparameters
+        return open_dataset("folder", root=small_folder, **hyperparameters)
+
+    return open_now
+
+
+@pytest.fixture
+def faults_of(open_folder, tmp_path):
+    """What is wrong with `small_folder` as it is now; nothing may be written."""
+
+    def find():
+        with pytest.raises(DatasetError) as caught:
+            open_folder()
+        assert not (tmp_path / "data").exists()
+        return [str(fault) for fault in caught.value.faults]
+
+    return find
+
+
+def save(path, array, mode=None, **options):
+    image = Image.fromarray(np.asarray(array, np.uint8))
+    (image.convert(mode) if mode else image).save(path, **options)
+
+
+def samples(dataset, split="train"):
+    source = dataset.source(split)
+    return {
+        sample["stem"]: sample for sample in (source[i] for i in range(len(source)))
+    }
+
+
+# --- what is read ---------------------------------------------------------------
+
+
+def test_pixels_come_back_bit_for_bit(open_folder, small_folder):
+    dataset = open_folder()
+    assert dataset.class_names == ("ground", "box", "bar")
+    assert (dataset.splits, dataset.max_hw) == (("train", "val"), (40, 52))
+    for split in dataset.splits:
+        for stem, sample in samples(dataset, split).items():
+            for key, kind in (("image", "images"), ("labels", "labels")):
+                file = small_folder / split / kind / f"{stem}.png"
+                np.testing.assert_array_equal(sample[key], np.asarray(Image.open(file)))
+
+
+def test_rgb_files_are_stored_as_they_are(open_folder, small_folder):
+    images = small_folder / "train/images"
+    Image.open(images / "a.png").save(images / "a.JPEG", quality=80)
+    (images / "a.png").unlink()
+    builder = tfds.builder_from_directory(str(open_folder().data_dir))
+    raw = builder.as_data_source(
+        "train", decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    stored = {sample["stem"].decode(): sample["image"] for sample in raw}
+    assert stored["a"] == (images / "a.JPEG").read_bytes()
+    assert stored["b"] == (images / "b.png").read_bytes()
+
+
+def test_palette_labels_keep_their_indices(open_folder, small_folder):
+    path = small_folder / "train/labels/a.png"
+    ids = np.asarray(Image.open(path))
+    palette = Image.fromarray(ids)
+    palette.putpalette(np.random.default_rng(0).bytes(768))
+    assert palette.mode == "P"
+    palette.save(path)
+    np.testing.assert_array_equal(samples(open_folder())["a"]["labels"], ids)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_other_images_are_converted_to_rgb(open_folder, small_folder, mode):
+    images = small_folder / "train/images"
+    image = Image.open(images / "a.png").convert(mode)
+    (images / "a.png").unlink()
+    image.save(images / ("a.jpg" if mode == "CMYK" else "a.png"))
+    expected = Image.open(next(images.glob("a.*"))).convert("RGB")
+    np.testing.assert_array_equal(samples(open_folder())["a"]["image"], expected)
+
+
+def test_palette_image_with_transparency_is_converted(open_folder, small_folder):
+    path = small_folder / "train/images/a.png"
+    image = Image.open(path).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    image.save(path, transparency=bytes(range(16)))
+    np.testing.assert_array_equal(samples(open_folder())["a"]["image"], expected)
+
+
+def test_image_is_turned_upright(open_folder, small_folder):
+    path = small_folder / "train/images/a.png"
+    upright = Image.open(path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    np.testing.assert_array_equal(samples(open_folder())["a"]["image"], upright)
+
+
+def test_large_splits_go_to_several_files(open_folder, tmp_path, monkeypatch):
+    whole = open_folder().fingerprint
+    monkeypatch.setattr(folder_module, "_SHARD_BYTES", 1)
+    dataset = open_folder(data_dir=tmp_path / "again")
+    assert len(list(dataset.data_dir.glob("*train*-of-00004"))) == 4
+    assert list(samples(dataset)) == ["a", "b", "c", "d"]
+    assert dataset.fingerprint == whole
+
+
+def test_one_split_is_enough(open_folder, small_folder):
+    shutil.rmtree(small_folder / "train")
+    assert open_folder().splits == ("val",)
+
+
+def test_other_files_are_left_alone(open_folder, small_folder):
+    (small_folder / "train/images/.hidden.png").touch()
+    (small_folder / "train/labels/notes.txt").touch()
+    assert len(open_folder().source("train")) == 4
+
+
+def test_ignore_label_is_void(open_folder, small_folder):
+    path = small_folder / "train/labels/a.png"
+    ids = np.array(Image.open(path))
+    for file in small_folder.glob("*/labels/*.png"):
+        labels = np.array(Image.open(file))
+        labels[labels == 255] = 7
+        save(file, labels)
+    dataset = open_folder(ignore_label=7)
+    counts = dataset.class_index("train").pixel_counts[0]
+    np.testing.assert_array_equal(counts, [np.sum(ids == k) for k in range(3)])
+
+
+def test_classes_may_have_spaces_and_blank_lines(open_folder, small_folder):
+    (small_folder / "classes.txt").write_text(
+        "0\tbare  ground\n\n1 box \n2 bar", "utf-8-sig"
+    )
+    assert open_folder().class_names == ("bare  ground", "box", "bar")
+
+
+# --- when it is made anew -------------------------------------------------------
+
+
+def test_same_data_is_found_again_wherever_it_lies(small_folder, tmp_path):
+    moved = tmp_path / "elsewhere" / small_folder.name
+    shutil.copytree(small_folder, moved)  # keeps times
+    first, second = (
+        open_dataset("folder", root=root, data_dir=tmp_path / "data")
+        for root in (small_folder, moved)
+    )
+    assert first == second
+
+
+def test_unchanged_data_is_not_read_again(open_folder, small_folder):
+    before = open_folder()
+    path = small_folder / "train/images/a.png"
+    stat = path.stat()
+    path.write_bytes(b"\0" * stat.st_size)  # broken, but not to be noticed
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_folder() == before
+
+
+def test_changed_data_is_another_dataset(open_folder, small_folder):
+    path = small_folder / "train/labels/a.png"
+    before, ids = open_folder(), np.array(Image.open(path))
+    save(path, np.where(ids == 1, 2, ids))
+    after = open_folder()
+    assert after.data_dir != before.data_dir
+    assert after.fingerprint != before.fingerprint
+    assert before.source("train")[0]["labels"].max() == 255
+
+
+def test_ignore_label_is_part_of_the_fingerprint(small_folder, tmp_path):
+    for file in small_folder.glob("*/labels/*.png"):
+        save(file, np.asarray(Image.open(file)) % 255)
+    one, other = (
+        open_dataset("folder", root=small_folder, ignore_label=k, data_dir=tmp_path)
+        for k in (254, 255)
+    )
+    assert one.data_dir != other.data_dir
+    assert one.fingerprint != other.fingerprint
+
+
+# --- what is refused ------------------------------------------------------------
+
+
+def drop_label(root):
+    (root / "train/labels/a.png").unlink()
+
+
+def drop_image(root):
+    (root / "train/images/b.png").unlink()
+
+
+def double_image(root):
+    shutil.copy(root / "train/images/c.png", root / "train/images/c.jpg")
+
+
+def shrink_label(root):
+    save(root / "train/labels/a.png", np.zeros((8, 9)))
+
+
+def stray_label(root):
+    path = root / "val/labels/e.png"
+    labels = np.array(Image.open(path))
+    labels[0, :3], labels[1, :1] = 3, 200
+    save(path, labels)
+
+
+def colour_label(root):
+    save(root / "train/labels/a.png", np.zeros((36, 52, 3)))
+
+
+def four_bit_label(root):
+    """Grey of 4 bits, which PIL stretches when it reads, and does not write."""
+
+    def chunk(kind, body):
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    (root / "train/labels/a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 52, 36, 4, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * (1 + 26) * 36))
+        + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_label(root):
+    save(root / "train/labels/a.png", np.zeros((36, 52)), format="JPEG")
+
+
+def deep_image(root):
+    grey = Image.fromarray(np.zeros((36, 52), np.uint16))
+    grey.save(root / "train/images/a.png")
+
+
+def truncate_image(root):
+    path = root / "train/images/a.png"
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def truncate_jpeg(root):
+    images = root / "train/images"
+    Image.open(images / "a.png").save(images / "a.jpg")
+    (images / "a.png").unlink()
+    (images / "a.jpg").write_bytes((images / "a.jpg").read_bytes()[:-200])
+
+
+def empty_label(root):
+    (root / "val/labels/f.png").write_bytes(b"")
+
+
+def text_image(root):
+    (root / "val/images/f.png").write_text("no image")
+
+
+def empty_split(root):
+    (root / "test").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "faults"),
+    [
+        (drop_label, ["train/images/a.png: has no label; add train/labels/a.png"]),
+        (drop_image, ["train/labels/b.png: has no image; add train/images/b.jpg or"]),
+        (double_image, ["train/images/c.jpg: has the same stem as train/images/c.png"]),
+        (
+            shrink_label,
+            ["train/labels/a.png: must be as large as its image, 36 x 52", "got 8 x 9"],
+        ),
+        (
+            stray_label,
+            [
+                "val/labels/e.png: values must be 0..2 or ignore_label 255, "
+                "got 3 (3 px), 200 (1 px); correct the label"
+            ],
+        ),
+        (colour_label, ["train/labels/a.png: must hold class ids", "got mode RGB"]),
+        (four_bit_label, ["train/labels/a.png: must hold class ids", "of 4 bits"]),
+        (jpeg_label, ["train/labels/a.png: must be PNG inside, got JPEG"]),
+        (deep_image, ["train/images/a.png: must have 8 bits per channel", "mode I;16"]),
+        (truncate_image, ["train/images/a.png: cannot be read, it is damaged"]),
+        (truncate_jpeg, ["train/images/a.jpg: cannot be read", "truncated"]),
+        (empty_label, ["val/labels/f.png: cannot be read, it is damaged"]),
+        (text_image, ["val/images/f.png: cannot be read, it is damaged"]),
+        (empty_split, ["test: has no images/*.jpg or *.png; fill it or remove"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_fault_names_file_rule_value_and_remedy(small_folder, faults_of, spoil, faults):
+    spoil(small_folder)
+    (found,) = faults_of()
+    assert found.startswith(faults[0])
+    assert all(part in found for part in faults)
+    assert ";" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "classes.txt: is missing; write"),
+        (b"", "classes.txt: is empty; write"),
+        (b"0 a\n2 b\n", "classes.txt line 2: must be `1 NAME`, got `2 b`"),
+        (b"1 a\n", "classes.txt line 1: must be `0 NAME`, got `1 a`"),
+        (b"0 a\n1\n", "classes.txt line 2: must be `1 NAME`, got `1 `"),
+        (b"a\n", "classes.txt line 1: must be `0 NAME`, got `a `"),
+        (b"0 a\n1 a\n", "classes.txt line 2: must name another class"),
+        (b"0 \xff\n", "classes.txt: must be UTF-8 text"),
+        (
+            "\n".join(f"{k} class{k}" for k in range(256)).encode(),
+            "classes.txt line 256: must not be ignore_label, got 255",
+        ),
+    ],
+)
+def test_bad_classes_are_told_by_line(small_folder, faults_of, text, fault):
+    path = small_folder / "classes.txt"
+    path.unlink() if text is None else path.write_bytes(text)
+    assert faults_of()[0].startswith(fault)
+
+
+def test_labels_are_8_bit(small_folder, tmp_path):
+    lines = [f"{k} class{k}" for k in range(257)]
+    (small_folder / "classes.txt").write_text("\n".join(lines))
+    builder = folder(root=small_folder, ignore_label=0, data_dir=tmp_path / "data")
+    assert "must have an index <= 255, got 256" in str(
+        builder.builder_config.faults[-1]
+    )
+
+
+def test_no_split_at_all(small_folder, faults_of):
+    shutil.rmtree(small_folder / "train")
+    shutil.rmtree(small_folder / "val")
+    assert faults_of() == [".: has no folder train, val or test; make one of them"]
+
+
+def test_all_faults_are_shown_at_once(small_folder, faults_of):
+    spoilers = [
+        drop_label,
+        drop_image,
+        double_image,
+        stray_label,
+        empty_label,
+        empty_split,
+    ]
+    for spoil in spoilers:
+        spoil(small_folder)
+    (small_folder / "classes.txt").write_text("0 ground\n1 box\n5 bar\n")
+    found = faults_of()
+    # Without classes no value can be judged, so `stray_label` stays unseen.
+    assert [line.split(":")[0] for line in found] == [
+        "classes.txt line 3",
+        "train/images/a.png",
+        "train/labels/b.png",
+        "train/images/c.jpg",
+        "test",
+        "val/labels/f.png",
+    ]
+
+
+def test_long_list_is_cut_in_the_message_alone():
+    faults = [Fault(f"train/images/{k}.png", "has no label") for k in range(53)]
+    error = DatasetError("somewhere", faults)
+    assert str(error).startswith(
+        "folder: somewhere has 53 faults, nothing was written:"
+    )
+    assert len(str(error).splitlines()) == 52
+    assert str(error).endswith("... and 3 more")
+    assert pickle.loads(pickle.dumps(error)).faults == tuple(faults)
+
+
+def test_arguments_are_checked(tmp_path):
+    with pytest.raises(ValueError, match=r"ignore_label must be in 0..255, got 256"):
+        folder(root=tmp_path, ignore_label=256)
+    with pytest.raises(DatasetError, match=r"absent has 1 fault, .*\n.*is no folder"):
+        folder(root=tmp_path / "absent")

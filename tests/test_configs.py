@@ -1,0 +1,57 @@
+"""Every config loads, every sweep applies, and each takes its smoke steps."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.run import expand
+from segloss.train import train
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+SWEEPS = sorted(p.stem for p in (ROOT / "configs" / "sweeps").glob("*.py"))
+
+
+def smoke(name, tmp_path, request):
+    """The smoke config, its data in a place of the test's own."""
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    config.data.data_dir = str(tmp_path / "datasets")
+    if config.data.name == "folder" and not config.data.root:
+        config.data.root = str(request.getfixturevalue("small_folder"))
+    return config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_takes_its_smoke_steps(name, tmp_path, request):
+    config = smoke(name, tmp_path, request)
+    if name == "camvid" and not Path(config.data.root).is_dir():
+        pytest.skip(f"the CamVid images are not at {config.data.root}")
+    results = train(config, tmp_path / "run")
+    assert results["step"] == config.total_steps
+    assert 0 <= results["summary"]["mean_iou"] <= 1
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    assert (tmp_path / "run" / "figures" / "examples.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_config_loads_and_a_size_that_is_none_is_refused(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    assert isinstance(config, ConfigDict)
+    assert config.is_locked
+    assert config.total_steps > 100
+    with pytest.raises(ValueError, match="must be 'full' or 'smoke', got 'huge'"):
+        module.get_config("huge")
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_arm_of_a_sweep_takes_its_smoke_steps(name, tmp_path, request):
+    config = smoke(f"sweeps.{name}", tmp_path, request)
+    module = importlib.import_module(f"configs.sweeps.{name}")
+    arms = dict(expand(config, module.sweep()))
+    assert len(arms) > 1
+    for arm, arm_config in arms.items():
+        assert train(arm_config, tmp_path / arm)["step"] == config.total_steps

@@ -1,0 +1,76 @@
+"""The command line, in processes of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*args):
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_train_evaluate_and_predict(tmp_path, small_folder):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    trained = command(
+        "run.py",
+        "--config=configs/folder.py:smoke",
+        f"--config.data.root={small_folder}",
+        f"--config.data.data_dir={tmp_path / 'datasets'}",
+        workdir,
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "mean IoU" in trained.stdout
+    evaluated = command("run.py", workdir, "--mode=evaluate")
+    assert evaluated.returncode == 0, evaluated.stderr
+    predicted = command(
+        "run.py", workdir, "--mode=predict", f"--input={small_folder / 'val'}"
+    )
+    assert predicted.returncode == 0, predicted.stderr
+    assert (
+        len(list((tmp_path / "run" / "predictions" / "val" / "indices").iterdir())) == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--mode=train",), "--mode=train needs --config"),
+        (("--mode=predict",), "config.json is missing; train with this --workdir"),
+        (("--config=configs/folder.py:smoke",), "error: config.data.root is not set"),
+        (("--mode=guess",), "should be one of <train|evaluate|predict>"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(tmp_path, args, message):
+    done = command("run.py", f"--workdir={tmp_path / 'none'}", *args)
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["run.py", "-mexperiments.run"])
+def test_help_helps(module):
+    done = command(module, "--help")
+    assert "--workdir" in done.stdout
+    assert "python" in done.stdout
+
+
+def test_sweep_runs_every_arm_and_skips_what_is_done(tmp_path):
+    args = (
+        "-mexperiments.run",
+        "--config=configs/sweeps/demo_samplers.py:smoke",
+        f"--config.data.data_dir={tmp_path / 'datasets'}",
+        f"--workdir={tmp_path / 'sweep'}",
+    )
+    first, second = command(*args), command(*args)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "trains for 4 steps" in first.stdout
+    assert "trains for 4 steps" not in second.stdout
+    arms = {p.name for p in (tmp_path / "sweep").iterdir()}
+    assert arms == {"sampler=random", "sampler=balance_batch"}
+    assert first.stdout.splitlines()[-5:] == second.stdout.splitlines()[-5:]

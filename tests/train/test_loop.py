@@ -1,0 +1,206 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+
+from segloss.train import NonFiniteError, make_setup, train
+from segloss.train.checkpoints import Checkpoints
+from segloss.train.step import make_state
+
+ROOT = Path(__file__).parents[2]
+
+# A real run in a process of its own, which a real signal stops after a given step.
+RUN = """
+import os, signal, sys
+from pathlib import Path
+from segloss.train import read_config, train
+
+def on_step(step):
+    if step == int(sys.argv[2]):
+        os.kill(os.getpid(), int(sys.argv[3]))
+
+if __name__ == "__main__":
+    train(read_config(Path(sys.argv[1])), sys.argv[1], on_step=on_step)
+"""
+
+
+def run_until(workdir, config, step, number):
+    """Trains in a new process that gets signal `number` at `step`."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(config.to_json_best_effort())
+    return subprocess.run(
+        [sys.executable, "-c", RUN, str(workdir), str(step), str(int(number))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def newest_state(config, workdir):
+    setup = make_setup(config)
+    like = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    restored = checkpoints.restore(like)
+    checkpoints.close()
+    return restored
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [(x["step"], x["loss"]) for x in map(json.loads, lines) if "loss" in x]
+
+
+@pytest.fixture
+def finished(tiny_config, tmp_path):
+    """A run of 4 steps in one go."""
+    return train(tiny_config, tmp_path / "whole"), tmp_path / "whole"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_after_2_steps_and_resumed_equals_4_bit_for_bit(
+    tiny_config, tmp_path, finished, number
+):
+    results, whole = finished
+    # Only the signal makes it save here, at no step that a checkpoint is due.
+    tiny_config.checkpoint_every_steps = 4
+    done = run_until(tmp_path / "parts", tiny_config, 2, number)
+    assert done.returncode == 128 + number, done.stderr
+    assert f"{number.name}: saved at step 2 of 4" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert losses(tmp_path / "parts") == losses(whole)[:2]
+
+    steps = []
+    again = train(tiny_config, tmp_path / "parts", on_step=steps.append)
+    assert steps == [3, 4]
+    assert losses(tmp_path / "parts") == losses(whole)
+    a, b = (newest_state(tiny_config, w) for w in (whole, tmp_path / "parts"))
+    assert a.step == b.step == 4
+    chex.assert_trees_all_equal(a.state, b.state)
+    assert a.state.batch_stats, "BatchNorm statistics must be part of the comparison"
+    for key in ("summary", "confusion", "per_class"):
+        assert again[key] == results[key]
+
+
+def test_killed_run_goes_on_from_its_checkpoint(tiny_config, tmp_path, finished):
+    _, whole = finished
+    done = run_until(tmp_path / "killed", tiny_config, 3, signal.SIGKILL)
+    assert done.returncode == -signal.SIGKILL
+    # A kill may leave a line half written.
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    train(tiny_config, tmp_path / "killed")
+    assert losses(tmp_path / "killed") == losses(whole)
+    a, b = (newest_state(tiny_config, w) for w in (whole, tmp_path / "killed"))
+    chex.assert_trees_all_equal(a.state, b.state)
+
+
+def test_a_finished_run_takes_no_step_and_says_the_same(tiny_config, finished):
+    results, whole = finished
+    steps = []
+    again = train(tiny_config, whole, on_step=steps.append)
+    assert steps == []
+    assert again["summary"] == results["summary"]
+
+
+def test_what_a_run_leaves(finished):
+    results, whole = finished
+    found = {p.name for p in whole.iterdir()}
+    assert found == {
+        "checkpoints",
+        "config.json",
+        "figures",
+        "metrics.jsonl",
+        "results.json",
+        "tensorboard",
+    }
+    assert json.loads((whole / "results.json").read_text()) == results
+    assert results["num_images"] == 8
+    assert np.sum(results["confusion"]) > 0
+    assert len(results["per_class"]) == 21
+    lines = [json.loads(x) for x in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if "val_mean_iou" in x] == [2, 4]
+    final = [x for x in lines if "val_mean_iou" in x][-1]
+    assert final["val_mean_iou"] == results["summary"]["mean_iou"]
+    assert {"images_per_second", "data_wait_fraction"} <= lines[1].keys()
+    events = list((whole / "tensorboard").iterdir())
+    assert sum(p.stat().st_size for p in events) > 100
+
+
+def test_tensorboard_reads_back_the_losses(finished):
+    from tensorboardX.proto import event_pb2
+
+    _, whole = finished
+    read = {}
+    for path in (whole / "tensorboard").iterdir():
+        data = path.read_bytes()
+        while data:
+            # A record is its length, a checksum, the event, a checksum.
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            for value in event.summary.value:
+                if value.tag == "loss":
+                    read[event.step] = value.simple_value
+            data = data[16 + length :]
+    assert sorted(read) == [1, 2, 3, 4]
+    for step, loss in losses(whole):
+        assert read[step] == pytest.approx(loss, rel=1e-6)
+
+
+def test_newest_and_best_checkpoints_are_kept(tiny_config, tmp_path):
+    tiny_config.total_steps = 6
+    tiny_config.checkpoint_every_steps = 1
+    tiny_config.evaluate_every_steps = 2
+    train(tiny_config, tmp_path)
+    lines = [
+        json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    scores = {x["step"]: x["val_mean_iou"] for x in lines if "val_mean_iou" in x}
+    best = max(scores.values())
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    assert 6 in kept
+    assert any(scores.get(step) == best for step in kept)
+    assert len(kept) <= 3
+
+
+def test_non_finite_loss_stops_the_run_and_checkpoints_stay_finite(
+    tiny_config, tmp_path
+):
+    tiny_config.schedule = dict(name="constant", learning_rate=1e30)
+    tiny_config.optimizer = dict(name="sgd")
+    tiny_config.total_steps = 20
+    with pytest.raises(
+        NonFiniteError, match=r"step \d+: (loss|grad_norm) is (nan|inf)"
+    ):
+        train(tiny_config, tmp_path)
+    checkpoints = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+    assert all(step < 20 for step in checkpoints)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_run_of_another_config_is_refused_and_left_alone(tiny_config, finished):
+    _, whole = finished
+    before = (whole / "config.json").read_text()
+    tiny_config.schedule.learning_rate = 0.5
+    with pytest.raises(ValueError, match=r"schedule.learning_rate was 0.003, is 0.5"):
+        train(tiny_config, whole)
+    assert (whole / "config.json").read_text() == before
+
+
+def test_checkpoint_of_another_dataset_is_refused(tiny_config, finished, tmp_path):
+    _, whole = finished
+    other = tmp_path / "other"
+    tiny_config.data.train = 41
+    shutil.copytree(whole, other, ignore=shutil.ignore_patterns("config.json"))
+    with pytest.raises(ValueError, match="the dataset changed since checkpoint 4"):
+        train(tiny_config, other)
+
+
+def test_environment_of_the_tests_has_four_devices():
+    assert "device_count=4" in os.environ["XLA_FLAGS"]

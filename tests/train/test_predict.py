@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segloss.report import overlay
+from segloss.train import evaluate_run, predict, train
+
+
+@pytest.fixture
+def run(small_folder, tmp_path):
+    """A run on images that all have one size, so that nothing is padded."""
+    from configs import folder
+
+    for path in (small_folder / "train").rglob("*.png"):
+        Image.open(path).resize((48, 40), Image.Resampling.NEAREST).save(path)
+    for path in (small_folder / "val").rglob("*.png"):
+        Image.open(path).resize((48, 40), Image.Resampling.NEAREST).save(path)
+    config = folder.get_config("smoke").unlock()
+    config.data.root = str(small_folder)
+    config.data.data_dir = str(tmp_path / "datasets")
+    results = train(config, tmp_path / "run")
+    return config, tmp_path / "run", results
+
+
+def test_predictions_are_those_that_evaluation_scored(run, small_folder):
+    config, workdir, results = run
+    scores = predict(config, workdir, small_folder / "val")
+    directory = workdir / "predictions" / "val"
+    assert scores["summary"] == results["summary"]
+    assert scores["num_images"] == 2
+    assert json.loads((directory / "scores.json").read_text()) == scores
+    for stem in "ef":
+        indices = Image.open(directory / "indices" / f"{stem}.png")
+        assert indices.mode == "P"
+        image = np.asarray(Image.open(small_folder / "val" / "images" / f"{stem}.png"))
+        assert indices.size == (48, 40)
+        drawn = np.asarray(Image.open(directory / "overlays" / f"{stem}.png"))
+        np.testing.assert_array_equal(drawn, overlay(image, np.asarray(indices)))
+
+
+def test_images_alone_of_any_size_are_predicted_without_scores(run, tmp_path):
+    config, workdir, _ = run
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    Image.new("L", (37, 21), 90).save(folder / "grey.jpg")
+    Image.new("RGBA", (30, 30), (9, 9, 9, 9)).save(folder / "clear.png")
+    (folder / "notes.txt").write_text("not an image")
+    assert predict(config, workdir, folder) is None
+    indices = workdir / "predictions" / "holiday" / "indices"
+    assert {p.name for p in indices.iterdir()} == {"grey.png", "clear.png"}
+    assert Image.open(indices / "grey.png").size == (37, 21)
+    assert not (workdir / "predictions" / "holiday" / "scores.json").exists()
+
+
+def test_evaluation_of_a_run_repeats_its_results(run):
+    config, workdir, results = run
+    again = evaluate_run(config, workdir)
+    assert again["summary"] == results["summary"]
+    assert again["confusion"] == results["confusion"]
+    path = workdir / "evaluations" / "val_4" / "results.json"
+    assert json.loads(path.read_text()) == again
+
+
+def test_bad_input_is_named(run, small_folder, tmp_path):
+    config, workdir, _ = run
+    with pytest.raises(FileNotFoundError, match=r"no image .* lies there"):
+        predict(config, workdir, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="train with this --workdir first"):
+        predict(config, tmp_path / "no_run", small_folder / "val")
+    broken = small_folder / "val" / "images" / "e.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"e\.png: cannot be read as an image"):
+        predict(config, workdir, small_folder / "val")
+
+
+def test_labels_that_do_not_fit_are_named(run, small_folder):
+    config, workdir, _ = run
+    path = small_folder / "val" / "labels" / "e.png"
+    Image.new("L", (48, 40), 7).save(path)
+    with pytest.raises(
+        ValueError, match=r"e\.png: label 7 is neither a class \(0 to 2\)"
+    ):
+        predict(config, workdir, small_folder / "val")
+    Image.new("L", (5, 5)).save(path)
+    with pytest.raises(
+        ValueError, match=r"e\.png: labels are \(5, 5\), the image \(40"
+    ):
+        predict(config, workdir, small_folder / "val")
+
+
+def test_two_images_of_one_name_are_refused(run, tmp_path):
+    config, workdir, _ = run
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"twice.{suffix}")
+    with pytest.raises(ValueError, match="several images are named twice"):
+        predict(config, workdir, tmp_path)
+
+
+def test_classes_other_than_the_trained_are_refused(run, small_folder):
+    config, workdir, _ = run
+    (small_folder / "classes.txt").write_text("0 ground\n1 box\n2 pole\n")
+    with pytest.raises(ValueError, match="was trained on the classes ground, box, bar"):
+        evaluate_run(config, workdir)

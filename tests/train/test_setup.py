@@ -1,0 +1,105 @@
+import json
+
+import pytest
+
+from segloss.train import make_setup, read_config
+from segloss.train.setup import write_config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sead", 1, "config has no field 'sead'; known are seed, total_steps"),
+        ("total_steps", 0, "config.total_steps must be >= 1, got 0"),
+        ("data.name", "voc", "no dataset is named 'voc'; known are folder, longtail"),
+        ("data.sise", 3, "longtail_scenes has no hyperparameter 'sise'; known are"),
+        ("data.crop_hw", (32,), "data.crop_hw must be height and width .* got"),
+        ("augment.zoom", 2, "augment has no hyperparameter 'zoom'; known are scale"),
+        ("sampler.batch_size", 2, "balance_batch has no .* 'batch_size'; known are"),
+        ("sampler.batch_cl", 200, "the largest batch_cl reachable"),
+        ("model.name", "u-net", "no model is named 'u-net'; known are unet"),
+        ("model.deep", 2, "unet has no hyperparameter 'deep'; known are"),
+        ("loss.name", "dice", "no loss is named 'dice'; known are"),
+        ("loss.gamma", 2.0, "softmax_cross_entropy has no hyperparameter 'gamma'"),
+        ("optimizer.name", "lion", "no optimizer is named 'lion'; known are adamw"),
+        ("schedule.power", 2.0, "cosine has no hyperparameter 'power'; known are"),
+        ("evaluate.split", "dev", "has no split 'dev'; it has train, val"),
+        ("evaluate.every", 5, "config.evaluate has no field 'every'; known are split"),
+    ],
+)
+def test_wrong_field_is_named_with_what_is_known(tiny_config, path, value, message):
+    *parents, field = path.split(".")
+    section = tiny_config
+    for parent in parents:
+        section = section[parent]
+    section[field] = value
+    with pytest.raises(ValueError, match=message):
+        make_setup(tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("seed", "config.seed is missing"),
+        ("data.crop_hw", "config.data.crop_hw is missing"),
+        ("loss.name", "config.loss must have a field 'name'"),
+        ("sampler.batch_cl", "balance_batch needs the hyperparameter 'batch_cl'"),
+        ("evaluate.checkpoint", "config.evaluate.checkpoint is missing"),
+    ],
+)
+def test_missing_field_is_named(tiny_config, path, message):
+    *parents, field = path.split(".")
+    section = tiny_config
+    for parent in parents:
+        section = section[parent]
+    del section[field]
+    with pytest.raises(ValueError, match=message):
+        make_setup(tiny_config)
+
+
+def test_root_that_is_not_set_says_how():
+    from configs import folder
+
+    with pytest.raises(ValueError, match=r"data.root is not set; add --config.data"):
+        make_setup(folder.get_config("smoke"))
+
+
+def test_losses_add_up_by_weight(tiny_config):
+    import jax.numpy as jnp
+    import numpy as np
+
+    from segloss.losses import soft_dice, softmax_cross_entropy
+
+    tiny_config.loss = [
+        dict(name="softmax_cross_entropy", weight=0.5),
+        dict(name="soft_dice", smooth=1.0),
+    ]
+    loss = make_setup(tiny_config).loss
+    logits = jnp.linspace(-1, 1, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
+    labels = jnp.arange(32).reshape(2, 4, 4) % 3
+    expected = 0.5 * softmax_cross_entropy(logits, labels) + soft_dice(
+        logits, labels, smooth=1.0
+    )
+    np.testing.assert_allclose(loss(logits, labels), expected, rtol=1e-6)
+
+
+def test_config_is_written_once_and_read_back(tiny_config, tmp_path):
+    write_config(tiny_config, tmp_path)
+    read = read_config(tmp_path)
+    assert read.to_json() == json.dumps(
+        json.loads(tiny_config.to_json_best_effort()), sort_keys=True
+    ) or json.loads(read.to_json()) == json.loads(tiny_config.to_json_best_effort())
+    # How often it evaluates and where the data lie may change, the rest may not.
+    tiny_config.log_every_steps = 7
+    tiny_config.evaluate.batch_size = 3
+    tiny_config.data.num_threads = 5
+    write_config(tiny_config, tmp_path)
+    assert read_config(tmp_path).log_every_steps == 7
+    tiny_config.seed = 9
+    with pytest.raises(ValueError, match="another config: seed was 0, is 9"):
+        write_config(tiny_config, tmp_path)
+
+
+def test_config_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train with this --workdir first"):
+        read_config(tmp_path)

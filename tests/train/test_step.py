@@ -1,0 +1,117 @@
+import chex
+import jax
+import numpy as np
+import pytest
+
+from segloss.data import BalanceBatch, iterate_batches
+from segloss.train import make_setup, step, train
+from segloss.train.step import make_state, pmap_train_step, replicate, shard
+
+
+def loss_curve(setup, num_devices, num_steps):
+    """Losses and gradient norms of the first steps on so many devices."""
+    devices = jax.devices()[:num_devices]
+    train_step = pmap_train_step(
+        devices,
+        model=setup.model,
+        loss=setup.loss,
+        optimizer=setup.optimizer,
+        augment=setup.augment,
+    )
+    state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    state = replicate(state, devices)
+    batches = iterate_batches(
+        setup.dataset.source("train"),
+        setup.sampler,
+        start=0,
+        stop=num_steps,
+        # The same global batch of 8 rows for 1, 2 and 4 devices.
+        num_devices=4,
+        canvas_hw=setup.dataset.max_hw,
+        ignore_label=setup.dataset.ignore_label,
+    )
+    curve = []
+    for batch in batches:
+        state, scalars = train_step(state, shard(batch, num_devices))
+        curve.append([float(np.asarray(scalars[k])[0]) for k in ("loss", "grad_norm")])
+    return np.array(curve)
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "soft_dice"])
+def test_1_2_and_4_devices_give_the_same_loss_curve(tiny_config, loss):
+    tiny_config.loss = dict(name=loss)
+    tiny_config.sampler = dict(name="balance_batch", batch_max=7, batch_cl=5)
+    setup = make_setup(tiny_config)
+    sizes = {len(setup.sampler[k]) for k in range(6)}
+    assert len(sizes) > 1, "batches must differ in size, or padding is not tested"
+    assert min(sizes) <= 6, "a device must be without a sample"
+    one, two, four = (loss_curve(setup, n, 6) for n in (1, 2, 4))
+    np.testing.assert_allclose(two, one, rtol=2e-4)
+    np.testing.assert_allclose(four, one, rtol=2e-4)
+    assert one[0, 0] != one[1, 0]
+
+
+def test_step_compiles_once_over_50_batches_of_different_sizes(
+    tiny_config, tmp_path, monkeypatch, caplog
+):
+    tiny_config.total_steps = 50
+    tiny_config.checkpoint_every_steps = tiny_config.evaluate_every_steps = 50
+    tiny_config.sampler = dict(name="balance_batch", batch_max=7, batch_cl=5)
+    sampler = make_setup(tiny_config).sampler
+    assert len({len(sampler[k]) for k in range(50)}) > 2
+    chex.clear_trace_counter()
+    once = chex.assert_max_traces(step.train_step, n=1)
+    monkeypatch.setattr(step, "train_step", once)
+    compiled = {}
+
+    def on_step(step):
+        compiled[step] = sum(
+            "Finished XLA comp" in r.getMessage() for r in caplog.records
+        )
+
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        assert train(tiny_config, tmp_path, on_step=on_step)["step"] == 50
+    # Traced once is not yet compiled once: a state placed otherwise compiles again.
+    assert compiled[1] > 0
+    assert compiled[49] - compiled[1] <= 1, "only the conversion of a scalar may come"
+
+
+def test_trace_count_notices_a_second_shape(tiny_config, monkeypatch):
+    """The test above can fail: a batch of another size is a second trace."""
+    setup = make_setup(tiny_config)
+    chex.clear_trace_counter()
+    monkeypatch.setattr(
+        step, "train_step", chex.assert_max_traces(step.train_step, n=1)
+    )
+    setup.sampler.batch_max = 4
+    loss_curve(setup, 1, 1)
+    setup.sampler.batch_max = 8
+    with pytest.raises(AssertionError, match="traced"):
+        loss_curve(setup, 1, 1)
+
+
+def test_bfloat16_computes_in_half_and_keeps_float32_parameters(tiny_config):
+    tiny_config.model.dtype = "bfloat16"
+    setup = make_setup(tiny_config)
+    state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+    half = loss_curve(setup, 1, 3)
+    tiny_config.model.dtype = "float32"
+    full = loss_curve(make_setup(tiny_config), 1, 3)
+    np.testing.assert_allclose(half[:, 0], full[:, 0], rtol=0.05)
+    assert not np.array_equal(half, full)
+
+
+def test_same_seed_same_state_other_seed_another(tiny_config):
+    setup = make_setup(tiny_config)
+    a, b, c = (
+        make_state(setup.model, setup.optimizer, seed=s, image_hw=(32, 32))
+        for s in (0, 0, 1)
+    )
+    chex.assert_trees_all_equal(a, b)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(a.params, c.params)
+
+
+def test_balance_batch_is_what_the_demo_trains_with(tiny_config):
+    assert isinstance(make_setup(tiny_config).sampler, BalanceBatch)
