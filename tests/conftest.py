@@ -1,6 +1,7 @@
 """Four CPU devices for every test; JAX's silent rank promotion is an error."""
 
 import os
+import tempfile
 
 import jax
 import numpy as np
@@ -16,6 +17,11 @@ os.environ["NPROC"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests compile the same small programs again and again, in several processes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")

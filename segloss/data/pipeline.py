@@ -1,6 +1,6 @@
 """Batches of one static shape, loaded by grain; only what was chosen is decoded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import grain
@@ -17,6 +17,15 @@ class Batch(TypedDict):
     labels: UInt8[np.ndarray, "b h w"]
     valid: Bool[np.ndarray, "b h w"]
     sample_valid: Bool[np.ndarray, " b"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """`source[i]` is {"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> dict[str, Any]: ...
 
 
 @runtime_checkable
@@ -44,7 +53,7 @@ class InOrder:
 
 
 def load_batch(
-    source: Sequence[dict[str, Any]],
+    source: Source,
     ids: Int[np.ndarray, " n"],
     *,
     batch_size: int,
@@ -54,7 +63,7 @@ def load_batch(
     """Reads the samples `ids` onto a canvas of fixed size, the rest padding.
 
     Args:
-        source: `source[i]` is {"image": uint8 [h, w, 3], "labels": uint8 [h, w]}.
+        source: images with labels.
         ids: samples to read, at most `batch_size`.
         batch_size: samples in the batch; those past `len(ids)` are not valid.
         canvas_hw: height and width of the canvas; images lie in its upper left corner.
@@ -85,7 +94,7 @@ def load_batch(
 
 
 def iterate_batches(
-    source: Sequence[dict[str, Any]],
+    source: Source,
     sampler: Sampler,
     *,
     start: int,

@@ -63,6 +63,8 @@ def softmax_cross_entropy(
         )
     check_arrays(name, logits, labels, valid, class_weights)
 
+    # Once, so that the gradients of its two uses add up before they are rounded.
+    logits = logits.astype(jnp.float32)
     loss = weigh(-log_prob_of_label(logits, labels, valid), labels, class_weights)
     if label_smoothing:
         misses = -log_probs(logits, labels, valid)

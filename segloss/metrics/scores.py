@@ -62,7 +62,8 @@ def frequency_weighted_iou(confusion: Confusion) -> float:
 
 def pixel_accuracy(confusion: Confusion) -> float:
     """Share of the pixels whose predicted class is the label."""
-    return _ratio(np.trace(confusion), confusion.sum())
+    hits, total, _, _ = _exact_counts(confusion)
+    return _ratio(hits, total)
 
 
 def cohen_kappa(confusion: Confusion) -> float:
@@ -123,7 +124,7 @@ def _divide(numerator: PerClass, denominator: PerClass) -> PerClass:
     return np.divide(numerator, denominator, out=nan, where=denominator > 0)
 
 
-def _ratio(numerator: float, denominator: float) -> float:
+def _ratio(numerator: float | int, denominator: float | int) -> float:
     return float(numerator / denominator) if denominator > 0 else math.nan
 
 

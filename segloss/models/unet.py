@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from segloss.models.layers import NORMS, ConvNormReLU, UpConv, space_to_depth
+from segloss.models.layers import (
+    NORMS,
+    ConvNormReLU,
+    UpConv,
+    he_normal,
+    space_to_depth,
+)
 
 DTYPES = ("float32", "bfloat16")
 
@@ -105,7 +111,7 @@ class UNet(nn.Module, kw_only=True):
         logits = nn.Conv(
             self.num_classes,
             (1, 1),
-            kernel_init=nn.initializers.he_normal(),
+            kernel_init=he_normal,
             dtype="float32",
             name="head",
         )(x)

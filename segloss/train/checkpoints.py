@@ -13,6 +13,9 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from segloss.train.step import TrainState
 
 
+_NOT_SCORED = -1.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A checkpoint read back; `meta` is what was saved beside the state."""
@@ -42,11 +45,7 @@ class Checkpoints:
         policy = AnyPreservationPolicy(
             [
                 LatestN(n=1),
-                BestN(
-                    get_metric_fn=lambda metrics: metrics["mean_iou"],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
+                BestN(get_metric_fn=lambda metrics: metrics["mean_iou"], n=1),
             ]
         )
         self._manager = ocp.CheckpointManager(
@@ -73,16 +72,16 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        if mean_iou is not None:
-            # NaN cannot be ranked; no class scored at all is the worst there is.
-            mean_iou = 0.0 if math.isnan(mean_iou) else mean_iou
+        # What was not evaluated, or has no class to score, ranks below all that was.
+        if mean_iou is None or math.isnan(mean_iou):
+            mean_iou = _NOT_SCORED
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
                 meta=ocp.args.JsonSave(meta),
             ),
-            metrics=None if mean_iou is None else {"mean_iou": mean_iou},
+            metrics={"mean_iou": mean_iou},
         )
 
     def restore(self, like: TrainState, *, which: str = "newest") -> Restored | None:

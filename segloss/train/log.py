@@ -76,7 +76,7 @@ class MetricWriter:
         self._tensorboard.close()
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> float | int:
     """The step of a line; infinite where a kill cut the line short."""
     try:
         return json.loads(line)["step"]

@@ -21,10 +21,11 @@ def polynomial(
 
     The "poly" policy of DeepLab: Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.
     """
+    _check("polynomial", learning_rate, warmup_steps, total_steps)
     decay = optax.polynomial_schedule(
         learning_rate, end_learning_rate, power, total_steps - warmup_steps
     )
-    return _warm_up("polynomial", decay, learning_rate, warmup_steps, total_steps)
+    return _warm_up(decay, learning_rate, warmup_steps)
 
 
 def cosine(
@@ -38,29 +39,27 @@ def cosine(
 
     Loshchilov and Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts.
     """
+    _check("cosine", learning_rate, warmup_steps, total_steps)
     decay = optax.cosine_decay_schedule(
         learning_rate,
-        max(1, total_steps - warmup_steps),
+        total_steps - warmup_steps,
         alpha=end_learning_rate / learning_rate,
     )
-    return _warm_up("cosine", decay, learning_rate, warmup_steps, total_steps)
+    return _warm_up(decay, learning_rate, warmup_steps)
 
 
 def constant(
     total_steps: int, *, learning_rate: float, warmup_steps: int = 0
 ) -> optax.Schedule:
     """`learning_rate` throughout, after a linear warm-up."""
+    _check("constant", learning_rate, warmup_steps, total_steps)
     flat = optax.constant_schedule(learning_rate)
-    return _warm_up("constant", flat, learning_rate, warmup_steps, total_steps)
+    return _warm_up(flat, learning_rate, warmup_steps)
 
 
-def _warm_up(
-    name: str,
-    decay: optax.Schedule,
-    learning_rate: float,
-    warmup_steps: int,
-    total_steps: int,
-) -> optax.Schedule:
+def _check(
+    name: str, learning_rate: float, warmup_steps: int, total_steps: int
+) -> None:
     if learning_rate <= 0:
         raise ValueError(f"{name}: learning_rate must be > 0, got {learning_rate}.")
     if not 0 <= warmup_steps < total_steps:
@@ -68,11 +67,16 @@ def _warm_up(
             f"{name}: warmup_steps must be in [0, total_steps={total_steps}), "
             f"got {warmup_steps}."
         )
+
+
+def _warm_up(
+    schedule: optax.Schedule, learning_rate: float, warmup_steps: int
+) -> optax.Schedule:
     # The first step already learns: the ramp starts one step in.
     ramp = optax.linear_schedule(
         learning_rate / (warmup_steps + 1), learning_rate, max(1, warmup_steps)
     )
-    return optax.join_schedules([ramp, decay], [warmup_steps])
+    return optax.join_schedules([ramp, schedule], [warmup_steps])
 
 
 def sgd(

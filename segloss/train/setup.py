@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from segloss.models import make_model
 from segloss.registry import bind
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.step import AXIS
+
+# What a config holds, and what `config.json` gives back.
+Section = ConfigDict | Mapping[str, Any]
 
 FIELDS = (
     "seed",
@@ -130,19 +133,21 @@ def make_configured_optimizer(config: ConfigDict) -> optax.GradientTransformatio
     return _choose("optimizer", OPTIMIZERS, config.optimizer)(schedule)
 
 
-def _choose(kind: str, registry: Mapping[str, Callable], section: Any, **given: Any):
+def _choose(
+    kind: str, registry: Mapping[str, Callable], section: Section, **given: Any
+) -> Any:
     name, hyperparameters = _split_name(kind, section)
     return bind(kind, registry, name, hyperparameters, **given)
 
 
-def _split_name(kind: str, section: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _split_name(kind: str, section: Section) -> tuple[str, dict[str, Any]]:
     fields = _plain(section)
     if "name" not in fields:
         raise ValueError(f"config.{kind} must have a field 'name'.")
     return fields.pop("name"), fields
 
 
-def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(section: Section) -> dict[str, Any]:
     """The fields of a section; lists, which `config.json` has for tuples, as tuples."""
     return {
         key: tuple(value) if isinstance(value, list) else value
@@ -150,9 +155,9 @@ def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _make_loss(section: Any) -> Callable:
+def _make_loss(section: Section | Sequence[Section]) -> Callable:
     """One loss, or a list of losses with a `weight` each."""
-    terms = [section] if isinstance(section, Mapping | ConfigDict) else section
+    terms = [section] if isinstance(section, Section) else section
     parts = []
     for term in terms:
         name, hyperparameters = _split_name("loss", term)
@@ -160,7 +165,7 @@ def _make_loss(section: Any) -> Callable:
     return compound_loss(parts)
 
 
-def _check_fields(where: str, section: Any, known: tuple[str, ...]) -> None:
+def _check_fields(where: str, section: Section, known: tuple[str, ...]) -> None:
     for field in section:
         if field not in known:
             raise ValueError(

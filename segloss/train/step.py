@@ -21,14 +21,17 @@ AXIS = "devices"
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run needs to go on; `step` is the position in the data as well."""
+    """All that a run needs to go on; `step` is the position in the data as well.
 
-    step: jax.Array
+    The fields are trees of arrays, or of whatever `jax.tree.map` makes of them.
+    """
+
+    step: Any
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
     # Raw key data, because a checkpoint holds plain arrays.
-    key: jax.Array
+    key: Any
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    return state, {"loss": value, "grad_norm": optax.global_norm(grads)}
+    return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
 
 def evaluation_step(

@@ -33,6 +33,10 @@ def train(params, x, sample_valid=None, weights=WEIGHTS, axis_name=None):
 value_and_grad = jax.jit(jax.value_and_grad(train, argnums=(0, 1), has_aux=True))
 
 
+def replica(tree, device):
+    return jax.tree.map(lambda a: np.asarray(a)[device], tree)
+
+
 def assert_trees_close(actual, expected, **tolerance):
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, **tolerance), actual, expected
@@ -82,10 +86,8 @@ def test_batch_norm_of_many_devices_equals_one(devices):
 
     tolerance = dict(rtol=2e-5, atol=2e-4)
     for device in range(devices):
-        replica = jax.tree.map(
-            lambda a: np.asarray(a)[device], (loss, stats, params_grad)
-        )
-        assert_trees_close(replica, (loss_1, stats_1, grads_1[0]), **tolerance)
+        actual = replica((loss, stats, params_grad), device)
+        assert_trees_close(actual, (loss_1, stats_1, grads_1[0]), **tolerance)
     np.testing.assert_allclose(np.reshape(y, X.shape), y_1, **tolerance)
     # Each device's loss is the global one, so its gradient by x is `devices` times.
     np.testing.assert_allclose(

@@ -1,0 +1,97 @@
+"""Class ids as colours."""
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+VOID_COLOR = (224, 224, 224)
+
+
+def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
+    """Colours of PASCAL VOC, the field's standard: RGB by class id.
+
+    Each group of three bits of the class id, from the lowest, gives red, green and blue
+    their next bit, from the highest (`VOClabelcolormap` of the VOC 2012 devkit). Class
+    0 is black.
+
+    Raises:
+        ValueError: if `num_classes` is not in [1, 256].
+    """
+    if not 1 <= num_classes <= 256:
+        raise ValueError(
+            f"voc_palette: num_classes must be in [1, 256], got {num_classes}."
+        )
+    bits = np.unpackbits(
+        np.arange(num_classes, dtype=np.uint8)[:, None], axis=1, bitorder="little"
+    )
+    # The ninth bit is 0 in all ids: groups of three are (bit of R, of G, of B).
+    groups = np.pad(bits, ((0, 0), (0, 1))).reshape(num_classes, 3, 3)
+    return np.packbits(groups, axis=1)[:, 0]
+
+
+def to_colors(
+    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+    *,
+    ignore_label: int = 255,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The VOC colour of each pixel; light grey where it is void.
+
+    Raises:
+        ValueError: if a label is neither in [0, 255] nor `ignore_label`.
+    """
+    void = labels == ignore_label
+    classes = np.where(void, 0, labels)
+    _check_ids("to_colors", classes)
+    return np.where(void[..., None], np.uint8(VOID_COLOR), voc_palette()[classes])
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+    *,
+    alpha: float = 0.5,
+    ignore_label: int = 255,
+    clear_background: bool = False,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """`(1 - alpha) * image + alpha * colour of the class`, the image where void.
+
+    Args:
+        image: RGB.
+        labels: class ids or `ignore_label`.
+        alpha: share of the colours, in [0, 1].
+        ignore_label: the label that is void.
+        clear_background: True leaves class 0 clear as well, which otherwise darkens.
+
+    Raises:
+        ValueError: if `alpha` is not in [0, 1], or a label is neither in [0, 255] nor
+            `ignore_label`.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"overlay: alpha must be in [0, 1], got {alpha}.")
+    blend = (1 - alpha) * image + alpha * to_colors(labels, ignore_label=ignore_label)
+    clear = labels == ignore_label
+    if clear_background:
+        clear |= labels == 0
+    return np.where(clear[..., None], image, np.rint(blend).astype(np.uint8))
+
+
+def to_palette_png(
+    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+) -> Image.Image:
+    """An image whose pixel values are the class ids, shown in the VOC colours.
+
+    Raises:
+        ValueError: if a label is not in [0, 255].
+    """
+    _check_ids("to_palette_png", labels)
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(voc_palette().tobytes())
+    return image
+
+
+def _check_ids(function: str, labels: np.ndarray) -> None:
+    if labels.size and (labels.min() < 0 or labels.max() > 255):
+        raise ValueError(
+            f"{function}: labels must be in [0, 255], "
+            f"got {labels.min()} to {labels.max()}."
+        )

@@ -1,0 +1,101 @@
+"""Scores as tables, for the terminal and for READMEs."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+_NO_VALUE = "\N{EN DASH}"
+_CLASS_COLUMNS = {
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+}
+_SUMMARY_COLUMNS = {
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "FWIoU",
+    "mean_accuracy": "MA",
+    "pixel_accuracy": "PA",
+    "mean_f1": "mean F1",
+    "cohen_kappa": "kappa",
+}
+
+
+def class_table(results: Mapping[str, Any]) -> Table:
+    """Scores of each class and their means.
+
+    A class without a score (NaN, or None as JSON has it) shows a dash, which a footnote
+    explains, and is left out of the mean.
+
+    Args:
+        results: what `results.json` holds; `per_class` is read.
+    """
+    table = _make_table("class", [*_CLASS_COLUMNS.values(), "pixel share"])
+    columns = {
+        key: [row[key] for row in results["per_class"]] for key in _CLASS_COLUMNS
+    }
+    for i, row in enumerate(results["per_class"]):
+        scores = [_format(values[i]) for values in columns.values()]
+        table.add_row(Text(row["name"]), *scores, f"{row['pixel_share']:.1%}")
+    table.add_section()
+    table.add_row("mean", *(_format(_mean(values)) for values in columns.values()), "")
+    if any(_is_missing(value) for values in columns.values() for value in values):
+        table.caption = (
+            f"{_NO_VALUE} IoU, F1: class neither labelled nor predicted; "
+            "precision: not predicted; recall: not labelled"
+        )
+    return table
+
+
+def summary_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The scores that sum runs up, one row each.
+
+    FWIoU is frequency-weighted IoU, MA mean accuracy (mean recall), PA pixel accuracy.
+
+    Args:
+        runs: label of the run to what its `results.json` holds; `summary` is read.
+    """
+    table = _make_table("run", _SUMMARY_COLUMNS.values())
+    for label, results in runs.items():
+        scores = (_format(results["summary"][key]) for key in _SUMMARY_COLUMNS)
+        table.add_row(Text(label), *scores)
+    return table
+
+
+def markdown_table(table: Table) -> str:
+    """A table as GitHub markdown, its caption below; ends with a newline."""
+    header = [str(column.header) for column in table.columns]
+    rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    lines = [_markdown_line(cells) for cells in (header, rules, *rows)]
+    if table.caption:
+        lines += ["", str(table.caption)]
+    return "\n".join(lines) + "\n"
+
+
+def _make_table(first: str, others: Iterable[str]) -> Table:
+    table = Table(first, caption_justify="left")
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _markdown_line(cells: Iterable[Any]) -> str:
+    escaped = (str(cell).replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _format(score: float | None) -> str:
+    return _NO_VALUE if _is_missing(score) else f"{score:.3f}"
+
+
+def _mean(scores: Iterable[float | None]) -> float:
+    present = [score for score in scores if not _is_missing(score)]
+    return math.fsum(present) / len(present) if present else math.nan
+
+
+def _is_missing(score: float | None) -> bool:
+    return score is None or math.isnan(score)

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segloss.losses import LOSSES, compound_loss, make_loss
+
+LOGITS = jax.random.normal(jax.random.key(0), (2, 6, 3))
+LABELS = jnp.array([[0, 1, 2, 0, 1, 255], [0, 0, 0, 1, 255, 255]])
+VALID = LABELS != 255
+ARRAYS = (LOGITS, LABELS, VALID)
+
+TERMS = [
+    (1, "softmax_cross_entropy", {"class_weights": [1, 2, 3]}),
+    (0.5, "soft_dice", {"denominator": "linear", "smooth": 1}),
+]
+
+
+def test_make_loss_binds_hyperparameters():
+    for name, function in LOSSES.items():
+        assert make_loss(name)(*ARRAYS) == function(*ARRAYS)
+    assert make_loss("soft_dice", smooth=1.0)(*ARRAYS) == LOSSES["soft_dice"](
+        *ARRAYS, smooth=1.0
+    )
+
+
+def test_compound_loss_is_the_weighted_sum():
+    entropy = LOSSES["softmax_cross_entropy"](*ARRAYS, class_weights=(1.0, 2.0, 3.0))
+    dice = LOSSES["soft_dice"](*ARRAYS, denominator="linear", smooth=1.0)
+    value = jax.jit(compound_loss(TERMS))(*ARRAYS)
+    np.testing.assert_allclose(value, entropy + 0.5 * dice, rtol=1e-6)
+
+
+@pytest.mark.parametrize("when", ["making", "calling"])
+@pytest.mark.parametrize(
+    ("make", "argument"), [(compound_loss, TERMS), (make_loss, "soft_iou")]
+)
+def test_axis_name_may_be_given_when_making_or_when_calling(make, argument, when):
+    given = {"axis_name": "batch"}
+    loss = make(argument, **given) if when == "making" else make(argument)
+
+    def on_device(*arrays):
+        return loss(*arrays, **({} if when == "making" else given))
+
+    split = [x[:, None] for x in ARRAYS]
+    both = jax.pmap(on_device, axis_name="batch", devices=jax.devices()[:2])(*split)
+    np.testing.assert_allclose(both, [make(argument)(*ARRAYS)] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_loss("dice"), "no loss is named 'dice'; known are soft_dice, "),
+        (lambda: make_loss("soft_iou", gamma=2.0), "soft_iou has no .* 'gamma'"),
+        (lambda: compound_loss([]), "terms must hold at least one loss"),
+        (lambda: compound_loss([(-1, "soft_iou", {})]), "weight of soft_iou .* got -1"),
+        (
+            lambda: compound_loss([(float("nan"), "soft_iou", {})]),
+            "weight of soft_iou .* got nan",
+        ),
+        (lambda: compound_loss([(1, "iou", {})]), "no loss is named 'iou'"),
+        (
+            lambda: compound_loss([(1, "soft_iou", {"axis_name": "batch"})]),
+            "soft_iou has no hyperparameter 'axis_name'",
+        ),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

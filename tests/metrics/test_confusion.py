@@ -1,0 +1,77 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segloss.metrics import confusion_matrix
+
+LABELS = jnp.array([[0, 1, 2, 255], [1, 1, 0, -1]])
+PREDICTED = jnp.array([[0, 2, 2, 1], [1, 0, 3, 0]])
+# The 255, the -1 and the predicted 3 are no classes.
+COUNTS = [[1, 0, 0], [1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_rows_are_labels_and_what_is_no_class_is_not_counted(jit):
+    with jax.disable_jit(not jit):
+        counts = confusion_matrix(PREDICTED, LABELS, num_classes=3)
+    assert counts.dtype == jnp.int32
+    np.testing.assert_array_equal(counts, COUNTS)
+
+
+def test_void_is_not_counted_whatever_it_holds():
+    expected = [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+    valid = jnp.array([[True, True, True, False], [False, False, False, False]])
+    for junk in (0, 2, 255, -7):
+        counts = confusion_matrix(
+            jnp.where(valid, PREDICTED, junk),
+            jnp.where(valid, LABELS, junk),
+            valid,
+            num_classes=3,
+        )
+        np.testing.assert_array_equal(counts, expected)
+    nothing = confusion_matrix(PREDICTED, LABELS, jnp.array(False), num_classes=3)
+    np.testing.assert_array_equal(nothing, np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4), (2, 2, 2)])
+def test_any_number_of_dims_and_a_broadcast_valid(shape):
+    predicted, labels = PREDICTED.reshape(shape), LABELS.reshape(shape)
+    valid = jnp.ones((1,) * len(shape), bool)
+    counts = confusion_matrix(predicted, labels, valid, num_classes=3)
+    np.testing.assert_array_equal(counts, COUNTS)
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.int16])
+def test_small_integers_do_not_overflow(dtype):
+    labels = jnp.arange(100, dtype=dtype)
+    predicted = labels[::-1]
+    counts = confusion_matrix(predicted, labels, num_classes=100)
+    np.testing.assert_array_equal(counts, np.fliplr(np.eye(100)))
+    # More classes than uint8 can name.
+    counts = confusion_matrix(predicted, labels, num_classes=300)
+    np.testing.assert_array_equal(counts[:100, :100], np.fliplr(np.eye(100)))
+    assert counts.sum() == 100
+
+
+def test_vmap_counts_each_image():
+    per_image = jax.vmap(lambda p, g: confusion_matrix(p, g, num_classes=3))
+    counts = per_image(PREDICTED, LABELS)
+    np.testing.assert_array_equal(counts[0], [[1, 0, 0], [0, 0, 1], [0, 0, 1]])
+    np.testing.assert_array_equal(counts.sum(axis=0), COUNTS)
+
+
+def test_a_count_passes_what_float32_can_count():
+    pixels = jnp.zeros(2**24 + 1, jnp.uint8)
+    assert confusion_matrix(pixels, pixels, num_classes=2)[0, 0] == 2**24 + 1
+
+
+def test_refuses():
+    with pytest.raises(ValueError, match="confusion_matrix: num_classes must be >= 1"):
+        confusion_matrix(LABELS, LABELS, num_classes=0)
+    # As users call it, without the tests' own checking of types.
+    unchecked = inspect.unwrap(confusion_matrix)
+    with pytest.raises(ValueError, match=r"predicted must have .* got \(4,\)"):
+        unchecked(PREDICTED[0], LABELS, num_classes=3)

@@ -1,0 +1,95 @@
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+
+from segloss import metrics
+
+# Rows are labels. Class 2 is predicted but never labelled, class 3 is neither:
+# hits (2, 4, 0, 0), labelled (4, 6, 0, 0), predicted (3, 5, 2, 0), 10 pixels.
+CONFUSION = np.array([[2, 1, 1, 0], [1, 4, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+NAN = np.nan
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        ("iou_per_class", [2 / 5, 4 / 7, 0, NAN]),
+        ("dice_per_class", [4 / 7, 8 / 11, 0, NAN]),
+        ("f1_per_class", [4 / 7, 8 / 11, 0, NAN]),
+        ("precision_per_class", [2 / 3, 4 / 5, 0, NAN]),
+        ("recall_per_class", [2 / 4, 4 / 6, NAN, NAN]),
+        ("mean_iou", (2 / 5 + 4 / 7 + 0) / 3),
+        ("frequency_weighted_iou", 0.4 * 2 / 5 + 0.6 * 4 / 7),
+        ("mean_accuracy", (2 / 4 + 4 / 6) / 2),
+        ("pixel_accuracy", 6 / 10),
+        # By chance 4 x 3 + 6 x 5 of 100 pairs agree.
+        ("cohen_kappa", (0.6 - 0.42) / (1 - 0.42)),
+        ("matthews_corrcoef", (60 - 42) / np.sqrt((100 - 52) * (100 - 38))),
+    ],
+)
+def test_score_matches_hand_computed_value(score, expected):
+    value = getattr(metrics, score)(CONFUSION)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+
+
+def test_summary_is_flat_floats():
+    summary = metrics.summary(CONFUSION)
+    assert all(type(value) is float for value in summary.values())
+    mean_f1 = summary.pop("mean_f1")
+    assert mean_f1 == pytest.approx((4 / 7 + 8 / 11 + 0) / 3)
+    assert summary == {name: getattr(metrics, name)(CONFUSION) for name in summary}
+    assert len(summary) == 6
+
+
+def test_a_perfect_prediction_scores_one():
+    summary = metrics.summary(np.diag([5, 0, 7, 1]))
+    assert summary == pytest.approx(dict.fromkeys(summary, 1.0))
+
+
+def test_no_pixels_score_nan_without_a_warning():
+    summary = metrics.summary(np.zeros((3, 3), np.int64))
+    np.testing.assert_equal(summary, dict.fromkeys(summary, NAN))
+
+
+def test_one_class_alone_has_no_correlation_and_no_chance():
+    alone = np.diag([9, 0])
+    assert metrics.mean_iou(alone) == 1
+    assert np.isnan(metrics.cohen_kappa(alone))
+    assert np.isnan(metrics.matthews_corrcoef(alone))
+
+
+def test_counts_beyond_int64_products():
+    """Of 1e12 pixels all but 3 are agreed to be background."""
+    confusion = np.array([[10**12, 1], [1, 1]])
+    assert metrics.matthews_corrcoef(confusion) == pytest.approx(0.5, rel=1e-9)
+    assert metrics.cohen_kappa(confusion) == pytest.approx(0.5, rel=1e-9)
+    summary = metrics.summary(CONFUSION * 10**12)
+    assert summary == pytest.approx(metrics.summary(CONFUSION), rel=1e-12)
+    assert metrics.pixel_accuracy(CONFUSION.astype(np.int32) * 10**8) == 0.6
+
+
+@hypothesis.given(seed=strategies.integers(0, 2**16))
+@hypothesis.settings(max_examples=25, derandomize=True, deadline=None, database=None)
+def test_scores_equal_those_of_the_pixels(seed):
+    rng = np.random.default_rng(seed)
+    labels, noise = rng.integers(0, 4, (2, 60))
+    predicted = np.where(rng.random(60) < 0.6, labels, noise)
+    confusion = np.array(
+        metrics.confusion_matrix(predicted, labels, num_classes=4), np.int64
+    )
+    hot_labels, hot_predicted = np.eye(4)[labels], np.eye(4)[predicted]
+    both = (hot_labels * hot_predicted).sum(axis=0)
+    either = np.maximum(hot_labels, hot_predicted).sum(axis=0)
+    np.testing.assert_allclose(metrics.iou_per_class(confusion), both / either)
+    # R_K is the correlation of the one-hot vectors (Gorodkin 2004, eq. 3).
+    labels_off, predicted_off = (
+        x - x.mean(axis=0) for x in (hot_labels, hot_predicted)
+    )
+    correlation = (labels_off * predicted_off).sum() / np.sqrt(
+        (labels_off**2).sum() * (predicted_off**2).sum()
+    )
+    np.testing.assert_allclose(metrics.matthews_corrcoef(confusion), correlation)
+    order = rng.permutation(4)
+    renamed = metrics.summary(confusion[order][:, order])
+    assert renamed == pytest.approx(metrics.summary(confusion))

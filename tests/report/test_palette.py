@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from segloss.report import overlay, to_palette_png, voc_palette
+from segloss.report.palette import to_colors
+
+IMAGE = np.full((1, 4, 3), (100, 50, 10), np.uint8)
+LABELS = np.array([[0, 1, 15, 255]], np.uint8)  # background, aeroplane, person, void
+
+
+def test_voc_palette_has_the_colors_of_the_challenge():
+    palette = voc_palette()
+    assert palette.shape == (256, 3)
+    assert palette.dtype == np.uint8
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        7: (128, 128, 128),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
+    for class_id, color in known.items():
+        assert tuple(palette[class_id]) == color
+    assert len(np.unique(palette, axis=0)) == 256
+    np.testing.assert_array_equal(voc_palette(21), palette[:21])
+
+
+@pytest.mark.parametrize("num_classes", [0, 257])
+def test_voc_palette_has_256_colors_at_most(num_classes):
+    with pytest.raises(ValueError, match=rf"\[1, 256\], got {num_classes}\."):
+        voc_palette(num_classes)
+
+
+def test_colors_show_void_light_grey_whatever_its_label():
+    colors = [[(0, 0, 0), (128, 0, 0), (192, 128, 128), (224, 224, 224)]]
+    np.testing.assert_array_equal(to_colors(LABELS), colors)
+    labels = np.array([[0, 1, 15, -1]])
+    np.testing.assert_array_equal(to_colors(labels, ignore_label=-1), colors)
+
+
+def test_overlay_blends_the_color_of_each_class():
+    # By hand: (100, 50, 10) / 2 + color / 2, and halves to even.
+    blended = [[(50, 25, 5), (114, 25, 5), (146, 89, 69), (100, 50, 10)]]
+    np.testing.assert_array_equal(overlay(IMAGE, LABELS), blended)
+    # 0.75 * (100, 50, 10) + 0.25 * color
+    blended = [[(100, 50, 10), (107, 38, 8), (123, 70, 40), (100, 50, 10)]]
+    actual = overlay(IMAGE, LABELS, alpha=0.25, clear_background=True)
+    np.testing.assert_array_equal(actual, blended)
+
+
+def test_overlay_at_its_ends_is_the_image_or_the_colors():
+    np.testing.assert_array_equal(overlay(IMAGE, LABELS, alpha=0.0), IMAGE)
+    opaque = overlay(IMAGE, LABELS, alpha=1.0)
+    np.testing.assert_array_equal(opaque[:, :3], to_colors(LABELS)[:, :3])
+
+
+def test_overlay_rejects_what_it_cannot_draw():
+    with pytest.raises(ValueError, match=r"overlay: alpha must be in \[0, 1\], got 2"):
+        overlay(IMAGE, LABELS, alpha=2.0)
+    with pytest.raises(ValueError, match=r"must be in \[0, 255\], got -1 to 15"):
+        overlay(IMAGE, np.array([[0, 1, 15, -1]]))
+
+
+def test_palette_png_holds_class_ids_and_shows_colors(tmp_path):
+    to_palette_png(LABELS.astype(np.int64)).save(tmp_path / "labels.png")
+    with to_palette_png(LABELS) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), LABELS)
+        colors = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(colors, voc_palette()[LABELS])
+    with pytest.raises(ValueError, match=r"to_palette_png: .* got 0 to 256"):
+        to_palette_png(np.array([[0, 256]]))
