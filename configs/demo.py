@@ -12,7 +12,7 @@ def get_config(size: str = "full") -> ConfigDict:
     smoke = size == "smoke"
     config = ConfigDict()
     config.seed = 0
-    config.total_steps = 4 if smoke else 900
+    config.total_steps = 4 if smoke else 600
     config.checkpoint_every_steps = 2 if smoke else 100
     config.evaluate_every_steps = 2 if smoke else 150
     config.log_every_steps = 2 if smoke else 10

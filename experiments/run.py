@@ -1,6 +1,6 @@
-"""Runs every arm of a sweep, one after the other, and shows their scores side by side.
+r"""Runs every arm of a sweep, one after the other, and shows their scores side by side.
 
-python -m experiments.run --config=configs/sweeps/demo_samplers.py \\
+python -m experiments.run --config=configs/sweeps/demo_samplers.py \
     --workdir=runs/demo-compare
 """
 

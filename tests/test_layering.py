@@ -83,11 +83,9 @@ def test_configs_are_values_and_run_is_thin(pattern, allowed):
 
 @pytest.mark.parametrize("place", MAY_IMPORT)
 def test_importing_has_no_side_effect(place):
-    """No flag defined, no device asked for, no dataset registered, no random draw."""
+    """No flag is defined, no device asked for, no dataset registered."""
     code = f"""
-import sys, random
-import numpy as np
-drawn = np.random.get_state()[1].tolist(), random.getstate()
+import sys
 import segloss.{place}
 if "absl.flags" in sys.modules:
     from absl import flags
@@ -100,6 +98,5 @@ if "tensorflow_datasets" in sys.modules:
     from tensorflow_datasets.core import registered
     ours = [k for k in registered._DATASET_REGISTRY if "folder" in k or "longtail" in k]
     assert not ours, ours
-assert drawn == (np.random.get_state()[1].tolist(), random.getstate())
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,6 +1,6 @@
-"""Random against Balance-batch on the embedded scenes, on equal steps.
+r"""Random against Balance-batch on the embedded scenes, on equal steps.
 
-python -m experiments.run --config=configs/sweeps/demo_samplers.py \\
+python -m experiments.run --config=configs/sweeps/demo_samplers.py \
     --workdir=runs/demo-compare
 """
 

@@ -21,7 +21,7 @@ class Batch(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """`source[i]` is {"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}."""
+    """Of `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`."""
 
     def __len__(self) -> int: ...
 
@@ -109,9 +109,10 @@ def iterate_batches(
 ) -> Iterator[Batch]:
     """Batches `start` to `stop` of a sampler, read ahead in threads.
 
-    The batch is padded to a multiple of `num_devices`, all devices of all processes, and
-    each process reads its own share of the rows. The sampler is a pure function of
-    k, so processes agree without talking and `start` is all that resuming needs.
+    The batch is padded to a multiple of `num_devices`, which counts those of all
+    processes, and each process reads its own share of the rows. The sampler is a pure
+    function of k, so processes agree without talking and `start` is all that resuming
+    needs.
     """
     rows_per_device = -(-sampler.batch_max // num_devices)
     share = rows_per_device * num_devices // process_count

@@ -90,10 +90,9 @@ class RandomBatch(_EpochSampler):
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
     def _deal(self, order: Int[np.ndarray, " n"]) -> list[Sequence[int]]:
-        return [
-            order[i * self.batch_max : (i + 1) * self.batch_max]
-            for i in range(self.batches_per_epoch)
-        ]
+        ids = order.tolist()
+        starts = range(0, self.batches_per_epoch * self.batch_max, self.batch_max)
+        return [ids[start : start + self.batch_max] for start in starts]
 
 
 class BalanceBatch(_EpochSampler):
@@ -146,7 +145,7 @@ class BalanceBatch(_EpochSampler):
         self.batches_per_epoch = self._first_yield(presence)
 
     def _first_yield(self, presence: Bool[np.ndarray, "n c"]) -> int:
-        """Batches of the first shuffle that yields any: proof that the pair can be met."""
+        """Batches of the first shuffle with any, which proves the pair can be met."""
         for attempt, order in enumerate(self._shuffles(0)):
             if batches := self._deal(order):
                 return len(batches)

@@ -130,9 +130,9 @@ class ConvNormReLU(nn.Module, kw_only=True):
 class UpConv(nn.Module, kw_only=True):
     """2x2 up-convolution: twice the height and width.
 
-    Equals `nn.ConvTranspose(features, (2, 2), strides=(2, 2))`, kernel layout included.
-    As the strided windows do not overlap it is one matrix product, which XLA runs
-    several times faster on CPU than the dilated convolution.
+    A transposed convolution of stride 2. As its windows do not overlap it is one matrix
+    product, which XLA runs much faster on CPU than `nn.ConvTranspose`. Pixel `(i, j)`
+    of a square comes from `kernel[i, j]`, as in torch; flax holds the kernel flipped.
 
     Attributes:
         features: output channels.

@@ -34,15 +34,14 @@ def class_table(results: Mapping[str, Any]) -> Table:
         results: what `results.json` holds; `per_class` is read.
     """
     table = _make_table("class", [*_CLASS_COLUMNS.values(), "pixel share"])
-    columns = {
-        key: [row[key] for row in results["per_class"]] for key in _CLASS_COLUMNS
-    }
-    for i, row in enumerate(results["per_class"]):
-        scores = [_format(values[i]) for values in columns.values()]
+    rows = results["per_class"]
+    for row in rows:
+        scores = (_format(row[key]) for key in _CLASS_COLUMNS)
         table.add_row(Text(row["name"]), *scores, f"{row['pixel_share']:.1%}")
     table.add_section()
-    table.add_row("mean", *(_format(_mean(values)) for values in columns.values()), "")
-    if any(_is_missing(value) for values in columns.values() for value in values):
+    means = (_format(_mean(row[key] for row in rows)) for key in _CLASS_COLUMNS)
+    table.add_row("mean", *means, "")
+    if any(_is_missing(row[key]) for row in rows for key in _CLASS_COLUMNS):
         table.caption = (
             f"{_NO_VALUE} IoU, F1: class neither labelled nor predicted; "
             "precision: not predicted; recall: not labelled"

@@ -12,7 +12,6 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from segloss.train.step import TrainState
 
-
 _NOT_SCORED = -1.0
 
 
@@ -65,7 +64,7 @@ class Checkpoints:
         """Starts to write the state as checkpoint `state.step`, unless it is there.
 
         Args:
-            state: one device's copy.
+            state: one device's copy, on the host.
             mean_iou: score of this state; None where it was not evaluated.
             meta: what can be written as JSON.
         """
@@ -78,7 +77,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
+                state=ocp.args.StandardSave(state),
                 meta=ocp.args.JsonSave(meta),
             ),
             metrics={"mean_iou": mean_iou},

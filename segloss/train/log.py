@@ -4,11 +4,12 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 import jax
+import optax
 import tensorboardX
 from rich.console import Console
 from rich.progress import (
@@ -92,9 +93,9 @@ class StepMeter:
         schedule: step to learning rate, which is written beside them.
     """
 
-    def __init__(self, writer: MetricWriter, schedule: Callable[[int], float]):
+    def __init__(self, writer: MetricWriter, schedule: optax.Schedule):
         self._writer = writer
-        self._schedule = schedule
+        self._schedule = jax.jit(schedule)
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.restart_clock()
 

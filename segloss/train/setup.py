@@ -157,7 +157,7 @@ def _plain(section: Section) -> dict[str, Any]:
 
 def _make_loss(section: Section | Sequence[Section]) -> Callable:
     """One loss, or a list of losses with a `weight` each."""
-    terms = [section] if isinstance(section, Section) else section
+    terms = [section] if isinstance(section, ConfigDict | Mapping) else section
     parts = []
     for term in terms:
         name, hyperparameters = _split_name("loss", term)

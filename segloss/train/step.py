@@ -165,7 +165,7 @@ def shard(batch: Batch, num_devices: int | None = None) -> Batch:
 
 
 def first_replica(tree: Any) -> Any:
-    """One device's copy of a replicated tree, without gathering the others."""
+    """One device's copy of a replicated tree, on the host, without the others."""
     return jax.tree.map(
-        lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree
+        lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), tree
     )

@@ -31,15 +31,19 @@ linear = functools.partial(soft_dice, denominator="linear")
 )
 def test_overlap_matches_hand_computed_value(loss, costs):
     a, b = costs
-    loss = functools.partial(loss, LOGITS, LABELS, VALID)
-    for hyperparameters, value in [
-        ({}, (a + b) / 2),
-        ({"class_weights": (3, 1)}, (3 * a + b) / 4),
-        # Two samples hold a valid pixel.
-        ({"normalize_by": "samples"}, (a + b) / 2),
-        ({"class_weights": [3.0, 0.0], "normalize_by": "samples"}, 3 * a / 2),
-    ]:
-        np.testing.assert_allclose(loss(**hyperparameters), value, rtol=1e-6)
+
+    @jax.jit
+    def values(*arrays):
+        return [
+            loss(*arrays),
+            loss(*arrays, class_weights=(3, 1)),
+            loss(*arrays, normalize_by="samples"),
+            loss(*arrays, class_weights=[3.0, 0.0], normalize_by="samples"),
+        ]
+
+    # Two of the samples hold a valid pixel.
+    expected = [(a + b) / 2, (3 * a + b) / 4, (a + b) / 2, 3 * a / 2]
+    np.testing.assert_allclose(values(LOGITS, LABELS, VALID), expected, rtol=1e-6)
 
 
 # Alone, the first sample costs 1/25 for class 0, the second 1/5 for class 1, and each
@@ -59,32 +63,34 @@ def test_dice_per_image_averages_the_images_with_a_valid_pixel(hyperparameters, 
     np.testing.assert_allclose(value, loss, rtol=1e-6)
 
 
+def cost_of_third_class(loss, score, **hyperparameters):
+    """Value and gradient where class 2 is absent and has this score everywhere."""
+    logits = jnp.append(LOGITS, jnp.full((3, 1, 1), score), axis=-1)
+    only = jnp.array([0.0, 0.0, 1.0])
+    loss = functools.partial(loss, class_weights=only, **hyperparameters)
+    return jax.value_and_grad(loss)(logits, LABELS, VALID)
+
+
 @pytest.mark.parametrize("score", [0.0, -40.0, -60.0, -1e4, -jnp.inf])
 @pytest.mark.parametrize("loss", [squared, linear, soft_iou])
 def test_absent_class_costs_one_without_gradient(loss, score):
-    # The squares of exp(-60), and exp(-1e4) itself, are 0 in float32.
-    weights = jnp.array([0.0, 0.0, 1.0])
-    absent = functools.partial(loss, labels=LABELS, valid=VALID, class_weights=weights)
-    logits = jnp.append(LOGITS, jnp.full((3, 1, 1), score), axis=-1)
-    value, grad = jax.value_and_grad(absent)(logits)
+    # The square of exp(-60) is 0 in float32, and exp(-1e4) is.
+    value, grad = cost_of_third_class(loss, score)
     assert value == 1
-    np.testing.assert_array_equal(grad, jnp.zeros_like(grad))
+    np.testing.assert_array_equal(grad, 0.0)
 
 
 @pytest.mark.parametrize("loss", [squared, linear, soft_iou])
-@pytest.mark.parametrize("smooth", [1e-18, 1.0])
-def test_smooth_lets_an_absent_class_cost_what_is_predicted(loss, smooth):
-    weights = jnp.array([0.0, 0.0, 1.0])
-    absent = functools.partial(
-        loss, labels=LABELS, valid=VALID, class_weights=weights, smooth=smooth
-    )
-    unseen = jnp.append(LOGITS, jnp.full((3, 1, 1), -1e4), axis=-1)
-    value, grad = jax.value_and_grad(absent)(unseen)
-    assert value == 0
-    np.testing.assert_array_equal(grad, jnp.zeros_like(grad))
-    value, grad = jax.value_and_grad(absent)(unseen.at[..., 2].set(0.0))
-    assert 0 < value <= 1
-    assert (grad[:2, :, 2] > 0).all() or smooth < 1
+def test_smooth_lets_an_absent_class_cost_what_is_predicted(loss):
+    for smooth in (1e-18, 1.0):
+        value, grad = cost_of_third_class(loss, -1e4, smooth=smooth)
+        assert value == 0
+        np.testing.assert_array_equal(grad, 0.0)
+    # exp(0) beside odds that sum to 1 is a probability of 1/2, in two pixels.
+    predicted = 2 * (1 / 4 if loss is squared else 1 / 2)
+    value, grad = cost_of_third_class(loss, 0.0, smooth=1.0)
+    np.testing.assert_allclose(value, predicted / (predicted + 1), rtol=1e-6)
+    assert (grad[:2, :, 2] > 0).all()
 
 
 @pytest.mark.parametrize("loss", [squared, linear, soft_iou])

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,16 @@ from flax import linen as nn
 from segloss.models.layers import BatchNorm, ConvNormReLU, UpConv, space_to_depth
 
 KEY = jax.random.key(0)
-X = 3 * jax.random.normal(KEY, (8, 3, 5, 4)) + jnp.arange(4.0).reshape(1, 1, 1, 4)
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+X = jnp.array(3 * normal(8, 3, 5, 4) + np.arange(4, dtype=np.float32))
 # A different weight for each output, so that no gradient vanishes by symmetry.
-WEIGHTS = jax.random.normal(jax.random.fold_in(KEY, 1), X.shape)
+WEIGHTS = jnp.array(normal(*X.shape))
 VARIABLES = {
     "params": {"scale": jnp.array([1.0, 2.0, 0.5, 3.0]), "bias": jnp.arange(4.0)},
     "batch_stats": {"mean": jnp.full(4, 0.5), "var": jnp.array([1.0, 2.0, 3.0, 4.0])},
@@ -123,7 +132,7 @@ def test_batch_norm_without_a_valid_sample_uses_and_keeps_running_statistics():
 
 
 def test_batch_norm_variance_survives_a_large_mean():
-    x = 1e4 + jax.random.normal(KEY, (64, 8, 8, 4))
+    x = jnp.array(1e4 + normal(64, 8, 8, 4))
     norm = BatchNorm(momentum=0.0)
     _, updated = norm.apply(VARIABLES, x, train=True, mutable=["batch_stats"])
     expected = np.var(np.asarray(x, np.float64), axis=(0, 1, 2))
@@ -165,11 +174,14 @@ def test_group_norm_normalises_groups_of_each_image():
     np.testing.assert_allclose(groups.std(axis=(1, 3)), 1, atol=1e-3)
 
 
-def test_he_normal_keeps_the_scale_of_rectified_input():
-    x = nn.relu(jax.random.normal(KEY, (4, 8, 8, 128)))
-    y = UpConv(features=128)
-    y = y.apply(y.init(KEY, x), x)
+def test_weights_keep_the_scale_of_rectified_input():
+    x = jnp.array(np.maximum(normal(4, 8, 8, 128), 0))
+    y, _ = jax.jit(UpConv(features=128).init_with_output)(KEY, x)
     assert abs(float(jnp.std(y)) - 1) < 0.05
+    conv = ConvNormReLU(features=128)
+    variables = jax.jit(functools.partial(conv.init, train=False))(KEY, x)
+    stddev = np.std(variables["params"]["conv"]["kernel"])
+    assert abs(stddev - np.sqrt(2 / (9 * 128))) < 0.001
 
 
 def test_up_conv_equals_transposed_convolution():

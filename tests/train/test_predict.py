@@ -13,10 +13,10 @@ def run(small_folder, tmp_path):
     """A run on images that all have one size, so that nothing is padded."""
     from configs import folder
 
-    for path in (small_folder / "train").rglob("*.png"):
-        Image.open(path).resize((48, 40), Image.Resampling.NEAREST).save(path)
-    for path in (small_folder / "val").rglob("*.png"):
-        Image.open(path).resize((48, 40), Image.Resampling.NEAREST).save(path)
+    for path in small_folder.rglob("*.png"):
+        with Image.open(path) as image:
+            same_size = image.resize((48, 40), Image.Resampling.NEAREST)
+        same_size.save(path)
     config = folder.get_config("smoke").unlock()
     config.data.root = str(small_folder)
     config.data.data_dir = str(tmp_path / "datasets")
@@ -50,7 +50,8 @@ def test_images_alone_of_any_size_are_predicted_without_scores(run, tmp_path):
     assert predict(config, workdir, folder) is None
     indices = workdir / "predictions" / "holiday" / "indices"
     assert {p.name for p in indices.iterdir()} == {"grey.png", "clear.png"}
-    assert Image.open(indices / "grey.png").size == (37, 21)
+    with Image.open(indices / "grey.png") as predicted:
+        assert predicted.size == (37, 21)
     assert not (workdir / "predictions" / "holiday" / "scores.json").exists()
 
 
