@@ -1,0 +1,109 @@
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.results import write_results
+from experiments.run import expand, load_sweep
+
+RESULTS = {
+    "summary": {
+        "mean_iou": 0.5,
+        "frequency_weighted_iou": 0.6,
+        "mean_accuracy": 0.7,
+        "pixel_accuracy": 0.8,
+        "mean_f1": 0.65,
+        "cohen_kappa": 0.4,
+    },
+    "per_class": [
+        {
+            "name": "sky",
+            "iou": 0.25,
+            "precision": 0.5,
+            "recall": None,
+            "f1": 0.4,
+            "pixel_share": 1.0,
+        }
+    ],
+    "split": "test",
+    "num_images": 7,
+    "step": 30,
+    "seconds": 90.0,
+    "devices": "1 x cpu",
+    "commit": "0123456789abcdef",
+    "versions": {"python": "3.11.7", "jax": "0.10.2"},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "results.json").write_text(json.dumps(RESULTS))
+    (workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    return workdir
+
+
+def test_results_replace_what_stood_there_and_nothing_else(run, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("# A\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
+    for _ in range(2):
+        write_results(readme, [run])
+    text = readme.read_text()
+    assert text.startswith("# A\n<!-- results -->\n")
+    assert text.endswith("<!-- end of results -->\nafter\n")
+    assert "old" not in text
+    assert "| run | 0.500 | 0.600 | 0.700 | 0.800 | 0.650 | 0.400 |" in text
+    assert "| sky | 0.250 | 0.500 | \N{EN DASH} | 0.400 | 100.0% |" in text
+    assert "7 images of `test`, step 30, 1.5 minutes on 1 x cpu" in text
+    assert "commit `0123456789ab`; python 3.11.7, jax 0.10.2." in text
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_what_is_missing_is_named(run, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("# A\n")
+    with pytest.raises(ValueError, match="must hold the lines <!-- results -->"):
+        write_results(readme, [run])
+    readme.write_text("<!-- results -->\n<!-- end of results -->\n")
+    with pytest.raises(ValueError, match=r"other/results\.json is missing"):
+        write_results(readme, [tmp_path / "other"])
+
+
+def base():
+    return ConfigDict(
+        {"seed": 0, "sampler": {"name": "balance_batch", "batch_cl": 8}}
+    ).lock()
+
+
+def test_arms_replace_whole_sections_and_leave_the_base_alone():
+    arms = dict(
+        expand(
+            base(),
+            iter(
+                [
+                    {"sampler": {"name": "random", "batch_max": 4}},
+                    {"sampler.batch_cl": 3, "seed": 7},
+                ]
+            ),
+        )
+    )
+    assert arms["sampler=random"].sampler.to_dict() == {
+        "name": "random",
+        "batch_max": 4,
+    }
+    second = arms["sampler.batch_cl=3,seed=7"]
+    assert (second.sampler.batch_cl, second.seed) == (3, 7)
+    assert second.sampler.name == "balance_batch"
+    assert base().sampler.batch_cl == 8
+
+
+def test_sweeps_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no field 'seeed'"):
+        list(expand(base(), iter([{"seeed": 1}])))
+    with pytest.raises(ValueError, match="two arms are named 'seed=1'"):
+        list(expand(base(), iter([{"seed": 1}, {"seed": 1}])))
+    plain = tmp_path / "plain.py"
+    plain.write_text("def get_config():\n    return 1\n")
+    with pytest.raises(ValueError, match="has no function 'sweep'"):
+        load_sweep(str(plain))
