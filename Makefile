@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# SIZE=smoke takes seconds instead of minutes.
+SIZE ?= full
+RUNS := runs/$(if $(filter-out full,$(SIZE)),$(SIZE)-)
+export TFDS_DATA_DIR ?= $(CURDIR)/runs/datasets
 # The stamp names the interpreter and the pins, so that a change of either installs anew.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < requirements.txt | cut -d' ' -f1)
@@ -22,14 +26,14 @@ $(STAMP): requirements.txt
 
 demo: setup  ## train the embedded default, evaluate it, show table and pictures
 	@# A finished demo starts over, an interrupted one goes on from its checkpoint.
-	@if [ -f runs/demo/results.json ]; then rm -rf runs/demo; fi
-	$(BIN)/python run.py --config=configs/demo.py:$(or $(SIZE),full) --workdir=runs/demo
+	@if [ -f $(RUNS)demo/results.json ]; then rm -rf $(RUNS)demo; fi
+	$(BIN)/python run.py --config=configs/demo.py:$(SIZE) --workdir=$(RUNS)demo
 
 demo-compare: setup  ## random and Balance-batch on equal steps, both tables
-	$(BIN)/python -m experiments.run --config=configs/sweeps/demo_samplers.py:$(or $(SIZE),full) --workdir=runs/demo-compare
+	$(BIN)/python -m experiments.run --config=configs/sweeps/demo_samplers.py:$(SIZE) --workdir=$(RUNS)demo-compare
 
-test: setup  ## run the tests, with branch coverage
-	$(BIN)/python -m pytest --numprocesses=2 --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+test: setup  ## run the tests with branch coverage, or those that ARGS picks
+	$(BIN)/python -m pytest --numprocesses=2 $(or $(ARGS),--cov --cov-fail-under=90)
 
 lint: setup  ## check style and format
 	$(BIN)/ruff check .

@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
             raise app.UsageError("--mode=predict needs --input.")
         else:
             train.predict(config, workdir, INPUT.value)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the newest checkpoint.")
     except (ValueError, FileNotFoundError, train.NonFiniteError) as error:
         # What the user can mend is one line; --verbosity=1 shows where it came from.
         if logging.level_debug():

@@ -33,11 +33,25 @@ def datasets_dir(tmp_path_factory):
 @pytest.fixture
 def tiny_config(datasets_dir):
     """The demo at smoke size: 4 steps on 40 embedded images of 32x32."""
+    return make_tiny_config(datasets_dir)
+
+
+def make_tiny_config(datasets_dir):
     from configs import demo
 
     config = demo.get_config("smoke").unlock()
     config.data.data_dir = str(datasets_dir)
     return config
+
+
+@pytest.fixture(scope="session")
+def finished_run(datasets_dir, tmp_path_factory):
+    """Directory of a run of `tiny_config` in one go; to be read, not changed."""
+    from segloss.train import train
+
+    workdir = tmp_path_factory.mktemp("finished")
+    train(make_tiny_config(datasets_dir), workdir)
+    return workdir
 
 
 @pytest.fixture

@@ -63,7 +63,8 @@ def soft_dice(
         valid: True where a pixel counts, broadcastable to `labels`; None is all.
         denominator: "squared" as above; "linear" is
             `1 - 2 sum(min(p, t)) / (sum(p) + sum(t))`.
-        smooth: added to numerator and denominator of the score, in pixels.
+        smooth: added to numerator and denominator of the score, in pixels; 0, or at
+            least 1e-18, which float32 can square.
         classes: "all", where with `smooth=0` a class that no label holds costs 1 and
             sends no gradient; "present" leaves such classes out.
         class_weights: of at least 0, for the mean over the classes; None is ones.
@@ -94,9 +95,8 @@ def soft_dice(
         multi_label=multi_label,
         axis_name=axis_name,
     )
-    cost = _cost(sums, sums.predicted + sums.labelled, smooth)
     return mean_over_classes(
-        cost,
+        _cost(sums, sums.predicted + sums.labelled, smooth),
         sums.takes_part,
         valid_or_all(labels, valid),
         class_weights=class_weights,
@@ -143,6 +143,7 @@ def soft_iou(
         multi_label=multi_label,
         axis_name=axis_name,
     )
+    # max(p, t) is (p + t + |p - t|) / 2.
     union = (sums.predicted + sums.labelled + sums.error) / 2
     return mean_over_classes(
         _cost(sums, union, smooth),
@@ -155,7 +156,7 @@ def soft_iou(
     )
 
 
-def _check(name: str, smooth: float | int, classes: str, normalize_by: str):
+def _check(name: str, smooth: float | int, classes: str, normalize_by: str) -> None:
     check_choice(name, "classes", classes, ("all", "present"))
     check_choice(name, "normalize_by", normalize_by, ("classes", "samples"))
     if smooth != 0 and not SMALLEST_DIVISOR <= smooth < float("inf"):
@@ -226,6 +227,7 @@ def _regions(
 def _cost(
     sums: _ClassSums, size: Float[Array, "rows c"], smooth: float | int
 ) -> Float[Array, "rows c"]:
+    """1 less the score of each class, by the error and the size of its regions."""
     cost = safe_divide(sums.error, size + smooth)
     if smooth == 0:
         # Without gradient, also where the probability underflows to 0/0.

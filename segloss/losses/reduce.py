@@ -15,7 +15,9 @@ ClassWeights = Real[Array, " c"] | Sequence[ArrayLike]
 SMALLEST_DIVISOR = 1e-18
 
 
-def check_choice(function: str, argument: str, value: Any, choices: Sequence[str]):
+def check_choice(
+    function: str, argument: str, value: Any, choices: Sequence[str]
+) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         known = " or ".join(repr(choice) for choice in choices)
@@ -30,7 +32,7 @@ def check_arrays(
     class_weights: ClassWeights | None = None,
     *,
     multi_label: bool = False,
-):
+) -> None:
     """Raises ValueError where shapes would broadcast or types convert in silence."""
     shape = logits.shape if multi_label else logits.shape[:-1]
     if labels.shape != shape:

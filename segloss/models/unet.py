@@ -33,11 +33,11 @@ class UNet(nn.Module, kw_only=True):
         depth: how often the size is halved; 4 in the paper.
         width: channels at full size, doubled at each halving; 64 in the paper.
         norm: "batch", "group" or "none" (the paper); see `ConvNormReLU`.
-        dtype: "float32" or "bfloat16", in which all but norm statistics, the head and
-            the logits is computed.
+        dtype: "float32" or "bfloat16", in which all is computed but the statistics of
+            norms and the head, whose logits are float32.
         axis_name: mapped device axis whose devices share batch statistics.
         input_stride: with 2, the network works at half the image size on squares of
-            2x2 pixels as channels, and its logits are enlarged bilinearly: a quarter of
+            2x2 pixels as channels, and its logits are enlarged bilinearly: a third of
             the time, for coarser edges. 1 is the paper.
 
     Raises:

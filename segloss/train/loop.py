@@ -33,6 +33,10 @@ class Stopped(SystemExit):
     """The run was asked to stop; its code is 128 plus the signal, as shells have it."""
 
 
+class _EvaluationStopped(Exception):  # noqa: N818, it is no error
+    """The run was asked to stop while it evaluated."""
+
+
 def train(
     config: ConfigDict,
     workdir: str | Path,
@@ -134,7 +138,10 @@ class _Run:
                 progress.update(task, completed=step, status=meter.flush())
             mean_iou = None
             if evaluating and not stopping:
-                mean_iou = self._evaluate(state, step, writer, progress)
+                try:
+                    mean_iou = self._evaluate(state, step, writer, progress)
+                except _EvaluationStopped:
+                    stopping = True
                 meter.restart_clock()
             if stopping or saving:
                 checkpoints.save(
@@ -173,6 +180,12 @@ class _Run:
         config = self.setup.config
         dataset, split = self.setup.dataset, config.evaluate.split
         task = progress.add_task(split, total=len(dataset.source(split)), status="")
+
+        def on_batch(images: int) -> None:
+            if self.stop:
+                raise _EvaluationStopped
+            progress.advance(task, images)
+
         evaluation = evaluate(
             self._evaluation_step,
             state.variables,
@@ -180,7 +193,7 @@ class _Run:
             split,
             batch_size=config.evaluate.batch_size,
             num_threads=config.data.num_threads,
-            on_batch=lambda images: progress.advance(task, images),
+            on_batch=on_batch,
         )
         progress.remove_task(task)
         summary = metrics.summary(evaluation.confusion)

@@ -49,10 +49,8 @@ def make_state(
     """The state before the first step, a pure function of the seed."""
     init_key, key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, *image_hw, 3))
-    # With partitionable threefry, the default, this takes 7 times as long to compile.
-    with jax.threefry_partitionable(False):
-        init = jax.jit(functools.partial(model.init, train=False))
-        variables = init(init_key, images)
+    init = jax.jit(functools.partial(model.init, train=False))
+    variables = init(init_key, images)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -10,8 +10,9 @@ import chex
 import numpy as np
 import pytest
 
-from segloss.train import NonFiniteError, make_setup, train
+from segloss.train import NonFiniteError, Stopped, loop, make_setup, train
 from segloss.train.checkpoints import Checkpoints
+from segloss.train.evaluation import evaluate
 from segloss.train.step import make_state
 
 ROOT = Path(__file__).parents[2]
@@ -57,61 +58,73 @@ def losses(workdir):
     return [(x["step"], x["loss"]) for x in map(json.loads, lines) if "loss" in x]
 
 
-@pytest.fixture
-def finished(tiny_config, tmp_path):
-    """A run of 4 steps in one go."""
-    return train(tiny_config, tmp_path / "whole"), tmp_path / "whole"
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_after_2_steps_and_resumed_equals_4_bit_for_bit(
-    tiny_config, tmp_path, finished, number
+    tiny_config, tmp_path, finished_run, number
 ):
-    results, whole = finished
     # Only the signal makes it save here, at no step that a checkpoint is due.
     tiny_config.checkpoint_every_steps = 4
     done = run_until(tmp_path / "parts", tiny_config, 2, number)
     assert done.returncode == 128 + number, done.stderr
     assert f"{number.name}: saved at step 2 of 4" in done.stdout
     assert "Traceback" not in done.stderr
-    assert losses(tmp_path / "parts") == losses(whole)[:2]
+    assert losses(tmp_path / "parts") == losses(finished_run)[:2]
 
     steps = []
     again = train(tiny_config, tmp_path / "parts", on_step=steps.append)
     assert steps == [3, 4]
-    assert losses(tmp_path / "parts") == losses(whole)
-    a, b = (newest_state(tiny_config, w) for w in (whole, tmp_path / "parts"))
+    assert losses(tmp_path / "parts") == losses(finished_run)
+    a, b = (newest_state(tiny_config, w) for w in (finished_run, tmp_path / "parts"))
     assert a.step == b.step == 4
     chex.assert_trees_all_equal(a.state, b.state)
     assert a.state.batch_stats, "BatchNorm statistics must be part of the comparison"
+    results = json.loads((finished_run / "results.json").read_text())
     for key in ("summary", "confusion", "per_class"):
         assert again[key] == results[key]
 
 
-def test_killed_run_goes_on_from_its_checkpoint(tiny_config, tmp_path, finished):
-    _, whole = finished
+def test_signal_during_evaluation_saves_without_waiting_for_its_end(
+    tiny_config, tmp_path, monkeypatch
+):
+    def evaluate_under_signal(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate_under_signal)
+    tiny_config.evaluate.batch_size = 4
+    with pytest.raises(Stopped) as stopped:
+        train(tiny_config, tmp_path)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert newest_state(tiny_config, tmp_path).step == 2
+    assert "val_mean_iou" not in (tmp_path / "metrics.jsonl").read_text()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_killed_run_goes_on_from_its_checkpoint(tiny_config, tmp_path, finished_run):
     done = run_until(tmp_path / "killed", tiny_config, 3, signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     # A kill may leave a line half written.
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
     train(tiny_config, tmp_path / "killed")
-    assert losses(tmp_path / "killed") == losses(whole)
-    a, b = (newest_state(tiny_config, w) for w in (whole, tmp_path / "killed"))
+    assert losses(tmp_path / "killed") == losses(finished_run)
+    a, b = (newest_state(tiny_config, w) for w in (finished_run, tmp_path / "killed"))
     chex.assert_trees_all_equal(a.state, b.state)
 
 
-def test_a_finished_run_takes_no_step_and_says_the_same(tiny_config, finished):
-    results, whole = finished
+def test_a_finished_run_takes_no_step_and_says_the_same(
+    tiny_config, finished_run, tmp_path
+):
+    shutil.copytree(finished_run, tmp_path / "copy")
     steps = []
-    again = train(tiny_config, whole, on_step=steps.append)
+    again = train(tiny_config, tmp_path / "copy", on_step=steps.append)
     assert steps == []
+    results = json.loads((finished_run / "results.json").read_text())
     assert again["summary"] == results["summary"]
 
 
-def test_what_a_run_leaves(finished):
-    results, whole = finished
-    found = {p.name for p in whole.iterdir()}
+def test_what_a_run_leaves(finished_run):
+    found = {p.name for p in finished_run.iterdir()}
     assert found == {
         "checkpoints",
         "config.json",
@@ -120,25 +133,26 @@ def test_what_a_run_leaves(finished):
         "results.json",
         "tensorboard",
     }
-    assert json.loads((whole / "results.json").read_text()) == results
+    results = json.loads((finished_run / "results.json").read_text())
     assert results["num_images"] == 8
     assert np.sum(results["confusion"]) > 0
     assert len(results["per_class"]) == 21
-    lines = [json.loads(x) for x in (whole / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(x) for x in (finished_run / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [x["step"] for x in lines if "val_mean_iou" in x] == [2, 4]
     final = [x for x in lines if "val_mean_iou" in x][-1]
     assert final["val_mean_iou"] == results["summary"]["mean_iou"]
     assert {"images_per_second", "data_wait_fraction"} <= lines[1].keys()
-    events = list((whole / "tensorboard").iterdir())
+    events = list((finished_run / "tensorboard").iterdir())
     assert sum(p.stat().st_size for p in events) > 100
 
 
-def test_tensorboard_reads_back_the_losses(finished):
+def test_tensorboard_reads_back_the_losses(finished_run):
     from tensorboardX.proto import event_pb2
 
-    _, whole = finished
     read = {}
-    for path in (whole / "tensorboard").iterdir():
+    for path in (finished_run / "tensorboard").iterdir():
         data = path.read_bytes()
         while data:
             # A record is its length, a checksum, the event, a checksum.
@@ -149,7 +163,7 @@ def test_tensorboard_reads_back_the_losses(finished):
                     read[event.step] = value.simple_value
             data = data[16 + length :]
     assert sorted(read) == [1, 2, 3, 4]
-    for step, loss in losses(whole):
+    for step, loss in losses(finished_run):
         assert read[step] == pytest.approx(loss, rel=1e-6)
 
 
@@ -184,20 +198,18 @@ def test_non_finite_loss_stops_the_run_and_checkpoints_stay_finite(
     assert not (tmp_path / "results.json").exists()
 
 
-def test_run_of_another_config_is_refused_and_left_alone(tiny_config, finished):
-    _, whole = finished
-    before = (whole / "config.json").read_text()
+def test_run_of_another_config_is_refused_and_left_alone(tiny_config, finished_run):
+    before = (finished_run / "config.json").read_text()
     tiny_config.schedule.learning_rate = 0.5
     with pytest.raises(ValueError, match=r"schedule.learning_rate was 0.003, is 0.5"):
-        train(tiny_config, whole)
-    assert (whole / "config.json").read_text() == before
+        train(tiny_config, finished_run)
+    assert (finished_run / "config.json").read_text() == before
 
 
-def test_checkpoint_of_another_dataset_is_refused(tiny_config, finished, tmp_path):
-    _, whole = finished
+def test_checkpoint_of_another_dataset_is_refused(tiny_config, finished_run, tmp_path):
     other = tmp_path / "other"
     tiny_config.data.train = 41
-    shutil.copytree(whole, other, ignore=shutil.ignore_patterns("config.json"))
+    shutil.copytree(finished_run, other, ignore=shutil.ignore_patterns("config.json"))
     with pytest.raises(ValueError, match="the dataset changed since checkpoint 4"):
         train(tiny_config, other)
 
