@@ -55,7 +55,9 @@ class MetricWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one line, and a TensorBoard point for each of its scalars."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        # A score of no class at all is NaN, which JSON cannot say.
+        finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, step)
 

@@ -1,6 +1,8 @@
 """The training loop: steps, evaluations, checkpoints, and what is left of a run."""
 
+import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from rich.console import Console
 
 from segloss import metrics
 from segloss.data import Batch, iterate_batches
-from segloss.train.checkpoints import Checkpoints
+from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_progress
 from segloss.train.setup import Setup, make_setup, write_config
@@ -73,6 +75,8 @@ class _Run:
     console: Console
     stop: StopRequest
     on_step: Callable[[int], None]
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
 
     def train(self) -> dict[str, Any]:
         setup, config = self.setup, self.setup.config
@@ -82,34 +86,38 @@ class _Run:
             seed=config.seed,
             image_hw=tuple(config.data.crop_hw),
         )
-        checkpoints = Checkpoints(self.workdir / "checkpoints")
-        seconds = 0.0
-        if restored := checkpoints.restore(state):
-            state, seconds = restored.state, restored.meta["seconds"]
-            if restored.meta["fingerprint"] != setup.dataset.fingerprint:
-                raise ValueError(
-                    f"{self.workdir}: the dataset changed since checkpoint "
-                    f"{restored.step}; choose another --workdir."
-                )
-        self._introduce(state)
-        self._start, self._seconds_before = time.monotonic(), seconds
-        self._evaluation_step = pmap_evaluation_step(
-            model=setup.model, num_classes=setup.dataset.num_classes
-        )
-        try:
+        with contextlib.closing(
+            Checkpoints(self.workdir / "checkpoints")
+        ) as checkpoints:
+            if restored := checkpoints.restore(state):
+                state = self._go_on_from(restored)
+            self._introduce(state)
             with (
                 MetricWriter(self.workdir, start_step=int(state.step)) as writer,
                 make_progress(self.console) as progress,
             ):
                 state = self._steps(state, checkpoints, writer, progress)
-        finally:
-            checkpoints.close()
         return self._finish(state)
+
+    def _go_on_from(self, restored: Restored) -> TrainState:
+        if restored.meta["fingerprint"] != self.setup.dataset.fingerprint:
+            raise ValueError(
+                f"{self.workdir}: the dataset changed since checkpoint "
+                f"{restored.step}; choose another --workdir."
+            )
+        self.seconds_before = restored.meta["seconds"]
+        return restored.state
+
+    @functools.cached_property
+    def _evaluation_step(self) -> Callable:
+        return pmap_evaluation_step(
+            model=self.setup.model, num_classes=self.setup.dataset.num_classes
+        )
 
     @property
     def _seconds(self) -> float:
         """Seconds of training, those before a restart included."""
-        return self._seconds_before + time.monotonic() - self._start
+        return self.seconds_before + time.monotonic() - self.started
 
     def _steps(self, state: TrainState, checkpoints, writer, progress) -> TrainState:
         config, setup = self.setup.config, self.setup

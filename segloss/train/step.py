@@ -72,8 +72,8 @@ def train_step(
     """One step on one device's share of the batch; needs the mapped axis `AXIS`.
 
     Returns:
-        The next state, equal on all devices, and the global batch's `loss` and
-        `grad_norm` before clipping.
+        The next state, equal on all devices, and scalars: the global batch's `loss`,
+        its `grad_norm` before clipping, and the `param_norm` that results.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     rows = batch["labels"].shape[0]
@@ -100,13 +100,18 @@ def train_step(
     )
     grads = lax.pmean(grads, AXIS)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     state = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    return state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
+    return state, {
+        "loss": value,
+        "grad_norm": optax.tree.norm(grads),
+        "param_norm": optax.tree.norm(params),
+    }
 
 
 def evaluation_step(
