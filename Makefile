@@ -33,7 +33,7 @@ demo-compare: setup  ## random and Balance-batch on equal steps, both tables
 	$(BIN)/python -m experiments.run --config=configs/sweeps/demo_samplers.py:$(SIZE) --workdir=$(RUNS)demo-compare
 
 test: setup  ## run the tests with branch coverage, or those that ARGS picks
-	$(BIN)/python -m pytest --numprocesses=2 $(or $(ARGS),--cov --cov-fail-under=90)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(or $(ARGS),--cov --cov-fail-under=90)
 
 lint: setup  ## check style and format
 	$(BIN)/ruff check .

@@ -92,28 +92,37 @@ def augment(
         if not 0 <= value < 1:
             raise ValueError(f"augment: {name} must be in [0, 1), got {value}.")
 
+    low, high = scale_range
+
     def one(key, image, labels, valid):
-        place, flip, colour = jax.random.split(key, 3)
+        # One draw for all, because XLA takes a second to compile each on CPU.
+        scale, *place, mirror, bright, contr, satur = jax.random.uniform(key, (7,))
         image, labels, valid = _scale_and_crop(
-            place, image, labels, valid, crop_hw, scale_range
+            image,
+            labels,
+            valid,
+            crop_hw=crop_hw,
+            scale=low + (high - low) * scale,
+            place=jnp.stack(place),
         )
-        mirrored = jax.random.bernoulli(flip, flip_probability)
         image, labels, valid = (
-            jnp.where(mirrored, x[:, ::-1], x) for x in (image, labels, valid)
+            jnp.where(mirror < flip_probability, x[:, ::-1], x)
+            for x in (image, labels, valid)
         )
-        return _jitter(colour, image, brightness, contrast, saturation), labels, valid
+        image = pix.adjust_brightness(image, brightness * (2 * bright - 1))
+        image = pix.adjust_contrast(image, 1 + contrast * (2 * contr - 1))
+        image = pix.adjust_saturation(image, 1 + saturation * (2 * satur - 1))
+        return jnp.clip(image, 0, 1), labels, valid
 
     return jax.vmap(one)(keys, images, labels, valid)
 
 
-def _scale_and_crop(key, image, labels, valid, crop_hw, scale_range):
+def _scale_and_crop(image, labels, valid, *, crop_hw, scale, place):
+    """Crops a scaled image at `place`, 0 to 1 of the way from top left."""
     hw = jnp.array(valid.shape)
-    scale_key, place_key = jax.random.split(key)
-    low, high = scale_range
-    scale = jax.random.uniform(scale_key, minval=low, maxval=high)
     # What the crop leaves out of the scaled image; negative where it shows more.
     slack = _extent(valid) * scale - jnp.array(crop_hw)
-    offset = jax.random.uniform(place_key, (2,)) * slack
+    offset = place * slack
     # The centre of output pixel i lies at (i + 0.5 + offset) / scale of the source.
     row, col = (
         jnp.floor((jnp.arange(n) + 0.5 + o) / scale).astype(jnp.int32)
@@ -145,11 +154,3 @@ def _extent(valid):
             for axis, n in enumerate(valid.shape)
         ]
     )
-
-
-def _jitter(key, image, brightness, contrast, saturation):
-    keys = jax.random.split(key, 3)
-    image = pix.random_brightness(keys[0], image, brightness)
-    image = pix.random_contrast(keys[1], image, 1 - contrast, 1 + contrast)
-    image = pix.random_saturation(keys[2], image, 1 - saturation, 1 + saturation)
-    return jnp.clip(image, 0, 1)
