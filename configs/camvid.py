@@ -6,7 +6,7 @@ DIR is CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480) in the `f
 format. Results: experiments/camvid/README.md.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -23,7 +23,7 @@ def get_config(size: str = "full") -> ConfigDict:
         name="folder",
         root="data/camvid",
         ignore_label=11,
-        data_dir=None,
+        data_dir=config_dict.placeholder(str),
         crop_hw=(64, 64) if smoke else (256, 320),
         num_threads=1,
         prefetch_batches=2,
@@ -34,7 +34,7 @@ def get_config(size: str = "full") -> ConfigDict:
     # At half the input's resolution: a quarter of the work.
     config.model = dict(
         name="unet",
-        depth=2 if smoke else 4,
+        depth=1 if smoke else 4,
         width=4 if smoke else 16,
         norm="batch",
         input_stride=2,
@@ -51,6 +51,7 @@ def get_config(size: str = "full") -> ConfigDict:
         split="val",
         final_split="val" if smoke else "test",
         batch_size=4,
+        size_multiple=1,
         checkpoint="newest",
     )
     return config.lock()

@@ -3,7 +3,7 @@
 python run.py --config=configs/demo.py --workdir=runs/demo
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -21,7 +21,7 @@ def get_config(size: str = "full") -> ConfigDict:
         train=40 if smoke else 600,
         val=8 if smoke else 100,
         image_hw=(32, 32) if smoke else (96, 96),
-        data_dir=None,
+        data_dir=config_dict.placeholder(str),
         crop_hw=(32, 32) if smoke else (96, 96),
         num_threads=1,
         prefetch_batches=2,
@@ -29,7 +29,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
     config.sampler = dict(name="balance_batch", batch_max=9, batch_cl=8)
     config.model = dict(
-        name="unet", depth=2 if smoke else 4, width=4 if smoke else 16, norm="batch"
+        name="unet", depth=1 if smoke else 4, width=4 if smoke else 16, norm="batch"
     )
     config.loss = dict(name="softmax_cross_entropy")
     config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)
@@ -37,6 +37,10 @@ def get_config(size: str = "full") -> ConfigDict:
         name="cosine", learning_rate=3e-3, warmup_steps=1 if smoke else 50
     )
     config.evaluate = dict(
-        split="val", final_split="val", batch_size=10, checkpoint="newest"
+        split="val",
+        final_split="val",
+        batch_size=10,
+        size_multiple=1,
+        checkpoint="newest",
     )
     return config.lock()

@@ -23,7 +23,7 @@ def get_config(size: str = "full") -> ConfigDict:
         name="folder",
         root=config_dict.placeholder(str),
         ignore_label=255,
-        data_dir=None,
+        data_dir=config_dict.placeholder(str),
         # Pixels after scaling; images may be smaller or larger, and differ in size.
         crop_hw=(32, 32) if smoke else (256, 256),
         num_threads=1 if smoke else 4,
@@ -33,7 +33,7 @@ def get_config(size: str = "full") -> ConfigDict:
     # Random batches, because which batch_cl can be had depends on the data.
     config.sampler = dict(name="random", batch_max=4 if smoke else 16)
     config.model = dict(
-        name="unet", depth=2 if smoke else 4, width=4 if smoke else 32, norm="batch"
+        name="unet", depth=1 if smoke else 4, width=4 if smoke else 32, norm="batch"
     )
     config.loss = dict(name="softmax_cross_entropy")
     config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)
@@ -41,6 +41,11 @@ def get_config(size: str = "full") -> ConfigDict:
         name="cosine", learning_rate=1e-3, warmup_steps=1 if smoke else 500
     )
     config.evaluate = dict(
-        split="val", final_split="val", batch_size=4, checkpoint="newest"
+        split="val",
+        final_split="val",
+        batch_size=4,
+        # Sides are padded to a multiple, so that sizes are few and compiling is rare.
+        size_multiple=32,
+        checkpoint="newest",
     )
     return config.lock()

@@ -10,9 +10,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
+
+from segloss import cli
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file with `get_config` and `sweep`."
@@ -69,22 +71,21 @@ def load_sweep(path: str):
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
-    logging.set_verbosity(logging.WARNING)
     from segloss import train
     from segloss.report import class_table, summary_table
 
     workdir = pathlib.Path(WORKDIR.value)
-    sweep = load_sweep(config_flags.get_config_filename(flags.FLAGS["config"]))
+    # Without the argument of `get_config`, which follows a colon.
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).rsplit(":", 1)[0]
+    sweep = load_sweep(path)
     results = {}
     for arm, config in expand(CONFIG.value, sweep()):
         path = workdir / arm / "results.json"
-        results[arm] = (
-            json.loads(path.read_text())
-            if path.exists()
-            else train.train(config, workdir / arm)
-        )
+        if path.exists():
+            train.check_same_config(config, workdir / arm)
+            results[arm] = json.loads(path.read_text())
+        else:
+            results[arm] = train.train(config, workdir / arm)
     console = Console()
     for arm, result in results.items():
         console.rule(arm)
@@ -94,4 +95,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    cli.run(main)

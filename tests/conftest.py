@@ -10,8 +10,14 @@ from PIL import Image
 
 # Read when the backend starts: the devices, and the threads without which jaxlib 0.10
 # can deadlock in collectives on CPU. Processes that tests start inherit them.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        # Compiling takes longer than running here.
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
 )
 os.environ["NPROC"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -57,7 +63,19 @@ def finished_run(datasets_dir, tmp_path_factory):
 @pytest.fixture
 def small_folder(tmp_path):
     """Six images of two sizes and three classes in the `folder` format."""
-    root = tmp_path / "shapes"
+    write_folder(tmp_path / "shapes", ["ground", "box", "bar"], ignore_label=255)
+    return tmp_path / "shapes"
+
+
+@pytest.fixture
+def camvid_like_folder(tmp_path):
+    """The same with the classes of CamVid, whose void label is 11."""
+    names = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
+    write_folder(tmp_path / "street", names.split(), ignore_label=11)
+    return tmp_path / "street"
+
+
+def write_folder(root, class_names, *, ignore_label):
     rng = np.random.default_rng(0)
     for split, stems in {"train": "abcd", "val": "ef"}.items():
         for kind in ("images", "labels"):
@@ -67,10 +85,10 @@ def small_folder(tmp_path):
             labels = np.zeros(hw, np.uint8)
             labels[4:20, 6:30] = 1
             labels[24:34, 10 + i : 40] = 2
-            labels[0] = 255
+            labels[0] = ignore_label
             noise = rng.integers(0, 40, (*hw, 3))
             image = (np.minimum(labels, 2)[..., None] * 80 + noise).astype(np.uint8)
             Image.fromarray(image).save(root / split / "images" / f"{stem}.png")
             Image.fromarray(labels).save(root / split / "labels" / f"{stem}.png")
-    (root / "classes.txt").write_text("0 ground\n1 box\n2 bar\n")
-    return root
+    lines = [f"{index} {name}\n" for index, name in enumerate(class_names)]
+    (root / "classes.txt").write_text("".join(lines))

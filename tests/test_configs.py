@@ -19,13 +19,9 @@ def smoke(name, tmp_path, request):
     """The smoke config, its data in a place of the test's own."""
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
     config.data.data_dir = str(tmp_path / "datasets")
-    if name == "camvid":
-        root = ROOT.parent / "shared" / "data" / "camvid"
-        if not root.is_dir():
-            pytest.skip("the CamVid images are not beside the checkout")
-        config.data.root = str(root)
-    elif config.data.name == "folder":
-        config.data.root = str(request.getfixturevalue("small_folder"))
+    if config.data.name == "folder":
+        folder = "camvid_like_folder" if name == "camvid" else "small_folder"
+        config.data.root = str(request.getfixturevalue(folder))
     return config
 
 

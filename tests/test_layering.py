@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "models": (ARRAYS | {"flax"}, {"registry"}),
     "report": (DRAWING, set()),
     "registry": (set(), set()),
+    "cli": ({"absl"}, {"train"}),
     "train": (
         LOADING | {"flax", "ml_collections", "optax", "orbax", "tensorboardX"},
         {"losses", "metrics", "data", "models", "report", "registry"},
@@ -69,10 +70,24 @@ def imports_of(path):
     ("pattern", "allowed"),
     [
         ("configs/**/*.py", {"ml_collections", "configs", "collections"}),
-        ("run.py", {"absl", "ml_collections", "segloss", "pathlib", "sys"}),
+        ("run.py", {"absl", "ml_collections", "segloss", "pathlib"}),
+        (
+            "experiments/**/*.py",
+            {
+                "absl",
+                "collections",
+                "importlib",
+                "json",
+                "ml_collections",
+                "pathlib",
+                "rich",
+                "segloss",
+                "typing",
+            },
+        ),
     ],
 )
-def test_configs_are_values_and_run_is_thin(pattern, allowed):
+def test_configs_are_values_and_commands_are_thin(pattern, allowed):
     paths = list(ROOT.glob(pattern))
     assert paths
     for path in paths:

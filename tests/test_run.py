@@ -1,5 +1,6 @@
 """The command line, in processes of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def command(*args):
+def command(*args, **env):
     return subprocess.run(
-        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | env,
     )
+
+
+# As on a terminal, where the progress bars are drawn.
+TERMINAL = {"FORCE_COLOR": "1"}
 
 
 def test_train_evaluate_and_predict(tmp_path, small_folder):
@@ -23,13 +32,20 @@ def test_train_evaluate_and_predict(tmp_path, small_folder):
         f"--config.data.root={small_folder}",
         f"--config.data.data_dir={tmp_path / 'datasets'}",
         workdir,
+        **TERMINAL,
     )
     assert trained.returncode == 0, trained.stderr
     assert "mean IoU" in trained.stdout
-    evaluated = command("run.py", workdir, "--mode=evaluate")
+    evaluated = command(
+        "run.py", workdir, "--mode=evaluate", "--split=train", **TERMINAL
+    )
     assert evaluated.returncode == 0, evaluated.stderr
     predicted = command(
-        "run.py", workdir, "--mode=predict", f"--input={small_folder / 'val'}"
+        "run.py",
+        workdir,
+        "--mode=predict",
+        f"--input={small_folder / 'val'}",
+        **TERMINAL,
     )
     assert predicted.returncode == 0, predicted.stderr
     assert (
@@ -43,6 +59,9 @@ def test_train_evaluate_and_predict(tmp_path, small_folder):
         (("--mode=train",), "--mode=train needs --config"),
         (("--mode=predict",), "config.json is missing; train with this --workdir"),
         (("--config=configs/folder.py:smoke",), "error: config.data.root is not set"),
+        (("--config=configs/none.py",), "error: "),
+        (("--config=configs/demo.py:huge",), "must be 'full' or 'smoke', got 'huge'"),
+        (("--config=configs/demo.py", "surplus"), "unknown argument 'surplus'"),
         (("--mode=guess",), "should be one of <train|evaluate|predict>"),
     ],
 )

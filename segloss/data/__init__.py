@@ -3,7 +3,16 @@
 from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
 from segloss.data.datasets import DATASETS, Dataset, open_dataset
-from segloss.data.pipeline import Batch, InOrder, Sampler, iterate_batches, load_batch
+from segloss.data.folder import read_image, read_labels
+from segloss.data.pipeline import (
+    Batch,
+    InOrder,
+    Sampler,
+    iterate_batches,
+    load_batch,
+    put_on_canvas,
+    round_up,
+)
 from segloss.data.samplers import (
     SAMPLERS,
     BalanceBatch,
@@ -27,4 +36,8 @@ __all__ = [
     "most_distinct_classes",
     "normalize",
     "open_dataset",
+    "put_on_canvas",
+    "read_image",
+    "read_labels",
+    "round_up",
 ]

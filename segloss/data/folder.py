@@ -36,7 +36,6 @@ SUFFIXES = {"images": (".jpg", ".jpeg", ".png"), "labels": (".png",)}
 MAX_LABEL = 255
 
 _SHARD_BYTES = 64 << 20  # of source files
-_FAULTS_SHOWN = 50
 _EXIF_ORIENTATION = 0x0112
 _PNG_BITS = 24  # the byte of a PNG that holds the bit depth
 _KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO is the JPEG of many phones
@@ -64,14 +63,12 @@ class DatasetError(ValueError):
     """A data set cannot be used as it is.
 
     Attributes:
-        faults: all of them; the message shows the first 50.
+        faults: all of them, each a line of the message.
     """
 
     def __init__(self, root: str | os.PathLike[str], faults: Iterable[Fault]):
         self.root, self.faults = root, tuple(faults)
-        shown = [f"  {fault}" for fault in self.faults[:_FAULTS_SHOWN]]
-        if hidden := len(self.faults) - len(shown):
-            shown.append(f"  ... and {hidden} more")
+        shown = [f"  {fault}" for fault in self.faults]
         count = len(self.faults)
         super().__init__(
             f"folder: {root} has {count} fault{'s' * (count > 1)}, nothing was "
@@ -292,11 +289,11 @@ def check(config: FolderConfig) -> None:
 
 def _inspect(pair: Pair, config: FolderConfig) -> list[Fault]:
     sizes, faults = {}, []
-    for path, read in ((pair.image, _read_image), (pair.labels, _read_labels)):
+    for path, read in ((pair.image, read_image), (pair.labels, read_labels)):
         name = _relative(config.root, path)
         try:
             pixels = read(path.read_bytes())[0]
-        except _UnfitError as error:
+        except UnfitError as error:
             faults.append(Fault(name, str(error)))
         # Decoders raise nearly anything on broken bytes.
         except Exception as error:
@@ -335,11 +332,11 @@ def _stray_values(name: str, labels: Image.Image, config: FolderConfig) -> list[
 # --- what is stored -------------------------------------------------------------
 
 
-class _UnfitError(ValueError):
+class UnfitError(ValueError):
     """A sound file of the wrong kind."""
 
 
-def _read_image(data: bytes) -> tuple[Image.Image, bool]:
+def read_image(data: bytes) -> tuple[Image.Image, bool]:
     """Decodes an image to RGB; True if its bytes can be stored as they are."""
     with Image.open(BytesIO(data)) as image:
         image.load()
@@ -347,7 +344,7 @@ def _read_image(data: bytes) -> tuple[Image.Image, bool]:
         if image.mode == "RGB" and image.format in _KEPT_FORMATS and upright:
             return image, True
         if image.mode not in _MODES_TO_RGB:
-            raise _UnfitError(
+            raise UnfitError(
                 f"must have 8 bits per channel, got mode {image.mode}; convert it"
             )
         image = ImageOps.exif_transpose(image)
@@ -356,15 +353,15 @@ def _read_image(data: bytes) -> tuple[Image.Image, bool]:
         return image.convert("RGB"), False
 
 
-def _read_labels(data: bytes) -> tuple[Image.Image, bool]:
-    """Decodes class ids to mode L, as `_read_image`; of a palette, its indices."""
+def read_labels(data: bytes) -> tuple[Image.Image, bool]:
+    """Decodes class ids to mode L, as `read_image`; of a palette, its indices."""
     with Image.open(BytesIO(data)) as image:
         image.load()
         if image.format != "PNG":
-            raise _UnfitError(f"must be PNG inside, got {image.format}; convert it")
+            raise UnfitError(f"must be PNG inside, got {image.format}; convert it")
         # PIL stretches grey of fewer bits to 0..255, which are no ids any more.
         if image.mode not in ("L", "P") or (image.mode == "L" and data[_PNG_BITS] != 8):
-            raise _UnfitError(
+            raise UnfitError(
                 "must hold class ids as 8-bit grey (L) or palette (P), got mode "
                 f"{image.mode} of {data[_PNG_BITS]} bits; convert it"
             )
@@ -375,7 +372,7 @@ def _read_labels(data: bytes) -> tuple[Image.Image, bool]:
 
 def _encode(pair: Pair) -> Sample:
     encoded = []
-    for path, read in ((pair.image, _read_image), (pair.labels, _read_labels)):
+    for path, read in ((pair.image, read_image), (pair.labels, read_labels)):
         data = path.read_bytes()
         pixels, sound = read(data)
         encoded.append(data if sound else encode_png(pixels))

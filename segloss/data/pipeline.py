@@ -38,18 +38,32 @@ class Sampler(Protocol):
 
 
 class InOrder:
-    """Each sample once, in order, the last batch short: what evaluation reads."""
+    """The given samples once, in order, the last batch short: what evaluation reads."""
 
-    def __init__(self, num_samples: int, *, batch_max: int):
-        self.num_samples = num_samples
+    def __init__(self, ids: Int64[np.ndarray, " n"], *, batch_max: int):
+        self.ids = ids
         self.batch_max = batch_max
 
     def __len__(self) -> int:
-        return -(-self.num_samples // self.batch_max)
+        return -(-len(self.ids) // self.batch_max)
 
     def __getitem__(self, k: int) -> Int64[np.ndarray, " b"]:
-        start = k * self.batch_max
-        return np.arange(start, min(start + self.batch_max, self.num_samples))
+        return self.ids[k * self.batch_max : (k + 1) * self.batch_max]
+
+
+def round_up(hw: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Height and width of the smallest canvas whose sides `multiple` divides."""
+    return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
+
+
+def put_on_canvas(
+    image: UInt8[np.ndarray, "h w 3"], canvas_hw: tuple[int, int]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image in the upper left corner, the mean colour beside it."""
+    canvas = np.empty((*canvas_hw, 3), np.uint8)
+    canvas[:] = PAD_RGB
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas
 
 
 def load_batch(
@@ -73,7 +87,7 @@ def load_batch(
         ValueError: if an image is larger than the canvas; it names the sample.
     """
     images = np.empty((batch_size, *canvas_hw, 3), np.uint8)
-    images[:] = PAD_RGB
+    images[len(ids) :] = PAD_RGB
     labels = np.full((batch_size, *canvas_hw), ignore_label, np.uint8)
     for row, i in enumerate(ids):
         sample = source[int(i)]
@@ -83,7 +97,7 @@ def load_batch(
                 f"load_batch: sample {sample['stem']!r} is {h}x{w}, larger than the "
                 f"canvas {canvas_hw[0]}x{canvas_hw[1]}."
             )
-        images[row, :h, :w] = sample["image"]
+        images[row] = put_on_canvas(sample["image"], canvas_hw)
         labels[row, :h, :w] = sample["labels"]
     return Batch(
         images=images,

@@ -48,9 +48,9 @@ class _EpochSampler:
         plan = self._plans.get(epoch)
         if plan is None:
             plan = self._plan(epoch)
-            # Loader threads straddle two epochs at most.
-            self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
-            self._plans[epoch] = plan
+            # Loader threads straddle two epochs at most; each replaces the dict whole.
+            kept = {e: p for e, p in self._plans.copy().items() if e >= epoch - 1}
+            self._plans = kept | {epoch: plan}
         return plan[position].copy()
 
     def _plan(self, epoch: int) -> list[Int[np.ndarray, " b"]]:
@@ -176,6 +176,11 @@ class BalanceBatch(_EpochSampler):
 
     def _deal(self, order: Int[np.ndarray, " n"]) -> list[Sequence[int]]:
         queue = deque(order.tolist())
+        if self.exact:  # what goes past batch_cl by itself fits no batch
+            fits = (
+                i for i in queue if self._class_sets[i].bit_count() <= self.batch_cl
+            )
+            queue = deque(fits)
         batches: list[Sequence[int]] = []
         turned = 0  # samples requeued since the last batch
         while queue and turned < len(queue):
@@ -183,8 +188,6 @@ class BalanceBatch(_EpochSampler):
             if complete:
                 batches.append(batch)
                 turned = 0
-            elif not batch:  # exact: each sample left holds too many classes by itself
-                break
             elif self.on_reject == "requeue":
                 queue.extend(batch)
                 turned += len(batch)

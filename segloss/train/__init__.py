@@ -3,12 +3,13 @@
 from segloss.train.log import NonFiniteError
 from segloss.train.loop import Stopped, train
 from segloss.train.predict import predict
-from segloss.train.setup import make_setup, read_config
+from segloss.train.setup import check_same_config, make_setup, read_config
 from segloss.train.trained import evaluate_run
 
 __all__ = [
     "NonFiniteError",
     "Stopped",
+    "check_same_config",
     "evaluate_run",
     "make_setup",
     "predict",

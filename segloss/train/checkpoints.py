@@ -15,6 +15,12 @@ from segloss.train.step import TrainState
 _NOT_SCORED = -1.0
 
 
+def check_which(which: str) -> None:
+    """Raises ValueError unless `which` names a kept checkpoint: "newest" or "best"."""
+    if which not in ("newest", "best"):
+        raise ValueError(f"checkpoint must be 'newest' or 'best', got {which!r}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A checkpoint read back; `meta` is what was saved beside the state."""
@@ -96,14 +102,19 @@ class Checkpoints:
         step = self._find(which)
         if step is None:
             return None
-        template = ocp.args.StandardRestore(jax.tree.map(np.asarray, like))
+        like = jax.tree.map(np.asarray, like)
+        template = ocp.args.StandardRestore(like)
+        misfit = (
+            f"checkpoint {self.directory / str(step)} does not fit this model and "
+            "optimizer; use the config it was trained with."
+        )
         try:
             parts = self._manager.restore(step, args=ocp.args.Composite(state=template))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"checkpoint {self.directory / str(step)} does not fit this model and "
-                f"optimizer; use the config it was trained with. ({error})"
-            ) from error
+            raise ValueError(misfit) from error
+        # Orbax takes a tree of the same names whatever the shapes.
+        if jax.tree.map(np.shape, parts.state) != jax.tree.map(np.shape, like):
+            raise ValueError(misfit)
         return Restored(state=parts.state, step=step, meta=self.read_meta(which))
 
     def read_meta(self, which: str = "newest") -> dict[str, Any]:
@@ -119,12 +130,14 @@ class Checkpoints:
         return self._manager.restore(step, args=args).meta
 
     def _find(self, which: str) -> int | None:
-        if which not in ("newest", "best"):
-            raise ValueError(
-                f"Checkpoints: which must be 'newest' or 'best', got {which!r}."
-            )
+        check_which(which)
         newest = self._manager.latest_step()
         return newest if which == "newest" else self._manager.best_step() or newest
+
+    @property
+    def newest_step(self) -> int | None:
+        """Step of the newest checkpoint; None if there is none."""
+        return self._manager.latest_step()
 
     def close(self) -> None:
         """Waits for what is being written."""

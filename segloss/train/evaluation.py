@@ -1,5 +1,6 @@
 """Evaluation: each image once, counts added up as integers, divided once."""
 
+import collections
 import dataclasses
 import json
 import math
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from segloss import __version__, metrics
-from segloss.data import Dataset, InOrder, iterate_batches
+from segloss.data import Dataset, InOrder, iterate_batches, round_up
 from segloss.train.step import shard
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -47,10 +48,14 @@ def evaluate(
     split: str,
     *,
     batch_size: int,
+    size_multiple: int,
     num_threads: int = 2,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Counts the confusions of one split at the images' full size.
+
+    Each image is padded as prediction pads it, whatever else is in the split. Images
+    that then have one size share batches; each size is compiled once.
 
     Args:
         evaluation_step: from `pmap_evaluation_step`.
@@ -58,33 +63,54 @@ def evaluate(
         dataset: where the split lies.
         split: which split.
         batch_size: images at once, over all devices.
+        size_multiple: both sides are padded to a multiple of so many pixels.
         num_threads: threads that read ahead.
         on_batch: called with the number of images of each batch that is done.
     """
     source = dataset.source(split)
-    sampler = InOrder(len(source), batch_max=batch_size)
-    per_image = []
-    batches = iterate_batches(
-        source,
-        sampler,
-        start=0,
-        stop=len(sampler),
-        num_devices=jax.local_device_count(),
-        canvas_hw=dataset.max_hw,
-        ignore_label=dataset.ignore_label,
-        num_threads=num_threads,
-    )
-    for batch in batches:
-        counts = np.asarray(evaluation_step(replicated_variables, shard(batch)))
-        per_image.append(counts.reshape(-1, *counts.shape[2:])[batch["sample_valid"]])
-        on_batch(len(per_image[-1]))
-    return Evaluation(split=split, per_image=np.concatenate(per_image))
+    labels = dataset.source(split, images=False)
+    groups = collections.defaultdict(list)
+    for i in range(len(labels)):
+        groups[round_up(labels[i]["labels"].shape, size_multiple)].append(i)
+    num_classes = dataset.num_classes
+    per_image = np.zeros((len(source), num_classes, num_classes), np.int32)
+    for canvas_hw, ids in groups.items():
+        sampler = InOrder(np.array(ids), batch_max=batch_size)
+        batches = iterate_batches(
+            source,
+            sampler,
+            start=0,
+            stop=len(sampler),
+            num_devices=jax.local_device_count(),
+            canvas_hw=canvas_hw,
+            ignore_label=dataset.ignore_label,
+            num_threads=num_threads,
+        )
+        for k, batch in enumerate(batches):
+            counts = np.asarray(evaluation_step(replicated_variables, shard(batch)))
+            counts = counts.reshape(-1, *counts.shape[2:])[batch["sample_valid"]]
+            per_image[sampler[k]] = counts
+            on_batch(len(counts))
+    return Evaluation(split=split, per_image=per_image)
 
 
 def make_results(
-    evaluation: Evaluation, dataset: Dataset, *, step: int, seconds: float
+    evaluation: Evaluation,
+    dataset: Dataset,
+    *,
+    step: int,
+    seconds: float,
+    commit: str | None,
 ) -> dict[str, Any]:
-    """What `results.json` holds; NaN, where a class has no pixel, is None."""
+    """What `results.json` holds; NaN, where a class has no pixel, is None.
+
+    Args:
+        evaluation: counts of the split.
+        dataset: where the split lies.
+        step: steps that the model was trained for.
+        seconds: of training.
+        commit: of the code that trained it.
+    """
     confusion = evaluation.confusion
     scores = {
         "iou": metrics.iou_per_class(confusion),
@@ -114,7 +140,7 @@ def make_results(
                 "segloss": __version__,
                 **{name: metadata.version(name) for name in _PACKAGES},
             },
-            "commit": _commit(),
+            "commit": commit,
         }
     )
 
@@ -151,13 +177,19 @@ def _without_nan(tree: Any) -> Any:
     return None if isinstance(tree, float) and math.isnan(tree) else tree
 
 
-def _commit() -> str | None:
-    """Commit of the checkout that this file lies in; None outside of one."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+def current_commit() -> str | None:
+    """Commit of the checkout that this file is part of; None outside of one."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(
-            [*git, "--abbrev=40", "--exclude=*"], capture_output=True, text=True
+        # A package that is installed may lie within the checkout of something else.
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", here.name],
+            capture_output=True,
+            check=True,
         )
-    except FileNotFoundError:
+        done = subprocess.run(described, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip()

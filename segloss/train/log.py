@@ -48,10 +48,15 @@ class MetricWriter:
             lines = path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= start_step]
         path.write_text("".join(f"{line}\n" for line in kept))
+        self._before = [json.loads(line) for line in kept]
         self._file = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1, max_queue=100
         )
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether the run that goes on had written this scalar."""
+        return any(x["step"] == step and name in x for x in self._before)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one line, and a TensorBoard point for each of its scalars."""
@@ -155,6 +160,11 @@ class StepMeter:
 
 def _to_floats(scalars: dict[str, jax.Array]) -> dict[str, float]:
     return {name: float(value) for name, value in first_replica(scalars).items()}
+
+
+def make_console() -> Console:
+    """Where a run speaks to its user; brackets in paths are no markup."""
+    return Console(markup=False, highlight=False)
 
 
 def make_progress(console: Console) -> Progress:

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.progress import Progress
 
 from segloss import metrics
 from segloss.data import Batch, iterate_batches
 from segloss.train.checkpoints import Checkpoints, Restored
-from segloss.train.evaluation import evaluate
-from segloss.train.log import MetricWriter, StepMeter, make_progress
-from segloss.train.setup import Setup, make_setup, write_config
+from segloss.train.evaluation import current_commit, evaluate
+from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
+from segloss.train.setup import Setup, check_same_config, make_setup, write_config
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
     TrainState,
@@ -28,7 +29,7 @@ from segloss.train.step import (
     replicate,
     shard,
 )
-from segloss.train.trained import TrainedModel, final_evaluation
+from segloss.train.trained import final_evaluation, load_trained
 
 
 class Stopped(SystemExit):
@@ -61,11 +62,7 @@ def train(
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
     workdir = Path(workdir)
-    setup = make_setup(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_config(config, workdir)
-    with stop_on_signals() as stop:
-        return _Run(setup, workdir, Console(), stop, on_step).train()
+    return _Run(make_setup(config), workdir, make_console(), on_step).train()
 
 
 @dataclasses.dataclass
@@ -73,8 +70,9 @@ class _Run:
     setup: Setup
     workdir: Path
     console: Console
-    stop: StopRequest
     on_step: Callable[[int], None]
+    stop: StopRequest = dataclasses.field(default_factory=StopRequest)
+    commit: str | None = dataclasses.field(default_factory=current_commit)
     started: float = dataclasses.field(default_factory=time.monotonic)
     seconds_before: float = 0.0
 
@@ -89,15 +87,25 @@ class _Run:
         with contextlib.closing(
             Checkpoints(self.workdir / "checkpoints")
         ) as checkpoints:
-            if restored := checkpoints.restore(state):
-                state = self._go_on_from(restored)
+            if checkpoints.newest_step is not None:
+                check_same_config(config, self.workdir)
+                state = self._go_on_from(checkpoints.restore(state))
+            write_config(config, self.workdir)
             self._introduce(state)
             with (
+                stop_on_signals(self.stop),
                 MetricWriter(self.workdir, start_step=int(state.step)) as writer,
                 make_progress(self.console) as progress,
             ):
-                state = self._steps(state, checkpoints, writer, progress)
-        return self._finish(state)
+                self._steps(state, checkpoints, writer, progress)
+        return final_evaluation(
+            config,
+            setup.dataset,
+            config.evaluate.final_split,
+            load_trained(config, self.workdir),
+            self.workdir,
+            self.console,
+        )
 
     def _go_on_from(self, restored: Restored) -> TrainState:
         if restored.meta["fingerprint"] != self.setup.dataset.fingerprint:
@@ -119,7 +127,13 @@ class _Run:
         """Seconds of training, those before a restart included."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def _steps(self, state: TrainState, checkpoints, writer, progress) -> TrainState:
+    def _steps(
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        progress: Progress,
+    ) -> None:
         config, setup = self.setup.config, self.setup
         first, last = int(state.step), config.total_steps
         state = replicate(state)
@@ -132,6 +146,13 @@ class _Run:
         meter = StepMeter(writer, setup.schedule)
         task = progress.add_task("train", total=last, completed=first, status="")
         batches = self._batches(first, last)
+        if (
+            first
+            and self._is_due(first, config.evaluate_every_steps)
+            and not writer.has(first, f"{config.evaluate.split}_mean_iou")
+        ):
+            # A stop came between that step and the end of its evaluation.
+            self._evaluate(state, first, writer, progress)
         for step in range(first + 1, last + 1):
             with meter.waiting_for_data():
                 batch = next(batches)
@@ -139,24 +160,23 @@ class _Run:
             meter.add(step, scalars, images=int(batch["sample_valid"].sum()))
             self.on_step(step)
             stopping = bool(self.stop)
-            evaluating = step % config.evaluate_every_steps == 0 or step == last
-            saving = step % config.checkpoint_every_steps == 0 or step == last
-            if stopping or evaluating or saving or step % config.log_every_steps == 0:
+            evaluating = self._is_due(step, config.evaluate_every_steps)
+            # What was evaluated may be the best so far.
+            saving = evaluating or self._is_due(step, config.checkpoint_every_steps)
+            if stopping or saving or step % config.log_every_steps == 0:
                 # Before a checkpoint, so that none holds what is not finite.
                 progress.update(task, completed=step, status=meter.flush())
             mean_iou = None
             if evaluating and not stopping:
-                try:
-                    mean_iou = self._evaluate(state, step, writer, progress)
-                except _EvaluationStopped:
-                    stopping = True
+                mean_iou = self._evaluate(state, step, writer, progress)
+                stopping = bool(self.stop)
                 meter.restart_clock()
             if stopping or saving:
                 checkpoints.save(
                     first_replica(state),
                     mean_iou=mean_iou,
                     meta={
-                        "data_position": step,
+                        "commit": self.commit,
                         "seconds": self._seconds,
                         "fingerprint": setup.dataset.fingerprint,
                         "class_names": list(setup.dataset.class_names),
@@ -165,7 +185,9 @@ class _Run:
                 )
             if stopping:
                 raise self._stopped(step)
-        return first_replica(state)
+
+    def _is_due(self, step: int, every_steps: int) -> bool:
+        return step % every_steps == 0 or step == self.setup.config.total_steps
 
     def _batches(self, first: int, last: int) -> Iterator[Batch]:
         config, dataset = self.setup.config, self.setup.dataset
@@ -183,8 +205,10 @@ class _Run:
             process_count=jax.process_count(),
         )
 
-    def _evaluate(self, state: TrainState, step: int, writer, progress) -> float:
-        """Scores the replicated state on the split that is watched during training."""
+    def _evaluate(
+        self, state: TrainState, step: int, writer: MetricWriter, progress: Progress
+    ) -> float | None:
+        """Mean IoU on the split that is watched; None if the run was asked to stop."""
         config = self.setup.config
         dataset, split = self.setup.dataset, config.evaluate.split
         task = progress.add_task(split, total=len(dataset.source(split)), status="")
@@ -194,16 +218,21 @@ class _Run:
                 raise _EvaluationStopped
             progress.advance(task, images)
 
-        evaluation = evaluate(
-            self._evaluation_step,
-            state.variables,
-            dataset,
-            split,
-            batch_size=config.evaluate.batch_size,
-            num_threads=config.data.num_threads,
-            on_batch=on_batch,
-        )
-        progress.remove_task(task)
+        try:
+            evaluation = evaluate(
+                self._evaluation_step,
+                state.variables,
+                dataset,
+                split,
+                batch_size=config.evaluate.batch_size,
+                size_multiple=config.evaluate.size_multiple,
+                num_threads=config.data.num_threads,
+                on_batch=on_batch,
+            )
+        except _EvaluationStopped:
+            return None
+        finally:
+            progress.remove_task(task)
         summary = metrics.summary(evaluation.confusion)
         writer.write(step, {f"{split}_{k}": v for k, v in summary.items()})
         writer.flush()
@@ -212,21 +241,6 @@ class _Run:
             f"pixel accuracy {summary['pixel_accuracy']:.4f}"
         )
         return summary["mean_iou"]
-
-    def _finish(self, state: TrainState) -> dict[str, Any]:
-        dataset = self.setup.dataset
-        trained = TrainedModel(
-            model=self.setup.model,
-            variables=state.variables,
-            class_names=dataset.class_names,
-            ignore_label=dataset.ignore_label,
-            fingerprint=dataset.fingerprint,
-            step=int(state.step),
-            seconds=self._seconds,
-        )
-        return final_evaluation(
-            self.setup.config, dataset, trained, self.workdir, self.console
-        )
 
     def _introduce(self, state: TrainState) -> None:
         setup, dataset = self.setup, self.setup.dataset

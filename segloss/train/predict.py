@@ -1,19 +1,20 @@
 """Prediction for any images: class ids, overlays, and scores where labels lie."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.console import Console
+from PIL import Image
 
 from segloss import metrics
+from segloss.data import read_image, read_labels
 from segloss.report import overlay, summary_table, to_palette_png
 from segloss.train.evaluation import write_json
-from segloss.train.log import make_progress
+from segloss.train.log import make_console, make_progress
 from segloss.train.trained import TrainedModel, load_trained
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -40,24 +41,33 @@ def predict(
         FileNotFoundError: if there is no image, or no checkpoint.
         ValueError: if a file cannot be read; it names the file.
     """
-    images = Path(images)
-    console = Console()
-    paths, label_dir, name = _find(images)
+    console = make_console()
+    paths, label_dir, name = _find(Path(images).resolve())
     trained = load_trained(config, Path(workdir))
+    labels = {
+        path.stem: _read_labels(label_dir / f"{path.stem}.png", trained)
+        for path in paths
+        if (label_dir / f"{path.stem}.png").exists()
+    }
     directory = Path(workdir) / "predictions" / name
+    # Of an earlier set of this name, nothing must stay beside this one.
+    shutil.rmtree(directory, ignore_errors=True)
     for kind in ("indices", "overlays"):
-        (directory / kind).mkdir(parents=True, exist_ok=True)
+        (directory / kind).mkdir(parents=True)
     confusions = {}
     with make_progress(console) as progress:
-        for path in progress.track(paths, description="predict"):
-            image = _read_image(path)
+        task = progress.add_task("predict", total=len(paths), status="")
+        for path in paths:
+            image = _read(path, read_image)
             predicted = trained.predict(image)
             to_palette_png(predicted).save(directory / "indices" / f"{path.stem}.png")
             blended = Image.fromarray(overlay(image, predicted))
             blended.save(directory / "overlays" / f"{path.stem}.png")
-            label_path = label_dir / f"{path.stem}.png"
-            if label_path.exists():
-                confusions[path.stem] = _count(trained, predicted, label_path)
+            if path.stem in labels:
+                confusions[path.stem] = _count(
+                    trained, predicted, labels[path.stem], path
+                )
+            progress.advance(task)
     console.print(f"{len(paths)} predictions: {directory}", soft_wrap=True)
     if not confusions:
         return None
@@ -73,7 +83,11 @@ def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
         return [images], images.parent.parent / "labels", images.stem
     folder = images / "images" if (images / "images").is_dir() else images
     found = folder.iterdir() if folder.is_dir() else ()
-    paths = sorted(p for p in found if p.suffix.lower() in _SUFFIXES)
+    paths = sorted(
+        path
+        for path in found
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    )
     if not paths:
         raise FileNotFoundError(
             f"--input={images}: no image ({', '.join(_SUFFIXES)}) lies there."
@@ -88,34 +102,43 @@ def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
     return paths, folder.parent / "labels", name
 
 
-def _read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def _read(path: Path, read: Callable[[bytes], tuple[Image.Image, bool]]) -> np.ndarray:
+    """The pixels of a file, by the same rules as a `folder` dataset."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error}).") from error
+        return np.asarray(read(path.read_bytes())[0])
+    # Decoders raise nearly anything on broken bytes.
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be used ({error}).") from error
+
+
+def _read_labels(path: Path, trained: TrainedModel) -> UInt8[np.ndarray, "h w"]:
+    labels = _read(path, read_labels)
+    num_classes = len(trained.class_names)
+    stray = sorted({*np.unique(labels).tolist()} - {trained.ignore_label})
+    if stray and stray[-1] >= num_classes:
+        raise ValueError(
+            f"{path}: label {stray[-1]} is neither a class (0 to {num_classes - 1}) "
+            f"nor ignore_label ({trained.ignore_label})."
+        )
+    return labels
 
 
 def _count(
-    trained: TrainedModel, predicted: UInt8[np.ndarray, "h w"], label_path: Path
-) -> np.ndarray:
-    with Image.open(label_path) as image:
-        labels = np.asarray(image)
+    trained: TrainedModel,
+    predicted: UInt8[np.ndarray, "h w"],
+    labels: UInt8[np.ndarray, "_ _"],
+    path: Path,
+) -> Int64[np.ndarray, "c c"]:
     if labels.shape != predicted.shape:
         raise ValueError(
-            f"{label_path}: labels are {labels.shape}, the image {predicted.shape}; "
-            "labels are one 8-bit value per pixel of the image."
-        )
-    num_classes = len(trained.class_names)
-    valid = labels != trained.ignore_label
-    if valid.any() and (highest := labels[valid].max()) >= num_classes:
-        raise ValueError(
-            f"{label_path}: label {highest} is neither a class (0 to "
-            f"{num_classes - 1}) "
-            f"nor ignore_label ({trained.ignore_label})."
+            f"{path}: the image is {predicted.shape}, its labels {labels.shape} "
+            "(height, width); they must be equal."
         )
     counts = metrics.confusion_matrix(
-        predicted[None], labels[None], valid[None], num_classes=num_classes
+        predicted,
+        labels,
+        labels != trained.ignore_label,
+        num_classes=len(trained.class_names),
     )
     return np.asarray(counts, np.int64)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -14,18 +16,23 @@ from segloss.data import DATASETS, SAMPLERS, Dataset, Sampler, augment, open_dat
 from segloss.losses import compound_loss
 from segloss.models import make_model
 from segloss.registry import bind
+from segloss.train.checkpoints import check_which
+from segloss.train.evaluation import write_json
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.step import AXIS
 
 # What a config holds, and what `config.json` gives back.
 Section = ConfigDict | Mapping[str, Any]
 
-FIELDS = (
-    "seed",
+_COUNTS = (
     "total_steps",
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
+)
+FIELDS = (
+    "seed",
+    *_COUNTS,
     "data",
     "augment",
     "sampler",
@@ -37,9 +44,11 @@ FIELDS = (
 )
 # Fields of `data` that say how it is read; its other fields choose the dataset.
 _LOADING = ("crop_hw", "num_threads", "prefetch_batches")
-_EVALUATE = ("split", "final_split", "batch_size", "checkpoint")
+_EVALUATE = ("split", "final_split", "batch_size", "size_multiple", "checkpoint")
 # What may differ when a run goes on: none of it changes the weights that come out.
 _FREE_TO_CHANGE = (
+    "checkpoint_every_steps",
+    "evaluate_every_steps",
     "log_every_steps",
     "evaluate",
     "data.root",
@@ -69,41 +78,21 @@ def make_setup(config: ConfigDict) -> Setup:
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
     """
-    _check_fields("config", config, FIELDS)
-    _check_fields("config.evaluate", config.evaluate, _EVALUATE)
-    for field in FIELDS[1:5]:
-        if config[field] < 1:
-            raise ValueError(f"config.{field} must be >= 1, got {config[field]}.")
-    for field in _LOADING:
-        if field not in config.data:
-            raise ValueError(f"config.data.{field} is missing.")
-    crop_hw = tuple(config.data.crop_hw)
-    if len(crop_hw) != 2 or min(crop_hw) < 1:
-        raise ValueError(
-            f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
-        )
+    check_fields(config)
     make_sampler = _choose("sampler", SAMPLERS, config.sampler, seed=config.seed)
     augmentation = bind(
         "augment",
         {"augment": augment},
         "augment",
         _plain(config.augment),
-        crop_hw=crop_hw,
+        crop_hw=tuple(config.data.crop_hw),
     )
     loss = _make_loss(config.loss)
     optimizer = make_configured_optimizer(config)
-    dataset_name, hyperparameters = _split_name("data", config.data)
-    hyperparameters = {k: v for k, v in hyperparameters.items() if k not in _LOADING}
-    bind("dataset", DATASETS, dataset_name, hyperparameters)
-    if hyperparameters.get("root", "") is None:
-        raise ValueError("config.data.root is not set; add --config.data.root=DIR.")
-    dataset = open_dataset(dataset_name, **hyperparameters)
-    for field in ("split", "final_split"):
-        if config.evaluate[field] not in dataset.splits:
-            raise ValueError(
-                f"config.evaluate.{field}: {dataset.name} has no split "
-                f"{config.evaluate[field]!r}; it has {', '.join(dataset.splits)}."
-            )
+    dataset = open_configured_dataset(config)
+    check_split(dataset, config.evaluate.split)
+    check_split(dataset, config.evaluate.final_split)
+    _trace(augmentation, loss, dataset.num_classes)
     return Setup(
         config=config,
         dataset=dataset,
@@ -114,6 +103,60 @@ def make_setup(config: ConfigDict) -> Setup:
         optimizer=optimizer,
         augment=augmentation,
     )
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Checks the fields that are no hyperparameters of something named.
+
+    Raises:
+        ValueError: naming the field that is unknown, missing or out of range.
+    """
+    _check_names("config", config, FIELDS)
+    _check_names("config.evaluate", config.evaluate, _EVALUATE)
+    for field in _COUNTS:
+        if config[field] < 1:
+            raise ValueError(f"config.{field} must be >= 1, got {config[field]}.")
+    for field in ("batch_size", "size_multiple"):
+        value = config.evaluate[field]
+        if value < 1:
+            raise ValueError(f"config.evaluate.{field} must be >= 1, got {value}.")
+    check_which(config.evaluate.checkpoint)
+    for field in _LOADING:
+        if field not in config.data:
+            raise ValueError(f"config.data.{field} is missing.")
+    crop_hw = tuple(config.data.crop_hw)
+    if len(crop_hw) != 2 or min(crop_hw) < 1:
+        raise ValueError(
+            f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
+        )
+
+
+def check_split(dataset: Dataset, split: str) -> None:
+    """Raises ValueError if the dataset has no such split; it lists those there are."""
+    if split not in dataset.splits:
+        raise ValueError(
+            f"config.evaluate: {dataset.name} has no split {split!r}; "
+            f"it has {', '.join(dataset.splits)}."
+        )
+
+
+def _trace(augmentation: Callable, loss: Callable, num_classes: int) -> None:
+    """Lets both check their hyperparameters, which they do when they are traced."""
+    shape = jax.ShapeDtypeStruct
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
+    jax.eval_shape(augmentation, keys, shape((1, 2, 2, 3), np.uint8), labels, valid)
+    jax.eval_shape(loss, shape((1, 2, 2, num_classes), np.float32), labels, valid)
+
+
+def open_configured_dataset(config: ConfigDict) -> Dataset:
+    """The dataset of a config, prepared where that has not been done."""
+    name, hyperparameters = _split_name("data", config.data)
+    hyperparameters = {k: v for k, v in hyperparameters.items() if k not in _LOADING}
+    bind("dataset", DATASETS, name, hyperparameters)
+    if hyperparameters.get("root", "") is None:
+        raise ValueError("config.data.root is not set; add --config.data.root=DIR.")
+    return open_dataset(name, **hyperparameters)
 
 
 def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
@@ -165,7 +208,7 @@ def _make_loss(section: Section | Sequence[Section]) -> Callable:
     return compound_loss(parts)
 
 
-def _check_fields(where: str, section: Section, known: tuple[str, ...]) -> None:
+def _check_names(where: str, section: Section, known: tuple[str, ...]) -> None:
     for field in section:
         if field not in known:
             raise ValueError(
@@ -176,28 +219,33 @@ def _check_fields(where: str, section: Section, known: tuple[str, ...]) -> None:
             raise ValueError(f"{where}.{field} is missing.")
 
 
-def write_config(config: ConfigDict, workdir: Path) -> None:
-    """Writes `config.json`, or checks that the run there has the same config.
+def check_same_config(config: ConfigDict, workdir: Path) -> None:
+    """Checks that a run that goes on does so with the config it began with.
 
     Raises:
-        ValueError: if `workdir` holds a run of another config; it lists the fields.
+        ValueError: if the run in `workdir` has another config; it lists the fields.
     """
-    path = workdir / "config.json"
-    text = config.to_json_best_effort(indent=2)
-    if path.exists():
-        before, now = _flatten(json.loads(path.read_text())), _flatten(json.loads(text))
-        differing = [
-            f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
-            for field in sorted(before.keys() | now.keys())
-            if before.get(field) != now.get(field)
-            and not any(f"{field}.".startswith(f"{free}.") for free in _FREE_TO_CHANGE)
-        ]
-        if differing:
-            raise ValueError(
-                f"{workdir} holds a run of another config: {'; '.join(differing)}. "
-                "Choose another --workdir, or go back to that config."
-            )
-    path.write_text(text + "\n")
+    before, now = _flatten(_to_json(read_config(workdir))), _flatten(_to_json(config))
+    differing = [
+        f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field) != now.get(field)
+        and not any(f"{field}.".startswith(f"{free}.") for free in _FREE_TO_CHANGE)
+    ]
+    if differing:
+        raise ValueError(
+            f"{workdir} holds a run of another config: {'; '.join(differing)}. "
+            "Choose another --workdir, or go back to that config."
+        )
+
+
+def write_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes `config.json`."""
+    write_json(workdir / "config.json", _to_json(config))
+
+
+def _to_json(config: ConfigDict) -> Any:
+    return json.loads(config.to_json_best_effort())
 
 
 def read_config(workdir: Path) -> ConfigDict:

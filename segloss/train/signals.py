@@ -16,14 +16,13 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(request: StopRequest) -> Iterator[None]:
     """Turns the first SIGINT or SIGTERM into a request; a second one acts at once.
 
     Outside the main thread, where signals cannot be caught, the request never comes.
     """
-    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
@@ -35,7 +34,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     for number in before:
         signal.signal(number, handle)
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

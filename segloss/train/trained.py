@@ -1,5 +1,6 @@
 """A finished or interrupted run put to use: its weights, their evaluation, pictures."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from segloss.data import Dataset
+from segloss.data import Dataset, put_on_canvas, round_up
 from segloss.report import class_table, example_figure, save_figure, summary_table
 from segloss.train.checkpoints import Checkpoints
 from segloss.train.evaluation import (
@@ -23,11 +24,13 @@ from segloss.train.evaluation import (
     rank_images,
     write_json,
 )
-from segloss.train.log import make_progress
+from segloss.train.log import make_console, make_progress
 from segloss.train.setup import (
+    check_fields,
+    check_split,
     make_configured_model,
     make_configured_optimizer,
-    make_setup,
+    open_configured_dataset,
 )
 from segloss.train.step import (
     make_state,
@@ -45,18 +48,21 @@ class TrainedModel:
     variables: Any
     class_names: tuple[str, ...]
     ignore_label: int
-    fingerprint: str
+    size_multiple: int
     step: int
     seconds: float
+    commit: str | None
 
     @functools.cached_property
-    def predict(
-        self,
-    ) -> Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w"]]:
-        """From one RGB image to its class ids; compiled once per size of image."""
+    def _predict(self) -> Callable[[jax.Array], jax.Array]:
         predict = jax.jit(functools.partial(predict_labels, model=self.model))
-        variables = jax.device_put(self.variables)
-        return lambda image: np.asarray(predict(variables, image[None])[0])
+        return functools.partial(predict, jax.device_put(self.variables))
+
+    def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+        """Class ids of one RGB image; compiled once per size of the padded image."""
+        h, w, _ = image.shape
+        canvas = put_on_canvas(image, round_up((h, w), self.size_multiple))
+        return np.asarray(self._predict(canvas[None]))[0, :h, :w]
 
 
 def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
@@ -64,57 +70,72 @@ def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
 
     Raises:
         FileNotFoundError: if the run has none.
+        ValueError: if it does not fit the config.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    check_fields(config)
     which = config.evaluate.checkpoint
-    meta = checkpoints.read_meta(which)
-    model = make_configured_model(config, len(meta["class_names"]))
-    like = make_state(
-        model,
-        make_configured_optimizer(config),
-        seed=config.seed,
-        image_hw=tuple(config.data.crop_hw),
-    )
-    restored = checkpoints.restore(like, which=which)
-    checkpoints.close()
+    with contextlib.closing(
+        Checkpoints(workdir / "checkpoints", read_only=True)
+    ) as checkpoints:
+        meta = checkpoints.read_meta(which)
+        model = make_configured_model(config, len(meta["class_names"]))
+        like = make_state(
+            model,
+            make_configured_optimizer(config),
+            seed=config.seed,
+            image_hw=tuple(config.data.crop_hw),
+        )
+        restored = checkpoints.restore(like, which=which)
     return TrainedModel(
         model=model,
         variables=restored.state.variables,
         class_names=tuple(meta["class_names"]),
         ignore_label=meta["ignore_label"],
-        fingerprint=meta["fingerprint"],
+        size_multiple=config.evaluate.size_multiple,
         step=restored.step,
         seconds=meta["seconds"],
+        commit=meta["commit"],
     )
 
 
-def evaluate_run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
-    """Evaluates a run's checkpoint on `config.evaluate.final_split`.
+def evaluate_run(
+    config: ConfigDict, workdir: str | Path, *, split: str | None = None
+) -> dict[str, Any]:
+    """Evaluates a run's checkpoint, and prints the tables.
 
-    Writes `evaluations/SPLIT_STEP/results.json` and a figure, and prints the tables.
+    Writes `evaluations/SPLIT_STEP/results.json` and a figure.
+
+    Args:
+        config: the run's config.
+        workdir: the run.
+        split: the split; None is `config.evaluate.final_split`.
+
+    Raises:
+        ValueError: if the dataset has other classes than the run, or no such split.
     """
     workdir = Path(workdir)
-    dataset = make_setup(config).dataset
     trained = load_trained(config, workdir)
+    dataset = open_configured_dataset(config)
+    split = split or config.evaluate.final_split
+    check_split(dataset, split)
     if trained.class_names != dataset.class_names:
         raise ValueError(
             f"{workdir} was trained on the classes {', '.join(trained.class_names)}; "
             f"{dataset.name} has {', '.join(dataset.class_names)}."
         )
-    split = config.evaluate.final_split
     directory = workdir / "evaluations" / f"{split}_{trained.step}"
-    return final_evaluation(config, dataset, trained, directory, Console())
+    return final_evaluation(config, dataset, split, trained, directory, make_console())
 
 
 def final_evaluation(
     config: ConfigDict,
     dataset: Dataset,
+    split: str,
     trained: TrainedModel,
     directory: Path,
     console: Console,
 ) -> dict[str, Any]:
-    """Scores the final split: `results.json`, `figures/examples.png` and tables."""
-    split = config.evaluate.final_split
+    """Scores a split: `results.json`, `figures/examples.png` and tables."""
     step = pmap_evaluation_step(model=trained.model, num_classes=dataset.num_classes)
     with make_progress(console) as progress:
         task = progress.add_task(split, total=len(dataset.source(split)), status="")
@@ -124,11 +145,16 @@ def final_evaluation(
             dataset,
             split,
             batch_size=config.evaluate.batch_size,
+            size_multiple=config.evaluate.size_multiple,
             num_threads=config.data.num_threads,
             on_batch=lambda images: progress.advance(task, images),
         )
     results = make_results(
-        evaluation, dataset, step=trained.step, seconds=trained.seconds
+        evaluation,
+        dataset,
+        step=trained.step,
+        seconds=trained.seconds,
+        commit=trained.commit,
     )
     figure = directory / "figures" / "examples.png"
     _draw_examples(evaluation, dataset, trained, figure)

@@ -373,14 +373,14 @@ def test_all_faults_are_shown_at_once(small_folder, faults_of):
     ]
 
 
-def test_long_list_is_cut_in_the_message_alone():
+def test_every_fault_is_a_line_of_the_message():
     faults = [Fault(f"train/images/{k}.png", "has no label") for k in range(53)]
     error = DatasetError("somewhere", faults)
     assert str(error).startswith(
         "folder: somewhere has 53 faults, nothing was written:"
     )
-    assert len(str(error).splitlines()) == 52
-    assert str(error).endswith("... and 3 more")
+    assert len(str(error).splitlines()) == 54
+    assert str(error).endswith("  train/images/52.png: has no label")
     assert pickle.loads(pickle.dumps(error)).faults == tuple(faults)
 
 

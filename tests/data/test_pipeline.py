@@ -81,7 +81,7 @@ def test_processes_share_the_rows_of_the_global_batch():
 
 
 def test_in_order_reads_each_sample_once():
-    sampler = InOrder(10, batch_max=4)
+    sampler = InOrder(np.arange(10), batch_max=4)
     assert [sampler[k].tolist() for k in range(len(sampler))] == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],

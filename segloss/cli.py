@@ -1,0 +1,42 @@
+"""What the commands share: one clear line where a traceback would not help."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, logging
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a command; what its user can mend ends it with one line, and exit code 1.
+
+    `--verbosity=1` shows where an error came from.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            sys.exit(f"error: unknown argument {argv[1]!r}; flags start with --.")
+        if logging.level_debug():
+            main(argv)
+            return
+        logging.set_verbosity(logging.WARNING)
+        # Only now, so that --help and a mistyped flag answer at once.
+        from segloss.train import NonFiniteError
+
+        try:
+            main(argv)
+        except KeyboardInterrupt:
+            sys.exit(
+                "interrupted; the same command goes on from the newest checkpoint."
+            )
+        except (ValueError, OSError, NonFiniteError) as error:
+            sys.exit(f"error: {error}")
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv)
+    # A config file is read while flags are parsed, and may raise anything.
+    except Exception as error:
+        sys.exit(f"error: {error}")
