@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -35,8 +35,13 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    # Config files are read while flags are parsed, and may raise anything.
     try:
-        return app.parse_flags_with_usage(argv)
-    # A config file is read while flags are parsed, and may raise anything.
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"error: the config has no field {error}.")
     except Exception as error:
-        sys.exit(f"error: {error}")
+        # Of a traceback, the last line says what is wrong.
+        sys.exit(
+            f"error: {str(error).strip().splitlines()[-1]} --help lists the flags."
+        )

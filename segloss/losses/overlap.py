@@ -218,8 +218,9 @@ def _regions(
         targets = labels.astype(jnp.float32)
         return jnp.where(valid, probs, 0.0), jnp.where(valid, targets, 0.0), valid
     # Not jax.nn.softmax, whose gradient keeps one more array of this size in memory.
-    scores, total = softmax_parts(logits, labels, valid)
-    probs = jnp.exp(scores) * jnp.where(valid, 1.0 / total, 0.0)[..., None]
+    logits, top, total = softmax_parts(logits, labels, valid)
+    scale = jnp.where(valid, 1.0 / total, 0.0)
+    probs = jnp.exp(logits - top[..., None]) * scale[..., None]
     targets = one_hot(labels, logits.shape[-1]) & valid[..., None]
     return probs, targets.astype(jnp.float32), valid[..., None]
 

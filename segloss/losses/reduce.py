@@ -81,26 +81,44 @@ def one_hot(
     return jax.nn.one_hot(labels.astype(jnp.int32), num_classes, dtype=bool)
 
 
+@jax.custom_jvp
+def at_label(
+    values: Float[Array, "*pixels c"], labels: Integer[Array, "*pixels"]
+) -> Float[Array, "*pixels"]:
+    """The value of each pixel's label; of some class where the label is none."""
+    labels = jnp.clip(labels.astype(jnp.int32), 0, values.shape[-1] - 1)
+    return jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
+
+
+@at_label.defjvp
+def _at_label_jvp(primals, tangents):
+    # The same as a gather's own derivative, but the transpose of a sum is fused where
+    # the transpose of a gather is a scatter into an array of its own.
+    values, labels = primals
+    chosen = jnp.where(one_hot(labels, values.shape[-1]), tangents[0], 0.0)
+    return at_label(values, labels), chosen.sum(axis=-1)
+
+
 def softmax_parts(
     logits: Float[Array, "*pixels c"],
     labels: Integer[Array, "*pixels"],
     valid: Bool[Array, "..."] | None,
-) -> tuple[Float[Array, "*pixels c"], Float[Array, "*pixels"]]:
-    """Log-odds of the classes against the likeliest, in float32, and the sum of odds.
+) -> tuple[Float[Array, "*pixels c"], Float[Array, "*pixels"], Float[Array, "*pixels"]]:
+    """Logits in float32, their maximum, and the sum of `exp(logits - maximum)`.
 
-    A pixel that is not valid has log-odds 0, whatever its logits, and sends them no
-    gradient. Where a valid pixel's label is no class the sum is NaN: void that was not
-    masked must not pass for a pixel without error.
+    A pixel that is not valid gets logits 0, whatever it holds, and no gradient. Where
+    a valid pixel's label is no class the sum is NaN: void that was not masked must not
+    pass for a pixel without error.
     """
     valid = valid_or_all(labels, valid)
-    scores = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
-    scores -= jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    total = jnp.exp(scores).sum(axis=-1)
+    logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
+    top = jax.lax.stop_gradient(logits.max(axis=-1))
+    total = jnp.exp(logits - top[..., None]).sum(axis=-1)
     labels = labels.astype(jnp.int32)
     known = (labels >= 0) & (labels < logits.shape[-1])
     # Not before exp, which XLA for CPU (jaxlib 0.10.2) compiles wrongly for a constant
     # NaN: exp(where(a, nan, x)).sum() is not NaN.
-    return scores, jnp.where(valid & ~known, jnp.nan, total)
+    return logits, top, jnp.where(valid & ~known, jnp.nan, total)
 
 
 def log_probs(
@@ -109,8 +127,9 @@ def log_probs(
     valid: Bool[Array, "..."] | None,
 ) -> Float[Array, "*pixels c"]:
     """Log-probability of every class in float32; see `softmax_parts` for void."""
-    scores, total = softmax_parts(logits, labels, valid)
-    return scores - jnp.log(total)[..., None]
+    logits, top, total = softmax_parts(logits, labels, valid)
+    # In this order, because the logits may be large and their differences small.
+    return (logits - top[..., None]) - jnp.log(total)[..., None]
 
 
 def log_prob_of_label(
@@ -119,10 +138,8 @@ def log_prob_of_label(
     valid: Bool[Array, "..."] | None,
 ) -> Float[Array, "*pixels"]:
     """Log-probability of the label in float32, at most 0; see `softmax_parts`."""
-    scores, total = softmax_parts(logits, labels, valid)
-    # A gather would do, but its gradient is a scatter; this fuses in both directions.
-    at_label = jnp.where(one_hot(labels, logits.shape[-1]), scores, 0.0).sum(axis=-1)
-    return at_label - jnp.log(total)
+    logits, top, total = softmax_parts(logits, labels, valid)
+    return (at_label(logits, labels) - top) - jnp.log(total)
 
 
 def weigh(

@@ -111,9 +111,10 @@ def test_colour_stays_in_range_and_leaves_labels_alone():
 
 def test_jit_gives_the_same():
     function = functools.partial(augment, crop_hw=(16, 16))
-    compiled = function(KEYS, IMAGES, LABELS, VALID)
+    arrays = [jnp.asarray(x) for x in (IMAGES, LABELS, VALID)]
+    compiled = function(KEYS, *arrays)
     with jax.disable_jit():
-        eager = function(KEYS, IMAGES, LABELS, VALID)
+        eager = function(KEYS, *arrays)
     for a, b in zip(compiled, eager, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -133,7 +134,8 @@ def test_bad_hyperparameters_are_named(kwargs, message):
 
 
 def test_normalize_takes_both_kinds_of_images():
-    floats = normalize(IMAGES / np.float32(255))
-    np.testing.assert_allclose(normalize(IMAGES), floats, atol=1e-5)
+    images = jnp.asarray(IMAGES)
+    floats = normalize(images / 255)
+    np.testing.assert_allclose(normalize(images), floats, atol=1e-5)
     expected = (120 / 255 - np.array(MEAN_RGB)) / STDDEV_RGB
     np.testing.assert_allclose(floats[0, 20, 5], expected, rtol=1e-5)
