@@ -58,8 +58,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics["mean_iou"],
+                # Not orbax's own `read_only`, which warns on every terminal.
                 create=not read_only,
-                read_only=read_only,
                 cleanup_tmp_directories=not read_only,
             ),
         )
