@@ -4,6 +4,7 @@ A sampler is a pure function of its arguments and k. `sampler[k]` is the int64 i
 batch k for any k >= 0, `batch_max` the most ids that a batch can hold.
 """
 
+import abc
 import operator
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from scipy import optimize, sparse
 _MAX_DRAWS = 1_000_000
 
 
-class _EpochSampler:
+class _EpochSampler(abc.ABC):
     """Random access to batches that are planned epoch by epoch.
 
     Every epoch has as many batches as the first shuffle of epoch 0 yields. One that
@@ -66,9 +67,9 @@ class _EpochSampler:
         while True:
             yield rng.permutation(self.num_samples)
 
+    @abc.abstractmethod
     def _deal(self, order: Int[np.ndarray, " n"]) -> list[Sequence[int]]:
         """Deals one shuffle of the samples out into batches."""
-        raise NotImplementedError
 
 
 class RandomBatch(_EpochSampler):
