@@ -6,7 +6,7 @@ two coefficients per class and all that is kept of the logits' size are the logi
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float, Integer
 from segloss.losses.check import Labels, SoftLabels
 from segloss.losses.softmax import (
     as_index,
-    at_label,
-    log_normalizer,
+    clear_void,
+    label_part,
+    normalizer,
     one_hot,
-    without_void,
 )
 
 # XLA for CPU writes an array of the logits' size before it sums over pixels. Of so
@@ -66,113 +66,123 @@ def region_sums(
         per_image: a row of sums for each image instead of one row.
         multi_label: whether the classes have a sigmoid each.
     """
-    rows = logits.shape[0] if per_image else 1
-
-    def as_rows(x: Array, *last: int) -> Array:
-        return x.reshape(rows, -1, *last)
-
-    last = logits.shape[-1:]
-    arrays = as_rows(logits, *last), as_rows(labels), as_rows(valid)
-    sums = _softmax_sums
-    if multi_label:
-        sums = _sigmoid_sums
-        arrays = tuple(as_rows(x, *last) for x in (logits, labels, valid))
-    return jax.vmap(lambda *row: sums(*row, power))(*arrays)
+    function = _sigmoid_sums if multi_label else _softmax_sums
+    return function(logits, labels, valid, power, per_image)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _softmax_sums(
-    logits: Float[Array, "n c"],
-    labels: Integer[Array, " n"],
-    valid: Bool[Array, " n"],
+    logits: Float[Array, "b *spatial c"],
+    labels: Integer[Array, " b *spatial"],
+    valid: Bool[Array, " b *spatial"],
     power: int,
+    per_image: bool,
 ) -> RegionSums:
-    return _softmax_sums_fwd(logits, labels, valid, power)[0]
+    return _softmax_sums_fwd(logits, labels, valid, power, per_image)[0]
 
 
-def _softmax_sums_fwd(logits, labels, valid, power):
-    clean = without_void(logits, valid)
-    top, log_total = log_normalizer(clean, labels, valid)
+def _softmax_sums_fwd(logits, labels, valid, power, per_image):
+    top, log_total = normalizer(logits, labels, valid)
+    prob = jnp.exp(label_part(logits, labels, valid, top, log_total))
+    prob = jnp.where(valid, prob, 0.0)
+    # So that in void all probabilities are 0.
+    log_total = jnp.where(valid, log_total, jnp.inf)
 
-    def sums(sum_at_label, logits, labels, valid, top, log_total):
-        clean = without_void(logits, valid)
-        log_probs = (clean - top[:, None]) - log_total[:, None]
-        off_label = valid[:, None] & ~one_hot(labels, logits.shape[-1])
-        # A pixel of NaN is one of all classes, whatever its label.
-        off_label |= jnp.isnan(log_total)[:, None]
-        prob = jnp.exp((at_label(clean, labels) - top) - log_total)
+    def sums(logits, labels, valid, top, log_total, prob):
+        probs = _probs(logits, valid, top, log_total)
+        on_label = one_hot(labels, logits.shape[-1])
         maps = (1 - prob) ** power, prob**power, jnp.ones_like(prob)
         under, hits, labelled = (
-            sum_at_label(jnp.where(valid, x, 0.0), labels, logits.shape[-1])
+            _sum_of_label(jnp.where(valid, x, 0.0), labels, logits.shape[-1])
             for x in maps
         )
-        over = jnp.where(off_label, jnp.exp(log_probs) ** power, 0.0).sum(axis=0)
+        over = jnp.where(on_label, 0.0, probs**power).sum(axis=0)
         return RegionSums(over, under, hits, labelled)
 
-    arrays = logits, labels, valid, top, log_total
-    result = lax.platform_dependent(
-        *arrays,
-        cpu=functools.partial(_in_blocks, functools.partial(sums, _scatter)),
-        default=functools.partial(sums, _compare),
-    )
-    return result, arrays
+    kept = logits, labels, valid, top, log_total, prob
+    return _add_up(sums, kept, per_image), kept
 
 
-def _softmax_sums_bwd(power, kept, slopes):
-    logits, labels, valid, top, log_total = kept
-    clean = without_void(logits, valid)
+def _softmax_sums_bwd(power, per_image, kept, slopes):
+    logits, labels, valid, top, log_total, prob = kept
     index = as_index(labels, logits.shape[-1])
-    on_label = one_hot(labels, logits.shape[-1])
-
-    # The slope of the sums with respect to a probability, off its label and on it.
-    off = slopes.over
-    prob = jnp.exp((at_label(clean, labels) - top) - log_total)
-    on = slopes.hits[index] - slopes.under[index]
-    if power == 2:
-        off = 2 * off
-        on = 2 * (slopes.hits[index] * prob - slopes.under[index] * (1 - prob))
-
-    probs = jnp.exp((clean - top[:, None]) - log_total[:, None])
-    # A product with a vector, because XLA for CPU fuses it where it would write down
-    # the operand of a sum. Its terms are kept apart, so that they cancel exactly.
-    mean = jnp.matmul(
-        jnp.where(on_label, 0.0, probs**power), off, precision=lax.Precision.HIGHEST
+    row = jnp.arange(len(slopes.over)).reshape(-1, *[1] * (labels.ndim - 1))
+    over, under, hits = (
+        x[row, index] for x in (slopes.over, slopes.under, slopes.hits)
     )
-    mean += prob * on
-    slope = jnp.where(on_label, on[:, None], off[None] * probs ** (power - 1))
-    slope = jnp.where(valid[:, None], probs * (slope - mean[:, None]), 0.0)
+    # The slope with respect to the label's probability; to others it is `off`.
+    on = hits - under
+    if power == 2:
+        on = 2 * (hits * prob - under * (1 - prob))
+
+    def mean_slope(logits, valid, top, log_total, slopes):
+        # A product with a vector, because XLA for CPU is slow to sum over few classes.
+        probs = _probs(logits, valid, top, log_total)
+        return jnp.matmul(
+            probs**power, power * slopes.over, precision=lax.Precision.HIGHEST
+        )
+
+    # What a softmax takes off again: the mean over classes. Where the prediction is
+    # perfect the label's term, which is replaced, cancels exactly.
+    mean = _map_blocks(
+        mean_slope,
+        (logits, valid, top, log_total),
+        per_image,
+        per_row=slopes,
+        join=lambda x: x.reshape(labels.shape),
+    )
+    mean += prob * on - power * over * prob**power
+    probs = _probs(logits, valid, top, log_total)
+    between = [1] * (logits.ndim - 2)
+    off = power * slopes.over.reshape(len(slopes.over), *between, -1)
+    off = off * probs ** (power - 1)
+    slope = jnp.where(one_hot(labels, logits.shape[-1]), on[..., None], off)
+    slope = probs * (slope - mean[..., None])
     return slope.astype(logits.dtype), None, None
+
+
+def _probs(
+    logits: Float[Array, "*pixels c"],
+    valid: Bool[Array, "*pixels"],
+    top: Float[Array, "*pixels"],
+    log_total: Float[Array, "*pixels"],
+) -> Float[Array, "*pixels c"]:
+    scores = clear_void(logits, valid)
+    return jnp.exp((scores - top[..., None]) - log_total[..., None])
 
 
 _softmax_sums.defvjp(_softmax_sums_fwd, _softmax_sums_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _sigmoid_sums(
-    logits: Float[Array, "n c"],
-    labels: Float[Array, "n c"] | Bool[Array, "n c"],
-    valid: Bool[Array, "n c"],
+    logits: Float[Array, "b *spatial c"],
+    labels: SoftLabels,
+    valid: Bool[Array, "b *spatial c"],
     power: int,
+    per_image: bool,
 ) -> RegionSums:
-    return _sigmoid_sums_fwd(logits, labels, valid, power)[0]
+    return _sigmoid_sums_fwd(logits, labels, valid, power, per_image)[0]
 
 
-def _sigmoid_sums_fwd(logits, labels, valid, power):
+def _sigmoid_sums_fwd(logits, labels, valid, power, per_image):
     def sums(*arrays):
         return jax.tree.map(lambda x: x.sum(axis=0), _sigmoid_maps(*arrays, power))
 
-    arrays = logits, labels, valid
-    result = lax.platform_dependent(
-        *arrays, cpu=functools.partial(_in_blocks, sums), default=sums
-    )
-    return result, arrays
+    kept = logits, labels, valid
+    return _add_up(sums, kept, per_image), kept
 
 
-def _sigmoid_sums_bwd(power, kept, slopes):
+def _sigmoid_sums_bwd(power, per_image, kept, slopes):
     logits, labels, valid = kept
+    # All of it is elementwise, which XLA fuses by itself.
+    between = [1] * (logits.ndim - 2)
+    slopes = jax.tree.map(
+        lambda x: jnp.broadcast_to(x.reshape(len(x), *between, -1), logits.shape),
+        slopes,
+    )
     as_float = labels.astype(jnp.float32)
     _, pull = jax.vjp(lambda *x: _sigmoid_maps(*x, valid, power), logits, as_float)
-    slopes = jax.tree.map(lambda x: jnp.broadcast_to(x, logits.shape), slopes)
     logits_slope, labels_slope = pull(slopes)
     soft = jnp.issubdtype(labels.dtype, jnp.floating)
     return logits_slope, labels_slope.astype(labels.dtype) if soft else None, None
@@ -182,9 +192,9 @@ _sigmoid_sums.defvjp(_sigmoid_sums_fwd, _sigmoid_sums_bwd)
 
 
 def _sigmoid_maps(
-    logits: Float[Array, "n c"],
-    labels: SoftLabels,
-    valid: Bool[Array, "n c"],
+    logits: Float[Array, "*pixels c"],
+    labels: Float[Array, "*pixels c"] | Bool[Array, "*pixels c"],
+    valid: Bool[Array, "*pixels c"],
     power: int,
 ) -> RegionSums:
     """What `RegionSums` adds up, for each pixel."""
@@ -196,29 +206,69 @@ def _sigmoid_maps(
     return RegionSums(over, under, probs**power - over, targets**power)
 
 
-def _in_blocks(sums: Callable[..., RegionSums], *arrays: Array) -> RegionSums:
-    """`sums` of a block of pixels after the other, added up."""
-    pixels = arrays[0].shape[0]
-    sizes = range(min(pixels, _BLOCK_PIXELS), 0, -1)
-    block = next((size for size in sizes if pixels % size == 0), 1)
-    if block < min(pixels, _FEWEST_PIXELS):
-        block = pixels
-    blocks = [x.reshape(-1, block, *x.shape[1:]) for x in arrays]
-    return jax.tree.map(
-        lambda x: x.sum(axis=0), lax.map(lambda block: sums(*block), tuple(blocks))
+def _add_up(
+    sums: Callable[..., RegionSums], arrays: tuple[Array, ...], per_image: bool
+) -> RegionSums:
+    """`sums` of each block of pixels, added up to a row for each image or to one."""
+    rows = len(arrays[0]) if per_image else 1
+
+    def join(sums: RegionSums) -> RegionSums:
+        return jax.tree.map(lambda x: x.reshape(rows, -1, x.shape[1]).sum(1), sums)
+
+    return _map_blocks(sums, arrays, per_image, join=join)
+
+
+def _map_blocks(
+    function: Callable,
+    arrays: tuple[Array, ...],
+    per_image: bool,
+    *,
+    join: Callable,
+    per_row: RegionSums | None = None,
+) -> Any:
+    """`join` of `function` of each block of pixels, which are stacked.
+
+    Args:
+        function: takes a block of each of `arrays`, and of `per_row` its row.
+        arrays: logits `[b, *spatial, c]` and others in that shape, or without the c.
+        per_image: whether a block is to lie within an image.
+        join: takes what `function` returns, with an axis of blocks in front.
+        per_row: a row for each image, or one for all.
+    """
+    logits = arrays[0]
+    rows = len(logits) if per_image else 1
+    pixels = logits[..., 0].size // rows
+
+    def split(size: int) -> list[Any]:
+        flat = [x.reshape(-1, size, *x.shape[logits.ndim - 1 :]) for x in arrays]
+        blocks = len(flat[0]) // rows
+        repeat = functools.partial(jnp.repeat, repeats=blocks, axis=0)
+        return flat if per_row is None else [*flat, jax.tree.map(repeat, per_row)]
+
+    return lax.platform_dependent(
+        cpu=lambda: join(lax.map(lambda x: function(*x), split(_block_size(pixels)))),
+        default=lambda: join(jax.vmap(function)(*split(pixels))),
     )
 
 
-def _scatter(
-    values: Float[Array, " n"], labels: Integer[Array, " n"], num_classes: int
-) -> Float[Array, " {num_classes}"]:
-    """Sum of the values of each label, on CPU."""
-    index = as_index(labels, num_classes)
-    return jnp.zeros(num_classes).at[index].add(values, mode="promise_in_bounds")
+def _block_size(pixels: int) -> int:
+    """The largest divisor that makes a block, or all where none is of any use."""
+    sizes = range(min(pixels, _BLOCK_PIXELS), _FEWEST_PIXELS, -1)
+    return next((size for size in sizes if pixels % size == 0), pixels)
 
 
-def _compare(
+def _sum_of_label(
     values: Float[Array, " n"], labels: Integer[Array, " n"], num_classes: int
 ) -> Float[Array, " {num_classes}"]:
-    """Sum of the values of each label, where many would wait to add to one address."""
-    return jnp.where(one_hot(labels, num_classes), values[:, None], 0.0).sum(axis=0)
+    """Sum of the values of each label; void, which lies anywhere, has the value 0."""
+
+    def scatter() -> Float[Array, " c"]:
+        index = as_index(labels, num_classes)
+        return jnp.zeros(num_classes).at[index].add(values, mode="promise_in_bounds")
+
+    def compare() -> Float[Array, " c"]:
+        on_label = one_hot(labels, num_classes)
+        return jnp.where(on_label, values[:, None], 0.0).sum(axis=0)
+
+    # Elsewhere, many threads would wait to add to one address.
+    return lax.platform_dependent(cpu=scatter, default=compare)

@@ -7,6 +7,7 @@ a second and a third array of the logits' size.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 
@@ -46,31 +47,49 @@ def _at_label_jvp(primals, tangents):
     return at_label(values, labels), chosen.sum(axis=-1)
 
 
-def without_void(
+@jax.custom_jvp
+def clear_void(
     logits: Float[Array, "*pixels c"], valid: Bool[Array, "*pixels"]
 ) -> Float[Array, "*pixels c"]:
-    """Logits in float32; 0, and without gradient, where a pixel is not valid."""
-    return jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
+    """Logits in float32; 0, and without gradient, where a pixel is not valid.
+
+    A bitwise and, because beside a select by pixel LLVM computes the exponentials of a
+    pixel's classes one by one, which takes three times as long.
+    """
+    keep = -valid.astype(jnp.int32)[..., None]
+    bits = lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.int32)
+    return lax.bitcast_convert_type(bits & keep, jnp.float32)
 
 
-def log_normalizer(
+@clear_void.defjvp
+def _clear_void_jvp(primals, tangents):
+    logits, valid = primals
+    tangent = jnp.where(valid[..., None], tangents[0].astype(jnp.float32), 0.0)
+    return clear_void(logits, valid), tangent
+
+
+def normalizer(
     logits: Float[Array, "*pixels c"],
     labels: Integer[Array, "*pixels"],
     valid: Bool[Array, "*pixels"],
 ) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
     """`top` and `log_total`, so that `log p_k = (logits_k - top) - log_total`.
 
-    In this order, because logits may be large and their differences small. `logits`
-    are those of `without_void`. Where a valid pixel's label is no class `log_total` is
+    In this order, because logits may be large and their differences small. Both are 0
+    where a pixel is not valid. Where a valid pixel's label is no class `log_total` is
     NaN: void that was not masked must not pass for a pixel without error.
     """
-    top = jax.lax.stop_gradient(logits.max(axis=-1))
+    # Cleared only by pixel: XLA for CPU would write down what it could not fuse.
+    logits = logits.astype(jnp.float32)
+    top = lax.stop_gradient(logits.max(axis=-1))
     log_total = jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1))
     labels = labels.astype(jnp.int32)
     known = (labels >= 0) & (labels < logits.shape[-1])
-    # Not before exp, which XLA for CPU (jaxlib 0.10.2) compiles wrongly for a constant
-    # NaN: exp(where(a, nan, x)).sum() is not NaN.
-    return top, jnp.where(valid & ~known, jnp.nan, log_total)
+    log_total = jnp.where(known, log_total, jnp.nan)
+    # Behind a barrier, or XLA for CPU writes down what a sum and its readers share.
+    return lax.optimization_barrier(
+        (jnp.where(valid, top, 0.0), jnp.where(valid, log_total, 0.0))
+    )
 
 
 def log_probs(
@@ -82,8 +101,8 @@ def log_probs(
 
     NaN where a valid pixel's label is no class.
     """
-    logits = without_void(logits, valid)
-    top, log_total = log_normalizer(logits, labels, valid)
+    logits = clear_void(logits, valid)
+    top, log_total = normalizer(logits, jnp.where(valid, labels, 0), True | valid)
     return (logits - top[..., None]) - log_total[..., None]
 
 
@@ -97,13 +116,10 @@ def log_misses(
     Finite where `p_k` rounds to 1, because the likeliest class is not subtracted from
     1 but left out of the sum.
     """
-    logits = without_void(logits, valid)
-    top, log_total = log_normalizer(logits, labels, valid)
-    likeliest = one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-    others = jnp.where(likeliest, -jnp.inf, logits)
-    log_others = jax.nn.logsumexp(others - top[..., None], axis=-1) - log_total
-    log_probs = (logits - top[..., None]) - log_total[..., None]
-    probs = jnp.where(likeliest, 0.0, jnp.exp(log_probs))
+    log_prob = log_probs(logits, labels, valid)
+    likeliest = one_hot(jnp.argmax(log_prob, axis=-1), logits.shape[-1])
+    log_others = jax.nn.logsumexp(jnp.where(likeliest, -jnp.inf, log_prob), axis=-1)
+    probs = jnp.where(likeliest, 0.0, jnp.exp(log_prob))
     return jnp.where(likeliest, log_others[..., None], jnp.log1p(-probs))
 
 
@@ -113,24 +129,36 @@ def log_prob_of_label(
     labels: Integer[Array, "*pixels"],
     valid: Bool[Array, "*pixels"],
 ) -> Float[Array, "*pixels"]:
-    """Log-probability of the label in float32, at most 0; see `log_probs`.
+    """Log-probability of the label in float32, at most 0; 0 where not valid.
 
-    Its derivative is for reverse mode, `ct (1[k = y] - p_k)`; it may be derived again.
+    NaN where a valid pixel's label is no class. Its derivative is for reverse mode,
+    `ct (1[k = y] - p_k)`; it may be derived again.
     """
     return _log_prob_of_label(logits, labels, valid)[0]
 
 
 def _log_prob_of_label(logits, labels, valid):
-    clean = without_void(logits, valid)
-    top, log_total = log_normalizer(clean, labels, valid)
-    log_prob = (at_label(clean, labels) - top) - log_total
+    top, log_total = normalizer(logits, labels, valid)
+    log_prob = label_part(logits, labels, valid, top, log_total)
     return log_prob, (logits, labels, valid, top, log_total)
+
+
+def label_part(
+    logits: Float[Array, "*pixels c"],
+    labels: Integer[Array, "*pixels"],
+    valid: Bool[Array, "*pixels"],
+    top: Float[Array, "*pixels"],
+    log_total: Float[Array, "*pixels"],
+) -> Float[Array, "*pixels"]:
+    """`log_prob_of_label` from what `normalizer` returned."""
+    score = jnp.where(valid, at_label(logits, labels).astype(jnp.float32), 0.0)
+    return (score - top) - log_total
 
 
 def _log_prob_of_label_bwd(kept, cotangent):
     logits, labels, valid, top, log_total = kept
-    clean = without_void(logits, valid)
-    probs = jnp.exp((clean - top[..., None]) - log_total[..., None])
+    scores = clear_void(logits, valid)
+    probs = jnp.exp((scores - top[..., None]) - log_total[..., None])
     slope = one_hot(labels, logits.shape[-1]) - probs
     slope *= jnp.where(valid, cotangent, 0.0)[..., None]
     return slope.astype(logits.dtype), None, None
