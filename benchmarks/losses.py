@@ -15,7 +15,6 @@ into a new array. Temporary memory is what XLA says it takes beside inputs and o
 """
 
 import contextlib
-import functools
 import itertools
 import os
 import platform
@@ -23,19 +22,18 @@ import re
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.jax_candidates import Row, make_inputs, make_rows
+from benchmarks.candidates import COPY, OURS, Candidate, Key, make_candidates
+from benchmarks.loss_rows import Row, make_rows
 from benchmarks.timing import interleave, ratio
 from benchmarks.torch_peers import torch_peers
 from segloss.report import markdown_table
@@ -63,135 +61,6 @@ OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
 PACKAGES = ("jax", "optax", "keras", "torch", "segmentation_models_pytorch", "monai")
 
 
-class Candidate(NamedTuple):
-    """Something to time.
-
-    Attributes:
-        call: does the work `CALLS` times, and returns when it is done.
-        library: "ours", "jax" or "torch".
-        memory: temporary, in multiples of the logits; None where it is not known.
-        floor_bytes: what has to be read and written.
-    """
-
-    call: Callable[[], object]
-    library: str
-    memory: float | None = None
-    floor_bytes: int = 0
-
-
-Key = tuple[str, str, str]  # dtype, row, and "ours" or the name of the peer
-OURS = "ours"
-COPY: Key = ("float32", "copy", OURS)
-
-
-def jax_candidate(library: str, loss: Callable, logits: Any, labels: Any) -> Candidate:
-    step = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile()
-
-    def call() -> None:
-        for _ in range(CALLS.value):
-            outputs = step(logits, labels)
-        jax.block_until_ready(outputs)
-
-    memory = step.memory_analysis().temp_size_in_bytes / logits.nbytes
-    label_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(labels))
-    return Candidate(call, library, memory, 3 * logits.nbytes + 2 * label_bytes)
-
-
-def copy_candidate(logits: Any) -> Candidate:
-    copy = jax.jit(lambda x: x + 1)
-
-    def call() -> None:
-        for _ in range(CALLS.value):
-            output = copy(logits)
-        output.block_until_ready()
-
-    return Candidate(call, "ours", floor_bytes=2 * logits.nbytes)
-
-
-def torch_candidate(loss: Callable, logits: Any, labels: Any) -> Candidate:
-    import torch
-
-    def call() -> None:
-        for _ in range(CALLS.value):
-            torch.autograd.grad(loss(logits, labels), logits)
-        if logits.is_cuda:
-            torch.cuda.synchronize()
-
-    call()  # raises now if it cannot
-    return Candidate(call, "torch")
-
-
-def to_torch(kind: str, logits: Any, labels: Any, dtype: str) -> tuple[Any, Any]:
-    """Logits that want a gradient, and labels, with the channels first."""
-    import torch
-
-    def convert(array: Any) -> Any:
-        tensor = torch.from_numpy(array)
-        channels = kind != "binary" and array.ndim == logits.ndim
-        return tensor.movedim(-1, 1).contiguous() if channels else tensor
-
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    scores = convert(logits).to(device, getattr(torch, dtype)).requires_grad_()
-    labels = convert(labels)
-    return scores, labels.to(
-        device, scores.dtype if labels.is_floating_point() else int
-    )
-
-
-def make_candidates(
-    rows: Mapping[str, Row], shape: tuple[int, ...], dtypes: Sequence[str]
-) -> tuple[dict[Key, Candidate], list[str]]:
-    """What to time, a row's beside each other, and in words what fails."""
-    inputs, of_torch = make_inputs(shape), usable_torch_peers()
-
-    @functools.cache
-    def on_device(kind: str, dtype: str) -> tuple[Any, Any]:
-        logits, labels = inputs[kind]
-        return jnp.asarray(logits, dtype), jax.device_put(labels)
-
-    @functools.cache
-    def in_torch(kind: str, dtype: str) -> tuple[Any, Any]:
-        return to_torch(kind, *inputs[kind], dtype)
-
-    candidates = {COPY: copy_candidate(on_device("ids", "float32")[0])}
-    failures = []
-
-    def add(key: Key, make: Callable[..., Candidate], *arguments: Any) -> None:
-        try:
-            candidates[key] = make(*arguments)
-        except Exception as error:  # a peer may fail in any way
-            if key[2] == OURS:
-                raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            failures.append(f"{key[2]} has no {key[1]} of {key[0]}: {reason[0]}")
-
-    with Progress(transient=True) as progress:
-        task = progress.add_task("", total=len(dtypes) * len(rows))
-        for dtype, (name, row) in itertools.product(dtypes, rows.items()):
-            progress.update(task, description=f"{name}, {dtype}: compile", advance=1)
-            arrays = on_device(row.inputs, dtype)
-            add((dtype, name, OURS), jax_candidate, "ours", row.loss, *arrays)
-            for peer, loss in row.peers.items():
-                add((dtype, name, peer), jax_candidate, "jax", loss, *arrays)
-            for peer, loss in of_torch.get(name, {}).items():
-                arrays = in_torch(row.inputs, dtype)
-                add((dtype, name, peer), torch_candidate, loss, *arrays)
-    return candidates, failures
-
-
-def usable_torch_peers() -> dict[str, dict[str, Callable]]:
-    """None where torch cannot use the kind of device that JAX uses."""
-    peers = torch_peers()
-    if not peers:
-        return {}
-    import torch
-
-    torch.set_num_threads(THREADS.value or len(os.sched_getaffinity(0)))
-    if jax.default_backend() == "gpu" and not torch.cuda.is_available():
-        return {}
-    return peers if jax.default_backend() in ("cpu", "gpu") else {}
-
-
 def time_all(candidates: Mapping[Key, Candidate]) -> dict[Key, list[float]]:
     calls = {key: candidate.call for key, candidate in candidates.items()}
     with Progress(transient=True) as progress:
@@ -211,7 +80,8 @@ def make_table(
     seconds: Mapping[Key, list[float]],
 ) -> Table:
     """A row for each loss and dtype; a ratio is our time over the other's."""
-    table = Table("loss", "dtype")
+    table = Table("dtype")
+    table.add_column("loss", no_wrap=True)
     for column in ("ms", "floor ms", "x floor", "memory x logits"):
         table.add_column(column, justify="right")
     for column in ("ours / fastest in JAX", "ours / fastest in torch", "bars met"):
@@ -242,8 +112,8 @@ def make_table(
             if against.median > bar:
                 missed.append(f"{other} {against.median:.2f} > {bar:.2f}")
         table.add_row(
-            name,
             dtype,
+            name,
             milliseconds(times),
             milliseconds(floor),
             str(ratio(times, floor)),
@@ -306,6 +176,7 @@ def pick(rows: Mapping[str, Row], pattern: str) -> dict[str, Row]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
+    logging.set_verbosity(logging.WARNING)
     shape = parse_shape(SHAPE.value)
     rows = pick(make_rows(shape[-1]), ONLY.value)
     if LIST.value:
@@ -314,10 +185,13 @@ def main(argv: list[str]) -> None:
             peers = [*row.peers, *of_torch.get(name, {})]
             print(name + (f": {', '.join(peers)}" if peers else ""))
         return
-    candidates, failures = make_candidates(rows, shape, DTYPE.value)
+    candidates, failures = make_candidates(
+        rows, shape, DTYPE.value, calls=CALLS.value, torch_threads=THREADS.value
+    )
     table = make_table(rows, DTYPE.value, candidates, time_all(candidates))
     notes = describe() + "".join(f"\n- {failure}" for failure in failures)
-    Console().print(table, notes)
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width).print(table, notes, soft_wrap=True)
     if OUTPUT.value is not None:
         Path(OUTPUT.value).write_text(f"{markdown_table(table)}\n{notes}\n")
 

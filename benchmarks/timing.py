@@ -2,8 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Ratio(NamedTuple):
@@ -18,12 +20,12 @@ class Ratio(NamedTuple):
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[Name, Callable[[], object]],
     rounds: int,
     *,
-    on_call: Callable[[str], object] = lambda name: None,
+    on_call: Callable[[Name], object] = lambda name: None,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Seconds that each candidate takes, once in every round.
 
     Every other round goes backwards, so that none always follows the same neighbour. A

@@ -1,6 +1,7 @@
 """Losses of torch libraries, as they are called."""
 
 import importlib
+import os
 import warnings
 
 
@@ -31,6 +32,9 @@ def torch_peers():
 
     Empty where torch is not installed; without those of a library that is not.
     """
+    # Or torch's threads spin between its calls, which slows whatever comes next, and
+    # torch itself many times over where others use the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch
         from torch.nn import functional as F  # noqa: N812
