@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from segloss import losses
+from segloss.data.distances import signed_distances
 
 STORED = json.loads(
     (pathlib.Path(__file__).parents[1] / "oracles/peer_values.json").read_text()
@@ -19,6 +20,7 @@ WEIGHTS = (0.5, 2.0, 3.0, 1.5)
 LINEAR = dict(denominator="linear")
 # Of four classes, one is in no label.
 PRESENT = dict(classes="present")
+DISTANCES = jnp.array(STORED["inputs"]["strokes"]["distances"], jnp.float32)
 MONAI = dict(smooth=1e-5)  # its default
 TAGS = dict(multi_label=True)
 
@@ -116,6 +118,9 @@ AGREE = [
     # Every class is there: it gives an absent one the largest weight of the others.
     ("MONAI generalized Dice", "generalized_dice", {}, 1),
     ("MONAI generalized Dice volume", "generalized_dice", dict(smooth=0.1), 1),
+    ("MONAI clDice", "soft_cldice", dict(smooth=1.0), 1),
+    # Three classes, whose mean it takes.
+    ("MONAI boundary", "boundary_loss", {}, 3),
     ("optax poly", "poly_loss", dict(epsilon=1.0), 1),
     ("optax poly volume", "poly_loss", dict(epsilon=2.0), 1),
     ("optax sigmoid focal", "sigmoid_focal_loss", dict(gamma=0.5), 1),
@@ -161,6 +166,8 @@ def read_input(name, *, sigmoid=False):
 def test_loss_and_gradient_equal_those_of_peers(case, name, hyperparameters, factor):
     stored = STORED["cases"][case]
     inputs = read_input(stored["input"], sigmoid=name.startswith("sigmoid"))
+    if name == "boundary_loss":
+        hyperparameters = dict(distances=DISTANCES)
     loss = functools.partial(getattr(losses, name), **hyperparameters)
     value, gradient = jax.value_and_grad(loss)(*inputs)
     np.testing.assert_allclose(value, factor * stored["value"], rtol=1e-5)
@@ -275,3 +282,10 @@ def test_tversky_of_a_softmax_counts_a_pixel_for_each_of_two_classes():
     logits = jnp.array([[[100.0, 0.0]] * 4])
     loss = losses.tversky(logits, jnp.array([LABELLED]), fp_weight=0.3, fn_weight=0.7)
     np.testing.assert_allclose(loss, (0.6 / 2.6 + 1) / 2, rtol=1e-6)
+
+
+def test_signed_distances_are_those_of_monai_half_a_pixel_further_out():
+    labels = np.array(STORED["inputs"]["strokes"]["labels"][0])
+    distances = signed_distances(labels, num_classes=3)
+    # To the digits of float16.
+    np.testing.assert_allclose(distances, DISTANCES[0] - 0.5, rtol=1e-3)

@@ -42,6 +42,8 @@ def make_inputs():
     volume = rng.integers(0, 3, (1, 2, 3, 2))
     predicted = np.where(rng.random(plane.shape) < 0.6, plane % 4, 0)
     hard = np.where(np.eye(4, dtype=bool)[predicted], 1e4, -1e4)
+    strokes = np.zeros((1, 8, 9), int)
+    strokes[0, 1:3, 1:8], strokes[0, 4:8, 3:7] = 1, 2
     tags = rng.integers(0, 2, (2, 3, 4, 3))
     tags_void = np.where(rng.random(tags.shape) < 0.25, VOID, tags)
     tag_scores = rng.normal(0, 2, tags.shape)
@@ -50,6 +52,7 @@ def make_inputs():
         "line": (rng.normal(0, 2, (*line.shape, 3)), line),
         "plane": (rng.normal(0, 2, (*plane.shape, 4)), plane),
         "volume": (rng.normal(0, 2, (*volume.shape, 3)), volume),
+        "strokes": (rng.normal(0, 2, (*strokes.shape, 3)), strokes),
         "saturated": (hard, plane),
         "tags": (tag_scores, tags),
         "tags_void": (tag_scores, tags_void),
@@ -98,6 +101,21 @@ def focal_tversky(x, y):
     """MONAI's Tversky of each class, to the power that SMP applies to their mean."""
     options = dict(alpha=0.3, beta=0.7, batch=True, reduction="none")
     return (of_monai("TverskyLoss", **options)(x, y) ** 0.75).mean()
+
+
+def cldice(x, y):
+    """Mean over the classes of MONAI's clDice, which would add them up as one."""
+    loss = monai.SoftclDiceLoss(smooth=1e-12)
+    targets = F.one_hot(y).movedim(-1, 1).to(x)
+    classes = zip(x.softmax(1).split(1, 1), targets.split(1, 1), strict=True)
+    return torch.stack([loss(p, t) for p, t in classes]).mean()
+
+
+def boundary(x, y):
+    """MONAI's loss above that of a perfect prediction."""
+    targets = F.one_hot(y).movedim(-1, 1).to(x)
+    best = monai.BoundaryLoss()(targets, targets)
+    return monai.BoundaryLoss(softmax=True)(x, targets) - best
 
 
 MULTI, TAGS = "multiclass", "multilabel"
@@ -203,6 +221,8 @@ TORCH = {
         "volume",
         of_monai("GeneralizedDiceLoss", smooth_nr=0.1, smooth_dr=0.1, batch=True),
     ),
+    "MONAI clDice": ("strokes", cldice),
+    "MONAI boundary": ("strokes", boundary),
 }
 
 
@@ -227,6 +247,11 @@ JAX = {
     "optax Dice smooth": ("line", of_optax("dice_loss")),
     "optax Tversky smooth": ("volume", of_optax("dice_loss", alpha=0.8, beta=0.4)),
 }
+
+
+def monai_distances(labels):
+    targets = F.one_hot(torch.tensor(labels)).movedim(-1, 1)
+    return monai.BoundaryLoss().compute_distance_map(targets).movedim(1, -1).numpy()
 
 
 def faulty_values(inputs):
@@ -309,6 +334,7 @@ def main():
     for name, value in scikit_learn_values(*inputs["saturated"]).items():
         cases[name] = ("saturated", value, np.zeros_like(inputs["saturated"][0]))
     arrays = {k: dict(logits=x, labels=y) for k, (x, y) in inputs.items()}
+    arrays["strokes"]["distances"] = monai_distances(inputs["strokes"][1])
     faults = {k: dict(value=v) for k, v in faulty_values(inputs).items()}
     cases = {k: dict(input=i, value=v, gradient=g) for k, (i, v, g) in cases.items()}
     stored = {"inputs": arrays, "cases": cases, "faults": faults}
