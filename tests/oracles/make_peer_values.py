@@ -75,6 +75,38 @@ def top_k(x, y, k):
     return losses.flatten().topk(k).values.mean()
 
 
+def labelled(loss):
+    """For losses that know of no void: the other elements in a row."""
+    return lambda x, y: loss(x[y != VOID], y[y != VOID].double())
+
+
+def complement(x, y):
+    share = y.mean()
+    weight = torch.where(y == 1, 1 - share, share)
+    return F.binary_cross_entropy_with_logits(x, y, weight)
+
+
+def inverse(x, y):
+    return F.binary_cross_entropy_with_logits(x, y, pos_weight=1 / y.mean())
+
+
+def gated(x, y):
+    weight = torch.where(x.sigmoid() < 0.3, 4.0, 1.0).detach()
+    return F.binary_cross_entropy_with_logits(x, y, weight)
+
+
+def log_bilinear(x, y):
+    """What class is seen, by columns, where another is, by rows, costs 1 to 6."""
+    costs = torch.tensor([[0.0, 1, 2], [3, 0, 4], [5, 6, 0]]).to(x)
+    misses = torch.log1p(-x.softmax(1)).movedim(1, -1)
+    return 0.7 * F.cross_entropy(x, y) - 0.3 * (costs[y] * misses).sum(-1).mean()
+
+
+def log_cosh(x, y):
+    dice = of_monai("DiceLoss", squared_pred=True, batch=True, **EXACT)
+    return dice(x, y).cosh().log()
+
+
 def of_monai(name, **kwargs):
     """A loss of MONAI for class ids, with smoothing 1e-5 unless told."""
     loss = getattr(monai, name)(to_onehot_y=True, **{"softmax": True} | kwargs)
@@ -144,6 +176,10 @@ TORCH = {
         tags_of(nn.BCEWithLogitsLoss(pos_weight=weights(3)[:, None, None])),
     ),
     "torch BCE saturated": ("tags_saturated", tags_of(nn.BCEWithLogitsLoss())),
+    "torch BCE complement": ("tags_void", labelled(complement)),
+    "torch BCE inverse": ("tags_void", labelled(inverse)),
+    "torch BCE gated": ("tags_void", labelled(gated)),
+    "torch log-bilinear": ("volume", log_bilinear),
     "SMP SoftBCE sum": (
         "tags_void",
         tags_of(smp.losses.SoftBCEWithLogitsLoss(reduction="sum", **VOIDED)),
@@ -192,6 +228,7 @@ TORCH = {
         "volume",
         of_monai("DiceLoss", squared_pred=True, weight=WEIGHTS[:3], **EXACT),
     ),
+    "MONAI log cosh Dice": ("line", log_cosh),
     "MONAI squared Dice tags": (
         "tags",
         tags_of(monai.DiceLoss(sigmoid=True, squared_pred=True, batch=True, **EXACT)),
