@@ -227,7 +227,7 @@ def make_rows(num_classes: int) -> dict[str, Row]:
         "generalized_dice": Row(
             ours("generalized_dice"),
             peers={"optax": _of_one_hot(optax.losses.multiclass_generalized_dice_loss)},
-            **region,
+            **fused,
         ),
         "log_cosh_dice": Row(ours("log_cosh_dice"), peers={"optax": _optax_log_cosh}),
         "lovasz_softmax": Row(ours("lovasz_softmax"), torch_bar=1.0),

@@ -143,8 +143,8 @@ def milliseconds(times: Sequence[float]) -> str:
     return f"{1e3 * statistics.median(times):.3g}"
 
 
-def describe() -> str:
-    """The command, the device and the versions."""
+def describe(bytes_per_second: float) -> str:
+    """The command, the device, the speed of its copies, and the versions."""
     device = jax.devices()[0]
     versions = [f"python {platform.python_version()}"]
     for package in PACKAGES:
@@ -154,7 +154,8 @@ def describe() -> str:
     return (
         f"`{command}`\n\n{SHAPE.value}, median of {ROUNDS.value} rounds on one "
         f"{device.device_kind} ({device.platform}), "
-        f"{len(os.sched_getaffinity(0))} CPUs; {', '.join(versions)}.\n"
+        f"{len(os.sched_getaffinity(0))} CPUs, copying {bytes_per_second / 1e9:.1f} "
+        f"GB/s; {', '.join(versions)}.\n"
     )
 
 
@@ -166,7 +167,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def pick(rows: Mapping[str, Row], pattern: str) -> dict[str, Row]:
     """The rows that match, and those that they are measured against."""
-    picked = {name for name in rows if re.search(pattern, name)}
+    try:
+        picked = {name for name in rows if re.search(pattern, name)}
+    except re.error as error:
+        raise app.UsageError(f"--only={pattern}: {error}.") from None
     picked |= {rows[name].own_bar[0] for name in picked if rows[name].own_bar}
     if not picked:
         raise app.UsageError(f"--only={pattern} picks none of {', '.join(rows)}.")
@@ -188,8 +192,10 @@ def main(argv: list[str]) -> None:
     candidates, failures = make_candidates(
         rows, shape, DTYPE.value, calls=CALLS.value, torch_threads=THREADS.value
     )
-    table = make_table(rows, DTYPE.value, candidates, time_all(candidates))
-    notes = describe() + "".join(f"\n- {failure}" for failure in failures)
+    seconds = time_all(candidates)
+    table = make_table(rows, DTYPE.value, candidates, seconds)
+    speed = candidates[COPY].floor_bytes / statistics.median(seconds[COPY])
+    notes = describe(speed) + "".join(f"\n- {failure}" for failure in failures)
     width = None if sys.stdout.isatty() else 200
     Console(width=width).print(table, notes, soft_wrap=True)
     if OUTPUT.value is not None:

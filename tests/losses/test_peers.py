@@ -183,7 +183,7 @@ def test_loss_and_gradient_equal_those_of_peers(case, name, hyperparameters, fac
     stored = STORED["cases"][case]
     inputs = read_input(stored["input"], sigmoid=name.startswith("sigmoid"))
     loss = functools.partial(getattr(losses, name), **hyperparameters)
-    value, gradient = jax.value_and_grad(loss)(*inputs)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(*inputs)
     np.testing.assert_allclose(value, factor * stored["value"], rtol=1e-5)
     expected = factor * np.array(stored["gradient"])
     # Ours is float32: an entry that is a difference of larger ones has their rounding.
