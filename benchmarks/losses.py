@@ -1,0 +1,206 @@
+"""Time and memory of every loss and its gradient, against peers and the machine.
+
+python -m benchmarks.losses
+python -m benchmarks.losses --only='dice|tversky' --dtype=float32 --rounds=5
+python -m benchmarks.losses --shape=16x512x512x21 --output=losses.md
+
+Each loss is compiled as value and gradient with respect to the logits. All losses and
+peers take turns in one process, so that a busy machine slows all of them alike; a ratio
+is the median over the rounds, with the lowest and the highest. Peers are what is
+installed of optax, keras (on JAX), torch, segmentation_models_pytorch and MONAI.
+
+The floor is what the machine needs for the bytes: logits and labels read forward and
+again backward, the gradient written, at the speed at which XLA copies as many logits
+into a new array. Temporary memory is what XLA says it takes beside inputs and outputs.
+"""
+
+import contextlib
+import itertools
+import os
+import platform
+import re
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.candidates import COPY, OURS, Candidate, Key, make_candidates
+from benchmarks.loss_rows import Row, make_rows
+from benchmarks.timing import interleave, ratio
+from benchmarks.torch_peers import torch_peers
+from segloss.report import markdown_table
+
+SHAPE = flags.DEFINE_string(
+    "shape", "4x321x321x21", "Of the logits: batch, spatial sizes, classes."
+)
+DTYPE = flags.DEFINE_multi_enum(
+    "dtype", ["float32", "bfloat16"], ["float32", "bfloat16", "float16"], "Of logits."
+)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each is timed.", lower_bound=1)
+CALLS = flags.DEFINE_integer(
+    "calls",
+    1,
+    "Calls that are timed together; more hide the cost of a launch on a GPU.",
+    lower_bound=1,
+)
+THREADS = flags.DEFINE_integer(
+    "torch_threads", None, "None is one for each CPU; XLA takes all.", lower_bound=1
+)
+ONLY = flags.DEFINE_string("only", "", "A regular expression that picks losses.")
+LIST = flags.DEFINE_bool("list", False, "List the losses and their peers, time none.")
+OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
+
+PACKAGES = ("jax", "optax", "keras", "torch", "segmentation_models_pytorch", "monai")
+
+
+def time_all(candidates: Mapping[Key, Candidate]) -> dict[Key, list[float]]:
+    calls = {key: candidate.call for key, candidate in candidates.items()}
+    with Progress(transient=True) as progress:
+        task = progress.add_task("", total=len(calls) * (ROUNDS.value + 1))
+
+        def show(key: Key) -> None:
+            progress.update(task, description=" ".join(key), advance=1)
+
+        seconds = interleave(calls, ROUNDS.value, on_call=show)
+    return {key: [t / CALLS.value for t in times] for key, times in seconds.items()}
+
+
+def make_table(
+    rows: Mapping[str, Row],
+    dtypes: Sequence[str],
+    candidates: Mapping[Key, Candidate],
+    seconds: Mapping[Key, list[float]],
+) -> Table:
+    """A row for each loss and dtype; a ratio is our time over the other's."""
+    table = Table("dtype")
+    table.add_column("loss", no_wrap=True)
+    for column in ("ms", "floor ms", "x floor", "memory x logits"):
+        table.add_column(column, justify="right")
+    for column in ("ours / fastest in JAX", "ours / fastest in torch", "bars met"):
+        table.add_column(column)
+    for dtype, (name, row) in itertools.product(dtypes, rows.items()):
+        ours = candidates[dtype, name, OURS]
+        times = seconds[dtype, name, OURS]
+        scale = ours.floor_bytes / candidates[COPY].floor_bytes
+        floor = [scale * t for t in seconds[COPY]]
+        missed = []
+        if row.memory_bar is not None and ours.memory > row.memory_bar:
+            missed.append(f"memory {ours.memory:.2f} > {row.memory_bar}")
+        cells = []
+        for library, bar in (("jax", row.jax_bar), ("torch", row.torch_bar)):
+            fastest = fastest_peer(library, dtype, name, candidates, seconds)
+            if fastest is None:
+                cells.append("")
+                continue
+            against = ratio(times, seconds[fastest])
+            memory = candidates[fastest].memory
+            detail = "" if memory is None else f", memory {memory:.2f}"
+            cells.append(f"{fastest[2]} {against}{detail}")
+            if against.median > bar:
+                missed.append(f"{fastest[2]} {against.median:.2f} > {bar:.2f}")
+        if row.own_bar is not None:
+            other, bar = row.own_bar
+            against = ratio(times, seconds[dtype, other, OURS])
+            if against.median > bar:
+                missed.append(f"{other} {against.median:.2f} > {bar:.2f}")
+        table.add_row(
+            dtype,
+            name,
+            milliseconds(times),
+            milliseconds(floor),
+            str(ratio(times, floor)),
+            f"{ours.memory:.2f}",
+            *cells,
+            "no: " + "; ".join(missed) if missed else "yes",
+        )
+    return table
+
+
+def fastest_peer(
+    library: str,
+    dtype: str,
+    name: str,
+    candidates: Mapping[Key, Candidate],
+    seconds: Mapping[Key, list[float]],
+) -> Key | None:
+    peers = [
+        key
+        for key, candidate in candidates.items()
+        if key[:2] == (dtype, name) and candidate.library == library
+    ]
+    return min(peers, key=lambda key: statistics.median(seconds[key]), default=None)
+
+
+def milliseconds(times: Sequence[float]) -> str:
+    return f"{1e3 * statistics.median(times):.3g}"
+
+
+def describe(bytes_per_second: float) -> str:
+    """The command, the device, the speed of its copies, and the versions."""
+    device = jax.devices()[0]
+    versions = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    command = shlex.join(["python", "-m", "benchmarks.losses", *sys.argv[1:]])
+    return (
+        f"`{command}`\n\n{SHAPE.value}, median of {ROUNDS.value} rounds on one "
+        f"{device.device_kind} ({device.platform}), "
+        f"{len(os.sched_getaffinity(0))} CPUs, copying {bytes_per_second / 1e9:.1f} "
+        f"GB/s; {', '.join(versions)}.\n"
+    )
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,4}", text):
+        raise app.UsageError(f"--shape must read as 4x321x321x21, got {text!r}.")
+    return tuple(int(size) for size in text.split("x"))
+
+
+def pick(rows: Mapping[str, Row], pattern: str) -> dict[str, Row]:
+    """The rows that match, and those that they are measured against."""
+    try:
+        picked = {name for name in rows if re.search(pattern, name)}
+    except re.error as error:
+        raise app.UsageError(f"--only={pattern}: {error}.") from None
+    picked |= {rows[name].own_bar[0] for name in picked if rows[name].own_bar}
+    if not picked:
+        raise app.UsageError(f"--only={pattern} picks none of {', '.join(rows)}.")
+    return {name: row for name, row in rows.items() if name in picked}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
+    logging.set_verbosity(logging.WARNING)
+    shape = parse_shape(SHAPE.value)
+    rows = pick(make_rows(shape[-1]), ONLY.value)
+    if LIST.value:
+        of_torch = torch_peers()
+        for name, row in rows.items():
+            peers = [*row.peers, *of_torch.get(name, {})]
+            print(name + (f": {', '.join(peers)}" if peers else ""))
+        return
+    candidates, failures = make_candidates(
+        rows, shape, DTYPE.value, calls=CALLS.value, torch_threads=THREADS.value
+    )
+    seconds = time_all(candidates)
+    table = make_table(rows, DTYPE.value, candidates, seconds)
+    speed = candidates[COPY].floor_bytes / statistics.median(seconds[COPY])
+    notes = describe(speed) + "".join(f"\n- {failure}" for failure in failures)
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width).print(table, notes, soft_wrap=True)
+    if OUTPUT.value is not None:
+        Path(OUTPUT.value).write_text(f"{markdown_table(table)}\n{notes}\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
