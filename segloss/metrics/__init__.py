@@ -1,5 +1,11 @@
 """Segmentation metrics: counts on the device, scores on the host."""
 
+from segloss.metrics.boundary import boundary_confusion, boundary_iou
+from segloss.metrics.calibration import (
+    CalibrationCounts,
+    calibration_counts,
+    expected_calibration_error,
+)
 from segloss.metrics.confusion import confusion_matrix
 from segloss.metrics.scores import (
     cohen_kappa,
@@ -17,9 +23,14 @@ from segloss.metrics.scores import (
 )
 
 __all__ = [
+    "CalibrationCounts",
+    "boundary_confusion",
+    "boundary_iou",
+    "calibration_counts",
     "cohen_kappa",
     "confusion_matrix",
     "dice_per_class",
+    "expected_calibration_error",
     "f1_per_class",
     "frequency_weighted_iou",
     "iou_per_class",

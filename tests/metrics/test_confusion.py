@@ -75,3 +75,9 @@ def test_refuses():
     unchecked = inspect.unwrap(confusion_matrix)
     with pytest.raises(ValueError, match=r"predicted must have .* got \(4,\)"):
         unchecked(PREDICTED[0], LABELS, num_classes=3)
+    with pytest.raises(ValueError, match="confusion_matrix: valid must be bool"):
+        unchecked(PREDICTED, LABELS, LABELS, num_classes=3)
+    with pytest.raises(ValueError, match=r"valid must be broadcastable .* got \(2,\)"):
+        unchecked(PREDICTED, LABELS, jnp.ones(2, bool), num_classes=3)
+    with pytest.raises(ValueError, match="predicted must be integer, got float32"):
+        unchecked(PREDICTED * 0.5, LABELS, num_classes=3)

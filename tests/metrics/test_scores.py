@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import hypothesis
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from segloss import metrics
 # hits (2, 4, 0, 0), labelled (4, 6, 0, 0), predicted (3, 5, 2, 0), 10 pixels.
 CONFUSION = np.array([[2, 1, 1, 0], [1, 4, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 NAN = np.nan
+SKLEARN = json.loads(Path(__file__).with_name("sklearn_scores.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -42,9 +46,36 @@ def test_summary_is_flat_floats():
     assert len(summary) == 6
 
 
+@pytest.mark.parametrize("case", SKLEARN.values(), ids=SKLEARN)
+def test_scores_equal_those_of_scikit_learn(case):
+    confusion = metrics.confusion_matrix(
+        np.array(case["predicted"]),
+        np.array(case["labels"]),
+        num_classes=case["num_classes"],
+    )
+    confusion = np.array(confusion, np.int64)
+    summary = metrics.summary(confusion)
+    for name, expected in case["scores"].items():
+        value = summary[name] if name in summary else getattr(metrics, name)(confusion)
+        np.testing.assert_allclose(value, expected, rtol=1e-12, err_msg=name)
+    assert set(summary) < set(case["scores"])
+
+
 def test_a_perfect_prediction_scores_one():
-    summary = metrics.summary(np.diag([5, 0, 7, 1]))
+    perfect = np.diag([5, 0, 7, 1])
+    summary = metrics.summary(perfect)
     assert summary == pytest.approx(dict.fromkeys(summary, 1.0))
+    for name in metrics.__all__:
+        if name.endswith("_per_class"):
+            score = getattr(metrics, name)(perfect)
+            np.testing.assert_array_equal(score, [1, NAN, 1, 1], err_msg=name)
+
+
+def test_scores_are_of_the_data_set_and_not_of_its_images():
+    """A class missed in an image of one of its pixels is one of four in all."""
+    images = np.array([[[90, 0], [1, 0]], [[88, 0], [0, 3]]])
+    assert metrics.mean_iou(images.sum(axis=0)) == (178 / 179 + 3 / 4) / 2
+    assert [metrics.mean_iou(x) for x in images] == [90 / 91 / 2, 1]
 
 
 def test_no_pixels_score_nan_without_a_warning():

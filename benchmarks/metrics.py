@@ -1,0 +1,150 @@
+"""Time of the metrics' counts, against peers.
+
+python -m benchmarks.metrics
+python -m benchmarks.metrics --shape=4x1024x2048 --classes=19 --rounds=5
+
+All take turns in one process, so that a busy machine slows all of them alike; a ratio
+is the median over the rounds, with the lowest and the highest. Ours take int32 (uint8
+where said), NumPy and torchmetrics int64, their default. "Unchecked" is torchmetrics
+with `validate_args=False`; it is left out where it is not installed.
+"""
+
+import functools
+import os
+import statistics
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.timing import interleave, ratio
+from segloss import metrics
+
+SHAPE = flags.DEFINE_string("shape", "8x513x513", "Of the labels: batch and sizes.")
+CLASSES = flags.DEFINE_integer("classes", 21, "Number of classes.", lower_bound=2)
+ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each is timed.", lower_bound=1)
+
+PEERS = ("torchmetrics", "torchmetrics, unchecked", "NumPy bincount")
+VOID = 255
+
+
+def make_inputs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predicted ids, labels in patches of one class as of scenes, valid in 19 of 20."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, CLASSES.value, (shape[0], *(1 + n // 32 for n in shape[1:])))
+    for axis, size in enumerate(shape[1:], start=1):
+        rows = rows.repeat(32, axis).take(range(size), axis)
+    guesses = rng.integers(0, CLASSES.value, shape)
+    predicted = np.where(rng.random(shape) < 0.9, rows, guesses)
+    return predicted, rows, rng.random(shape) < 0.95
+
+
+def our_candidates(
+    predicted: np.ndarray, labels: np.ndarray, valid: np.ndarray
+) -> dict[tuple[str, str], Callable[[], object]]:
+    count = functools.partial(metrics.confusion_matrix, num_classes=CLASSES.value)
+    near = functools.partial(metrics.boundary_confusion, num_classes=CLASSES.value)
+    ids = jnp.asarray(predicted, jnp.int32), jnp.asarray(labels, jnp.int32)
+    small = jnp.asarray(predicted, jnp.uint8), jnp.asarray(labels, jnp.uint8)
+    where = jnp.asarray(valid)
+    logits = jax.random.normal(jax.random.key(0), (*labels.shape, CLASSES.value))
+    calls = {
+        ("confusion matrix", "ours"): (count, *ids),
+        ("confusion matrix", "ours, uint8"): (count, *small),
+        ("confusion matrix", "ours, per image"): (jax.vmap(count), *ids),
+        ("with void", "ours"): (count, *ids, where),
+        ("with void", "ours, per image"): (jax.vmap(count), *ids, where),
+        ("calibration", "ours"): (metrics.calibration_counts, 3 * logits, ids[1]),
+        ("boundary", "ours"): (near, *ids),
+    }
+    return {key: _compiled(*call) for key, call in calls.items()}
+
+
+def _compiled(function: Callable, *arrays: jax.Array) -> Callable[[], object]:
+    compiled = jax.jit(function).lower(*arrays).compile()
+    return lambda: jax.block_until_ready(compiled(*arrays))
+
+
+def numpy_candidates(
+    predicted: np.ndarray, labels: np.ndarray, valid: np.ndarray
+) -> dict[tuple[str, str], Callable[[], object]]:
+    classes = CLASSES.value
+
+    def count(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        cell = (labels * classes + predicted).ravel()
+        return np.bincount(cell, minlength=classes**2)
+
+    return {
+        ("confusion matrix", PEERS[2]): lambda: count(predicted, labels),
+        ("with void", PEERS[2]): lambda: count(predicted[valid], labels[valid]),
+    }
+
+
+def torch_candidates(
+    predicted: np.ndarray, labels: np.ndarray, valid: np.ndarray
+) -> dict[tuple[str, str], Callable[[], object]]:
+    try:
+        import torch
+    except ImportError:
+        return {}
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # PyPI's torchvision brings its operators only with CUDA, and its import, which
+    # torchmetrics does, fails where these two are not at least declared.
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library.define(f"{operator}(Tensor a, Tensor b, float c) -> Tensor")
+    try:
+        from torchmetrics.functional import classification
+    except ImportError:
+        return {}
+
+    void = torch.from_numpy(np.where(valid, labels, VOID))
+    predicted, labels = torch.from_numpy(predicted), torch.from_numpy(labels)
+    logits = 3 * torch.randn(labels.shape[0], CLASSES.value, *labels.shape[1:])
+    count = functools.partial(
+        classification.multiclass_confusion_matrix, num_classes=CLASSES.value
+    )
+    calibrate = functools.partial(
+        classification.multiclass_calibration_error, num_classes=CLASSES.value
+    )
+    candidates = {}
+    for name, checked in zip(PEERS, (True, False), strict=False):
+        how = dict(validate_args=checked)
+        candidates |= {
+            ("confusion matrix", name): functools.partial(
+                count, predicted, labels, **how
+            ),
+            ("with void", name): functools.partial(
+                count, predicted, void, ignore_index=VOID, **how
+            ),
+            ("calibration", name): functools.partial(calibrate, logits, labels, **how),
+        }
+    return candidates
+
+
+def main(_: list[str]) -> None:
+    """Times all and prints the table."""
+    inputs = make_inputs(tuple(map(int, SHAPE.value.split("x"))))
+    candidates = our_candidates(*inputs) | numpy_candidates(*inputs)
+    candidates |= torch_candidates(*inputs)
+    seconds = interleave(candidates, ROUNDS.value)
+
+    table = Table(title=f"{SHAPE.value}, {CLASSES.value} classes")
+    for column in ("counts", "by"):
+        table.add_column(column)
+    for column in ("ms", *(f"/ {peer}" for peer in PEERS)):
+        table.add_column(column, justify="right")
+    for (what, by), times in sorted(seconds.items(), key=lambda item: item[0][0]):
+        others = [seconds.get((what, peer)) for peer in PEERS]
+        ratios = (str(ratio(times, other)) if other else "" for other in others)
+        table.add_row(what, by, f"{1e3 * statistics.median(times):.1f}", *ratios)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,117 @@
+"""Boundary IoU: counts near the boundaries on the device, the score on the host."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer
+
+from segloss.metrics.confusion import confusion_matrix
+from segloss.metrics.pixels import counted_pixels
+from segloss.metrics.scores import iou_per_class
+
+DIAGONAL_SHARE = 0.02
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "boundary_px"))
+def boundary_confusion(
+    predicted: Integer[Array, " b *spatial"],
+    labels: Integer[Array, " b *spatial"],
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    num_classes: int,
+    boundary_px: int | None = None,
+) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
+    """Confusion counts of the boundary bands, for `boundary_iou`.
+
+    The band of a class holds its pixels that lie within `boundary_px` of a pixel of
+    another class or of the outside of the image, counted in steps to any of a pixel's
+    neighbours, diagonal ones too: `G_d & G` of Cheng et al. 2021 (arXiv:2103.16562).
+    Rows are labels, columns are predictions, and the last of each stands for the pixels
+    that are in no band there. int32, to be added up like `confusion_matrix`.
+
+    Args:
+        predicted: class ids of a batch of images.
+        labels: class ids. A pixel whose label or prediction lies outside
+            `[0, num_classes)` is taken as not valid.
+        valid: True where a pixel counts, broadcastable to `labels`; None is all. What
+            is not valid is neither counted nor the outside, so that a boundary with it
+            is none; nor is the border of an image that void pixels pad.
+        num_classes: number of classes, at least 1.
+        boundary_px: width of the bands, at least 1. None is the paper's 2 % of the
+            diagonal, of the arrays as they are here.
+
+    Raises:
+        ValueError: if `num_classes` or `boundary_px` is less than 1, or an array's
+            shape or type does not fit.
+    """
+    name = "boundary_confusion"
+    predicted, labels, counted = counted_pixels(
+        name, valid, num_classes, predicted=predicted, labels=labels
+    )
+    if labels.ndim < 2:
+        raise ValueError(
+            f"{name}: labels must be a batch of images, got shape {labels.shape}."
+        )
+    if boundary_px is None:
+        boundary_px = max(1, round(DIAGONAL_SHARE * math.hypot(*labels.shape[1:])))
+    elif boundary_px < 1:
+        raise ValueError(f"{name}: boundary_px must be >= 1, got {boundary_px}.")
+
+    banded = []
+    for ids in (predicted, labels):
+        band = _is_near_another(ids, counted, boundary_px, num_classes)
+        banded.append(jnp.where(band, ids, num_classes))
+    return confusion_matrix(*banded, counted, num_classes=num_classes + 1)
+
+
+def boundary_iou(
+    confusion: Integer[np.ndarray, "classes_and_none classes_and_none"],
+) -> Float[np.ndarray, " c"]:
+    """IoU of the boundary bands of each class, NaN where a class has none.
+
+    `|(G_d & G) & (P_d & P)| / |(G_d & G) | (P_d & P)|`, G the labelled and P the
+    predicted region, G_d and P_d what lies within d of their contours: Cheng et al.
+    2021 (arXiv:2103.16562), sec. 4. `np.nanmean` of it is the mean over the classes.
+
+    Args:
+        confusion: `boundary_confusion`, added up over the images in int64.
+    """
+    return iou_per_class(confusion)[:-1]
+
+
+def _is_near_another(
+    ids: Integer[Array, " b *spatial"],
+    counted: Bool[Array, " b *spatial"],
+    radius_px: int,
+    num_classes: int,
+) -> Bool[Array, " b *spatial"]:
+    """True where the window around a pixel holds two ids; the outside has its own.
+
+    Every pixel has one class, so that one search serves the bands of all classes.
+    """
+    # The smallest id is the largest of -ids. What is not counted loses to all.
+    largest = jnp.where(counted[None], jnp.stack([ids, -ids]), -num_classes - 1)
+    for axis in range(2, largest.ndim):
+        largest = _window_max(largest, radius_px, axis, outside=num_classes)
+    return largest[0] != -largest[1]
+
+
+def _window_max(
+    values: Integer[Array, "..."], radius_px: int, axis: int, outside: int
+) -> Integer[Array, "..."]:
+    """Largest value within `radius_px` along an axis, in log2(radius_px) steps."""
+    padding = [(0, 0)] * values.ndim
+    padding[axis] = (radius_px, radius_px)
+    values = jnp.pad(values, padding, constant_values=outside)
+    # values[i] is the largest of `width` from i on; two such windows make a wider one.
+    width, full = 1, 2 * radius_px + 1
+    while width < full:
+        step = min(width, full - width)
+        size = values.shape[axis] - step
+        left = jax.lax.slice_in_dim(values, 0, size, axis=axis)
+        right = jax.lax.slice_in_dim(values, step, step + size, axis=axis)
+        values, width = jnp.maximum(left, right), width + step
+    return values

@@ -1,0 +1,45 @@
+"""Which pixels count: the same for every metric."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def counted_pixels(
+    function: str,
+    valid: Array | None,
+    num_classes: int,
+    **class_ids: Array,
+) -> tuple[Array, ...]:
+    """Each of `class_ids` in int32, and last where all of them are valid classes.
+
+    Raises:
+        ValueError: if `num_classes` is less than 1, or where shapes would broadcast or
+            types convert in silence. `function` is its name in the message.
+    """
+    if num_classes < 1:
+        raise ValueError(f"{function}: num_classes must be >= 1, got {num_classes}.")
+    shape = class_ids["labels"].shape
+    for name, ids in class_ids.items():
+        if not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(f"{function}: {name} must be integer, got {ids.dtype}.")
+        if ids.shape != shape:
+            raise ValueError(
+                f"{function}: {name} must have the shape of labels {shape}, "
+                f"got {ids.shape}."
+            )
+    if valid is None:
+        valid = jnp.array(True)
+    if valid.dtype != bool:
+        raise ValueError(f"{function}: valid must be bool, got {valid.dtype}.")
+    sizes = zip(valid.shape[::-1], shape[::-1], strict=False)
+    if valid.ndim > len(shape) or any(v not in (1, size) for v, size in sizes):
+        raise ValueError(
+            f"{function}: valid must be broadcastable to labels {shape}, "
+            f"got {valid.shape}."
+        )
+    counted = jnp.broadcast_to(valid, shape)
+    # Not in the caller's type: uint8 overflows from 16 classes on.
+    in_int32 = [ids.astype(jnp.int32) for ids in class_ids.values()]
+    for ids in in_int32:
+        counted &= (ids >= 0) & (ids < num_classes)
+    return *in_int32, counted
