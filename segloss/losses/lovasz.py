@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 from segloss.losses.check import check_arrays, check_choice, check_range
 from segloss.losses.reduce import mean_over_classes, sum_over_devices, valid_or_all
-from segloss.losses.softmax import log_probs, one_hot
+from segloss.losses.softmax import log_normalizer, one_hot, without_void
 
 
 @functools.partial(
@@ -67,7 +67,10 @@ def lovasz_softmax(
     check_arrays(name, logits, labels, valid)
 
     valid = valid_or_all(labels, valid)
-    probs = jnp.exp(log_probs(logits, labels, valid))
+    logits = without_void(logits, valid)
+    top, log_total = log_normalizer(logits, labels, valid)
+    # As a product XLA keeps one array less for the gradient than as one exp.
+    probs = jnp.exp(logits - top[..., None]) * jnp.exp(-log_total)[..., None]
     is_label = one_hot(labels, logits.shape[-1])
     return _mean_extension(
         jnp.where(is_label, 1.0 - probs, probs),
