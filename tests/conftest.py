@@ -36,7 +36,7 @@ def complete():
 
     def complete(name, labels, num_classes):
         labels, needed = jax.numpy.asarray(labels), {}
-        if "sigmoid" in name:
+        if "sigmoid" in name or name == "lovasz_hinge":
             labels = jax.nn.one_hot(labels, num_classes)
         if name == "log_bilinear_loss":
             needed["penalty"] = jax.numpy.ones((num_classes, num_classes))

@@ -7,6 +7,7 @@ from segloss.losses.cross_entropy import (
     softmax_cross_entropy,
     top_k_cross_entropy,
 )
+from segloss.losses.lovasz import lovasz_hinge, lovasz_softmax
 from segloss.losses.make import LOSSES, compound_loss, make_loss
 from segloss.losses.overlap import (
     focal_tversky,
@@ -32,6 +33,8 @@ __all__ = [
     "generalized_dice",
     "log_bilinear_loss",
     "log_cosh_dice",
+    "lovasz_hinge",
+    "lovasz_softmax",
     "make_loss",
     "normalized_sigmoid_cross_entropy",
     "poly_loss",

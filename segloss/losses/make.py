@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from segloss.losses import cross_entropy, overlap, sigmoid
+from segloss.losses import cross_entropy, lovasz, overlap, sigmoid
 from segloss.registry import bind
 
 LOSSES = {
@@ -15,6 +15,8 @@ LOSSES = {
     "generalized_dice": overlap.generalized_dice,
     "log_bilinear_loss": cross_entropy.log_bilinear_loss,
     "log_cosh_dice": overlap.log_cosh_dice,
+    "lovasz_hinge": lovasz.lovasz_hinge,
+    "lovasz_softmax": lovasz.lovasz_softmax,
     "normalized_sigmoid_cross_entropy": sigmoid.normalized_sigmoid_cross_entropy,
     "poly_loss": cross_entropy.poly_loss,
     "sigmoid_cross_entropy": sigmoid.sigmoid_cross_entropy,

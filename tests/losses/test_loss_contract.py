@@ -51,6 +51,11 @@ SETTINGS = {
     "focal_tversky": (losses.focal_tversky, {"per_image": True}),
     "generalized_dice": (losses.generalized_dice, {}),
     "log_cosh_dice": (losses.log_cosh_dice, {"classes": "present"}),
+    "lovasz": (losses.lovasz_softmax, {}),
+    # So many that crossing from one to the next is no visible step.
+    "lovasz_bins": (losses.lovasz_softmax, {"bins": 2**16, "classes": "all"}),
+    "lovasz_hinge": (losses.lovasz_hinge, {}),
+    "lovasz_per_image": (losses.lovasz_softmax, {"per_image": True}),
     "multi_label": (soft_dice, {"multi_label": True}),
     "multi_label_linear": (
         losses.tversky,
@@ -58,7 +63,9 @@ SETTINGS = {
     ),
 }
 # Those whose labels are a mask for each class.
-MASKS = {s for s in SETTINGS if s.startswith(("sigmoid", "multi_label"))}
+MASKS = {
+    s for s in SETTINGS if s.startswith(("sigmoid", "multi_label", "lovasz_hinge"))
+}
 
 
 def make_loss(setting, **changes):
@@ -106,7 +113,9 @@ assert_equal = functools.partial(assert_close, rtol=0, atol=0)
 def test_it_is_a_float32_scalar_with_the_slope_it_claims(setting):
     value, grad = value_and_grad(setting)(LOGITS, LABELS, VALID)
     assert (value.shape, value.dtype) == ((), jnp.float32)
-    step = np.random.default_rng(1).choice([-1e-2, 1e-2], LOGITS.shape)
+    # The slope of a Lovasz extension jumps where two errors change places.
+    size = 2e-3 if "lovasz" in setting else 1e-2
+    step = np.random.default_rng(1).choice([-size, size], LOGITS.shape)
     up, down = (
         value_and_grad(setting)(
             (LOGITS + sign * step).astype(np.float32), LABELS, VALID
