@@ -6,6 +6,7 @@ multi-label) there are two classes, 0 the negatives and 1 the positives, whose l
 at least 1/2.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ Loss = Callable[..., Float[Array, ""]]
 _CERTAIN = 20.0
 
 
+@functools.partial(jax.jit, static_argnames=("num_classes", "axis_name"))
 def pixel_share(
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
@@ -50,6 +52,7 @@ def pixel_share(
     return _share(ones, labels, valid, num_classes, axis_name)
 
 
+@functools.partial(jax.jit, static_argnames=("loss", "num_classes", "axis_name"))
 def gradient_share(
     loss: Loss,
     logits: Logits,
@@ -66,7 +69,8 @@ def gradient_share(
     gradient is 0. A factor on the loss changes nothing.
 
     Args:
-        loss: takes `(logits, labels, valid)`, and `axis_name` where that is given here.
+        loss: takes `(logits, labels, valid)`, and `axis_name` where that is given here;
+            each new function is compiled.
         logits: what the model says, in any float type; the gradient is float32.
         labels: class ids, or values in `[0, 1]` of negatives and positives.
         valid: True where a pixel counts, broadcastable to `labels`; None is all.
@@ -129,6 +133,7 @@ class Explanation(NamedTuple):
     __str__ = table
 
 
+@functools.partial(jax.jit, static_argnames=("loss", "num_classes"))
 def explain(
     loss: Loss,
     logits: Logits,
@@ -150,7 +155,7 @@ def explain(
     It takes one evaluation of the loss per class and two gradients.
 
     Args:
-        loss: takes `(logits, labels, valid)`.
+        loss: takes `(logits, labels, valid)`; each new function is compiled.
         logits: what the model says, in any float type; the gradient is float32.
         labels: class ids, or values in `[0, 1]` of negatives and positives.
         valid: True where a pixel counts, broadcastable to `labels`; None is all.
