@@ -31,6 +31,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")
+def complete():
+    """Makes class ids, and what a loss cannot do without, into what it takes."""
+
+    def complete(name, labels, num_classes):
+        labels, needed = jax.numpy.asarray(labels), {}
+        if "sigmoid" in name:
+            labels = jax.nn.one_hot(labels, num_classes)
+        if name == "log_bilinear_loss":
+            needed["penalty"] = jax.numpy.ones((num_classes, num_classes))
+        return labels, needed
+
+    return complete
+
+
+@pytest.fixture(scope="session")
 def datasets_dir(tmp_path_factory):
     """Where the tests' datasets are prepared, once for all."""
     return tmp_path_factory.mktemp("datasets")

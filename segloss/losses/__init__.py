@@ -1,17 +1,48 @@
 """Segmentation losses: pure functions `(logits, labels, valid) -> scalar`."""
 
-from segloss.losses.cross_entropy import softmax_cross_entropy
+from segloss.losses.cross_entropy import (
+    focal_loss,
+    log_bilinear_loss,
+    poly_loss,
+    softmax_cross_entropy,
+    top_k_cross_entropy,
+)
 from segloss.losses.diagnostics import explain, gradient_share
 from segloss.losses.make import LOSSES, compound_loss, make_loss
-from segloss.losses.overlap import soft_dice, soft_iou
+from segloss.losses.overlap import (
+    focal_tversky,
+    generalized_dice,
+    log_cosh_dice,
+    soft_dice,
+    soft_iou,
+    tversky,
+)
+from segloss.losses.sigmoid import (
+    gated_sigmoid_cross_entropy,
+    normalized_sigmoid_cross_entropy,
+    sigmoid_cross_entropy,
+    sigmoid_focal_loss,
+)
 
 __all__ = [
     "LOSSES",
     "compound_loss",
     "explain",
+    "focal_loss",
+    "focal_tversky",
+    "gated_sigmoid_cross_entropy",
+    "generalized_dice",
     "gradient_share",
+    "log_bilinear_loss",
+    "log_cosh_dice",
     "make_loss",
+    "normalized_sigmoid_cross_entropy",
+    "poly_loss",
+    "sigmoid_cross_entropy",
+    "sigmoid_focal_loss",
     "soft_dice",
     "soft_iou",
     "softmax_cross_entropy",
+    "top_k_cross_entropy",
+    "tversky",
 ]

@@ -1,4 +1,9 @@
-"""Losses that are a mean over pixels."""
+"""Losses that are a mean over pixels of some function of the softmax.
+
+Those of the label's probability alone (cross-entropy without smoothing, focal, poly,
+top-k) have a derivative of their own, for reverse mode: `jax.grad`, `jax.vjp` and
+gradients of gradients work, `jax.jvp` and `jax.jacfwd` do not.
+"""
 
 import functools
 
@@ -6,15 +11,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from segloss.losses.reduce import (
+from segloss.losses.check import (
     ClassWeights,
+    Penalty,
     check_arrays,
     check_choice,
-    log_prob_of_label,
-    log_probs,
+    check_range,
+)
+from segloss.losses.reduce import (
+    gather_over_devices,
     mean_over_pixels,
+    valid_or_all,
     weigh,
 )
+from segloss.losses.softmax import (
+    as_index,
+    log_misses,
+    log_prob_of_label,
+    log_probs,
+)
+
+NORMALIZATIONS = ("pixels", "weights", "samples")
 
 
 @functools.partial(
@@ -56,15 +73,14 @@ def softmax_cross_entropy(
             array's shape or type does not fit `logits`.
     """
     name = "softmax_cross_entropy"
-    check_choice(name, "normalize_by", normalize_by, ("pixels", "weights", "samples"))
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(
-            f"{name}: label_smoothing must be in [0, 1], got {label_smoothing}."
-        )
+    check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
+    check_range(name, "label_smoothing", label_smoothing, 0, 1)
     check_arrays(name, logits, labels, valid, class_weights)
 
+    valid = valid_or_all(labels, valid)
     # Once, so that the gradients of its two uses add up before they are rounded.
-    logits = logits.astype(jnp.float32)
+    if label_smoothing:
+        logits = logits.astype(jnp.float32)
     loss = weigh(-log_prob_of_label(logits, labels, valid), labels, class_weights)
     if label_smoothing:
         misses = -log_probs(logits, labels, valid)
@@ -79,3 +95,179 @@ def softmax_cross_entropy(
         pixel_weights=weigh(jnp.ones_like(loss), labels, class_weights),
         axis_name=axis_name,
     )
+
+
+@functools.partial(jax.jit, static_argnames=("gamma", "axis_name"))
+def focal_loss(
+    logits: Float[Array, "b *spatial c"],
+    labels: Integer[Array, " b *spatial"],
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    gamma: float | int = 2.0,
+    class_weights: ClassWeights | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Cross-entropy that fades out the pixels already classified well.
+
+    `-a_y (1 - p_y)^gamma log p_y` in nats, mean over valid pixels: Lin et al. 2017
+    (arXiv:1708.02002), eq. 5, with a softmax where the paper has a sigmoid.
+
+    Args:
+        logits: unnormalised class scores.
+        labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A
+            valid pixel whose label is no class makes the loss NaN.
+        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        gamma: focusing strength, at least 0; 0 is plain cross-entropy.
+        class_weights: `a` of eq. 5, a factor of at least 0 per class; None is ones.
+        axis_name: mapped device axis whose devices share one mean.
+
+    Raises:
+        ValueError: if `gamma` is negative, or an array does not fit `logits`.
+    """
+    name = "focal_loss"
+    check_range(name, "gamma", gamma, 0)
+    check_arrays(name, logits, labels, valid, class_weights)
+    valid = valid_or_all(labels, valid)
+    log_prob = log_prob_of_label(logits, labels, valid)
+    loss = -fade(log_prob, gamma) * log_prob
+    return mean_over_pixels(
+        weigh(loss, labels, class_weights), valid, axis_name=axis_name
+    )
+
+
+def fade(log_prob: Float[Array, "*pixels"], gamma: float | int) -> Float[Array, "..."]:
+    """`(1 - p)^gamma` of focal losses."""
+    # Without a floor the gradient is NaN at p == 1 for gamma < 1.
+    miss = jnp.maximum(-jnp.expm1(log_prob), jnp.finfo(jnp.float32).tiny)
+    return miss**gamma
+
+
+@functools.partial(jax.jit, static_argnames=("epsilon", "axis_name"))
+def poly_loss(
+    logits: Float[Array, "b *spatial c"],
+    labels: Integer[Array, " b *spatial"],
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    epsilon: float | int = 1.0,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Poly-1: cross-entropy with another weight on its expansion's first term.
+
+    `-log p_y + epsilon (1 - p_y)`, mean over valid pixels: Leng et al. 2022
+    (arXiv:2204.12511), sec. 4.
+
+    Args:
+        logits: unnormalised class scores.
+        labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
+        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        epsilon: added to the coefficient 1 of `1 - p_y`, at least -1.
+        axis_name: mapped device axis whose devices share one mean.
+
+    Raises:
+        ValueError: if `epsilon` is below -1, or an array does not fit `logits`.
+    """
+    name = "poly_loss"
+    check_range(name, "epsilon", epsilon, -1)
+    check_arrays(name, logits, labels, valid)
+    valid = valid_or_all(labels, valid)
+    log_prob = log_prob_of_label(logits, labels, valid)
+    loss = -log_prob - epsilon * jnp.expm1(log_prob)
+    return mean_over_pixels(loss, valid, axis_name=axis_name)
+
+
+@functools.partial(jax.jit, static_argnames=("fraction", "axis_name"))
+def top_k_cross_entropy(
+    logits: Float[Array, "b *spatial c"],
+    labels: Integer[Array, " b *spatial"],
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    fraction: float | int = 0.25,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Cross-entropy of the hardest pixels alone.
+
+    The mean of `-log p_y` over the k valid pixels of the batch where it is largest, k
+    being `fraction` of the valid pixels, rounded, and at least 1: Wu et al. 2016
+    (arXiv:1605.06885), sec. 3. Pixels that tie for the last places share them.
+
+    Args:
+        logits: unnormalised class scores.
+        labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
+        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        fraction: share of the valid pixels that counts, in `(0, 1]`.
+        axis_name: mapped device axis whose devices share one batch.
+
+    Raises:
+        ValueError: if `fraction` is out of range, or an array does not fit `logits`.
+    """
+    name = "top_k_cross_entropy"
+    check_range(name, "fraction", fraction, 0, 1, without_low=True)
+    check_arrays(name, logits, labels, valid)
+    valid = valid_or_all(labels, valid)
+    loss = -log_prob_of_label(logits, labels, valid)
+
+    # Void lies below every loss, so that it comes first.
+    ranked = jnp.where(valid, jax.lax.stop_gradient(loss), -1.0).ravel()
+    ranked = jnp.sort(gather_over_devices(ranked, axis_name))
+    count = (ranked >= 0).sum() + jnp.isnan(ranked).sum()
+    k = jnp.maximum(jnp.round(fraction * count), 1).astype(jnp.int32)
+    last = ranked[ranked.size - k]
+    above = (ranked > last).sum()
+    share = (k - above) / (ranked == last).sum()
+    weights = jnp.where(loss > last, 1.0, jnp.where(loss == last, share, 0.0))
+    # NaN, which is larger than nothing, must not be left out.
+    weights = jnp.where(jnp.isnan(last), jnp.nan, weights)
+    return mean_over_pixels(
+        weights * loss,
+        valid,
+        normalize_by="weights",
+        pixel_weights=weights,
+        axis_name=axis_name,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("alpha", "axis_name"))
+def log_bilinear_loss(
+    logits: Float[Array, "b *spatial c"],
+    labels: Integer[Array, " b *spatial"],
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    penalty: Penalty,
+    alpha: float | int = 0.5,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Cross-entropy beside a price on each kind of confusion.
+
+    `-(1 - alpha) log p_y - alpha sum_k a_yk log(1 - p_k)`, mean over valid pixels:
+    Resheff et al. 2017 (arXiv:1704.06062), eq. 3 with eq. 5.
+
+    Args:
+        logits: unnormalised class scores.
+        labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
+        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        penalty: `a [c, c]`, at least 0: what it costs to see class k (column) where
+            the label is y (row). The diagonal is not read.
+        alpha: weight of the penalties in `[0, 1]`.
+        axis_name: mapped device axis whose devices share one mean.
+
+    Raises:
+        ValueError: if `alpha` is out of range, or an array does not fit `logits`.
+    """
+    name = "log_bilinear_loss"
+    check_range(name, "alpha", alpha, 0, 1)
+    check_arrays(name, logits, labels, valid)
+    classes = logits.shape[-1]
+    penalty = jnp.asarray(penalty, jnp.float32)
+    if penalty.shape != (classes, classes):
+        raise ValueError(
+            f"{name}: penalty must have shape {(classes, classes)}, a row per class "
+            f"of the label, got {penalty.shape}."
+        )
+    penalty = jnp.where(jnp.eye(classes, dtype=bool), 0.0, penalty)
+    valid = valid_or_all(labels, valid)
+    # Once, so that the gradients of its two uses add up before they are rounded.
+    logits = logits.astype(jnp.float32)
+    prices = penalty[as_index(labels, classes)]
+    prices = -(prices * log_misses(logits, labels, valid)).sum(axis=-1)
+    loss = -(1 - alpha) * log_prob_of_label(logits, labels, valid) + alpha * prices
+    return mean_over_pixels(loss, valid, axis_name=axis_name)

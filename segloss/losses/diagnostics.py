@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
+from segloss.losses.check import check_arrays
 from segloss.losses.reduce import (
-    check_arrays,
     mean_over_pixels,
-    one_hot,
     safe_divide,
     sum_over_devices,
     valid_or_all,
 )
+from segloss.losses.softmax import one_hot
 
 Logits = Float[Array, "b *rest_of_logits"]
 Labels = Real[Array, "b *rest"] | Bool[Array, "b *rest"]

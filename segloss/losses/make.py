@@ -5,14 +5,25 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from segloss.losses.cross_entropy import softmax_cross_entropy
-from segloss.losses.overlap import soft_dice, soft_iou
+from segloss.losses import cross_entropy, overlap, sigmoid
 from segloss.registry import bind
 
 LOSSES = {
-    "soft_dice": soft_dice,
-    "soft_iou": soft_iou,
-    "softmax_cross_entropy": softmax_cross_entropy,
+    "focal_loss": cross_entropy.focal_loss,
+    "focal_tversky": overlap.focal_tversky,
+    "gated_sigmoid_cross_entropy": sigmoid.gated_sigmoid_cross_entropy,
+    "generalized_dice": overlap.generalized_dice,
+    "log_bilinear_loss": cross_entropy.log_bilinear_loss,
+    "log_cosh_dice": overlap.log_cosh_dice,
+    "normalized_sigmoid_cross_entropy": sigmoid.normalized_sigmoid_cross_entropy,
+    "poly_loss": cross_entropy.poly_loss,
+    "sigmoid_cross_entropy": sigmoid.sigmoid_cross_entropy,
+    "sigmoid_focal_loss": sigmoid.sigmoid_focal_loss,
+    "soft_dice": overlap.soft_dice,
+    "soft_iou": overlap.soft_iou,
+    "softmax_cross_entropy": cross_entropy.softmax_cross_entropy,
+    "top_k_cross_entropy": cross_entropy.top_k_cross_entropy,
+    "tversky": overlap.tversky,
 }
 
 Loss = Callable[..., Float[Array, ""]]

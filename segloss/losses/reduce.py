@@ -1,65 +1,16 @@
-"""What all losses share: checks, scores without void, and the one reduction."""
+"""What all losses share: void that does not count, and the one reduction."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
-# An array, or the tuple that a config holds.
-ClassWeights = Real[Array, " c"] | Sequence[ArrayLike]
+from segloss.losses.check import ClassWeights
+from segloss.losses.softmax import as_index
 
 # The gradient of a quotient divides by the square, which float32 holds down to 1e-38.
 SMALLEST_DIVISOR = 1e-18
-
-
-def check_choice(
-    function: str, argument: str, value: Any, choices: Sequence[str]
-) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        known = " or ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{function}: {argument} must be {known}, got {value!r}.")
-
-
-def check_arrays(
-    function: str,
-    logits: Array,
-    labels: Array,
-    valid: Array | None,
-    class_weights: ClassWeights | None = None,
-    *,
-    multi_label: bool = False,
-) -> None:
-    """Raises ValueError where shapes would broadcast or types convert in silence."""
-    shape = logits.shape if multi_label else logits.shape[:-1]
-    if labels.shape != shape:
-        raise ValueError(
-            f"{function}: labels must have shape {shape} for logits "
-            f"{logits.shape}, got {labels.shape}."
-        )
-    integer = jnp.issubdtype(labels.dtype, jnp.integer)
-    if integer == multi_label:
-        wanted = "float or bool" if multi_label else "integer"
-        raise ValueError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
-    if valid is not None:
-        if valid.dtype != bool:
-            raise ValueError(f"{function}: valid must be bool, got {valid.dtype}.")
-        sizes = zip(valid.shape[::-1], shape[::-1], strict=False)
-        if valid.ndim > len(shape) or any(v not in (1, size) for v, size in sizes):
-            raise ValueError(
-                f"{function}: valid must be broadcastable to labels {shape}, "
-                f"got {valid.shape}."
-            )
-    if class_weights is not None:
-        weights = jnp.asarray(class_weights)
-        if weights.shape != logits.shape[-1:]:
-            raise ValueError(
-                f"{function}: class_weights must have shape {logits.shape[-1:]}, "
-                f"one per class, got {weights.shape}."
-            )
 
 
 def valid_or_all(
@@ -68,78 +19,6 @@ def valid_or_all(
 ) -> Bool[Array, "*shape"]:
     """`valid` in the shape of `labels`."""
     return jnp.broadcast_to(True if valid is None else valid, labels.shape)
-
-
-def one_hot(
-    labels: Integer[Array, "*pixels"], num_classes: int
-) -> Bool[Array, "*pixels {num_classes}"]:
-    """True at the label; all False where the label is no class.
-
-    Meant to be read inside a reduction, into which XLA fuses it.
-    """
-    # int32 first, because uint8 cannot count to more than 256 classes.
-    return jax.nn.one_hot(labels.astype(jnp.int32), num_classes, dtype=bool)
-
-
-@jax.custom_jvp
-def at_label(
-    values: Float[Array, "*pixels c"], labels: Integer[Array, "*pixels"]
-) -> Float[Array, "*pixels"]:
-    """The value of each pixel's label; of some class where the label is none."""
-    labels = jnp.clip(labels.astype(jnp.int32), 0, values.shape[-1] - 1)
-    return jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
-
-
-@at_label.defjvp
-def _at_label_jvp(primals, tangents):
-    # The same as a gather's own derivative, but the transpose of a sum is fused where
-    # the transpose of a gather is a scatter into an array of its own.
-    values, labels = primals
-    chosen = jnp.where(one_hot(labels, values.shape[-1]), tangents[0], 0.0)
-    return at_label(values, labels), chosen.sum(axis=-1)
-
-
-def softmax_parts(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "..."] | None,
-) -> tuple[Float[Array, "*pixels c"], Float[Array, "*pixels"], Float[Array, "*pixels"]]:
-    """Logits in float32, their maximum, and the sum of `exp(logits - maximum)`.
-
-    A pixel that is not valid gets logits 0, whatever it holds, and no gradient. Where
-    a valid pixel's label is no class the sum is NaN: void that was not masked must not
-    pass for a pixel without error.
-    """
-    valid = valid_or_all(labels, valid)
-    logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
-    top = jax.lax.stop_gradient(logits.max(axis=-1))
-    total = jnp.exp(logits - top[..., None]).sum(axis=-1)
-    labels = labels.astype(jnp.int32)
-    known = (labels >= 0) & (labels < logits.shape[-1])
-    # Not before exp, which XLA for CPU (jaxlib 0.10.2) compiles wrongly for a constant
-    # NaN: exp(where(a, nan, x)).sum() is not NaN.
-    return logits, top, jnp.where(valid & ~known, jnp.nan, total)
-
-
-def log_probs(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "..."] | None,
-) -> Float[Array, "*pixels c"]:
-    """Log-probability of every class in float32; see `softmax_parts` for void."""
-    logits, top, total = softmax_parts(logits, labels, valid)
-    # In this order, because the logits may be large and their differences small.
-    return (logits - top[..., None]) - jnp.log(total)[..., None]
-
-
-def log_prob_of_label(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "..."] | None,
-) -> Float[Array, "*pixels"]:
-    """Log-probability of the label in float32, at most 0; see `softmax_parts`."""
-    logits, top, total = softmax_parts(logits, labels, valid)
-    return (at_label(logits, labels) - top) - jnp.log(total)
 
 
 def weigh(
@@ -152,12 +31,21 @@ def weigh(
         return loss
     weights = jnp.asarray(class_weights, jnp.float32)
     # A void label may lie outside; what it finds is not counted.
-    return loss * weights[jnp.clip(labels.astype(jnp.int32), 0, weights.size - 1)]
+    return loss * weights[as_index(labels, weights.size)]
 
 
 def sum_over_devices(sums: Any, axis_name: str | None) -> Any:
     """A tree of sums over this device's pixels, made sums over all devices'."""
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def gather_over_devices(
+    values: Float[Array, " n"], axis_name: str | None
+) -> Float[Array, " m"]:
+    """This device's values, made those of all devices in a row, to be sorted."""
+    if axis_name is None:
+        return values
+    return jax.lax.all_gather(values, axis_name, tiled=True)
 
 
 def safe_divide(

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segloss.losses import explain, gradient_share, soft_dice, softmax_cross_entropy
+from segloss.losses import (
+    explain,
+    gradient_share,
+    sigmoid_cross_entropy,
+    soft_dice,
+    softmax_cross_entropy,
+)
 from segloss.losses.diagnostics import pixel_share
 
 # Three pixels of class 0, one of class 1, none of class 2, one void; p_y is 1/2, 1/2,
@@ -26,12 +32,6 @@ def weighted(*weights, **hyperparameters):
     return functools.partial(
         softmax_cross_entropy, class_weights=weights, **hyperparameters
     )
-
-
-def binary_cross_entropy(logits, labels, valid=None, *, pos_weight=1.0):
-    costs = labels * pos_weight * jax.nn.softplus(-logits)
-    costs += (1 - labels) * jax.nn.softplus(logits)
-    return jnp.mean(costs, where=True if valid is None else valid)
 
 
 def test_gradient_share_matches_hand_computed_values():
@@ -71,7 +71,7 @@ def test_positives_and_negatives_of_labels_in_the_shape_of_the_logits():
     """At p = 1/2 all pixels pull alike: a positive of four has w / (w + 3)."""
     labels = jnp.array([[[1.0, 0.0], [0.0, 0.0]]])
     for pos_weight, positives in ((1.0, 1 / 4), (3.0, 1 / 2), (60.0, 60 / 63)):
-        loss = functools.partial(binary_cross_entropy, pos_weight=pos_weight)
+        loss = functools.partial(sigmoid_cross_entropy, pos_weight=pos_weight)
         found = gradient_share(loss, jnp.zeros((1, 2, 2)), labels, num_classes=2)
         np.testing.assert_allclose(found, [1 - positives, positives], rtol=1e-6)
 
@@ -152,7 +152,7 @@ def test_explain_says_what_a_loss_of_regions_would_save():
 
 def test_explain_of_labels_in_the_shape_of_the_logits():
     """p = 1/2: each pixel costs log 2, the positives three times that."""
-    loss = functools.partial(binary_cross_entropy, pos_weight=3.0)
+    loss = functools.partial(sigmoid_cross_entropy, pos_weight=3.0)
     labels = jnp.array([[True, False, False, False]])
     found = explain(loss, jnp.zeros((1, 4)), labels, num_classes=2)
     np.testing.assert_allclose(found.loss_share, [0.5, 0.5], rtol=1e-5)

@@ -10,15 +10,32 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
+from segloss import losses
 from segloss.losses import soft_dice, soft_iou, softmax_cross_entropy
 
 WEIGHTS = (0.5, 2.0, 1.5)
+PENALTY = ((0.0, 1.0, 4.0), (2.0, 0.0, 0.5), (3.0, 0.0, 0.0))
 SETTINGS = {
     "cross_entropy_by_samples": (softmax_cross_entropy, {"normalize_by": "samples"}),
     "cross_entropy_smooth": (
         softmax_cross_entropy,
         {"class_weights": WEIGHTS, "label_smoothing": 0.2, "normalize_by": "weights"},
     ),
+    "focal": (losses.focal_loss, {"gamma": 0.5, "class_weights": WEIGHTS}),
+    "poly": (losses.poly_loss, {"epsilon": 2}),
+    "top_k": (losses.top_k_cross_entropy, {"fraction": 0.4}),
+    "log_bilinear": (losses.log_bilinear_loss, {"penalty": PENALTY}),
+    "sigmoid": (
+        losses.sigmoid_cross_entropy,
+        {"pos_weight": WEIGHTS, "normalize_by": "weights"},
+    ),
+    "sigmoid_complement": (losses.normalized_sigmoid_cross_entropy, {}),
+    "sigmoid_inverse": (
+        losses.normalized_sigmoid_cross_entropy,
+        {"weighting": "inverse", "normalize_by": "samples"},
+    ),
+    "sigmoid_gated": (losses.gated_sigmoid_cross_entropy, {}),
+    "sigmoid_focal": (losses.sigmoid_focal_loss, {"gamma": 1}),
     "dice": (soft_dice, {}),
     "dice_linear": (
         soft_dice,
@@ -30,22 +47,32 @@ SETTINGS = {
         soft_iou,
         {"per_image": True, "classes": "present", "normalize_by": "samples"},
     ),
+    "tversky": (losses.tversky, {"fp_weight": 0.3, "fn_weight": 0.7}),
+    "focal_tversky": (losses.focal_tversky, {"per_image": True}),
+    "generalized_dice": (losses.generalized_dice, {}),
+    "log_cosh_dice": (losses.log_cosh_dice, {"classes": "present"}),
     "multi_label": (soft_dice, {"multi_label": True}),
+    "multi_label_linear": (
+        losses.tversky,
+        {"multi_label": True, "fp_weight": 0.2, "per_image": True},
+    ),
 }
+# Those whose labels are a mask for each class.
+MASKS = {s for s in SETTINGS if s.startswith(("sigmoid", "multi_label"))}
 
 
 def make_loss(setting, **changes):
     """The loss, which takes class ids also where it is a multi-label loss."""
     function, hyperparameters = SETTINGS[setting]
     loss = functools.partial(function, **(hyperparameters | changes))
-    if "multi_label" not in hyperparameters:
+    if setting not in MASKS:
         return loss
 
-    def multi_label_loss(logits, labels, valid=None):
+    def loss_of_masks(logits, labels, valid=None):
         targets = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1])
         return loss(logits, targets, None if valid is None else valid[..., None])
 
-    return multi_label_loss
+    return loss_of_masks
 
 
 def make_batch(seed=0):
@@ -140,7 +167,7 @@ def test_no_valid_pixel_is_no_loss_and_no_gradient(setting):
     assert_equal(nothing, (0.0, np.zeros_like(LOGITS)))
 
 
-@pytest.mark.parametrize("setting", sorted(SETTINGS.keys() - {"multi_label"}))
+@pytest.mark.parametrize("setting", sorted(SETTINGS.keys() - MASKS))
 def test_a_valid_pixel_whose_label_is_no_class_is_not_overlooked(setting):
     for unknown in (255, -1, 3):
         some, all_of_it = LABELS.copy(), np.full_like(LABELS, unknown)
@@ -169,7 +196,7 @@ def test_uint8_labels_a_third_spatial_dim_and_a_broadcast_valid(setting):
 def test_the_order_of_samples_pixels_and_classes_does_not_matter(setting, seed):
     logits, labels, valid = make_batch(seed)
     samples, pixels, classes = map(np.random.default_rng(seed).permutation, (4, 24, 3))
-    if "class_weights" in SETTINGS[setting][1]:
+    if {"class_weights", "pos_weight", "penalty"} & SETTINGS[setting][1].keys():
         classes = np.arange(3)
 
     def shuffle(x):

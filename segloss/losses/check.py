@@ -1,0 +1,86 @@
+"""What the arguments of a loss may be, said in one line where they are not."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer, Real
+
+# An array, or the tuple that a config holds.
+ClassWeights = Real[Array, " c"] | Sequence[ArrayLike]
+Penalty = Real[Array, "c c"] | Sequence[Sequence[ArrayLike]]
+
+# For sigmoids: how much of the pixel belongs to each class.
+SoftLabels = Float[Array, "b *spatial c"] | Bool[Array, "b *spatial c"]
+Labels = Integer[Array, " b *spatial"] | SoftLabels
+
+
+def check_choice(
+    function: str, argument: str, value: Any, choices: Sequence[str]
+) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        known = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{function}: {argument} must be {known}, got {value!r}.")
+
+
+def check_range(
+    function: str,
+    argument: str,
+    value: float | int,
+    low: float | int,
+    high: float | int = math.inf,
+    *,
+    without_low: bool = False,
+) -> None:
+    """Raises ValueError unless `value` is finite and in `[low, high]`.
+
+    `without_low` asks for more than `low`.
+    """
+    if low <= value <= high and value < math.inf and not (without_low and value == low):
+        return
+    closed = "(" if without_low else "["
+    end = f"{high}]" if high < math.inf else "inf)"
+    raise ValueError(
+        f"{function}: {argument} must be in {closed}{low}, {end}, got {value}."
+    )
+
+
+def check_arrays(
+    function: str,
+    logits: Array,
+    labels: Array,
+    valid: Array | None,
+    class_weights: ClassWeights | None = None,
+    *,
+    multi_label: bool = False,
+) -> None:
+    """Raises ValueError where shapes would broadcast or types convert in silence."""
+    shape = logits.shape if multi_label else logits.shape[:-1]
+    if labels.shape != shape:
+        raise ValueError(
+            f"{function}: labels must have shape {shape} for logits "
+            f"{logits.shape}, got {labels.shape}."
+        )
+    integer = jnp.issubdtype(labels.dtype, jnp.integer)
+    if integer == multi_label:
+        wanted = "float or bool" if multi_label else "integer"
+        raise ValueError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
+    if valid is not None:
+        if valid.dtype != bool:
+            raise ValueError(f"{function}: valid must be bool, got {valid.dtype}.")
+        sizes = zip(valid.shape[::-1], shape[::-1], strict=False)
+        if valid.ndim > len(shape) or any(v not in (1, size) for v, size in sizes):
+            raise ValueError(
+                f"{function}: valid must be broadcastable to labels {shape}, "
+                f"got {valid.shape}."
+            )
+    if class_weights is not None:
+        weights = jnp.asarray(class_weights)
+        if weights.shape != logits.shape[-1:]:
+            raise ValueError(
+                f"{function}: class_weights must have shape {logits.shape[-1:]}, "
+                f"one per class, got {weights.shape}."
+            )

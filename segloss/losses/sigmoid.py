@@ -1,0 +1,245 @@
+"""Binary cross-entropies of independent sigmoids, for binary and multi-label masks.
+
+A pixel of a class, one element of `labels`, is what is counted and averaged here.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Real
+
+from segloss.losses.check import (
+    ClassWeights,
+    SoftLabels,
+    check_arrays,
+    check_choice,
+    check_range,
+)
+from segloss.losses.cross_entropy import NORMALIZATIONS, fade
+from segloss.losses.reduce import (
+    mean_over_pixels,
+    valid_or_all,
+)
+
+
+@functools.partial(jax.jit, static_argnames=("normalize_by", "axis_name"))
+def sigmoid_cross_entropy(
+    logits: Float[Array, "b *spatial c"],
+    labels: SoftLabels,
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    pos_weight: Real[Array, ""] | ClassWeights | float | int | None = None,
+    normalize_by: str = "pixels",
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Binary cross-entropy of the labels under a sigmoid, in nats.
+
+    `-w t log p - (1 - t) log(1 - p)` for each element of `labels`: the binary case of
+    Eq. 1 of "Balance-batch: An Optimized Method for Semantic Segmentation Loss
+    Functions" (Huang, Tang, Su), its positives weighted.
+
+    Args:
+        logits: unnormalised scores.
+        labels: in `[0, 1]`; where not valid they may hold anything.
+        valid: True where an element counts, broadcastable to `labels`; None is all.
+        pos_weight: `w`, at least 0, one number or one per class; None is 1.
+        normalize_by: "pixels" divides by the number of valid elements, "weights" by
+            the sum of `w t + 1 - t` over them, "samples" by the number of samples that
+            hold one.
+        axis_name: mapped device axis whose devices share one loss.
+
+    Raises:
+        ValueError: if `normalize_by` is none of the above, or an array's shape or type
+            does not fit `logits`.
+    """
+    name = "sigmoid_cross_entropy"
+    check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
+    check_arrays(name, logits, labels, valid, multi_label=True)
+    weight = jnp.asarray(1.0 if pos_weight is None else pos_weight, jnp.float32)
+    if weight.shape not in ((), logits.shape[-1:]):
+        raise ValueError(
+            f"{name}: pos_weight must be a number or have shape {logits.shape[-1:]}, "
+            f"one per class, got {weight.shape}."
+        )
+    return _weighted_mean(
+        logits,
+        labels,
+        valid,
+        positive=jnp.broadcast_to(weight, logits.shape),
+        negative=1.0,
+        normalize_by=normalize_by,
+        axis_name=axis_name,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("weighting", "normalize_by", "axis_name"))
+def normalized_sigmoid_cross_entropy(
+    logits: Float[Array, "b *spatial c"],
+    labels: SoftLabels,
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    weighting: str = "complement",
+    normalize_by: str = "pixels",
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Binary cross-entropy weighted by how rare positives are in the batch.
+
+    With f the share of the positives among all valid elements of the global batch,
+    "complement" is `-(1 - f) t log p - f (1 - t) log(1 - p)`, the class-balanced
+    cross-entropy of Xie and Tu 2015 (arXiv:1504.06375), eq. 2; "inverse" is
+    `-(1 / f) t log p - (1 - t) log(1 - p)`. A side that is empty leaves the other one
+    with the weight 1.
+
+    Args:
+        logits: unnormalised scores.
+        labels: in `[0, 1]`; where not valid they may hold anything.
+        valid: True where an element counts, broadcastable to `labels`; None is all.
+        weighting: "complement" or "inverse", as above.
+        normalize_by: what the sum is divided by, as in `sigmoid_cross_entropy`.
+        axis_name: mapped device axis whose devices share one loss and one f.
+
+    Raises:
+        ValueError: if `weighting` or `normalize_by` is none of the above, or an array
+            does not fit `logits`.
+    """
+    name = "normalized_sigmoid_cross_entropy"
+    check_choice(name, "weighting", weighting, ("complement", "inverse"))
+    check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
+    check_arrays(name, logits, labels, valid, multi_label=True)
+    counted = valid_or_all(labels, valid)
+    positives = jnp.where(counted, labels.astype(jnp.float32), 0.0)
+    share = mean_over_pixels(positives, counted, axis_name=axis_name)
+    if weighting == "complement":
+        positive = jnp.where(share == 1, 1.0, 1 - share)
+        negative = jnp.where(share == 0, 1.0, share)
+    else:
+        positive = 1 / jnp.where(share == 0, 1.0, share)
+        negative = 1.0
+    return _weighted_mean(
+        logits,
+        labels,
+        valid,
+        positive=positive,
+        negative=negative,
+        normalize_by=normalize_by,
+        axis_name=axis_name,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("gate_weight", "threshold", "axis_name"))
+def gated_sigmoid_cross_entropy(
+    logits: Float[Array, "b *spatial c"],
+    labels: SoftLabels,
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    gate_weight: float | int = 5.0,
+    threshold: float | int = 0.5,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Binary cross-entropy with more weight where little is predicted.
+
+    `-g (t log p + (1 - t) log(1 - p))`, where g is `gate_weight` if p is below
+    `threshold`, else 1, and carries no gradient; the mean is over valid elements. The
+    binary case of Eq. 1 of "Balance-batch: An Optimized Method for Semantic
+    Segmentation Loss Functions" (Huang, Tang, Su), gated.
+
+    Args:
+        logits: unnormalised scores.
+        labels: in `[0, 1]`; where not valid they may hold anything.
+        valid: True where an element counts, broadcastable to `labels`; None is all.
+        gate_weight: weight below the threshold, at least 0.
+        threshold: probability in `[0, 1]`.
+        axis_name: mapped device axis whose devices share one mean.
+
+    Raises:
+        ValueError: if a number is out of range, or an array does not fit `logits`.
+    """
+    name = "gated_sigmoid_cross_entropy"
+    check_range(name, "gate_weight", gate_weight, 0)
+    check_range(name, "threshold", threshold, 0, 1)
+    check_arrays(name, logits, labels, valid, multi_label=True)
+    probs = jax.nn.sigmoid(logits.astype(jnp.float32))
+    weight = jnp.where(probs < threshold, gate_weight, 1.0)
+    return _weighted_mean(
+        logits,
+        labels,
+        valid,
+        positive=weight,
+        negative=weight,
+        normalize_by="pixels",
+        axis_name=axis_name,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("gamma", "alpha", "axis_name"))
+def sigmoid_focal_loss(
+    logits: Float[Array, "b *spatial c"],
+    labels: SoftLabels,
+    valid: Bool[Array, "..."] | None = None,
+    *,
+    gamma: float | int = 2.0,
+    alpha: float | int | None = 0.25,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Binary cross-entropy that fades out what is already classified well.
+
+    `-alpha_t (1 - p_t)^gamma log p_t` in nats, mean over valid elements, where p_t is p
+    for a positive and `1 - p` for a negative, and alpha_t is alpha and `1 - alpha`:
+    Lin et al. 2017 (arXiv:1708.02002), eq. 5. A label between takes its share of both.
+
+    Args:
+        logits: unnormalised scores.
+        labels: in `[0, 1]`; where not valid they may hold anything.
+        valid: True where an element counts, broadcastable to `labels`; None is all.
+        gamma: focusing strength, at least 0.
+        alpha: weight of the positives in `[0, 1]`; None weighs both sides 1.
+        axis_name: mapped device axis whose devices share one mean.
+
+    Raises:
+        ValueError: if a number is out of range, or an array does not fit `logits`.
+    """
+    name = "sigmoid_focal_loss"
+    check_range(name, "gamma", gamma, 0)
+    if alpha is not None:
+        check_range(name, "alpha", alpha, 0, 1)
+    check_arrays(name, logits, labels, valid, multi_label=True)
+    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    targets, log_hit, log_miss = _sides(logits, labels, valid)
+    loss = -positive * targets * fade(log_hit, gamma) * log_hit
+    loss -= negative * (1 - targets) * fade(log_miss, gamma) * log_miss
+    return mean_over_pixels(loss, valid, axis_name=axis_name)
+
+
+def _sides(
+    logits: Float[Array, "*pixels"],
+    labels: Float[Array, "*pixels"] | Bool[Array, "*pixels"],
+    valid: Bool[Array, "..."] | None,
+) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"], Float[Array, "*pixels"]]:
+    """Labels, `log p` and `log(1 - p)` in float32, finite where not valid."""
+    valid = valid_or_all(labels, valid)
+    logits = jnp.where(valid, logits.astype(jnp.float32), 0.0)
+    targets = jnp.where(valid, labels.astype(jnp.float32), 0.0)
+    return targets, jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+
+
+def _weighted_mean(
+    logits: Float[Array, "b *spatial c"],
+    labels: SoftLabels,
+    valid: Bool[Array, "..."] | None,
+    *,
+    positive: Float[Array, "..."] | float,
+    negative: Float[Array, "..."] | float,
+    normalize_by: str,
+    axis_name: str | None,
+) -> Float[Array, ""]:
+    """`-positive t log p - negative (1 - t) log(1 - p)`, summed and divided."""
+    targets, log_hit, log_miss = _sides(logits, labels, valid)
+    for_hit, for_miss = positive * targets, negative * (1 - targets)
+    return mean_over_pixels(
+        -for_hit * log_hit - for_miss * log_miss,
+        valid,
+        normalize_by=normalize_by,
+        pixel_weights=for_hit + for_miss,
+        axis_name=axis_name,
+    )
