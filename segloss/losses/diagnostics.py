@@ -149,10 +149,11 @@ def explain(
     alone. Where the loss is a sum over pixels, over whatever divisor, it is exactly the
     share of the class's pixels in that sum. Of a loss of regions it says what being
     right on those pixels would save: the shares need not sum to 1, because one pixel
-    is an error of two regions, and a class may cost without having a pixel. Label
-    smoothing punishes certainty, which makes these shares smaller, or negative.
+    is an error of two regions, and a class may cost without having a pixel. Under label
+    smoothing, which punishes certainty, they are smaller, or negative; a pixel whose
+    label lies between 0 and 1 is predicted as it is labelled, which may cost as well.
 
-    It takes one evaluation of the loss per class and two gradients.
+    It takes one gradient, and one evaluation of the loss per class.
 
     Args:
         loss: takes `(logits, labels, valid)`; each new function is compiled.
