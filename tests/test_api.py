@@ -21,7 +21,8 @@ def test_the_registry_holds_every_public_loss_by_its_name():
     takes_logits = {
         name: value
         for name, value in public.items()
-        if callable(value) and "logits" in inspect.signature(value).parameters
+        if callable(value)
+        and next(iter(inspect.signature(value).parameters)) == "logits"
     }
     assert takes_logits == losses.LOSSES
 

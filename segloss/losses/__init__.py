@@ -7,6 +7,7 @@ from segloss.losses.cross_entropy import (
     softmax_cross_entropy,
     top_k_cross_entropy,
 )
+from segloss.losses.diagnostics import explain, gradient_share
 from segloss.losses.lovasz import lovasz_hinge, lovasz_softmax
 from segloss.losses.make import LOSSES, compound_loss, make_loss
 from segloss.losses.overlap import (
@@ -27,10 +28,12 @@ from segloss.losses.sigmoid import (
 __all__ = [
     "LOSSES",
     "compound_loss",
+    "explain",
     "focal_loss",
     "focal_tversky",
     "gated_sigmoid_cross_entropy",
     "generalized_dice",
+    "gradient_share",
     "log_bilinear_loss",
     "log_cosh_dice",
     "lovasz_hinge",

@@ -24,6 +24,7 @@ from segloss.train.step import (
     TrainState,
     first_replica,
     make_state,
+    pmap_attention_step,
     pmap_evaluation_step,
     pmap_train_step,
     replicate,
@@ -122,6 +123,15 @@ class _Run:
             model=self.setup.model, num_classes=self.setup.dataset.num_classes
         )
 
+    @functools.cached_property
+    def _attention_step(self) -> Callable:
+        return pmap_attention_step(
+            model=self.setup.model,
+            loss=self.setup.loss,
+            augment=self.setup.augment,
+            class_names=self.setup.dataset.class_names,
+        )
+
     @property
     def _seconds(self) -> float:
         """Seconds of training, those before a restart included."""
@@ -156,11 +166,18 @@ class _Run:
         for step in range(first + 1, last + 1):
             with meter.waiting_for_data():
                 batch = next(batches)
+            evaluating = self._is_due(step, config.evaluate_every_steps)
+            shares = {}
+            if evaluating:
+                # Awaited, because two programs with collectives at once can deadlock
+                # on CPU devices.
+                shares = jax.block_until_ready(
+                    self._attention_step(state, shard(batch))
+                )
             state, scalars = step_fn(state, shard(batch))
-            meter.add(step, scalars, images=int(batch["sample_valid"].sum()))
+            meter.add(step, scalars | shares, images=int(batch["sample_valid"].sum()))
             self.on_step(step)
             stopping = bool(self.stop)
-            evaluating = self._is_due(step, config.evaluate_every_steps)
             # What was evaluated may be the best so far.
             saving = evaluating or self._is_due(step, config.checkpoint_every_steps)
             if stopping or saving or step % config.log_every_steps == 0:

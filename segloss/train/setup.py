@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from segloss.data import DATASETS, SAMPLERS, Dataset, Sampler, augment, open_dataset
 from segloss.losses import compound_loss
+from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.models import make_model
 from segloss.registry import bind
 from segloss.train.checkpoints import check_which
@@ -87,17 +88,19 @@ def make_setup(config: ConfigDict) -> Setup:
         _plain(config.augment),
         crop_hw=tuple(config.data.crop_hw),
     )
-    loss = _make_loss(config.loss)
+    make_loss = _choose_loss(config.loss)
     optimizer = make_configured_optimizer(config)
     dataset = open_configured_dataset(config)
     check_split(dataset, config.evaluate.split)
     check_split(dataset, config.evaluate.final_split)
+    index = dataset.class_index("train")
+    loss = make_loss(np.asarray(index.pixel_counts))
     _trace(augmentation, loss, dataset.num_classes)
     return Setup(
         config=config,
         dataset=dataset,
         model=make_configured_model(config, dataset.num_classes),
-        sampler=make_sampler(dataset.class_index("train").presence()),
+        sampler=make_sampler(index.presence()),
         loss=loss,
         schedule=make_configured_schedule(config),
         optimizer=optimizer,
@@ -198,14 +201,41 @@ def _plain(section: Section) -> dict[str, Any]:
     }
 
 
-def _make_loss(section: Section | Sequence[Section]) -> Callable:
-    """One loss, or a list of losses with a `weight` each."""
+def _choose_loss(
+    section: Section | Sequence[Section],
+) -> Callable[[np.ndarray], Callable]:
+    """One loss, or a list of losses with a `weight` each.
+
+    Its names are checked now. What comes back makes the loss from the pixel counts of
+    the training split, which class weights chosen by name are made of.
+    """
     terms = [section] if isinstance(section, ConfigDict | Mapping) else section
     parts = []
     for term in terms:
         name, hyperparameters = _split_name("loss", term)
+        weights = hyperparameters.get("class_weights")
+        if isinstance(weights, ConfigDict | Mapping):
+            weights = _choose("class_weights", CLASS_WEIGHTS, weights)
+            hyperparameters["class_weights"] = weights
         parts.append((hyperparameters.pop("weight", 1.0), name, hyperparameters))
-    return compound_loss(parts)
+    compound_loss(parts)
+
+    def make(pixel_counts: np.ndarray) -> Callable:
+        return compound_loss(
+            [
+                (
+                    weight,
+                    name,
+                    {
+                        k: v(pixel_counts) if callable(v) else v
+                        for k, v in chosen.items()
+                    },
+                )
+                for weight, name, chosen in parts
+            ]
+        )
+
+    return make
 
 
 def _check_names(where: str, section: Section, known: tuple[str, ...]) -> None:

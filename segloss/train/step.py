@@ -14,6 +14,8 @@ from jax import lax
 
 from segloss.data.augment import normalize
 from segloss.data.pipeline import Batch
+from segloss.losses import gradient_share
+from segloss.losses.diagnostics import pixel_share
 from segloss.metrics import confusion_matrix
 
 AXIS = "devices"
@@ -75,25 +77,12 @@ def train_step(
         The next state, equal on all devices, and scalars: the global batch's `loss`,
         its `grad_norm` before clipping, and the `param_norm` that results.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    rows = batch["labels"].shape[0]
-    # A key by the place in the global batch: the same images however many devices.
-    place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
-    images, labels, valid = augment(
-        keys, batch["images"], batch["labels"], batch["valid"]
-    )
+    images, labels, valid = _augmented(state, batch, augment)
 
     def global_loss(params):
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            normalize(images),
-            train=True,
-            sample_valid=batch["sample_valid"],
-            mutable=["batch_stats"],
-        )
-        value = loss(logits, labels, valid, axis_name=AXIS)
-        return value, updated.get("batch_stats", {})
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, batch_stats = _forward(variables, images, batch, model)
+        return loss(logits, labels, valid, axis_name=AXIS), batch_stats
 
     (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
         state.params
@@ -112,6 +101,61 @@ def train_step(
         "grad_norm": optax.tree.norm(grads),
         "param_norm": optax.tree.norm(params),
     }
+
+
+def attention_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    loss: Callable,
+    augment: Callable,
+    class_names: Sequence[str],
+) -> dict[str, jax.Array]:
+    """Which class gets how much of the gradient of the `train_step` with these arrays.
+
+    Returns:
+        Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
+        `pixel_share/NAME` of each class, equal on all devices.
+    """
+    images, labels, valid = _augmented(state, batch, augment)
+    logits, _ = _forward(state.variables, images, batch, model)
+    options = {"num_classes": len(class_names), "axis_name": AXIS}
+    shares = {
+        "gradient_share": gradient_share(loss, logits, labels, valid, **options),
+        "pixel_share": pixel_share(labels, valid, **options),
+    }
+    return {
+        f"{kind}/{name}": share
+        for kind, by_class in shares.items()
+        for name, share in zip(class_names, by_class, strict=True)
+    }
+
+
+def _augmented(
+    state: TrainState, batch: Batch, augment: Callable
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Images, labels and what is valid of this device's share, as the step sees it."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    rows = batch["labels"].shape[0]
+    # A key by the place in the global batch: the same images however many devices.
+    place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
+    return augment(keys, batch["images"], batch["labels"], batch["valid"])
+
+
+def _forward(
+    variables: dict[str, Any], images: jax.Array, batch: Batch, model: nn.Module
+) -> tuple[jax.Array, Any]:
+    """Logits as in training, and the BatchNorm statistics that result."""
+    logits, updated = model.apply(
+        variables,
+        normalize(images),
+        train=True,
+        sample_valid=batch["sample_valid"],
+        mutable=["batch_stats"],
+    )
+    return logits, updated.get("batch_stats", {})
 
 
 def evaluation_step(
@@ -141,6 +185,11 @@ def pmap_train_step(
         donate_argnums=0,
         devices=devices,
     )
+
+
+def pmap_attention_step(**parts: Any) -> Callable:
+    """`attention_step` over all devices; leaves the state as it is."""
+    return jax.pmap(functools.partial(attention_step, **parts), axis_name=AXIS)
 
 
 def pmap_evaluation_step(**parts: Any) -> Callable:

@@ -148,6 +148,12 @@ def test_what_a_run_leaves(finished_run):
     final = [x for x in lines if "val_mean_iou" in x][-1]
     assert final["val_mean_iou"] == results["summary"]["mean_iou"]
     assert {"images_per_second", "data_wait_fraction"} <= lines[1].keys()
+    names = [row["name"] for row in results["per_class"]]
+    for kind in ("gradient_share", "pixel_share"):
+        shared = [x for x in lines if f"{kind}/background" in x]
+        assert [x["step"] for x in shared] == [2, 4]
+        for line in shared:
+            assert sum(line[f"{kind}/{name}"] for name in names) == pytest.approx(1)
     events = list((finished_run / "tensorboard").iterdir())
     assert sum(p.stat().st_size for p in events) > 100
 
@@ -163,13 +169,12 @@ def test_tensorboard_reads_back_the_curve(finished_run):
             length = int.from_bytes(data[:8], "little")
             event = event_pb2.Event.FromString(data[12 : 12 + length])
             for value in event.summary.value:
-                if value.tag == "loss":
-                    read[event.step] = value.simple_value
+                read[value.tag, event.step] = value.simple_value
             data = data[16 + length :]
-    assert sorted(read) == [1, 2, 3, 4]
+    assert sorted(step for tag, step in read if tag == "loss") == [1, 2, 3, 4]
     for line in curve(finished_run):
-        if "loss" in line:
-            assert read[line["step"]] == pytest.approx(line["loss"], rel=1e-6)
+        for name in {"loss", "gradient_share/background"} & line.keys():
+            assert read[name, line["step"]] == pytest.approx(line[name], rel=1e-6)
 
 
 def test_newest_and_best_checkpoints_are_kept(tiny_config, tmp_path):

@@ -19,6 +19,12 @@ from segloss.train.setup import check_same_config, write_config
         ("model.deep", 2, "unet has no hyperparameter 'deep'; known are"),
         ("loss.name", "dice", "no loss is named 'dice'; known are"),
         ("loss.gamma", 2.0, "softmax_cross_entropy has no hyperparameter 'gamma'"),
+        ("loss.class_weights", {"name": "uniform"}, "no class_weights is named 'unifo"),
+        (
+            "loss.class_weights",
+            {"name": "effective_number", "beta": 2},
+            r"effective_number: beta must be in \[0, 1\), got 2",
+        ),
         ("optimizer.name", "lion", "no optimizer is named 'lion'; known are adamw"),
         ("schedule.power", 2.0, "cosine has no hyperparameter 'power'; known are"),
         ("evaluate.split", "dev", "has no split 'dev'; it has train, val"),
@@ -84,6 +90,30 @@ def test_losses_add_up_by_weight(tiny_config):
         logits, labels, smooth=1.0
     )
     np.testing.assert_allclose(loss(logits, labels), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_class_weights_by_name_come_from_the_training_split(tiny_config, listed):
+    import jax.numpy as jnp
+    import numpy as np
+
+    weights = dict(name="effective_number", beta=0.9)
+    loss = dict(name="softmax_cross_entropy", class_weights=weights)
+    with tiny_config.ignore_type():
+        tiny_config.loss = [loss] if listed else loss
+    setup = make_setup(tiny_config)
+    images = setup.dataset.class_index("train").presence().sum(axis=0)
+    assert min(images) < max(images) == 40, "background is in each of the 40 images"
+    # One pixel of each class in turn, and a prediction that costs log 21 for each.
+    costs = np.array(
+        [
+            setup.loss(jnp.zeros((1, 1, 1, 21)), jnp.full((1, 1, 1), c))
+            for c in range(21)
+        ]
+    )
+    np.testing.assert_allclose(costs.mean(), np.log(21), rtol=1e-5)
+    ratios = (1 - 0.9**40) / (1 - 0.9**images)
+    np.testing.assert_allclose(costs / costs[0], ratios, rtol=1e-5)
 
 
 def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):

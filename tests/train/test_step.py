@@ -3,9 +3,16 @@ import jax
 import numpy as np
 import pytest
 
-from segloss.data import BalanceBatch, iterate_batches
+from segloss.data import BalanceBatch, iterate_batches, load_batch
 from segloss.train import make_setup, step, train
-from segloss.train.step import make_state, pmap_train_step, replicate, shard
+from segloss.train.step import (
+    first_replica,
+    make_state,
+    pmap_attention_step,
+    pmap_train_step,
+    replicate,
+    shard,
+)
 
 
 def loss_curve(setup, num_devices, num_steps):
@@ -55,7 +62,8 @@ def test_step_compiles_once_over_50_batches_of_different_sizes(
     tiny_config, tmp_path, monkeypatch, caplog
 ):
     tiny_config.total_steps = 50
-    tiny_config.checkpoint_every_steps = tiny_config.evaluate_every_steps = 50
+    tiny_config.checkpoint_every_steps = 50
+    tiny_config.evaluate_every_steps = 20
     tiny_config.sampler = dict(name="balance_batch", batch_max=7, batch_cl=5)
     sampler = make_setup(tiny_config).sampler
     assert len({len(sampler[k]) for k in range(50)}) > 2
@@ -73,7 +81,10 @@ def test_step_compiles_once_over_50_batches_of_different_sizes(
         assert train(tiny_config, tmp_path, on_step=on_step)["step"] == 50
     # Traced once is not yet compiled once: a state placed otherwise compiles again.
     assert compiled[1] > 0
-    assert compiled[50] == compiled[1]
+    assert compiled[19] == compiled[1]
+    # Step 20 adds the programs of the shares and of the evaluation.
+    assert compiled[21] > compiled[19]
+    assert compiled[50] == compiled[21]
 
 
 def test_trace_count_notices_a_second_shape(tiny_config, monkeypatch):
@@ -88,6 +99,37 @@ def test_trace_count_notices_a_second_shape(tiny_config, monkeypatch):
     setup.sampler.batch_max = 8
     with pytest.raises(AssertionError, match="traced"):
         loss_curve(setup, 1, 1)
+
+
+def test_attention_is_that_of_the_batch_under_the_loss(tiny_config):
+    # Nothing is cut off or moved, so the class index knows the pixels.
+    tiny_config.augment = dict(scale_range=(1.0, 1.0), flip_probability=0.0)
+    with tiny_config.ignore_type():
+        weights = (0.0, *[1.0] * 20)
+        tiny_config.loss = dict(name="softmax_cross_entropy", class_weights=weights)
+    setup = make_setup(tiny_config)
+    names = setup.dataset.class_names
+    attention_step = pmap_attention_step(
+        model=setup.model, loss=setup.loss, augment=setup.augment, class_names=names
+    )
+    state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    batch = load_batch(
+        setup.dataset.source("train"),
+        setup.sampler[0],
+        batch_size=12,
+        canvas_hw=setup.dataset.max_hw,
+        ignore_label=setup.dataset.ignore_label,
+    )
+    shares = first_replica(attention_step(replicate(state), shard(batch)))
+    pixels, gradient = (
+        np.array([shares[f"{kind}_share/{name}"] for name in names])
+        for kind in ("pixel", "gradient")
+    )
+    counts = setup.dataset.class_index("train").pixel_counts[setup.sampler[0]].sum(0)
+    np.testing.assert_allclose(pixels, counts / counts.sum(), rtol=1e-6)
+    # All that is there but the background, which weighs nothing.
+    np.testing.assert_array_equal(gradient > 0, (counts > 0) & (np.arange(21) > 0))
+    np.testing.assert_allclose(gradient.sum(), 1.0, rtol=1e-6)
 
 
 def test_bfloat16_computes_in_half_and_keeps_float32_parameters(tiny_config):
