@@ -53,11 +53,20 @@ def test_everything_public_is_documented(module):
 def test_losses_work_under_jit_grad_and_vmap(loss):
     logits = jax.random.normal(jax.random.key(0), (3, 2, 4, 5))
     labels = jax.random.randint(jax.random.key(1), (3, 2, 4), 0, 5)
-    values, grads = jax.jit(jax.vmap(jax.value_and_grad(loss)))(logits, labels)
-    alone = [loss(*arrays) for arrays in zip(logits, labels, strict=True)]
+    # Whatever it asks for beside the labels, logits of another key will do.
+    other = jax.random.normal(jax.random.key(2), logits.shape)
+    inputs = dict.fromkeys(losses.inputs_of(loss.__name__), other)
+    arrays = logits, labels, None, inputs
+
+    def call(logits, labels, valid, inputs):
+        return loss(logits, labels, valid, **inputs)
+
+    values, grads = jax.jit(jax.vmap(jax.value_and_grad(call)))(*arrays)
+    alone = [call(*jax.tree.map(lambda x, i=i: x[i], arrays)) for i in range(3)]
     np.testing.assert_allclose(values, alone, rtol=1e-6)
     # Downhill from here, for each of the three.
-    lower = jax.vmap(loss)(logits - 0.1 * grads / jnp.abs(grads).max(), labels)
+    lower = logits - 0.1 * grads / jnp.abs(grads).max()
+    lower = jax.vmap(call)(lower, *arrays[1:])
     assert (lower < values).all()
 
 

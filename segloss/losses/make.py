@@ -1,15 +1,20 @@
 """Losses chosen by name, as configs do, and sums of them."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
+from segloss.losses.boundary import boundary_loss
 from segloss.losses.cross_entropy import softmax_cross_entropy
 from segloss.losses.overlap import soft_dice, soft_iou
+from segloss.losses.topology import soft_cldice
 from segloss.registry import bind
 
 LOSSES = {
+    "boundary_loss": boundary_loss,
+    "soft_cldice": soft_cldice,
     "soft_dice": soft_dice,
     "soft_iou": soft_iou,
     "softmax_cross_entropy": softmax_cross_entropy,
@@ -17,17 +22,27 @@ LOSSES = {
 
 Loss = Callable[..., Float[Array, ""]]
 
+# Arrays that a loss may ask for, by this keyword, with every batch.
+INPUTS = ("distances",)
+
+
+def inputs_of(name: str) -> tuple[str, ...]:
+    """The arrays that `LOSSES[name]` takes beside logits, labels and valid."""
+    parameters = inspect.signature(LOSSES[name]).parameters
+    return tuple(name for name in INPUTS if name in parameters)
+
 
 def make_loss(name: str, **hyperparameters: Any) -> Loss:
     """The loss `name` with its hyperparameters bound.
 
     Returns:
-        A function `(logits, labels, valid=None)` that also takes `axis_name`.
+        A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
+        keyword, the arrays that `inputs_of(name)` says.
 
     Raises:
         ValueError: if `LOSSES` has no such name, or the loss no such hyperparameter.
     """
-    return bind("loss", LOSSES, name, hyperparameters)
+    return bind("loss", LOSSES, name, hyperparameters, later=INPUTS)
 
 
 def compound_loss(
@@ -42,7 +57,8 @@ def compound_loss(
         axis_name: mapped device axis, the same for every term.
 
     Returns:
-        A function `(logits, labels, valid=None)` that also takes `axis_name`.
+        A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
+        keyword, what `inputs_of` says of each term, which alone gets it.
 
     Raises:
         ValueError: if there is no term, a weight is negative or not finite, or
@@ -57,7 +73,18 @@ def compound_loss(
                 f"got {weight}."
             )
     losses = [
-        (weight, bind("loss", LOSSES, name, hyperparameters, axis_name=axis_name))
+        (
+            weight,
+            bind(
+                "loss",
+                LOSSES,
+                name,
+                hyperparameters,
+                later=INPUTS,
+                axis_name=axis_name,
+            ),
+            inputs_of(name),
+        )
         for weight, name, hyperparameters in terms
     ]
 
@@ -67,10 +94,18 @@ def compound_loss(
         valid: Bool[Array, "..."] | None = None,
         *,
         axis_name: str | None = axis_name,
+        **inputs: Array,
     ) -> Float[Array, ""]:
         return sum(
-            weight * term(logits, labels, valid, axis_name=axis_name)
-            for weight, term in losses
+            weight
+            * term(
+                logits,
+                labels,
+                valid,
+                axis_name=axis_name,
+                **{name: x for name, x in inputs.items() if name in taken},
+            )
+            for weight, term, taken in losses
         )
 
     return loss

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from segloss.data import DATASETS, SAMPLERS, Dataset, Sampler, augment, open_dataset
-from segloss.losses import compound_loss
+from segloss.losses import compound_loss, inputs_of
 from segloss.models import make_model
 from segloss.registry import bind
 from segloss.train.checkpoints import check_which
@@ -60,13 +60,18 @@ _FREE_TO_CHANGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The parts of a run, made from its config."""
+    """The parts of a run, made from its config.
+
+    Attributes:
+        loss_inputs: arrays that the loss takes beside logits, labels and valid.
+    """
 
     config: ConfigDict
     dataset: Dataset
     model: nn.Module
     sampler: Sampler
     loss: Callable
+    loss_inputs: frozenset[str]
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     augment: Callable
@@ -87,18 +92,21 @@ def make_setup(config: ConfigDict) -> Setup:
         _plain(config.augment),
         crop_hw=tuple(config.data.crop_hw),
     )
-    loss = _make_loss(config.loss)
+    terms = _loss_terms(config.loss)
+    loss = compound_loss(terms)
+    loss_inputs = frozenset(x for _, name, _ in terms for x in inputs_of(name))
     optimizer = make_configured_optimizer(config)
     dataset = open_configured_dataset(config)
     check_split(dataset, config.evaluate.split)
     check_split(dataset, config.evaluate.final_split)
-    _trace(augmentation, loss, dataset.num_classes)
+    _trace(augmentation, loss, loss_inputs, dataset.num_classes)
     return Setup(
         config=config,
         dataset=dataset,
         model=make_configured_model(config, dataset.num_classes),
         sampler=make_sampler(dataset.class_index("train").presence()),
         loss=loss,
+        loss_inputs=loss_inputs,
         schedule=make_configured_schedule(config),
         optimizer=optimizer,
         augment=augmentation,
@@ -140,13 +148,16 @@ def check_split(dataset: Dataset, split: str) -> None:
         )
 
 
-def _trace(augmentation: Callable, loss: Callable, num_classes: int) -> None:
+def _trace(
+    augmentation: Callable, loss: Callable, inputs: Iterable[str], num_classes: int
+) -> None:
     """Lets both check their hyperparameters, which they do when they are traced."""
     shape = jax.ShapeDtypeStruct
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
+    logits = shape((1, 2, 2, num_classes), np.float32)
     jax.eval_shape(augmentation, keys, shape((1, 2, 2, 3), np.uint8), labels, valid)
-    jax.eval_shape(loss, shape((1, 2, 2, num_classes), np.float32), labels, valid)
+    jax.eval_shape(loss, logits, labels, valid, **dict.fromkeys(inputs, logits))
 
 
 def open_configured_dataset(config: ConfigDict) -> Dataset:
@@ -198,14 +209,16 @@ def _plain(section: Section) -> dict[str, Any]:
     }
 
 
-def _make_loss(section: Section | Sequence[Section]) -> Callable:
+def _loss_terms(
+    section: Section | Sequence[Section],
+) -> list[tuple[float | int, str, dict[str, Any]]]:
     """One loss, or a list of losses with a `weight` each."""
     terms = [section] if isinstance(section, ConfigDict | Mapping) else section
     parts = []
     for term in terms:
         name, hyperparameters = _split_name("loss", term)
         parts.append((hyperparameters.pop("weight", 1.0), name, hyperparameters))
-    return compound_loss(parts)
+    return parts
 
 
 def _check_names(where: str, section: Section, known: tuple[str, ...]) -> None:

@@ -80,9 +80,12 @@ def train_step(
     # A key by the place in the global batch: the same images however many devices.
     place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
-    images, labels, valid = augment(
-        keys, batch["images"], batch["labels"], batch["valid"]
+    # A batch holds distances where the loss asks for them.
+    inputs = {k: batch[k] for k in ("distances",) if k in batch}
+    images, labels, valid, *maps = augment(
+        keys, batch["images"], batch["labels"], batch["valid"], **inputs
     )
+    inputs = dict(zip(inputs, maps, strict=True))
 
     def global_loss(params):
         logits, updated = model.apply(
@@ -92,7 +95,7 @@ def train_step(
             sample_valid=batch["sample_valid"],
             mutable=["batch_stats"],
         )
-        value = loss(logits, labels, valid, axis_name=AXIS)
+        value = loss(logits, labels, valid, axis_name=AXIS, **inputs)
         return value, updated.get("batch_stats", {})
 
     (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
