@@ -43,8 +43,8 @@ def soft_cldice(
     (arXiv:2003.07311), eq. 1 and 2, with `smooth` the epsilon of their algorithm 2. A
     skeleton is what the openings of the ever more eroded region leave out: algorithm 1.
 
-    Of a region more than `2 iterations + 2` pixels wide hardly any skeleton is found, so
-    add a loss that knows of areas. Where a skeleton is empty its ratio is 1.
+    Of a region more than `2 iterations + 2` pixels wide hardly any skeleton is found,
+    so add a loss that knows of areas. Where a skeleton is empty its ratio is 1.
 
     Args:
         logits: unnormalised class scores.
@@ -128,29 +128,29 @@ def _one_less_harmonic_mean(
 
 
 def _soft_skeleton(
-    region: Float[Array, "b *spatial"], iterations: int
-) -> Float[Array, "b *spatial"]:
-    """Algorithm 1, where `S + (1 - S) R` is written as `1 - S` times `1 - R`."""
+    region: Float[Array, " b *spatial"], iterations: int
+) -> Float[Array, " b *spatial"]:
+    """Algorithm 1: what each opening leaves out, as far as it is not there yet."""
 
     @jax.checkpoint
     def step(carry, _):
-        region, rest = carry
+        region, skeleton = carry
         eroded = _erode(region)
         ridge = jax.nn.relu(region - _dilate(eroded))
-        return (eroded, rest * (1 - ridge)), None
+        return (eroded, skeleton + (1 - skeleton) * ridge), None
 
-    start = (region, jnp.ones_like(region))
-    (_, rest), _ = lax.scan(step, start, length=iterations + 1)
-    return 1 - rest
+    start = (region, jnp.zeros_like(region))
+    (_, skeleton), _ = lax.scan(step, start, length=iterations + 1)
+    return skeleton
 
 
-def _erode(region: Float[Array, "b *spatial"]) -> Float[Array, "b *spatial"]:
+def _erode(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
     """The least of each pixel and its neighbours along the axes."""
     lines = [_pool(region, lax.min, jnp.inf, [axis]) for axis in range(1, region.ndim)]
     return functools.reduce(jnp.minimum, lines)
 
 
-def _dilate(region: Float[Array, "b *spatial"]) -> Float[Array, "b *spatial"]:
+def _dilate(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
     """The largest of each pixel and its neighbours, those at the corners included."""
     return _pool(region, lax.max, -jnp.inf, range(1, region.ndim))
 

@@ -63,7 +63,10 @@ def test_axis_name_may_be_given_when_making_or_when_calling(make, argument, when
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: make_loss("dice"), "no loss is named 'dice'; known are boundary_loss, "),
+        (
+            lambda: make_loss("dice"),
+            "no loss is named 'dice'; known are bound",
+        ),
         (lambda: make_loss("soft_iou", gamma=2.0), "soft_iou has no .* 'gamma'"),
         (lambda: compound_loss([]), "terms must hold at least one loss"),
         (lambda: compound_loss([(-1, "soft_iou", {})]), "weight of soft_iou .* got -1"),
