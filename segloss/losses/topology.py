@@ -146,15 +146,18 @@ def _soft_skeleton(
 
 def _erode(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
     """The least of each pixel and its neighbours along the axes."""
-    lines = [_pool(region, lax.min, jnp.inf, [axis]) for axis in range(1, region.ndim)]
+    lines = [_pool(region, axis, lax.min, jnp.inf) for axis in range(1, region.ndim)]
     return functools.reduce(jnp.minimum, lines)
 
 
 def _dilate(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
     """The largest of each pixel and its neighbours, those at the corners included."""
-    return _pool(region, lax.max, -jnp.inf, range(1, region.ndim))
+    for axis in range(1, region.ndim):
+        region = _pool(region, axis, lax.max, -jnp.inf)
+    return region
 
 
-def _pool(region, reduce, start, axes):
-    window = [3 if axis in axes else 1 for axis in range(region.ndim)]
-    return lax.reduce_window(region, start, reduce, window, [1] * region.ndim, "SAME")
+def _pool(region, axis, reduce, start):
+    window, strides = [1] * region.ndim, [1] * region.ndim
+    window[axis] = 3
+    return lax.reduce_window(region, start, reduce, window, strides, "SAME")
