@@ -278,6 +278,8 @@ def test_shard_map_equals_one_device(setting):
         ("dice_linear", jnp.float16),
         ("dice_linear", jnp.bfloat16),
         ("multi_label", jnp.bfloat16),
+        ("boundary", jnp.float16),
+        ("cldice", jnp.bfloat16),
     ],
 )
 def test_half_precision_sums_in_float32(setting, dtype):
