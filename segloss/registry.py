@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 # Fields that every Linen module has; they are not hyperparameters.
@@ -14,6 +14,8 @@ def bind(
     registry: Mapping[str, Callable],
     name: str,
     hyperparameters: Mapping[str, Any],
+    *,
+    later: Collection[str] = (),
     **given: Any,
 ) -> functools.partial:
     """Looks `name` up in `registry` and binds its keyword-only arguments.
@@ -23,6 +25,7 @@ def bind(
         registry: name to function or class.
         name: the entry wanted.
         hyperparameters: keyword-only arguments of the entry that the user chose.
+        later: arguments that come with each call, so the user may not choose them.
         **given: arguments that the calling code supplies, so the user may not. One
             that the entry does not take is left out.
 
@@ -38,7 +41,7 @@ def bind(
     parameters = {
         p.name: p
         for p in inspect.signature(registry[name]).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in _MODULE_FIELDS
+        if p.kind is p.KEYWORD_ONLY and p.name not in {*_MODULE_FIELDS, *later}
     }
     given = {key: value for key, value in given.items() if key in parameters}
     known = [key for key in parameters if key not in given]

@@ -45,6 +45,7 @@ def augment(
     images: UInt8[Array, "b h w 3"],
     labels: Integer[Array, "b h w"],
     valid: Bool[Array, "b h w"],
+    distances: Float[Array, "b h w c"] | None = None,
     *,
     crop_hw: tuple[int, int],
     scale_range: tuple[float, float] = (0.5, 1.5),
@@ -52,9 +53,15 @@ def augment(
     brightness: float = 0.1,
     contrast: float = 0.2,
     saturation: float = 0.2,
-) -> tuple[
-    Float[Array, "b ch cw 3"], Integer[Array, "b ch cw"], Bool[Array, "b ch cw"]
-]:
+) -> (
+    tuple[Float[Array, "b ch cw 3"], Integer[Array, "b ch cw"], Bool[Array, "b ch cw"]]
+    | tuple[
+        Float[Array, "b ch cw 3"],
+        Integer[Array, "b ch cw"],
+        Bool[Array, "b ch cw"],
+        Float[Array, "b ch cw c"],
+    ]
+):
     """Random scale, crop, horizontal flip and colour, each sample by its own key.
 
     Args:
@@ -64,6 +71,8 @@ def augment(
             what lies beyond is padding.
         labels: class ids.
         valid: True where a pixel counts.
+        distances: signed distances to boundaries, in pixels, if there are any; they
+            grow with the image, and what lies beyond the crop still counts.
         crop_hw: height and width of the crop, in pixels after scaling. A scaled image
             that is smaller lies at a random place in it.
         scale_range: smallest and largest factor of the size, drawn uniformly.
@@ -73,7 +82,7 @@ def augment(
         saturation: largest relative change of the colourfulness.
 
     Returns:
-        Images in [0, 1], labels and valid, each of `crop_hw`.
+        Images in [0, 1], labels, valid and, where given, distances, each of `crop_hw`.
 
     Raises:
         ValueError: if a range is out of order or negative.
@@ -94,30 +103,34 @@ def augment(
 
     low, high = scale_range
 
-    def one(key, image, labels, valid):
+    def one(key, image, labels, valid, *distances):
         # One draw for all, because XLA takes a second to compile each on CPU.
         scale, *place, mirror, bright, contr, satur = jax.random.uniform(key, (7,))
-        image, labels, valid = _scale_and_crop(
+        scale = low + (high - low) * scale
+        image, labels, valid, *distances = _scale_and_crop(
             image,
             labels,
             valid,
+            *distances,
             crop_hw=crop_hw,
-            scale=low + (high - low) * scale,
+            scale=scale,
             place=jnp.stack(place),
         )
-        image, labels, valid = (
+        distances = [(x * scale).astype(x.dtype) for x in distances]
+        image, *maps = (
             jnp.where(mirror < flip_probability, x[:, ::-1], x)
-            for x in (image, labels, valid)
+            for x in (image, labels, valid, *distances)
         )
         image = pix.adjust_brightness(image, brightness * (2 * bright - 1))
         image = pix.adjust_contrast(image, 1 + contrast * (2 * contr - 1))
         image = pix.adjust_saturation(image, 1 + saturation * (2 * satur - 1))
-        return jnp.clip(image, 0, 1), labels, valid
+        return jnp.clip(image, 0, 1), *maps
 
-    return jax.vmap(one)(keys, images, labels, valid)
+    given = () if distances is None else (distances,)
+    return jax.vmap(one)(keys, images, labels, valid, *given)
 
 
-def _scale_and_crop(image, labels, valid, *, crop_hw, scale, place):
+def _scale_and_crop(image, labels, valid, *distances, crop_hw, scale, place):
     """Crops a scaled image at `place`, 0 to 1 of the way from top left."""
     hw = jnp.array(valid.shape)
     # What the crop leaves out of the scaled image; negative where it shows more.
@@ -130,8 +143,9 @@ def _scale_and_crop(image, labels, valid, *, crop_hw, scale, place):
     )
     inside = ((row >= 0) & (row < hw[0]))[:, None] & ((col >= 0) & (col < hw[1]))[None]
     nearest = functools.partial(jnp.take, mode="clip")
-    labels, valid = (
-        nearest(nearest(x, row, axis=0), col, axis=1) for x in (labels, valid)
+    labels, valid, *distances = (
+        nearest(nearest(x, row, axis=0), col, axis=1)
+        for x in (labels, valid, *distances)
     )
     image = jax.image.scale_and_translate(
         image.astype(jnp.float32),
@@ -143,7 +157,7 @@ def _scale_and_crop(image, labels, valid, *, crop_hw, scale, place):
     )
     pad = jnp.array(PAD_RGB, jnp.float32).reshape(1, 1, 3)
     image = jnp.where(inside[..., None], image, pad) / 255
-    return image, labels, valid & inside
+    return image, labels, valid & inside, *distances
 
 
 def _extent(valid):

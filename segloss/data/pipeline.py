@@ -1,13 +1,14 @@
 """Batches of one static shape, loaded by grain; only what was chosen is decoded."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int, Int64, UInt8
+from jaxtyping import Bool, Float16, Int, Int64, UInt8
 
 from segloss.data.augment import PAD_RGB
+from segloss.data.distances import signed_distances
 
 
 class Batch(TypedDict):
@@ -17,6 +18,8 @@ class Batch(TypedDict):
     labels: UInt8[np.ndarray, "b h w"]
     valid: Bool[np.ndarray, "b h w"]
     sample_valid: Bool[np.ndarray, " b"]
+    # Only where the loss asks for them.
+    distances: NotRequired[Float16[np.ndarray, "b h w c"]]
 
 
 @runtime_checkable
@@ -73,6 +76,7 @@ def load_batch(
     batch_size: int,
     canvas_hw: tuple[int, int],
     ignore_label: int,
+    distance_classes: int | None = None,
 ) -> Batch:
     """Reads the samples `ids` onto a canvas of fixed size, the rest padding.
 
@@ -82,6 +86,7 @@ def load_batch(
         batch_size: samples in the batch; those past `len(ids)` are not valid.
         canvas_hw: height and width of the canvas; images lie in its upper left corner.
         ignore_label: label of pixels that do not count.
+        distance_classes: how many classes to make signed distances of; None makes none.
 
     Raises:
         ValueError: if an image is larger than the canvas; it names the sample.
@@ -89,6 +94,7 @@ def load_batch(
     images = np.empty((batch_size, *canvas_hw, 3), np.uint8)
     images[len(ids) :] = PAD_RGB
     labels = np.full((batch_size, *canvas_hw), ignore_label, np.uint8)
+    distances = np.zeros((*labels.shape, distance_classes or 0), np.float16)
     for row, i in enumerate(ids):
         sample = source[int(i)]
         h, w = sample["labels"].shape
@@ -99,12 +105,21 @@ def load_batch(
             )
         images[row] = put_on_canvas(sample["image"], canvas_hw)
         labels[row, :h, :w] = sample["labels"]
-    return Batch(
+        if distance_classes is not None:
+            distances[row, :h, :w] = signed_distances(
+                sample["labels"],
+                sample["labels"] != ignore_label,
+                num_classes=distance_classes,
+            )
+    batch = Batch(
         images=images,
         labels=labels,
         valid=labels != ignore_label,
         sample_valid=np.arange(batch_size) < len(ids),
     )
+    if distance_classes is not None:
+        batch["distances"] = distances
+    return batch
 
 
 def iterate_batches(
@@ -116,6 +131,7 @@ def iterate_batches(
     num_devices: int,
     canvas_hw: tuple[int, int],
     ignore_label: int,
+    distance_classes: int | None = None,
     num_threads: int = 2,
     prefetch_batches: int = 4,
     process_index: int = 0,
@@ -139,6 +155,7 @@ def iterate_batches(
             batch_size=share,
             canvas_hw=canvas_hw,
             ignore_label=ignore_label,
+            distance_classes=distance_classes,
         )
 
     options = grain.ReadOptions(

@@ -1,5 +1,6 @@
 """Segmentation losses: pure functions `(logits, labels, valid) -> scalar`."""
 
+from segloss.losses.boundary import boundary_loss
 from segloss.losses.cross_entropy import (
     focal_loss,
     log_bilinear_loss,
@@ -9,7 +10,7 @@ from segloss.losses.cross_entropy import (
 )
 from segloss.losses.diagnostics import explain, gradient_share
 from segloss.losses.lovasz import lovasz_hinge, lovasz_softmax
-from segloss.losses.make import LOSSES, compound_loss, make_loss
+from segloss.losses.make import LOSSES, compound_loss, inputs_of, make_loss
 from segloss.losses.overlap import (
     focal_tversky,
     generalized_dice,
@@ -24,9 +25,11 @@ from segloss.losses.sigmoid import (
     sigmoid_cross_entropy,
     sigmoid_focal_loss,
 )
+from segloss.losses.topology import soft_cldice
 
 __all__ = [
     "LOSSES",
+    "boundary_loss",
     "compound_loss",
     "explain",
     "focal_loss",
@@ -34,6 +37,7 @@ __all__ = [
     "gated_sigmoid_cross_entropy",
     "generalized_dice",
     "gradient_share",
+    "inputs_of",
     "log_bilinear_loss",
     "log_cosh_dice",
     "lovasz_hinge",
@@ -43,6 +47,7 @@ __all__ = [
     "poly_loss",
     "sigmoid_cross_entropy",
     "sigmoid_focal_loss",
+    "soft_cldice",
     "soft_dice",
     "soft_iou",
     "softmax_cross_entropy",

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
+# The gradient of a quotient divides by the square, which float32 holds down to 1e-38.
+SMALLEST_DIVISOR = 1e-18
+
 # An array, or the tuple that a config holds.
 ClassWeights = Real[Array, " c"] | Sequence[ArrayLike]
 Penalty = Real[Array, "c c"] | Sequence[Sequence[ArrayLike]]
@@ -46,6 +49,15 @@ def check_range(
     raise ValueError(
         f"{function}: {argument} must be in {closed}{low}, {end}, got {value}."
     )
+
+
+def check_smooth(function: str, smooth: float | int) -> None:
+    """Raises ValueError if float32 cannot divide by the square of `smooth`."""
+    if smooth != 0 and not SMALLEST_DIVISOR <= smooth < float("inf"):
+        raise ValueError(
+            f"{function}: smooth must be 0, or at least {SMALLEST_DIVISOR} and finite, "
+            f"got {smooth}."
+        )
 
 
 def check_arrays(

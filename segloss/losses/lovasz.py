@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 from segloss.losses.check import check_arrays, check_choice, check_range
 from segloss.losses.reduce import mean_over_classes, sum_over_devices, valid_or_all
-from segloss.losses.softmax import log_normalizer, one_hot, without_void
+from segloss.losses.softmax import clear_void, normalizer, one_hot
 
 
 @functools.partial(
@@ -67,8 +67,8 @@ def lovasz_softmax(
     check_arrays(name, logits, labels, valid)
 
     valid = valid_or_all(labels, valid)
-    logits = without_void(logits, valid)
-    top, log_total = log_normalizer(logits, labels, valid)
+    logits = clear_void(logits, valid)
+    top, log_total = normalizer(logits, labels, valid)
     # As a product XLA keeps one array less for the gradient than as one exp.
     probs = jnp.exp(logits - top[..., None]) * jnp.exp(-log_total)[..., None]
     is_label = one_hot(labels, logits.shape[-1])

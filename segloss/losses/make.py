@@ -1,14 +1,23 @@
 """Losses chosen by name, as configs do, and sums of them."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from segloss.losses import cross_entropy, lovasz, overlap, sigmoid
+from segloss.losses import (
+    boundary,
+    cross_entropy,
+    lovasz,
+    overlap,
+    sigmoid,
+    topology,
+)
 from segloss.registry import bind
 
 LOSSES = {
+    "boundary_loss": boundary.boundary_loss,
     "focal_loss": cross_entropy.focal_loss,
     "focal_tversky": overlap.focal_tversky,
     "gated_sigmoid_cross_entropy": sigmoid.gated_sigmoid_cross_entropy,
@@ -21,6 +30,7 @@ LOSSES = {
     "poly_loss": cross_entropy.poly_loss,
     "sigmoid_cross_entropy": sigmoid.sigmoid_cross_entropy,
     "sigmoid_focal_loss": sigmoid.sigmoid_focal_loss,
+    "soft_cldice": topology.soft_cldice,
     "soft_dice": overlap.soft_dice,
     "soft_iou": overlap.soft_iou,
     "softmax_cross_entropy": cross_entropy.softmax_cross_entropy,
@@ -30,17 +40,27 @@ LOSSES = {
 
 Loss = Callable[..., Float[Array, ""]]
 
+# Arrays that a loss may ask for, by this keyword, with every batch.
+INPUTS = ("distances",)
+
+
+def inputs_of(name: str) -> tuple[str, ...]:
+    """The arrays that `LOSSES[name]` takes beside logits, labels and valid."""
+    parameters = inspect.signature(LOSSES[name]).parameters
+    return tuple(name for name in INPUTS if name in parameters)
+
 
 def make_loss(name: str, **hyperparameters: Any) -> Loss:
     """The loss `name` with its hyperparameters bound.
 
     Returns:
-        A function `(logits, labels, valid=None)` that also takes `axis_name`.
+        A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
+        keyword, the arrays that `inputs_of(name)` says.
 
     Raises:
         ValueError: if `LOSSES` has no such name, or the loss no such hyperparameter.
     """
-    return bind("loss", LOSSES, name, hyperparameters)
+    return bind("loss", LOSSES, name, hyperparameters, later=INPUTS)
 
 
 def compound_loss(
@@ -55,7 +75,8 @@ def compound_loss(
         axis_name: mapped device axis, the same for every term.
 
     Returns:
-        A function `(logits, labels, valid=None)` that also takes `axis_name`.
+        A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
+        keyword, what `inputs_of` says of each term, which alone gets it.
 
     Raises:
         ValueError: if there is no term, a weight is negative or not finite, or
@@ -70,7 +91,18 @@ def compound_loss(
                 f"got {weight}."
             )
     losses = [
-        (weight, bind("loss", LOSSES, name, hyperparameters, axis_name=axis_name))
+        (
+            weight,
+            bind(
+                "loss",
+                LOSSES,
+                name,
+                hyperparameters,
+                later=INPUTS,
+                axis_name=axis_name,
+            ),
+            inputs_of(name),
+        )
         for weight, name, hyperparameters in terms
     ]
 
@@ -80,10 +112,18 @@ def compound_loss(
         valid: Bool[Array, "..."] | None = None,
         *,
         axis_name: str | None = axis_name,
+        **inputs: Array,
     ) -> Float[Array, ""]:
         return sum(
-            weight * term(logits, labels, valid, axis_name=axis_name)
-            for weight, term in losses
+            weight
+            * term(
+                logits,
+                labels,
+                valid,
+                axis_name=axis_name,
+                **{name: x for name, x in inputs.items() if name in taken},
+            )
+            for weight, term, taken in losses
         )
 
     return loss

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from segloss.losses.check import (
+    SMALLEST_DIVISOR,
     ClassWeights,
     Labels,
     check_arrays,
     check_choice,
     check_range,
+    check_smooth,
 )
 from segloss.losses.reduce import (
-    SMALLEST_DIVISOR,
     mean_over_classes,
     safe_divide,
     sum_over_devices,
@@ -341,15 +342,6 @@ def generalized_dice(
     error = (weights * (over + under)).sum()
     size = (weights * (over + hits + labelled)).sum() + smooth
     return safe_divide(error, size)
-
-
-def check_smooth(function: str, smooth: float | int) -> None:
-    """Raises ValueError if float32 cannot divide by the square of `smooth`."""
-    if smooth != 0 and not SMALLEST_DIVISOR <= smooth < float("inf"):
-        raise ValueError(
-            f"{function}: smooth must be 0, or at least {SMALLEST_DIVISOR} and finite, "
-            f"got {smooth}."
-        )
 
 
 def _dice_cost(sums: RegionSums, smooth: float | int) -> Float[Array, "rows c"]:

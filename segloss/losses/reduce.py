@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Real
 
-from segloss.losses.check import ClassWeights
+from segloss.losses.check import SMALLEST_DIVISOR, ClassWeights
 from segloss.losses.softmax import as_index
-
-# The gradient of a quotient divides by the square, which float32 holds down to 1e-38.
-SMALLEST_DIVISOR = 1e-18
 
 
 def valid_or_all(

@@ -122,8 +122,8 @@ def _softmax_sums_bwd(power, per_image, kept, slopes):
             probs**power, power * slopes.over, precision=lax.Precision.HIGHEST
         )
 
-    # What a softmax takes off again: the mean over classes. Where the prediction is
-    # perfect the label's term, which is replaced, cancels exactly.
+    # What a softmax takes off again: the mean over classes. The label's term is taken
+    # out before another is put in, so that it cancels where the prediction is certain.
     mean = _map_blocks(
         mean_slope,
         (logits, valid, top, log_total),
@@ -131,7 +131,7 @@ def _softmax_sums_bwd(power, per_image, kept, slopes):
         per_row=slopes,
         join=lambda x: x.reshape(labels.shape),
     )
-    mean += prob * on - power * over * prob**power
+    mean = (mean - power * over * prob**power) + prob * on
     probs = _probs(logits, valid, top, log_total)
     between = [1] * (logits.ndim - 2)
     off = power * slopes.over.reshape(len(slopes.over), *between, -1)

@@ -208,6 +208,7 @@ class _Run:
 
     def _batches(self, first: int, last: int) -> Iterator[Batch]:
         config, dataset = self.setup.config, self.setup.dataset
+        distances = "distances" in self.setup.loss_inputs
         return iterate_batches(
             dataset.source("train"),
             self.setup.sampler,
@@ -216,6 +217,7 @@ class _Run:
             num_devices=jax.device_count(),
             canvas_hw=dataset.max_hw,
             ignore_label=dataset.ignore_label,
+            distance_classes=dataset.num_classes if distances else None,
             num_threads=config.data.num_threads,
             prefetch_batches=config.data.prefetch_batches,
             process_index=jax.process_index(),

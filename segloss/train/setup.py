@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from segloss.data import DATASETS, SAMPLERS, Dataset, Sampler, augment, open_dataset
-from segloss.losses import compound_loss
+from segloss.losses import compound_loss, inputs_of
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.models import make_model
 from segloss.registry import bind
@@ -24,6 +24,8 @@ from segloss.train.step import AXIS
 
 # What a config holds, and what `config.json` gives back.
 Section = ConfigDict | Mapping[str, Any]
+# Weight, name and hyperparameters of a loss.
+Term = tuple[float | int, str, dict[str, Any]]
 
 _COUNTS = (
     "total_steps",
@@ -61,13 +63,18 @@ _FREE_TO_CHANGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The parts of a run, made from its config."""
+    """The parts of a run, made from its config.
+
+    Attributes:
+        loss_inputs: arrays that the loss takes beside logits, labels and valid.
+    """
 
     config: ConfigDict
     dataset: Dataset
     model: nn.Module
     sampler: Sampler
     loss: Callable
+    loss_inputs: frozenset[str]
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     augment: Callable
@@ -88,20 +95,22 @@ def make_setup(config: ConfigDict) -> Setup:
         _plain(config.augment),
         crop_hw=tuple(config.data.crop_hw),
     )
-    make_loss = _choose_loss(config.loss)
+    terms = _choose_terms(config.loss)
+    loss_inputs = frozenset(x for _, name, _ in terms for x in inputs_of(name))
     optimizer = make_configured_optimizer(config)
     dataset = open_configured_dataset(config)
     check_split(dataset, config.evaluate.split)
     check_split(dataset, config.evaluate.final_split)
     index = dataset.class_index("train")
-    loss = make_loss(np.asarray(index.pixel_counts))
-    _trace(augmentation, loss, dataset.num_classes)
+    loss = _make_loss(terms, np.asarray(index.pixel_counts))
+    _trace(augmentation, loss, loss_inputs, dataset.num_classes)
     return Setup(
         config=config,
         dataset=dataset,
         model=make_configured_model(config, dataset.num_classes),
         sampler=make_sampler(index.presence()),
         loss=loss,
+        loss_inputs=loss_inputs,
         schedule=make_configured_schedule(config),
         optimizer=optimizer,
         augment=augmentation,
@@ -143,13 +152,16 @@ def check_split(dataset: Dataset, split: str) -> None:
         )
 
 
-def _trace(augmentation: Callable, loss: Callable, num_classes: int) -> None:
+def _trace(
+    augmentation: Callable, loss: Callable, inputs: Iterable[str], num_classes: int
+) -> None:
     """Lets both check their hyperparameters, which they do when they are traced."""
     shape = jax.ShapeDtypeStruct
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
+    logits = shape((1, 2, 2, num_classes), np.float32)
     jax.eval_shape(augmentation, keys, shape((1, 2, 2, 3), np.uint8), labels, valid)
-    jax.eval_shape(loss, shape((1, 2, 2, num_classes), np.float32), labels, valid)
+    jax.eval_shape(loss, logits, labels, valid, **dict.fromkeys(inputs, logits))
 
 
 def open_configured_dataset(config: ConfigDict) -> Dataset:
@@ -201,13 +213,10 @@ def _plain(section: Section) -> dict[str, Any]:
     }
 
 
-def _choose_loss(
-    section: Section | Sequence[Section],
-) -> Callable[[np.ndarray], Callable]:
-    """One loss, or a list of losses with a `weight` each.
+def _choose_terms(section: Section | Sequence[Section]) -> list[Term]:
+    """One loss, or a list of losses with a `weight` each, their names checked.
 
-    Its names are checked now. What comes back makes the loss from the pixel counts of
-    the training split, which class weights chosen by name are made of.
+    Class weights chosen by name are still functions of the pixel counts.
     """
     terms = [section] if isinstance(section, ConfigDict | Mapping) else section
     parts = []
@@ -219,23 +228,16 @@ def _choose_loss(
             hyperparameters["class_weights"] = weights
         parts.append((hyperparameters.pop("weight", 1.0), name, hyperparameters))
     compound_loss(parts)
+    return parts
 
-    def make(pixel_counts: np.ndarray) -> Callable:
-        return compound_loss(
-            [
-                (
-                    weight,
-                    name,
-                    {
-                        k: v(pixel_counts) if callable(v) else v
-                        for k, v in chosen.items()
-                    },
-                )
-                for weight, name, chosen in parts
-            ]
-        )
 
-    return make
+def _make_loss(terms: Sequence[Term], pixel_counts: np.ndarray) -> Callable:
+    """The sum of the terms; the pixel counts are those of the training split."""
+
+    def with_weights(chosen: dict[str, Any]) -> dict[str, Any]:
+        return {k: v(pixel_counts) if callable(v) else v for k, v in chosen.items()}
+
+    return compound_loss([(w, name, with_weights(chosen)) for w, name, chosen in terms])
 
 
 def _check_names(where: str, section: Section, known: tuple[str, ...]) -> None:

@@ -77,12 +77,12 @@ def train_step(
         The next state, equal on all devices, and scalars: the global batch's `loss`,
         its `grad_norm` before clipping, and the `param_norm` that results.
     """
-    images, labels, valid = _augmented(state, batch, augment)
+    images, labels, valid, inputs = _augmented(state, batch, augment)
 
     def global_loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         logits, batch_stats = _forward(variables, images, batch, model)
-        return loss(logits, labels, valid, axis_name=AXIS), batch_stats
+        return loss(logits, labels, valid, axis_name=AXIS, **inputs), batch_stats
 
     (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
         state.params
@@ -118,11 +118,17 @@ def attention_step(
         Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
         `pixel_share/NAME` of each class, equal on all devices.
     """
-    images, labels, valid = _augmented(state, batch, augment)
+    images, labels, valid, inputs = _augmented(state, batch, augment)
     logits, _ = _forward(state.variables, images, batch, model)
     options = {"num_classes": len(class_names), "axis_name": AXIS}
     shares = {
-        "gradient_share": gradient_share(loss, logits, labels, valid, **options),
+        "gradient_share": gradient_share(
+            lambda *arrays, **axis: loss(*arrays, **axis, **inputs),
+            logits,
+            labels,
+            valid,
+            **options,
+        ),
         "pixel_share": pixel_share(labels, valid, **options),
     }
     return {
@@ -134,14 +140,21 @@ def attention_step(
 
 def _augmented(
     state: TrainState, batch: Batch, augment: Callable
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images, labels and what is valid of this device's share, as the step sees it."""
+) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
+    """This device's share as the step sees it: images, labels and what is valid.
+
+    Then, by name, what else the loss takes; the batch holds it where the loss asks.
+    """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     rows = batch["labels"].shape[0]
     # A key by the place in the global batch: the same images however many devices.
     place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
-    return augment(keys, batch["images"], batch["labels"], batch["valid"])
+    inputs = {k: batch[k] for k in ("distances",) if k in batch}
+    images, labels, valid, *maps = augment(
+        keys, batch["images"], batch["labels"], batch["valid"], **inputs
+    )
+    return images, labels, valid, dict(zip(inputs, maps, strict=True))
 
 
 def _forward(

@@ -53,6 +53,43 @@ def test_doubling_repeats_every_label():
     assert valid.all()
 
 
+# Any array will do; these are half pixels, which float16 holds, and twice and half.
+DISTANCES = (np.arange(3 * 24 * 32 * 2) % 99 - 49.5).reshape(3, 24, 32, 2)
+DISTANCES = DISTANCES.astype(np.float16)
+
+
+def test_distances_double_with_the_image_and_are_mirrored_with_it():
+    kwargs = STILL | dict(scale_range=(2.0, 2.0), flip_probability=1.0)
+    arrays = KEYS, IMAGES, LABELS, VALID
+    *others, distances = augment(*arrays, DISTANCES, crop_hw=(48, 64), **kwargs)
+    doubled = 2 * DISTANCES.repeat(2, 1).repeat(2, 2)
+    np.testing.assert_array_equal(distances, doubled[:, :, ::-1])
+    assert distances.dtype == np.float16
+    for a, b in zip(others, augment(*arrays, crop_hw=(48, 64), **kwargs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_distances_stay_with_their_labels_under_random_scale_crop_and_flip():
+    keys = jax.random.split(jax.random.key(0), 12)
+    which = np.arange(12) % 3
+    # As far from class 0 as the number of the class says, times the scale.
+    _, labels, valid, distances = augment(
+        keys,
+        IMAGES[which],
+        LABELS[which],
+        VALID[which],
+        LABELS[which][..., None].astype(np.float32),
+        crop_hw=(32, 32),
+        scale_range=(0.5, 1.5),
+    )
+    seen = np.where(valid & (labels > 0), distances[..., 0] / labels, np.nan)
+    scales = np.nanmean(seen, axis=(1, 2))
+    assert ((scales > 0.5) & (scales < 1.5)).all()
+    assert np.ptp(scales) > 0.3
+    np.testing.assert_allclose(np.nanmin(seen, axis=(1, 2)), scales, rtol=1e-5)
+    np.testing.assert_allclose(np.nanmax(seen, axis=(1, 2)), scales, rtol=1e-5)
+
+
 def test_image_and_labels_stay_aligned_under_random_scale_and_crop():
     keys = jax.random.split(jax.random.key(0), 48)
     which = np.arange(48) % 3

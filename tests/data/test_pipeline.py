@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from segloss.data import InOrder, RandomBatch, iterate_batches, load_batch
+from segloss.data import (
+    InOrder,
+    RandomBatch,
+    iterate_batches,
+    load_batch,
+    pipeline,
+    signed_distances,
+)
 from segloss.data.augment import PAD_RGB
 
 
@@ -34,6 +41,29 @@ def test_batch_lies_on_a_canvas_with_the_rest_not_valid():
     np.testing.assert_array_equal(batch["labels"][1, :5, :6], 1)
     assert batch["valid"].sum(axis=(1, 2)).tolist() == [7 * 6, 5 * 6, 0]
     assert batch["sample_valid"].tolist() == [True, True, False]
+
+
+def test_distances_are_made_where_asked_for_and_lie_on_the_canvas(monkeypatch):
+    source = Source(4)
+    for i in range(4):
+        source[i]["labels"][1:, i:] = 255 if i == 1 else 2
+    sampler = InOrder(np.array([3, 1, 2]), batch_max=3)
+    (batch,) = batches(source, sampler, stop=1, num_devices=4, distance_classes=3)
+    distances = batch["distances"]
+    assert distances.shape == (4, 16, 6, 3)
+    for row, i in enumerate([3, 1, 2]):
+        labels = source[i]["labels"]
+        expected = signed_distances(labels, labels != 255, num_classes=3)
+        np.testing.assert_array_equal(distances[row, : 4 + i], expected)
+        assert not distances[row, 4 + i :].any()
+    assert (distances[0] < 0).any()
+    assert not distances[3].any()
+
+    monkeypatch.delattr(pipeline, "signed_distances")
+    (plain,) = batches(source, sampler, stop=1, num_devices=4)
+    assert batch.keys() - plain.keys() == {"distances"}
+    for key in plain:
+        np.testing.assert_array_equal(plain[key], batch[key])
 
 
 def test_image_larger_than_the_canvas_is_named():

@@ -16,6 +16,8 @@ from segloss.losses import soft_dice, soft_iou, softmax_cross_entropy
 WEIGHTS = (0.5, 2.0, 1.5)
 PENALTY = ((0.0, 1.0, 4.0), (2.0, 0.0, 0.5), (3.0, 0.0, 0.0))
 SETTINGS = {
+    "boundary": (losses.boundary_loss, {}),
+    "cldice": (losses.soft_cldice, {"iterations": 1}),
     "cross_entropy_by_samples": (softmax_cross_entropy, {"normalize_by": "samples"}),
     "cross_entropy_smooth": (
         softmax_cross_entropy,
@@ -66,12 +68,22 @@ SETTINGS = {
 MASKS = {
     s for s in SETTINGS if s.startswith(("sigmoid", "multi_label", "lovasz_hinge"))
 }
+# They compare neighbours: pixels laid out otherwise are another image, and the slope
+# jumps where two are equal.
+OF_NEIGHBOURHOODS = {"cldice"}
 
 
 def make_loss(setting, **changes):
-    """The loss, which takes class ids also where it is a multi-label loss."""
+    """The loss of class ids, also where it takes several labels or distances."""
     function, hyperparameters = SETTINGS[setting]
     loss = functools.partial(function, **(hyperparameters | changes))
+
+    def loss_of_distances(logits, labels, valid=None):
+        inside = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1])
+        return loss(logits, labels, valid, distances=3 - 5 * inside)
+
+    if setting == "boundary":
+        return loss_of_distances
     if setting not in MASKS:
         return loss
 
@@ -94,6 +106,9 @@ def make_batch(seed=0):
 LOGITS, LABELS, VALID = make_batch()
 
 each_setting = pytest.mark.parametrize("setting", SETTINGS)
+each_of_pixels = pytest.mark.parametrize(
+    "setting", [setting for setting in SETTINGS if setting not in OF_NEIGHBOURHOODS]
+)
 
 
 @functools.cache
@@ -109,7 +124,7 @@ def assert_close(actual, desired, rtol=1e-5, atol=1e-7):
 assert_equal = functools.partial(assert_close, rtol=0, atol=0)
 
 
-@each_setting
+@each_of_pixels
 def test_it_is_a_float32_scalar_with_the_slope_it_claims(setting):
     value, grad = value_and_grad(setting)(LOGITS, LABELS, VALID)
     assert (value.shape, value.dtype) == ((), jnp.float32)
@@ -161,7 +176,7 @@ def test_what_a_void_pixel_holds_changes_nothing(setting):
         assert_equal(value_and_grad(setting)(logits, labels, VALID), clean)
 
 
-@each_setting
+@each_of_pixels
 def test_void_might_as_well_be_cut_out(setting):
     """Void pixels of a sample, and the padding samples beside it."""
     only = VALID & np.reshape([False, True, False, False], (4, 1, 1))
@@ -186,7 +201,7 @@ def test_a_valid_pixel_whose_label_is_no_class_is_not_overlooked(setting):
         assert np.isnan(value_and_grad(setting)(LOGITS, all_of_it, everywhere)[0])
 
 
-@each_setting
+@each_of_pixels
 def test_uint8_labels_a_third_spatial_dim_and_a_broadcast_valid(setting):
     valid = np.reshape([True, False, True, True], (4, 1, 1)) & np.ones_like(VALID)
     labels = np.where(valid, LABELS, 255).astype(np.uint8)
@@ -207,6 +222,8 @@ def test_the_order_of_samples_pixels_and_classes_does_not_matter(setting, seed):
     samples, pixels, classes = map(np.random.default_rng(seed).permutation, (4, 24, 3))
     if {"class_weights", "pos_weight", "penalty"} & SETTINGS[setting][1].keys():
         classes = np.arange(3)
+    if setting in OF_NEIGHBOURHOODS:
+        pixels = np.arange(24)
 
     def shuffle(x):
         return x.reshape(4, 24, -1)[samples][:, pixels].reshape(x.shape)
@@ -291,6 +308,8 @@ def test_shard_map_equals_one_device(setting):
         ("dice_linear", jnp.float16),
         ("dice_linear", jnp.bfloat16),
         ("multi_label", jnp.bfloat16),
+        ("boundary", jnp.float16),
+        ("cldice", jnp.bfloat16),
     ],
 )
 def test_half_precision_sums_in_float32(setting, dtype):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segloss.losses import LOSSES, compound_loss, make_loss
+from segloss.losses import LOSSES, compound_loss, inputs_of, make_loss
 
 LOGITS = jax.random.normal(jax.random.key(0), (2, 6, 3))
 LABELS = jnp.array([[0, 1, 2, 0, 1, 255], [0, 0, 0, 1, 255, 255]])
@@ -21,7 +21,9 @@ def test_make_loss_finds_every_loss(name, complete):
     labels, needed = complete(name, LABELS, 3)
     valid = VALID.reshape(VALID.shape + (1,) * (labels.ndim - VALID.ndim))
     arrays = LOGITS, labels, valid
-    assert make_loss(name, **needed)(*arrays) == LOSSES[name](*arrays, **needed)
+    direct = LOSSES[name](*arrays, **needed)
+    inputs = {name: needed.pop(name) for name in inputs_of(name)}
+    assert make_loss(name, **needed)(*arrays, **inputs) == direct
 
 
 def test_make_loss_binds_hyperparameters():
@@ -35,6 +37,18 @@ def test_compound_loss_is_the_weighted_sum():
     dice = LOSSES["soft_dice"](*ARRAYS, denominator="linear", smooth=1.0)
     value = jax.jit(compound_loss(TERMS))(*ARRAYS)
     np.testing.assert_allclose(value, entropy + 0.5 * dice, rtol=1e-6)
+
+
+def test_compound_loss_gives_distances_to_the_loss_that_takes_them():
+    assert inputs_of("boundary_loss") == ("distances",)
+    assert inputs_of("soft_dice") == ()
+    boundary = LOSSES["boundary_loss"](*ARRAYS, distances=-LOGITS)
+    dice = LOSSES["soft_dice"](*ARRAYS)
+    both = compound_loss([(2, "boundary_loss", {}), (1, "soft_dice", {})])
+    value = both(*ARRAYS, distances=-LOGITS)
+    np.testing.assert_allclose(value, 2 * boundary + dice, rtol=1e-6)
+    with pytest.raises(TypeError, match="distances"):
+        both(*ARRAYS)
 
 
 @pytest.mark.parametrize("when", ["making", "calling"])
@@ -56,7 +70,7 @@ def test_axis_name_may_be_given_when_making_or_when_calling(make, argument, when
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: make_loss("dice"), "no loss is named 'dice'; known are focal_loss, "),
+        (lambda: make_loss("dice"), "no loss is named 'dice'; known are boundary_loss"),
         (lambda: make_loss("soft_iou", gamma=2.0), "soft_iou has no .* 'gamma'"),
         (lambda: compound_loss([]), "terms must hold at least one loss"),
         (lambda: compound_loss([(-1, "soft_iou", {})]), "weight of soft_iou .* got -1"),
@@ -65,6 +79,10 @@ def test_axis_name_may_be_given_when_making_or_when_calling(make, argument, when
             "weight of soft_iou .* got nan",
         ),
         (lambda: compound_loss([(1, "iou", {})]), "no loss is named 'iou'"),
+        (
+            lambda: make_loss("boundary_loss", distances=LOGITS),
+            "boundary_loss has no hyperparameter 'distances'; known are axis_name",
+        ),
         (
             lambda: compound_loss([(1, "soft_iou", {"axis_name": "batch"})]),
             "soft_iou has no hyperparameter 'axis_name'",

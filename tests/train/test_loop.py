@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import chex
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from segloss.data import iterate_batches, pipeline
 from segloss.train import NonFiniteError, Stopped, loop, make_setup, train
 from segloss.train.checkpoints import Checkpoints
 from segloss.train.evaluation import evaluate
@@ -238,6 +240,43 @@ def test_best_checkpoint_is_what_is_reported_where_asked_for(tiny_config, tmp_pa
     assert len(scores) == 8
     assert results["summary"]["mean_iou"] == max(scores.values())
     assert scores[results["step"]] == max(scores.values())
+
+
+def test_boundary_loss_trains_on_distances_that_the_loader_made(
+    tiny_config, tmp_path, monkeypatch
+):
+    threads = set()
+
+    def signed_distances(*args, **kwargs):
+        threads.add(threading.current_thread())
+        return make_distances(*args, **kwargs)
+
+    make_distances = pipeline.signed_distances
+    monkeypatch.setattr(pipeline, "signed_distances", signed_distances)
+    with tiny_config.ignore_type():
+        tiny_config.loss = [
+            dict(name="softmax_cross_entropy"),
+            dict(name="boundary_loss", weight=0.01),
+        ]
+    train(tiny_config, tmp_path)
+    losses = [x["loss"] for x in curve(tmp_path) if "loss" in x]
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_run_of_another_loss_makes_no_distances(tiny_config, tmp_path, monkeypatch):
+    class FirstBatch(Exception):  # noqa: N818, it is what was asked for
+        pass
+
+    def load(*args, **kwargs):
+        raise FirstBatch(*next(iterate_batches(*args, **kwargs)))
+
+    monkeypatch.setattr(loop, "iterate_batches", load)
+    with pytest.raises(FirstBatch) as loaded:
+        train(tiny_config, tmp_path)
+    assert set(loaded.value.args) == {"images", "labels", "valid", "sample_valid"}
 
 
 def test_environment_of_the_tests_has_four_devices():
