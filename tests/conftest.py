@@ -1,4 +1,4 @@
-"""Four CPU devices for every test; JAX's silent rank promotion is an error."""
+"""Eight CPU devices for every test; JAX's silent rank promotion is an error."""
 
 import os
 import tempfile
@@ -13,13 +13,13 @@ from PIL import Image
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
+        "--xla_force_host_platform_device_count=8",
         # Compiling takes longer than running here. Not at optimization level 0, which
         # on jaxlib 0.12 computes other colours for another size of batch.
         "--xla_llvm_disable_expensive_passes=true",
     ]
 )
-os.environ["NPROC"] = "8"
+os.environ["NPROC"] = "16"
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")

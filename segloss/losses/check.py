@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
-# The gradient of a quotient divides by the square, which float32 holds down to 1e-38.
-SMALLEST_DIVISOR = 1e-18
+from segloss.losses.numerics import SMALLEST_DIVISOR
 
 # An array, or the tuple that a config holds.
 ClassWeights = Real[Array, " c"] | Sequence[ArrayLike]

@@ -18,6 +18,7 @@ from segloss.losses.check import (
     check_choice,
     check_range,
 )
+from segloss.losses.numerics import widen
 from segloss.losses.reduce import (
     gather_over_devices,
     mean_over_pixels,
@@ -80,12 +81,12 @@ def softmax_cross_entropy(
     valid = valid_or_all(labels, valid)
     # Once, so that the gradients of its two uses add up before they are rounded.
     if label_smoothing:
-        logits = logits.astype(jnp.float32)
+        logits = widen(logits)
     loss = weigh(-log_prob_of_label(logits, labels, valid), labels, class_weights)
     if label_smoothing:
         misses = -log_probs(logits, labels, valid)
         if class_weights is not None:
-            weights = jnp.asarray(class_weights, jnp.float32)
+            weights = widen(jnp.asarray(class_weights))
             misses *= jnp.broadcast_to(weights, misses.shape)
         loss = (1 - label_smoothing) * loss + label_smoothing * misses.mean(axis=-1)
     return mean_over_pixels(
@@ -138,7 +139,7 @@ def focal_loss(
 def fade(log_prob: Float[Array, "*pixels"], gamma: float | int) -> Float[Array, "..."]:
     """`(1 - p)^gamma` of focal losses."""
     # Without a floor the gradient is NaN at p == 1 for gamma < 1.
-    miss = jnp.maximum(-jnp.expm1(log_prob), jnp.finfo(jnp.float32).tiny)
+    miss = jnp.maximum(-jnp.expm1(log_prob), jnp.finfo(log_prob.dtype).tiny)
     return miss**gamma
 
 
@@ -257,7 +258,7 @@ def log_bilinear_loss(
     check_range(name, "alpha", alpha, 0, 1)
     check_arrays(name, logits, labels, valid)
     classes = logits.shape[-1]
-    penalty = jnp.asarray(penalty, jnp.float32)
+    penalty = widen(jnp.asarray(penalty))
     if penalty.shape != (classes, classes):
         raise ValueError(
             f"{name}: penalty must have shape {(classes, classes)}, a row per class "
@@ -266,7 +267,7 @@ def log_bilinear_loss(
     penalty = jnp.where(jnp.eye(classes, dtype=bool), 0.0, penalty)
     valid = valid_or_all(labels, valid)
     # Once, so that the gradients of its two uses add up before they are rounded.
-    logits = logits.astype(jnp.float32)
+    logits = widen(logits)
     prices = penalty[as_index(labels, classes)]
     prices = -(prices * log_misses(logits, labels, valid)).sum(axis=-1)
     loss = -(1 - alpha) * log_prob_of_label(logits, labels, valid) + alpha * prices

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
 from segloss.losses.check import check_arrays
+from segloss.losses.numerics import safe_divide
 from segloss.losses.reduce import (
     mean_over_pixels,
-    safe_divide,
     sum_over_devices,
     valid_or_all,
 )

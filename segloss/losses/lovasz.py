@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
 from segloss.losses.check import check_arrays, check_choice, check_range
+from segloss.losses.numerics import widen
 from segloss.losses.reduce import mean_over_classes, sum_over_devices, valid_or_all
 from segloss.losses.softmax import clear_void, normalizer, one_hot
 
@@ -118,7 +119,7 @@ def lovasz_hinge(
 
     valid = valid_or_all(labels, valid)
     foreground = labels == 1
-    scores = jnp.where(valid, logits.astype(jnp.float32), 0.0)
+    scores = jnp.where(valid, widen(logits), 0.0)
     errors = jax.nn.relu(1.0 - jnp.where(foreground, scores, -scores))
     errors = jnp.where(foreground | (labels == 0), errors, jnp.nan)
     return _mean_extension(
@@ -149,7 +150,8 @@ def _mean_extension(
     errors = jnp.where(counted, errors, 0.0)
 
     rows, c = errors.shape[0] if per_image else 1, errors.shape[-1]
-    arrays = jax.lax.stop_gradient(errors), foreground & counted, counted
+    order = jax.lax.stop_gradient(errors).astype(jnp.float32)
+    arrays = order, foreground & counted, counted
     arrays = [x.reshape(rows, -1, x.shape[-1]) for x in arrays]
     if bins is None:
         weights, total = _weights_by_order(*arrays[:2], axis_name=across)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from segloss.losses.check import (
-    SMALLEST_DIVISOR,
     ClassWeights,
     Labels,
     check_arrays,
@@ -24,9 +23,9 @@ from segloss.losses.check import (
     check_range,
     check_smooth,
 )
+from segloss.losses.numerics import SMALLEST_DIVISOR, safe_divide
 from segloss.losses.reduce import (
     mean_over_classes,
-    safe_divide,
     sum_over_devices,
     valid_or_all,
 )

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Real
 
-from segloss.losses.check import SMALLEST_DIVISOR, ClassWeights
+from segloss.losses.check import ClassWeights
+from segloss.losses.numerics import safe_divide, total, widen
 from segloss.losses.softmax import as_index
 
 
@@ -26,7 +27,7 @@ def weigh(
     """Each pixel's loss times the weight of its label; None weighs all alike."""
     if class_weights is None:
         return loss
-    weights = jnp.asarray(class_weights, jnp.float32)
+    weights = widen(jnp.asarray(class_weights))
     # A void label may lie outside; what it finds is not counted.
     return loss * weights[as_index(labels, weights.size)]
 
@@ -43,14 +44,6 @@ def gather_over_devices(
     if axis_name is None:
         return values
     return jax.lax.all_gather(values, axis_name, tiled=True)
-
-
-def safe_divide(
-    numerator: Float[Array, "*shape"], divisor: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    """The quotient, and 0 without gradient where there is nothing to divide by."""
-    empty = divisor < SMALLEST_DIVISOR  # False for NaN, which has to stay NaN
-    return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, divisor))
 
 
 def count_samples(
@@ -81,14 +74,14 @@ def mean_over_pixels(
         axis_name: mapped device axis whose devices share one mean.
     """
     valid = valid_or_all(loss, valid)
-    total = sum_over_devices(jnp.where(valid, loss, 0.0).sum(), axis_name)
+    whole = sum_over_devices(total(jnp.where(valid, loss, 0.0)), axis_name)
     if normalize_by == "samples":
-        return safe_divide(total, count_samples(valid, axis_name))
+        return safe_divide(whole, count_samples(valid, axis_name))
     if normalize_by == "weights" and pixel_weights is not None:
-        count = jnp.where(valid, pixel_weights, 0.0).sum()
+        count = total(jnp.where(valid, pixel_weights, 0.0))
     else:
         count = valid.sum().astype(jnp.float32)
-    return safe_divide(total, sum_over_devices(count, axis_name))
+    return safe_divide(whole, sum_over_devices(count, axis_name))
 
 
 def mean_over_classes(
@@ -116,7 +109,7 @@ def mean_over_classes(
     """
     weights = jnp.ones(cost.shape[-1:])
     if class_weights is not None:
-        weights = jnp.asarray(class_weights, jnp.float32)
+        weights = widen(jnp.asarray(class_weights))
     weights = jnp.where(takes_part, weights[None], 0.0)
     loss = (jnp.where(takes_part, cost, 0.0) * weights).sum(axis=-1)
     if normalize_by == "classes":

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from segloss.losses.check import Labels, SoftLabels
+from segloss.losses.numerics import widen
 from segloss.losses.softmax import (
     as_index,
     clear_void,
@@ -181,7 +182,7 @@ def _sigmoid_sums_bwd(power, per_image, kept, slopes):
         lambda x: jnp.broadcast_to(x.reshape(len(x), *between, -1), logits.shape),
         slopes,
     )
-    as_float = labels.astype(jnp.float32)
+    as_float = widen(labels)
     _, pull = jax.vjp(lambda *x: _sigmoid_maps(*x, valid, power), logits, as_float)
     logits_slope, labels_slope = pull(slopes)
     soft = jnp.issubdtype(labels.dtype, jnp.floating)
@@ -198,9 +199,9 @@ def _sigmoid_maps(
     power: int,
 ) -> RegionSums:
     """What `RegionSums` adds up, for each pixel."""
-    probs = jax.nn.sigmoid(jnp.where(valid, logits.astype(jnp.float32), 0.0))
+    probs = jax.nn.sigmoid(jnp.where(valid, widen(logits), 0.0))
     probs = jnp.where(valid, probs, 0.0)
-    targets = jnp.where(valid, labels.astype(jnp.float32), 0.0)
+    targets = jnp.where(valid, widen(labels), 0.0)
     over = jnp.maximum(probs - targets, 0.0) ** power
     under = jnp.maximum(targets - probs, 0.0) ** power
     return RegionSums(over, under, probs**power - over, targets**power)
@@ -264,7 +265,11 @@ def _sum_of_label(
 
     def scatter() -> Float[Array, " c"]:
         index = as_index(labels, num_classes)
-        return jnp.zeros(num_classes).at[index].add(values, mode="promise_in_bounds")
+        return (
+            jnp.zeros(num_classes, values.dtype)
+            .at[index]
+            .add(values, mode="promise_in_bounds")
+        )
 
     def compare() -> Float[Array, " c"]:
         on_label = one_hot(labels, num_classes)

@@ -1,12 +1,14 @@
 """Binary cross-entropies of independent sigmoids, for binary and multi-label masks.
 
-A pixel of a class, one element of `labels`, is what is counted and averaged here.
+A pixel of a class, one element of `labels`, is what is counted and averaged here. Their
+derivatives are for reverse mode, as those of `segloss.losses.cross_entropy`.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Real
 
 from segloss.losses.check import (
@@ -17,6 +19,7 @@ from segloss.losses.check import (
     check_range,
 )
 from segloss.losses.cross_entropy import NORMALIZATIONS, fade
+from segloss.losses.numerics import widen
 from segloss.losses.reduce import (
     mean_over_pixels,
     valid_or_all,
@@ -56,7 +59,7 @@ def sigmoid_cross_entropy(
     name = "sigmoid_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
     check_arrays(name, logits, labels, valid, multi_label=True)
-    weight = jnp.asarray(1.0 if pos_weight is None else pos_weight, jnp.float32)
+    weight = widen(jnp.asarray(1.0 if pos_weight is None else pos_weight))
     if weight.shape not in ((), logits.shape[-1:]):
         raise ValueError(
             f"{name}: pos_weight must be a number or have shape {logits.shape[-1:]}, "
@@ -108,7 +111,7 @@ def normalized_sigmoid_cross_entropy(
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
     check_arrays(name, logits, labels, valid, multi_label=True)
     counted = valid_or_all(labels, valid)
-    positives = jnp.where(counted, labels.astype(jnp.float32), 0.0)
+    positives = jnp.where(counted, widen(labels), 0.0)
     share = mean_over_pixels(positives, counted, axis_name=axis_name)
     if weighting == "complement":
         positive = jnp.where(share == 1, 1.0, 1 - share)
@@ -159,7 +162,7 @@ def gated_sigmoid_cross_entropy(
     check_range(name, "gate_weight", gate_weight, 0)
     check_range(name, "threshold", threshold, 0, 1)
     check_arrays(name, logits, labels, valid, multi_label=True)
-    probs = jax.nn.sigmoid(logits.astype(jnp.float32))
+    probs = jax.nn.sigmoid(widen(logits))
     weight = jnp.where(probs < threshold, gate_weight, 1.0)
     return _weighted_mean(
         logits,
@@ -218,9 +221,31 @@ def _sides(
 ) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"], Float[Array, "*pixels"]]:
     """Labels, `log p` and `log(1 - p)` in float32, finite where not valid."""
     valid = valid_or_all(labels, valid)
-    logits = jnp.where(valid, logits.astype(jnp.float32), 0.0)
-    targets = jnp.where(valid, labels.astype(jnp.float32), 0.0)
-    return targets, jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    targets = jnp.where(valid, widen(labels), 0.0)
+    return targets, *_log_sigmoids(jnp.where(valid, widen(logits), 0.0))
+
+
+@jax.custom_vjp
+def _log_sigmoids(
+    logits: Float[Array, "*pixels"],
+) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
+    """`log p` and `log(1 - p)`; the derivative keeps the logits and nothing else."""
+    excess = jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jnp.minimum(logits, 0.0) - excess, jnp.minimum(-logits, 0.0) - excess
+
+
+def _log_sigmoids_fwd(logits):
+    return _log_sigmoids(logits), logits
+
+
+def _log_sigmoids_bwd(logits, slopes):
+    # Behind a barrier, or XLA keeps the exponentials of the way there.
+    probs = jax.nn.sigmoid(lax.optimization_barrier(logits))
+    of_hit, of_miss = slopes
+    return ((1.0 - probs) * of_hit - probs * of_miss,)
+
+
+_log_sigmoids.defvjp(_log_sigmoids_fwd, _log_sigmoids_bwd)
 
 
 def _weighted_mean(

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.losses.numerics import widen
+
 
 def one_hot(
     labels: Integer[Array, "*pixels"], num_classes: int
@@ -56,15 +58,17 @@ def clear_void(
     A bitwise and, because beside a select by pixel LLVM computes the exponentials of a
     pixel's classes one by one, which takes three times as long.
     """
-    keep = -valid.astype(jnp.int32)[..., None]
-    bits = lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.int32)
-    return lax.bitcast_convert_type(bits & keep, jnp.float32)
+    logits = widen(logits)
+    bits = f"int{8 * logits.dtype.itemsize}"
+    keep = -valid.astype(bits)[..., None]
+    cleared = lax.bitcast_convert_type(logits, bits) & keep
+    return lax.bitcast_convert_type(cleared, logits.dtype)
 
 
 @clear_void.defjvp
 def _clear_void_jvp(primals, tangents):
     logits, valid = primals
-    tangent = jnp.where(valid[..., None], tangents[0].astype(jnp.float32), 0.0)
+    tangent = jnp.where(valid[..., None], widen(tangents[0]), 0.0)
     return clear_void(logits, valid), tangent
 
 
@@ -80,7 +84,7 @@ def normalizer(
     NaN: void that was not masked must not pass for a pixel without error.
     """
     # Cleared only by pixel: XLA for CPU would write down what it could not fuse.
-    logits = logits.astype(jnp.float32)
+    logits = widen(logits)
     top = lax.stop_gradient(logits.max(axis=-1))
     log_total = jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1))
     labels = labels.astype(jnp.int32)
@@ -151,7 +155,7 @@ def label_part(
     log_total: Float[Array, "*pixels"],
 ) -> Float[Array, "*pixels"]:
     """`log_prob_of_label` from what `normalizer` returned."""
-    score = jnp.where(valid, at_label(logits, labels).astype(jnp.float32), 0.0)
+    score = jnp.where(valid, widen(at_label(logits, labels)), 0.0)
     return (score - top) - log_total
 
 

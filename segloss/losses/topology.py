@@ -8,16 +8,15 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from segloss.losses.check import (
-    SMALLEST_DIVISOR,
     ClassWeights,
     check_arrays,
     check_choice,
     check_smooth,
 )
+from segloss.losses.numerics import SMALLEST_DIVISOR, safe_divide
 from segloss.losses.reduce import (
     count_samples,
     mean_over_classes,
-    safe_divide,
     sum_over_devices,
     valid_or_all,
 )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies
+from jax.test_util import check_grads
 
 from segloss import losses
 from segloss.losses import soft_dice, soft_iou, softmax_cross_entropy
@@ -50,7 +51,10 @@ SETTINGS = {
         {"per_image": True, "classes": "present", "normalize_by": "samples"},
     ),
     "tversky": (losses.tversky, {"fp_weight": 0.3, "fn_weight": 0.7}),
-    "focal_tversky": (losses.focal_tversky, {"per_image": True}),
+    "focal_tversky": (
+        losses.focal_tversky,
+        {"per_image": True, "classes": "present"},
+    ),
     "generalized_dice": (losses.generalized_dice, {}),
     "log_cosh_dice": (losses.log_cosh_dice, {"classes": "present"}),
     "lovasz": (losses.lovasz_softmax, {}),
@@ -61,7 +65,12 @@ SETTINGS = {
     "multi_label": (soft_dice, {"multi_label": True}),
     "multi_label_linear": (
         losses.tversky,
-        {"multi_label": True, "fp_weight": 0.2, "per_image": True},
+        {
+            "multi_label": True,
+            "fp_weight": 0.2,
+            "per_image": True,
+            "classes": "present",
+        },
     ),
 }
 # Those whose labels are a mask for each class.
@@ -95,12 +104,12 @@ def make_loss(setting, **changes):
 
 
 def make_batch(seed=0):
-    """Four samples of 6 x 4 pixels and 3 classes: one all void, the others partly."""
+    """Eight samples of 3 x 4 pixels and 3 classes: one all void, the others partly."""
     rng = np.random.default_rng(seed)
-    logits = 2 * rng.normal(size=(4, 6, 4, 3)).astype(np.float32)
-    labels = rng.integers(0, 3, size=(4, 6, 4), dtype=np.int32)
-    valid = rng.random((4, 6, 4)) < np.reshape([0, 0.9, 0.5, 0.7], (4, 1, 1))
-    return logits, labels, valid
+    logits = 2 * rng.normal(size=(8, 3, 4, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, size=(8, 3, 4), dtype=np.int32)
+    share = np.reshape([0, 0.9, 0.5, 0.7, 1, 0.3, 0.8, 0.6], (8, 1, 1))
+    return logits, labels, rng.random((8, 3, 4)) < share
 
 
 LOGITS, LABELS, VALID = make_batch()
@@ -125,19 +134,39 @@ assert_equal = functools.partial(assert_close, rtol=0, atol=0)
 
 
 @each_of_pixels
-def test_it_is_a_float32_scalar_with_the_slope_it_claims(setting):
-    value, grad = value_and_grad(setting)(LOGITS, LABELS, VALID)
-    assert (value.shape, value.dtype) == ((), jnp.float32)
-    # The slope of a Lovasz extension jumps where two errors change places.
-    size = 2e-3 if "lovasz" in setting else 1e-2
-    step = np.random.default_rng(1).choice([-size, size], LOGITS.shape)
-    up, down = (
-        value_and_grad(setting)(
-            (LOGITS + sign * step).astype(np.float32), LABELS, VALID
+def test_it_has_the_slope_it_claims_by_finite_differences_in_float64(setting):
+    """And in float32 it is a float32 scalar of the same value and slope."""
+    single = value_and_grad(setting)(LOGITS, LABELS, VALID)
+    assert (single[0].shape, single[0].dtype) == ((), jnp.float32)
+    # Short, because the slope jumps where two pixels change places.
+    step = np.random.default_rng(1).choice([-1e-5, 1e-5], LOGITS.shape)
+    logits = LOGITS.astype(np.float64)
+    with jax.enable_x64(True):
+        up, down, double = (
+            jax.tree.map(np.asarray, value_and_grad(setting)(x, LABELS, VALID))
+            for x in (logits + step, logits - step, logits)
         )
-        for sign in (1, -1)
-    )
-    assert_close((up[0] - down[0]) / 2, (grad * step).sum(), rtol=5e-3, atol=1e-6)
+    assert double[1].dtype == np.float64
+    assert_close((up[0] - down[0]) / 2, (double[1] * step).sum(), rtol=1e-6, atol=1e-13)
+    assert_close(single, double, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "cross_entropy_smooth",
+        "dice",
+        "focal",
+        "iou_per_image",
+        "multi_label",
+        "sigmoid_focal",
+        "tversky",
+    ],
+)
+def test_its_gradient_has_the_slope_it_claims(setting):
+    with jax.enable_x64(True):
+        loss = jax.jit(lambda x: make_loss(setting)(x, LABELS, VALID))
+        check_grads(loss, (LOGITS.astype(np.float64),), order=2, modes=("rev",))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +208,7 @@ def test_what_a_void_pixel_holds_changes_nothing(setting):
 @each_of_pixels
 def test_void_might_as_well_be_cut_out(setting):
     """Void pixels of a sample, and the padding samples beside it."""
-    only = VALID & np.reshape([False, True, False, False], (4, 1, 1))
+    only = VALID & np.reshape(np.arange(8) == 1, (8, 1, 1))
     value, grad = value_and_grad(setting)(LOGITS, LABELS, only)
     cut = value_and_grad(setting)(LOGITS[only][None], LABELS[only][None])
     assert_close((value, grad[only][None]), cut)
@@ -203,11 +232,11 @@ def test_a_valid_pixel_whose_label_is_no_class_is_not_overlooked(setting):
 
 @each_of_pixels
 def test_uint8_labels_a_third_spatial_dim_and_a_broadcast_valid(setting):
-    valid = np.reshape([True, False, True, True], (4, 1, 1)) & np.ones_like(VALID)
+    valid = np.reshape(np.arange(8) != 1, (8, 1, 1)) & np.ones_like(VALID)
     labels = np.where(valid, LABELS, 255).astype(np.uint8)
     value, grad = value_and_grad(setting)(
-        LOGITS.reshape(4, 2, 3, 4, 3),
-        labels.reshape(4, 2, 3, 4),
+        LOGITS.reshape(8, 3, 2, 2, 3),
+        labels.reshape(8, 3, 2, 2),
         valid[:, :1, :1, None],
     )
     flat = value, grad.reshape(LOGITS.shape)
@@ -219,14 +248,14 @@ def test_uint8_labels_a_third_spatial_dim_and_a_broadcast_valid(setting):
 @hypothesis.settings(max_examples=10, derandomize=True, deadline=None, database=None)
 def test_the_order_of_samples_pixels_and_classes_does_not_matter(setting, seed):
     logits, labels, valid = make_batch(seed)
-    samples, pixels, classes = map(np.random.default_rng(seed).permutation, (4, 24, 3))
+    samples, pixels, classes = map(np.random.default_rng(seed).permutation, (8, 12, 3))
     if {"class_weights", "pos_weight", "penalty"} & SETTINGS[setting][1].keys():
         classes = np.arange(3)
     if setting in OF_NEIGHBOURHOODS:
-        pixels = np.arange(24)
+        pixels = np.arange(12)
 
     def shuffle(x):
-        return x.reshape(4, 24, -1)[samples][:, pixels].reshape(x.shape)
+        return x.reshape(8, 12, -1)[samples][:, pixels].reshape(x.shape)
 
     value, grad = value_and_grad(setting)(logits, labels, valid)
     shuffled = value_and_grad(setting)(
@@ -271,10 +300,14 @@ def step_on_each(setting):
 
 @pytest.mark.parametrize(
     ("setting", "devices"),
-    [*((setting, 4) for setting in SETTINGS), ("dice", 2), ("iou_per_image", 2)],
+    [
+        *((setting, 8) for setting in SETTINGS),
+        *((setting, 2) for setting in ("dice", "focal", "iou_per_image", "lovasz")),
+        *((setting, 2) for setting in ("sigmoid_complement", "top_k")),
+    ],
 )
 def test_pmap_equals_one_device(setting, devices):
-    """The first sample is void, so of four devices one has no valid pixel."""
+    """The first sample is void, so of eight devices one has no valid pixel."""
     step = jax.pmap(
         step_on_each(setting),
         axis_name="batch",
@@ -305,7 +338,10 @@ def test_shard_map_equals_one_device(setting):
     ("setting", "dtype"),
     [
         ("cross_entropy_smooth", jnp.float16),
-        ("dice_linear", jnp.float16),
+        ("dice", jnp.float16),
+        ("focal", jnp.bfloat16),
+        ("lovasz_bins", jnp.float16),
+        ("sigmoid_complement", jnp.float16),
         ("dice_linear", jnp.bfloat16),
         ("multi_label", jnp.bfloat16),
         ("boundary", jnp.float16),

@@ -279,5 +279,5 @@ def test_run_of_another_loss_makes_no_distances(tiny_config, tmp_path, monkeypat
     assert set(loaded.value.args) == {"images", "labels", "valid", "sample_valid"}
 
 
-def test_environment_of_the_tests_has_four_devices():
-    assert "device_count=4" in os.environ["XLA_FLAGS"]
+def test_environment_of_the_tests_has_eight_devices():
+    assert "device_count=8" in os.environ["XLA_FLAGS"]
