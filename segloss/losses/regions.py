@@ -6,13 +6,14 @@ two coefficients per class and all that is kept of the logits' size are the logi
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.losses.blocks import map_blocks
 from segloss.losses.check import Labels, SoftLabels
 from segloss.losses.numerics import widen
 from segloss.losses.softmax import (
@@ -22,11 +23,6 @@ from segloss.losses.softmax import (
     normalizer,
     one_hot,
 )
-
-# XLA for CPU writes an array of the logits' size before it sums over pixels. Of so
-# many pixels it stays in the cache, and their sum in float32 keeps its digits.
-_BLOCK_PIXELS = 4096
-_FEWEST_PIXELS = 256
 
 
 class RegionSums(NamedTuple):
@@ -107,9 +103,10 @@ def _softmax_sums_fwd(logits, labels, valid, power, per_image):
 def _softmax_sums_bwd(power, per_image, kept, slopes):
     logits, labels, valid, top, log_total, prob = kept
     index = as_index(labels, logits.shape[-1])
-    row = jnp.arange(len(slopes.over)).reshape(-1, *[1] * (labels.ndim - 1))
     over, under, hits = (
-        x[row, index] for x in (slopes.over, slopes.under, slopes.hits)
+        # Without an index of the row, where there is but one: it is as large again.
+        jax.vmap(lambda x, i: x[i])(x, index) if per_image else x[0][index]
+        for x in (slopes.over, slopes.under, slopes.hits)
     )
     # The slope with respect to the label's probability; to others it is `off`.
     on = hits - under
@@ -125,10 +122,10 @@ def _softmax_sums_bwd(power, per_image, kept, slopes):
 
     # What a softmax takes off again: the mean over classes. The label's term is taken
     # out before another is put in, so that it cancels where the prediction is certain.
-    mean = _map_blocks(
+    mean = map_blocks(
         mean_slope,
         (logits, valid, top, log_total),
-        per_image,
+        per_image=per_image,
         per_row=slopes,
         join=lambda x: x.reshape(labels.shape),
     )
@@ -216,46 +213,7 @@ def _add_up(
     def join(sums: RegionSums) -> RegionSums:
         return jax.tree.map(lambda x: x.reshape(rows, -1, x.shape[1]).sum(1), sums)
 
-    return _map_blocks(sums, arrays, per_image, join=join)
-
-
-def _map_blocks(
-    function: Callable,
-    arrays: tuple[Array, ...],
-    per_image: bool,
-    *,
-    join: Callable,
-    per_row: RegionSums | None = None,
-) -> Any:
-    """`join` of `function` of each block of pixels, which are stacked.
-
-    Args:
-        function: takes a block of each of `arrays`, and of `per_row` its row.
-        arrays: logits `[b, *spatial, c]` and others in that shape, or without the c.
-        per_image: whether a block is to lie within an image.
-        join: takes what `function` returns, with an axis of blocks in front.
-        per_row: a row for each image, or one for all.
-    """
-    logits = arrays[0]
-    rows = len(logits) if per_image else 1
-    pixels = logits[..., 0].size // rows
-
-    def split(size: int) -> list[Any]:
-        flat = [x.reshape(-1, size, *x.shape[logits.ndim - 1 :]) for x in arrays]
-        blocks = len(flat[0]) // rows
-        repeat = functools.partial(jnp.repeat, repeats=blocks, axis=0)
-        return flat if per_row is None else [*flat, jax.tree.map(repeat, per_row)]
-
-    return lax.platform_dependent(
-        cpu=lambda: join(lax.map(lambda x: function(*x), split(_block_size(pixels)))),
-        default=lambda: join(jax.vmap(function)(*split(pixels))),
-    )
-
-
-def _block_size(pixels: int) -> int:
-    """The largest divisor that makes a block, or all where none is of any use."""
-    sizes = range(min(pixels, _BLOCK_PIXELS), _FEWEST_PIXELS, -1)
-    return next((size for size in sizes if pixels % size == 0), pixels)
+    return map_blocks(sums, arrays, per_image=per_image, join=join)
 
 
 def _sum_of_label(
@@ -265,11 +223,8 @@ def _sum_of_label(
 
     def scatter() -> Float[Array, " c"]:
         index = as_index(labels, num_classes)
-        return (
-            jnp.zeros(num_classes, values.dtype)
-            .at[index]
-            .add(values, mode="promise_in_bounds")
-        )
+        sums = jnp.zeros(num_classes, values.dtype).at[index]
+        return sums.add(values, mode="promise_in_bounds")
 
     def compare() -> Float[Array, " c"]:
         on_label = one_hot(labels, num_classes)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.losses.blocks import map_blocks
 from segloss.losses.numerics import widen
 
 
@@ -83,10 +84,21 @@ def normalizer(
     where a pixel is not valid. Where a valid pixel's label is no class `log_total` is
     NaN: void that was not masked must not pass for a pixel without error.
     """
+
     # Cleared only by pixel: XLA for CPU would write down what it could not fuse.
-    logits = widen(logits)
-    top = lax.stop_gradient(logits.max(axis=-1))
-    log_total = jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1))
+    def parts(logits):
+        logits = widen(logits)
+        top = lax.stop_gradient(logits.max(axis=-1))
+        return top, jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1))
+
+    if logits.dtype.itemsize < 4:
+        top, log_total = map_blocks(
+            parts,
+            (logits,),
+            join=lambda maps: [x.reshape(labels.shape) for x in maps],
+        )
+    else:
+        top, log_total = parts(logits)
     labels = labels.astype(jnp.int32)
     known = (labels >= 0) & (labels < logits.shape[-1])
     log_total = jnp.where(known, log_total, jnp.nan)
