@@ -25,7 +25,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Holds a run per arm.", required=
 def expand(base: ConfigDict, overrides: Iterator[Mapping[str, Any]]):
     """Yields (arm, config) for each set of overrides, dotted paths to values.
 
-    An arm is named by its overrides, a section by its `name`.
+    An arm is named by its overrides, a section by its `name`, a list by its members.
 
     Raises:
         ValueError: if a path is not in the config, or two arms have the same name.
@@ -45,13 +45,20 @@ def expand(base: ConfigDict, overrides: Iterator[Mapping[str, Any]]):
                 # Deleted first: an update would keep the siblings of another `name`.
                 del section[field]
                 section[field] = value
-                label = value["name"] if isinstance(value, Mapping) else value
-                labels.append(f"{path}={label}")
+                labels.append(f"{path}={_label(value)}")
         arm = ",".join(labels)
         if arm in seen:
             raise ValueError(f"sweep: two arms are named {arm!r}.")
         seen.add(arm)
         yield arm, config
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return value["name"]
+    if isinstance(value, list):
+        return "+".join(map(_label, value))
+    return str(value)
 
 
 def load_sweep(path: str):

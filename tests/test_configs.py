@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments.run import expand
 from segloss.train import train
+from segloss.train.setup import make_setup
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
@@ -47,10 +48,13 @@ def test_full_config_loads_and_a_size_that_is_none_is_refused(name):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_arm_of_a_sweep_takes_its_smoke_steps(name, tmp_path, request):
+def test_every_arm_of_a_sweep_is_set_up_and_taken(name, tmp_path, request):
     config = smoke(f"sweeps.{name}", tmp_path, request)
     module = importlib.import_module(f"configs.sweeps.{name}")
     arms = dict(expand(config, module.sweep()))
     assert len(arms) > 1
-    for arm, arm_config in arms.items():
-        assert train(arm_config, tmp_path / arm)["step"] == config.total_steps
+    for arm_config in arms.values():
+        make_setup(arm_config)
+    # Of many arms the first and the last, because each compiles its step for seconds.
+    for arm in [*arms][:: max(1, len(arms) - 1)]:
+        assert train(arms[arm], tmp_path / arm)["step"] == config.total_steps

@@ -55,6 +55,13 @@ def test_snippets_print_what_the_page_shows(page, tmp_path, monkeypatch):
         pytest.skip(f"all but what reads {', '.join(absent)}, which is not there")
 
 
+def test_page_of_losses_has_a_row_for_each():
+    page = (ROOT / "docs/losses.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(
+        segloss.losses.LOSSES
+    )
+
+
 def test_readme_tables_list_what_exists_and_nothing_else():
     first_cells = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
     exist = {*segloss.losses.LOSSES, "compound_loss", *MODELS, *SAMPLERS}

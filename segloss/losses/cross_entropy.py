@@ -52,7 +52,8 @@ def softmax_cross_entropy(
 
     `-w_y log p_y` per pixel: Eq. 1 of "Balance-batch: An Optimized Method for Semantic
     Segmentation Loss Functions" (Huang, Tang, Su) with `normalize_by="samples"`, which
-    sums over the pixels and averages over the m samples.
+    sums over the pixels and averages over the m samples. Its derivative by the logit of
+    class k is `w_y (p_k - t_k)`, divided likewise, with t 1 on the label, else 0.
 
     With smoothing s, `(1 - s) w_y (-log p_y) + s / c sum_k w_k (-log p_k)`: Szegedy et
     al. 2016 (arXiv:1512.00567), sec. 7, weighted as `torch.nn.CrossEntropyLoss` does;

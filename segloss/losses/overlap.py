@@ -59,6 +59,9 @@ def soft_dice(
     for Semantic Segmentation Loss Functions" (Huang, Tang, Su), after Milletari et al.
     2016 (arXiv:1606.04797). Computed as `sum((p - t)^2) / (sum(p^2) + sum(t^2))`.
 
+    Its derivative by p is `-2 (t U - 2 p I) / U^2` with `I = sum(p t)` and U the
+    denominator, over the number of classes; finite differences in float64 confirm it.
+
     Args:
         logits: unnormalised class scores, for a softmax (but see `multi_label`).
         labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A

@@ -172,6 +172,20 @@ def test_overlap_refuses(loss, hyperparameters, message):
         loss(LOGITS, LABELS, VALID, **hyperparameters)
 
 
+def test_gradient_of_dice_is_that_of_its_equation():
+    """Milletari et al. 2016, sec. 3, for each class, then through the softmax."""
+    logits = np.random.default_rng(0).normal(size=(2, 5, 3))
+    labels = np.array([[0, 1, 2, 2, 1], [0, 0, 0, 1, 0]])
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    t = np.eye(3)[labels]
+    overlap, size = (p * t).sum((0, 1)), (p**2).sum((0, 1)) + (t**2).sum((0, 1))
+    by_p = -2 * (t * size - 2 * p * overlap) / size**2 / 3
+    by_logits = p * (by_p - (by_p * p).sum(axis=-1, keepdims=True))
+    with jax.enable_x64(True):
+        gradient = np.asarray(jax.grad(soft_dice)(logits, labels))
+    np.testing.assert_allclose(gradient, by_logits, rtol=1e-12)
+
+
 def test_dice_refuses_an_unknown_denominator():
     with pytest.raises(
         ValueError,
