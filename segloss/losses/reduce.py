@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer, Real
+from jaxtyping import Array, Bool, Float, Integer, Num, Real
 
 from segloss.losses.check import ClassWeights
 from segloss.losses.numerics import safe_divide, total, widen
@@ -38,8 +38,8 @@ def sum_over_devices(sums: Any, axis_name: str | None) -> Any:
 
 
 def gather_over_devices(
-    values: Float[Array, " n"], axis_name: str | None
-) -> Float[Array, " m"]:
+    values: Num[Array, " n"], axis_name: str | None
+) -> Num[Array, " m"]:
     """This device's values, made those of all devices in a row, to be sorted."""
     if axis_name is None:
         return values

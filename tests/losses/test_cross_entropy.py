@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from segloss.losses import softmax_cross_entropy
+from segloss.losses import softmax_cross_entropy, top_k_cross_entropy
 
 # In bits: -log2 of the label's probability is 2 and 1 in the first sample, 3 and void
 # in the second; the third is all void.
@@ -37,6 +37,23 @@ def test_softmax_cross_entropy_matches_hand_computed_value(
         LOGITS, LABELS, VALID, class_weights=class_weights, normalize_by=normalize_by
     )
     np.testing.assert_allclose(loss, bits * np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "bits"),
+    [(0.01, 3), (0.4, 3), (0.6, (3 + 2) / 2), (1, (3 + 2 + 1) / 3)],
+)
+def test_top_k_is_the_mean_of_the_hardest(fraction, bits):
+    loss = top_k_cross_entropy(LOGITS, LABELS, VALID, fraction=fraction)
+    np.testing.assert_allclose(loss, bits * np.log(2), rtol=1e-6)
+
+
+def test_pixels_that_tie_for_the_last_places_of_top_k_share_them():
+    logits = jnp.zeros((1, 5, 2)).at[0, 0, 1].set(1.0)
+    labels = jnp.zeros((1, 5), jnp.int32)
+    gradient = jax.grad(top_k_cross_entropy)(logits, labels, fraction=0.6)
+    # Of three places one is taken, and the other two are shared by four of slope 1/2.
+    np.testing.assert_allclose(gradient[0, 1:, 1], 2 / 4 * 1 / 2 / 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
