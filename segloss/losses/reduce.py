@@ -74,14 +74,33 @@ def mean_over_pixels(
         axis_name: mapped device axis whose devices share one mean.
     """
     valid = valid_or_all(loss, valid)
-    whole = sum_over_devices(total(jnp.where(valid, loss, 0.0)), axis_name)
+    weight = None
+    if pixel_weights is not None:
+        weight = total(jnp.where(valid, pixel_weights, 0.0))
+    return divide(
+        total(jnp.where(valid, loss, 0.0)),
+        valid,
+        normalize_by=normalize_by,
+        weight=weight,
+        axis_name=axis_name,
+    )
+
+
+def divide(
+    loss: Float[Array, ""],
+    valid: Bool[Array, " b *rest"],
+    *,
+    normalize_by: str,
+    weight: Float[Array, ""] | None,
+    axis_name: str | None,
+) -> Float[Array, ""]:
+    """This device's sums, made one mean of all devices': see `mean_over_pixels`."""
+    loss = sum_over_devices(loss, axis_name)
     if normalize_by == "samples":
-        return safe_divide(whole, count_samples(valid, axis_name))
-    if normalize_by == "weights" and pixel_weights is not None:
-        count = total(jnp.where(valid, pixel_weights, 0.0))
-    else:
-        count = valid.sum().astype(jnp.float32)
-    return safe_divide(whole, sum_over_devices(count, axis_name))
+        return safe_divide(loss, count_samples(valid, axis_name))
+    if normalize_by == "pixels" or weight is None:
+        weight = valid.sum().astype(jnp.float32)
+    return safe_divide(loss, sum_over_devices(weight, axis_name))
 
 
 def mean_over_classes(

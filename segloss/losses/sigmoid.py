@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Real
 
+from segloss.losses.blocks import map_blocks
 from segloss.losses.check import (
     ClassWeights,
     SoftLabels,
@@ -20,10 +21,7 @@ from segloss.losses.check import (
 )
 from segloss.losses.cross_entropy import NORMALIZATIONS, fade
 from segloss.losses.numerics import widen
-from segloss.losses.reduce import (
-    mean_over_pixels,
-    valid_or_all,
-)
+from segloss.losses.reduce import divide, mean_over_pixels, valid_or_all
 
 
 @functools.partial(jax.jit, static_argnames=("normalize_by", "axis_name"))
@@ -69,8 +67,7 @@ def sigmoid_cross_entropy(
         logits,
         labels,
         valid,
-        positive=jnp.broadcast_to(weight, logits.shape),
-        negative=1.0,
+        positive=weight,
         normalize_by=normalize_by,
         axis_name=axis_name,
     )
@@ -162,16 +159,8 @@ def gated_sigmoid_cross_entropy(
     check_range(name, "gate_weight", gate_weight, 0)
     check_range(name, "threshold", threshold, 0, 1)
     check_arrays(name, logits, labels, valid, multi_label=True)
-    probs = jax.nn.sigmoid(widen(logits))
-    weight = jnp.where(probs < threshold, gate_weight, 1.0)
     return _weighted_mean(
-        logits,
-        labels,
-        valid,
-        positive=weight,
-        negative=weight,
-        normalize_by="pixels",
-        axis_name=axis_name,
+        logits, labels, valid, gate=(gate_weight, threshold), axis_name=axis_name
     )
 
 
@@ -208,44 +197,15 @@ def sigmoid_focal_loss(
         check_range(name, "alpha", alpha, 0, 1)
     check_arrays(name, logits, labels, valid, multi_label=True)
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    targets, log_hit, log_miss = _sides(logits, labels, valid)
-    loss = -positive * targets * fade(log_hit, gamma) * log_hit
-    loss -= negative * (1 - targets) * fade(log_miss, gamma) * log_miss
-    return mean_over_pixels(loss, valid, axis_name=axis_name)
-
-
-def _sides(
-    logits: Float[Array, "*pixels"],
-    labels: Float[Array, "*pixels"] | Bool[Array, "*pixels"],
-    valid: Bool[Array, "..."] | None,
-) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"], Float[Array, "*pixels"]]:
-    """Labels, `log p` and `log(1 - p)` in float32, finite where not valid."""
-    valid = valid_or_all(labels, valid)
-    targets = jnp.where(valid, widen(labels), 0.0)
-    return targets, *_log_sigmoids(jnp.where(valid, widen(logits), 0.0))
-
-
-@jax.custom_vjp
-def _log_sigmoids(
-    logits: Float[Array, "*pixels"],
-) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
-    """`log p` and `log(1 - p)`; the derivative keeps the logits and nothing else."""
-    excess = jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return jnp.minimum(logits, 0.0) - excess, jnp.minimum(-logits, 0.0) - excess
-
-
-def _log_sigmoids_fwd(logits):
-    return _log_sigmoids(logits), logits
-
-
-def _log_sigmoids_bwd(logits, slopes):
-    # Behind a barrier, or XLA keeps the exponentials of the way there.
-    probs = jax.nn.sigmoid(lax.optimization_barrier(logits))
-    of_hit, of_miss = slopes
-    return ((1.0 - probs) * of_hit - probs * of_miss,)
-
-
-_log_sigmoids.defvjp(_log_sigmoids_fwd, _log_sigmoids_bwd)
+    return _weighted_mean(
+        logits,
+        labels,
+        valid,
+        positive=positive,
+        negative=negative,
+        gamma=gamma,
+        axis_name=axis_name,
+    )
 
 
 def _weighted_mean(
@@ -253,18 +213,105 @@ def _weighted_mean(
     labels: SoftLabels,
     valid: Bool[Array, "..."] | None,
     *,
-    positive: Float[Array, "..."] | float,
-    negative: Float[Array, "..."] | float,
-    normalize_by: str,
+    positive: Float[Array, "..."] | float | int = 1.0,
+    negative: Float[Array, "..."] | float | int = 1.0,
+    gamma: float | int = 0,
+    gate: tuple[float | int, float | int] | None = None,
+    normalize_by: str = "pixels",
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """`-positive t log p - negative (1 - t) log(1 - p)`, summed and divided."""
-    targets, log_hit, log_miss = _sides(logits, labels, valid)
-    for_hit, for_miss = positive * targets, negative * (1 - targets)
-    return mean_over_pixels(
-        -for_hit * log_hit - for_miss * log_miss,
-        valid,
-        normalize_by=normalize_by,
-        pixel_weights=for_hit + for_miss,
-        axis_name=axis_name,
+    """The mean of `_maps`; its weights are numbers, or one per class."""
+    valid = valid_or_all(labels, valid)
+    weights = (jnp.broadcast_to(w, logits.shape[-1:]) for w in (positive, negative))
+    maps = functools.partial(_maps, gamma=gamma, gate=gate)
+    loss, weight = _sums(maps, logits, labels, valid, *map(widen, weights))
+    return divide(
+        loss, valid, normalize_by=normalize_by, weight=weight, axis_name=axis_name
     )
+
+
+def _maps(
+    logits: Float[Array, "*pixels c"],
+    labels: Float[Array, "*pixels c"],
+    positive: Float[Array, " c"],
+    negative: Float[Array, " c"],
+    *,
+    gamma: float | int,
+    gate: tuple[float | int, float | int] | None,
+) -> tuple[Float[Array, "*pixels c"], Float[Array, "*pixels c"]]:
+    """`-positive t log p - negative (1 - t) log(1 - p)`, and the sum of its weights.
+
+    `gamma` fades both out as the focal loss does; `gate`, a factor and a threshold,
+    multiplies both where p is below it.
+    """
+    log_hit, log_miss = _log_sigmoids(logits)
+    for_hit = jnp.broadcast_to(positive, labels.shape) * labels
+    for_miss = jnp.broadcast_to(negative, labels.shape) * (1 - labels)
+    if gate is not None:
+        factor, threshold = gate
+        factor = jnp.where(jnp.exp(log_hit) < threshold, factor, 1.0)
+        for_hit, for_miss = (w * lax.stop_gradient(factor) for w in (for_hit, for_miss))
+    weight = for_hit + for_miss
+    if gamma:
+        for_hit *= fade(log_hit, gamma)
+        for_miss *= fade(log_miss, gamma)
+    return -for_hit * log_hit - for_miss * log_miss, weight
+
+
+@jax.custom_vjp
+def _log_sigmoids(
+    logits: Float[Array, "*pixels"],
+) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
+    """`log p` and `log(1 - p)`, with digits at both ends."""
+    excess = jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jnp.minimum(logits, 0.0) - excess, jnp.minimum(-logits, 0.0) - excess
+
+
+def _log_sigmoids_bwd(logits, slopes):
+    probs = jax.nn.sigmoid(logits)
+    of_hit, of_miss = slopes
+    return ((1.0 - probs) * of_hit - probs * of_miss,)
+
+
+_log_sigmoids.defvjp(lambda logits: (_log_sigmoids(logits), logits), _log_sigmoids_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(maps, logits, labels, valid, positive, negative):
+    """Sums of both maps over the valid elements; only the arguments are kept."""
+    return _sums_fwd(maps, logits, labels, valid, positive, negative)[0]
+
+
+def _sums_fwd(maps, logits, labels, valid, positive, negative):
+    def sums(logits, labels, valid, weights):
+        of_valid = _of_valid(maps, valid, logits, labels, *weights)
+        return [x.sum(axis=0) for x in of_valid]
+
+    result = map_blocks(
+        sums,
+        (logits, labels, valid),
+        per_row=(positive[None], negative[None]),
+        join=lambda sums: tuple(x.sum() for x in sums),
+    )
+    return result, (logits, labels, valid, positive, negative)
+
+
+def _sums_bwd(maps, kept, slopes):
+    logits, labels, valid, positive, negative = kept
+    # All of it is elementwise, which XLA fuses by itself.
+    arrays = logits, widen(labels), positive, negative
+    _, pull = jax.vjp(functools.partial(_of_valid, maps, valid), *arrays)
+    slope, of_labels, *of_weights = pull(
+        [jnp.broadcast_to(x, logits.shape) for x in slopes]
+    )
+    soft = jnp.issubdtype(labels.dtype, jnp.floating)
+    return slope, of_labels.astype(labels.dtype) if soft else None, None, *of_weights
+
+
+_sums.defvjp(_sums_fwd, _sums_bwd)
+
+
+def _of_valid(maps, valid, logits, labels, *weights):
+    """The maps, 0 and without gradient where not valid."""
+    logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
+    return [jnp.where(valid, x, 0.0) for x in maps(logits, labels, *weights)]
