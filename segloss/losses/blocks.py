@@ -32,43 +32,64 @@ def map_blocks(
         function: takes a block of each of `arrays`, and of `per_row` its row.
         arrays: logits `[b, *spatial, c]` and others in that shape, or without the c.
         per_image: whether a block is to lie within an image.
-        join: takes what `function` returns, with an axis of blocks in front.
+        join: takes a list of what `function` returns, each with an axis of blocks in
+            front. There are two where the last block is shorter; see `add_blocks` and
+            `lay_blocks`.
         per_row: a tree of arrays with a row for each image, or one for all.
     """
     logits = arrays[0]
     rows = len(logits) if per_image else 1
     pixels = logits[..., 0].size // rows
+    flat = [x.reshape(rows, pixels, *x.shape[logits.ndim - 1 :]) for x in arrays]
 
-    def split(size: int) -> list[Any]:
-        flat = [x.reshape(-1, size, *x.shape[logits.ndim - 1 :]) for x in arrays]
-        blocks = len(flat[0]) // rows
-        repeat = functools.partial(jnp.repeat, repeats=blocks, axis=0)
-        return flat if per_row is None else [*flat, jax.tree.map(repeat, per_row)]
-
-    def whole(blocks: list[Any]) -> Any:
-        return join(jax.vmap(function)(*blocks))
+    def cut(start: int, stop: int, size: int) -> list[Any]:
+        blocks = (x[:, start:stop] for x in flat)
+        blocks = [x.reshape(-1, size, *x.shape[2:]) for x in blocks]
+        repeat = functools.partial(jnp.repeat, repeats=len(blocks[0]) // rows, axis=0)
+        return blocks if per_row is None else [*blocks, jax.tree.map(repeat, per_row)]
 
     def one_by_one(blocks: list[Any]) -> Any:
-        return join(lax.map(lambda x: function(*x), blocks))
+        return lax.map(lambda x: function(*x), blocks)
 
     @jax.custom_jvp
     def one_by_one_as_bits(blocks: list[Any]) -> Any:
         dtypes = jax.tree.map(lambda x: x.dtype, blocks)
         bits = jax.tree.map(_to_bits, blocks)
-        return join(
-            lax.map(lambda x: function(*jax.tree.map(_from_bits, x, dtypes)), bits)
-        )
+        return lax.map(lambda x: function(*jax.tree.map(_from_bits, x, dtypes)), bits)
 
     @one_by_one_as_bits.defjvp
     def _(primals, tangents):
         return jax.jvp(one_by_one, primals, tangents)
 
     # XLA of jaxlib 0.10 widens all that a loop reads in half precision before it.
+    loop = one_by_one_as_bits if _is_half(logits.dtype) else one_by_one
+    size = _block_size(pixels)
+    rest = pixels % size
+    parts = [(0, pixels - rest, size)]
+    if rest:
+        parts.append((pixels - rest, pixels, rest))
     return lax.platform_dependent(
-        split(_block_size(pixels)),
-        cpu=one_by_one_as_bits if _is_half(logits.dtype) else one_by_one,
-        default=lambda _: whole(split(pixels)),
+        cpu=lambda: join([loop(cut(*part)) for part in parts]),
+        default=lambda: join([jax.vmap(function)(*cut(0, pixels, pixels))]),
     )
+
+
+def add_blocks(sums: list[Any], rows: int) -> Any:
+    """The sums of a row's blocks, added up; for `join`."""
+    by_row = (
+        jax.tree.map(lambda x: x.reshape(rows, -1, *x.shape[1:]).sum(axis=1), piece)
+        for piece in sums
+    )
+    return functools.reduce(functools.partial(jax.tree.map, jnp.add), by_row)
+
+
+def lay_blocks(maps: list[Any], shape: tuple[int, ...], rows: int = 1) -> Any:
+    """The numbers of the blocks' pixels, side by side in `shape`; for `join`."""
+
+    def lay(*pieces: Array) -> Array:
+        return jnp.concatenate([x.reshape(rows, -1) for x in pieces], 1).reshape(shape)
+
+    return jax.tree.map(lay, *maps)
 
 
 def _to_bits(x: Array) -> Array:
@@ -84,6 +105,8 @@ def _is_half(dtype: jnp.dtype) -> bool:
 
 
 def _block_size(pixels: int) -> int:
-    """The largest divisor that makes a block, or all where none is of any use."""
-    sizes = range(min(pixels, _BLOCK_PIXELS), _FEWEST_PIXELS, -1)
-    return next((size for size in sizes if pixels % size == 0), pixels)
+    """All; else a large divisor, so that nothing is copied; else what leaves a rest."""
+    if pixels <= _BLOCK_PIXELS:
+        return pixels
+    sizes = range(_BLOCK_PIXELS, _FEWEST_PIXELS, -1)
+    return next((size for size in sizes if pixels % size == 0), _BLOCK_PIXELS)

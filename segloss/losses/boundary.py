@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from segloss.losses.check import check_arrays
-from segloss.losses.numerics import widen
 from segloss.losses.reduce import mean_over_pixels, valid_or_all
 from segloss.losses.softmax import at_label, clear_void, normalizer
 
@@ -57,9 +56,10 @@ def boundary_loss(
     valid = valid_or_all(labels, valid)
     logits = clear_void(logits, valid)
     top, log_total = normalizer(logits, labels, valid)
-    own = widen(at_label(distances, labels))
+    distances = distances.astype(logits.dtype)
+    own = at_label(distances, labels)
     # sum_c (phi_c - phi_y) p_c: no term is below 0, so the sum keeps its digits.
-    farther = widen(distances) - own[..., None]
+    farther = distances - own[..., None]
     odds = jnp.exp(logits - top[..., None])
     loss = (farther * odds).sum(axis=-1) * jnp.exp(-log_total)
     return mean_over_pixels(loss, valid, axis_name=axis_name)

@@ -1,6 +1,7 @@
 """What the arguments of a loss may be, said in one line where they are not."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ Labels = Integer[Array, " b *spatial"] | SoftLabels
 
 
 def check_choice(
-    function: str, argument: str, value: Any, choices: Sequence[str]
+    function: str, argument: str, value: Any, choices: Sequence[str | bool]
 ) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -36,11 +37,16 @@ def check_range(
     high: float | int = math.inf,
     *,
     without_low: bool = False,
+    whole: bool = False,
 ) -> None:
-    """Raises ValueError unless `value` is finite and in `[low, high]`.
+    """Raises ValueError unless `value` is a finite number in `[low, high]`.
 
-    `without_low` asks for more than `low`.
+    `without_low` asks for more than `low`, and `whole` for an integer.
     """
+    kind = numbers.Integral if whole else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = "an integer" if whole else "a number"
+        raise ValueError(f"{function}: {argument} must be {wanted}, got {value!r}.")
     if low <= value <= high and value < math.inf and not (without_low and value == low):
         return
     closed = "(" if without_low else "["
@@ -52,7 +58,7 @@ def check_range(
 
 def check_smooth(function: str, smooth: float | int) -> None:
     """Raises ValueError if float32 cannot divide by the square of `smooth`."""
-    if smooth != 0 and not SMALLEST_DIVISOR <= smooth < float("inf"):
+    if smooth != 0 and not SMALLEST_DIVISOR <= smooth < math.inf:
         raise ValueError(
             f"{function}: smooth must be 0, or at least {SMALLEST_DIVISOR} and finite, "
             f"got {smooth}."
@@ -69,6 +75,8 @@ def check_arrays(
     multi_label: bool = False,
 ) -> None:
     """Raises ValueError where shapes would broadcast or types convert in silence."""
+    if logits.size == 0:
+        raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")
     shape = logits.shape if multi_label else logits.shape[:-1]
     if labels.shape != shape:
         raise ValueError(

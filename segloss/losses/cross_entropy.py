@@ -1,8 +1,8 @@
 """Losses that are a mean over pixels of some function of the softmax.
 
-Those of the label's probability alone (cross-entropy without smoothing, focal, poly,
-top-k) have a derivative of their own, for reverse mode: `jax.grad`, `jax.vjp` and
-gradients of gradients work, `jax.jvp` and `jax.jacfwd` do not.
+The label's probability, of which all are made, has a derivative of its own, for
+reverse mode: `jax.grad`, `jax.vjp`, gradients of gradients and `jax.jvp` of `jax.grad`
+work, but not `jax.jvp` or `jax.jacfwd` of the loss.
 """
 
 import functools
@@ -88,7 +88,7 @@ def softmax_cross_entropy(
     if label_smoothing:
         misses = -log_probs(logits, labels, valid)
         if class_weights is not None:
-            weights = widen(jnp.asarray(class_weights))
+            weights = jnp.asarray(class_weights, misses.dtype)
             misses *= jnp.broadcast_to(weights, misses.shape)
         loss = (1 - label_smoothing) * loss + label_smoothing * misses.mean(axis=-1)
     return mean_over_pixels(
@@ -217,6 +217,7 @@ def top_k_cross_entropy(
     k = jnp.maximum(jnp.round(fraction * (ranks > 0).sum()), 1).astype(jnp.int32)
     last = ranks[ranks.size - k]
     share = (k - (ranks > last).sum()) / (ranks == last).sum()
+    share = share.astype(loss.dtype)
     weights = jnp.where(rank > last, 1.0, jnp.where(rank == last, share, 0.0))
     return mean_over_pixels(
         weights * loss,
@@ -258,7 +259,7 @@ def log_bilinear_loss(
     check_range(name, "alpha", alpha, 0, 1)
     check_arrays(name, logits, labels, valid)
     classes = logits.shape[-1]
-    penalty = widen(jnp.asarray(penalty))
+    penalty = jnp.asarray(penalty, jnp.float32)
     if penalty.shape != (classes, classes):
         raise ValueError(
             f"{name}: penalty must have shape {(classes, classes)}, a row per class "

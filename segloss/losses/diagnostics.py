@@ -110,7 +110,9 @@ class Explanation(NamedTuple):
         Raises:
             ValueError: if there is not one name for each class.
         """
-        names = class_names or [str(c) for c in range(len(self.pixel_share))]
+        names = class_names
+        if names is None:
+            names = [str(c) for c in range(len(self.pixel_share))]
         if len(names) != len(self.pixel_share):
             raise ValueError(
                 f"Explanation: class_names must be {len(self.pixel_share)} names, "

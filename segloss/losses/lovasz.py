@@ -64,7 +64,7 @@ def lovasz_softmax(
     name = "lovasz_softmax"
     check_choice(name, "classes", classes, ("all", "present"))
     if bins is not None:
-        check_range(name, "bins", bins, 1)
+        check_range(name, "bins", bins, 1, whole=True)
     check_arrays(name, logits, labels, valid)
 
     valid = valid_or_all(labels, valid)
@@ -231,7 +231,7 @@ def _look_up(
         not_above = (more <= ordered.size) & (ordered[at] <= keys)
         return jnp.where(not_above, more, count)
 
-    none = jnp.zeros(keys.shape, jnp.int32)
+    none = jnp.zeros_like(keys, jnp.int32)
     return values[jax.lax.fori_loop(0, halvings, halve, none) - 1]
 
 

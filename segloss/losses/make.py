@@ -82,6 +82,7 @@ def compound_loss(
         ValueError: if there is no term, a weight is negative or not finite, or
             `make_loss` would refuse a term.
     """
+    terms = list(terms)
     if not terms:
         raise ValueError("compound_loss: terms must hold at least one loss, got none.")
     for weight, name, _ in terms:
@@ -114,6 +115,11 @@ def compound_loss(
         axis_name: str | None = axis_name,
         **inputs: Array,
     ) -> Float[Array, ""]:
+        unknown = inputs.keys() - {name for _, _, taken in losses for name in taken}
+        if unknown:
+            raise TypeError(
+                f"compound_loss: no term takes {', '.join(sorted(unknown))}."
+            )
         return sum(
             weight
             * term(

@@ -389,6 +389,8 @@ def _overlap(
     """The mean over classes of what `cost` makes of their sums."""
     check_choice(name, "classes", classes, ("all", "present"))
     check_choice(name, "normalize_by", normalize_by, ("classes", "samples"))
+    check_choice(name, "per_image", per_image, (True, False))
+    check_choice(name, "multi_label", multi_label, (True, False))
     check_smooth(name, smooth)
     check_arrays(name, logits, labels, valid, class_weights, multi_label=multi_label)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Num, Real
 
 from segloss.losses.check import ClassWeights
-from segloss.losses.numerics import safe_divide, total, widen
+from segloss.losses.numerics import safe_divide, total
 from segloss.losses.softmax import as_index
 
 
@@ -27,7 +27,7 @@ def weigh(
     """Each pixel's loss times the weight of its label; None weighs all alike."""
     if class_weights is None:
         return loss
-    weights = widen(jnp.asarray(class_weights))
+    weights = jnp.asarray(class_weights, loss.dtype)
     # A void label may lie outside; what it finds is not counted.
     return loss * weights[as_index(labels, weights.size)]
 
@@ -126,9 +126,9 @@ def mean_over_classes(
             it, else the number of samples that hold a valid pixel.
         axis_name: mapped device axis whose devices share one mean.
     """
-    weights = jnp.ones(cost.shape[-1:])
+    weights = jnp.ones(cost.shape[-1:], cost.dtype)
     if class_weights is not None:
-        weights = widen(jnp.asarray(class_weights))
+        weights = jnp.asarray(class_weights, cost.dtype)
     weights = jnp.where(takes_part, weights[None], 0.0)
     loss = (jnp.where(takes_part, cost, 0.0) * weights).sum(axis=-1)
     if normalize_by == "classes":

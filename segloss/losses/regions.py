@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from segloss.losses.blocks import map_blocks
+from segloss.losses.blocks import add_blocks, lay_blocks, map_blocks
 from segloss.losses.check import Labels, SoftLabels
 from segloss.losses.numerics import widen
 from segloss.losses.softmax import (
@@ -127,7 +127,9 @@ def _softmax_sums_bwd(power, per_image, kept, slopes):
         (logits, valid, top, log_total),
         per_image=per_image,
         per_row=slopes,
-        join=lambda x: x.reshape(labels.shape),
+        join=functools.partial(
+            lay_blocks, shape=labels.shape, rows=len(logits) if per_image else 1
+        ),
     )
     mean = (mean - power * over * prob**power) + prob * on
     probs = _probs(logits, valid, top, log_total)
@@ -209,10 +211,7 @@ def _add_up(
 ) -> RegionSums:
     """`sums` of each block of pixels, added up to a row for each image or to one."""
     rows = len(arrays[0]) if per_image else 1
-
-    def join(sums: RegionSums) -> RegionSums:
-        return jax.tree.map(lambda x: x.reshape(rows, -1, x.shape[1]).sum(1), sums)
-
+    join = functools.partial(add_blocks, rows=rows)
     return map_blocks(sums, arrays, per_image=per_image, join=join)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Real
 
-from segloss.losses.blocks import map_blocks
+from segloss.losses.blocks import add_blocks, map_blocks
 from segloss.losses.check import (
     ClassWeights,
     SoftLabels,
@@ -264,7 +264,10 @@ def _log_sigmoids(
 ) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
     """`log p` and `log(1 - p)`, with digits at both ends."""
     excess = jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return jnp.minimum(logits, 0.0) - excess, jnp.minimum(-logits, 0.0) - excess
+    # Finite, because 0 times infinity is NaN.
+    least = jnp.finfo(logits.dtype).min
+    hit, miss = jnp.minimum(logits, 0.0) - excess, jnp.minimum(-logits, 0.0) - excess
+    return jnp.maximum(hit, least), jnp.maximum(miss, least)
 
 
 def _log_sigmoids_bwd(logits, slopes):
@@ -291,9 +294,9 @@ def _sums_fwd(maps, logits, labels, valid, positive, negative):
         sums,
         (logits, labels, valid),
         per_row=(positive[None], negative[None]),
-        join=lambda sums: tuple(x.sum() for x in sums),
+        join=functools.partial(add_blocks, rows=1),
     )
-    return result, (logits, labels, valid, positive, negative)
+    return tuple(x.sum() for x in result), (logits, labels, valid, positive, negative)
 
 
 def _sums_bwd(maps, kept, slopes):

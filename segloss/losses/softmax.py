@@ -5,12 +5,14 @@ derivative of its own, which keeps the logits and one number per pixel: XLA woul
 a second and a third array of the logits' size.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from segloss.losses.blocks import map_blocks
+from segloss.losses.blocks import lay_blocks, map_blocks
 from segloss.losses.numerics import widen
 
 
@@ -92,15 +94,13 @@ def normalizer(
         return top, jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1))
 
     if logits.dtype.itemsize < 4:
-        top, log_total = map_blocks(
-            parts,
-            (logits,),
-            join=lambda maps: [x.reshape(labels.shape) for x in maps],
-        )
+        join = functools.partial(lay_blocks, shape=labels.shape)
+        top, log_total = map_blocks(parts, (logits,), join=join)
     else:
         top, log_total = parts(logits)
-    labels = labels.astype(jnp.int32)
-    known = (labels >= 0) & (labels < logits.shape[-1])
+    # uint8 cannot count to more than 256 classes.
+    ids = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
+    known = (ids >= 0) & (ids < logits.shape[-1])
     log_total = jnp.where(known, log_total, jnp.nan)
     # Behind a barrier, or XLA for CPU writes down what a sum and its readers share.
     return lax.optimization_barrier(
@@ -134,7 +134,9 @@ def log_misses(
     """
     log_prob = log_probs(logits, labels, valid)
     likeliest = one_hot(jnp.argmax(log_prob, axis=-1), logits.shape[-1])
-    log_others = jax.nn.logsumexp(jnp.where(likeliest, -jnp.inf, log_prob), axis=-1)
+    least = jnp.finfo(log_prob.dtype).min
+    others = jnp.where(likeliest, least, log_prob)
+    log_others = jax.nn.logsumexp(jnp.maximum(others, least), axis=-1)
     probs = jnp.where(likeliest, 0.0, jnp.exp(log_prob))
     return jnp.where(likeliest, log_others[..., None], jnp.log1p(-probs))
 

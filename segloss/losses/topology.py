@@ -11,6 +11,7 @@ from segloss.losses.check import (
     ClassWeights,
     check_arrays,
     check_choice,
+    check_range,
     check_smooth,
 )
 from segloss.losses.numerics import SMALLEST_DIVISOR, safe_divide
@@ -70,10 +71,7 @@ def soft_cldice(
     """
     name = "soft_cldice"
     check_choice(name, "classes", classes, ("all", "present"))
-    if not isinstance(iterations, int) or iterations < 0:
-        raise ValueError(
-            f"{name}: iterations must be an integer of at least 0, got {iterations}."
-        )
+    check_range(name, "iterations", iterations, 0, whole=True)
     check_smooth(name, smooth)
     check_arrays(name, logits, labels, valid, class_weights)
 

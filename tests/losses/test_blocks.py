@@ -23,11 +23,10 @@ VALID = jax.random.bernoulli(jax.random.key(2), 0.9, SHAPE[:3])
         (4 * 321 * 321, 3852),
         (4096, 4096),
         (100, 100),
-        (2 * 8209, 2 * 8209),  # of twice a prime no part is of any use
-        (0, 0),
+        (2 * 8209, 4096),  # of twice a prime no divisor is of any use
     ],
 )
-def test_a_block_is_a_divisor_of_the_pixels(pixels, size):
+def test_a_block_is_a_divisor_of_the_pixels_if_there_is_one(pixels, size):
     assert blocks._block_size(pixels) == size
 
 
@@ -50,6 +49,30 @@ def test_temporary_memory_is_below_that_of_the_logits(loss, dtype):
     compiled = jax.jit(jax.value_and_grad(loss)).lower(*arrays).compile()
     size = arrays[0].size * arrays[0].dtype.itemsize
     assert compiled.memory_analysis().temp_size_in_bytes < 1.1 * size
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_a_number_of_pixels_without_a_divisor_changes_nothing(per_image, monkeypatch):
+    cut = [x[:, :31, :47] for x in (LOGITS, LABELS, VALID)]  # 1457 of 31 x 47 each
+    dice = functools.partial(inspect.unwrap(losses.soft_dice), per_image=per_image)
+    whole = jax.value_and_grad(dice)(*cut)
+    monkeypatch.setattr(blocks, "_BLOCK_PIXELS", 500)
+    in_blocks = jax.value_and_grad(dice)(*cut)
+    np.testing.assert_allclose(in_blocks[0], whole[0], rtol=1e-6)
+    np.testing.assert_allclose(in_blocks[1], whole[1], rtol=1e-4, atol=1e-9)
+
+
+def test_sums_of_millions_of_pixels_keep_their_digits():
+    """A prime number of them, where one by one a sum in float32 comes to a halt."""
+    pixels = 4_194_301
+    logits = jnp.stack([jnp.zeros((1, pixels)), jnp.ones((1, pixels))], axis=-1)
+    ones = jnp.ones((1, pixels), jnp.uint8)
+    p = 1 / (1 + np.exp(-1))
+    # 4096 equal numbers one by one are off by at most 4096 / 2**24 of their sum.
+    dice = losses.soft_dice(logits, ones, classes="present")
+    np.testing.assert_allclose(dice, 1 - 2 * p / (1 + p**2), rtol=2.5e-4)
+    entropy = losses.softmax_cross_entropy(logits, ones)
+    np.testing.assert_allclose(entropy, -np.log(p), rtol=2.5e-4)
 
 
 @pytest.mark.parametrize("loss", [losses.focal_loss, losses.soft_dice])

@@ -53,6 +53,14 @@ def test_numbers_out_of_range_are_refused(arguments, rule):
         check.check_range("focal_loss", "gamma", *arguments)
 
 
+def test_what_is_no_number_is_refused():
+    for value in ("2", None, True, [1]):
+        with pytest.raises(ValueError, match=r"^f: x must be a number, got "):
+            inspect.unwrap(check.check_range)("f", "x", value, 0)
+    with pytest.raises(ValueError, match=r"^f: x must be an integer, got 2\.5\.$"):
+        check.check_range("f", "x", 2.5, 0, whole=True)
+
+
 def test_a_range_may_go_without_its_low_end():
     check.check_range("f", "x", 0, 0)
     check.check_range("f", "x", 1, 0, 1, without_low=True)

@@ -187,6 +187,16 @@ def test_a_perfect_prediction_is_a_flat_minimum(setting):
     assert_equal(perfect, (0.0, np.zeros_like(LOGITS)))
 
 
+@each_of_pixels
+def test_infinite_logits_that_are_right_cost_nothing(setting):
+    smoothed = "label_smoothing" in SETTINGS[setting][1]
+    changes = {"label_smoothing": 0.0} if smoothed else {}
+    right = 1e4 if setting not in MASKS else np.inf
+    logits = np.where(jax.nn.one_hot(LABELS, 3), right, -np.inf).astype(np.float32)
+    perfect = value_and_grad(setting, **changes)(logits, LABELS, VALID)
+    assert_equal(perfect, (0.0, np.zeros_like(LOGITS)))
+
+
 @each_setting
 def test_the_opposite_of_the_labels_is_worst_and_its_gradient_finite(setting):
     logits = np.where(jax.nn.one_hot(LABELS, 3), -1e4, 1e4).astype(np.float32)
@@ -318,6 +328,19 @@ def test_pmap_equals_one_device(setting, devices):
     values, grads = map(np.array, step(KERNEL, *split))
     for device in range(devices):
         assert_close((values[device], grads[device]), one_device(setting), atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["dice", "focal", "lovasz", "sigmoid_focal"])
+def test_value_under_shard_map_that_checks_what_varies(setting):
+    batch = jax.P("batch")
+    value = jax.shard_map(
+        make_loss(setting, axis_name="batch"),
+        mesh=jax.sharding.Mesh(jax.devices(), "batch"),
+        in_specs=(batch, batch, batch),
+        out_specs=jax.P(),
+    )
+    many = jax.jit(value)(LOGITS, LABELS, VALID)
+    assert_close(many, value_and_grad(setting)(LOGITS, LABELS, VALID)[0])
 
 
 @pytest.mark.parametrize("setting", ["cross_entropy_smooth", "dice_linear"])

@@ -49,6 +49,8 @@ def test_compound_loss_gives_distances_to_the_loss_that_takes_them():
     np.testing.assert_allclose(value, 2 * boundary + dice, rtol=1e-6)
     with pytest.raises(TypeError, match="distances"):
         both(*ARRAYS)
+    with pytest.raises(TypeError, match=r"^compound_loss: no term takes gamma\.$"):
+        both(*ARRAYS, distances=-LOGITS, gamma=LOGITS)
 
 
 @pytest.mark.parametrize("when", ["making", "calling"])

@@ -157,7 +157,7 @@ def test_first_and_second_derivatives():
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
-        ({"iterations": -1}, "iterations must be an integer of at least 0, got -1"),
+        ({"iterations": -1}, r"iterations must be in \[0, inf\), got -1"),
         ({"smooth": -1.0}, "smooth must be 0, or at least 1e-18 and finite, got -1.0"),
         ({"classes": "seen"}, "classes must be 'all' or 'present', got 'seen'"),
         ({"class_weights": (1.0,)}, r"class_weights must have shape \(2,\)"),
