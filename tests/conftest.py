@@ -14,9 +14,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        # Compiling takes longer than running here. Not at optimization level 0, which
-        # on jaxlib 0.12 computes other colours for another size of batch.
-        "--xla_llvm_disable_expensive_passes=true",
+        # Compiling takes longer than running here. On jaxlib 0.12, level 0 computes
+        # other colours for another size of batch.
+        "--xla_backend_optimization_level=0"
+        if jax.__version_info__ < (0, 11)
+        else "--xla_llvm_disable_expensive_passes=true",
     ]
 )
 os.environ["NPROC"] = "16"
@@ -26,8 +28,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tests compile the same small programs again and again, in several processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +79,21 @@ def finished_run(datasets_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     train(make_tiny_config(datasets_dir), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def finished_folder_run(tmp_path_factory):
+    """The same of `configs/folder.py` at smoke size, on images of two sizes."""
+    from configs import folder
+    from segloss.train import train
+
+    directory = tmp_path_factory.mktemp("finished_folder")
+    write_folder(directory / "shapes", ["ground", "box", "bar"], ignore_label=255)
+    config = folder.get_config("smoke").unlock()
+    config.data.root = str(directory / "shapes")
+    config.data.data_dir = str(directory / "datasets")
+    train(config, directory / "run")
+    return directory / "run"
 
 
 @pytest.fixture
