@@ -81,6 +81,21 @@ def finished_run(datasets_dir, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="session")
+def finished_folder_run(tmp_path_factory):
+    """The same of `configs/folder.py` at smoke size, on images of two sizes."""
+    from configs import folder
+    from segloss.train import train
+
+    directory = tmp_path_factory.mktemp("finished_folder")
+    write_folder(directory / "shapes", ["ground", "box", "bar"], ignore_label=255)
+    config = folder.get_config("smoke").unlock()
+    config.data.root = str(directory / "shapes")
+    config.data.data_dir = str(directory / "datasets")
+    train(config, directory / "run")
+    return directory / "run"
+
+
 @pytest.fixture
 def small_folder(tmp_path):
     """Six images of two sizes and three classes in the `folder` format."""

@@ -51,21 +51,6 @@ def test_everything_public_is_documented(module):
     assert module.__all__ == sorted(module.__all__)
 
 
-@each_loss
-def test_losses_work_under_jit_grad_and_vmap(loss, complete):
-    logits = jax.random.normal(jax.random.key(0), (3, 2, 4, 5))
-    labels = jax.random.randint(jax.random.key(1), (3, 2, 4), 0, 5)
-    _, needed = complete(loss.__name__, labels[0], 5)
-    labels, _ = complete(loss.__name__, labels, 5)
-    loss = functools.partial(loss, **needed)
-    values, grads = jax.jit(jax.vmap(jax.value_and_grad(loss)))(logits, labels)
-    alone = [loss(*arrays) for arrays in zip(logits, labels, strict=True)]
-    np.testing.assert_allclose(values, alone, rtol=1e-6)
-    # Downhill from here, for each of the three.
-    lower = jax.vmap(loss)(logits - 0.1 * grads / jnp.abs(grads).max(), labels)
-    assert (lower < values).all()
-
-
 @pytest.mark.parametrize("module", ["segloss.losses", "segloss.metrics"])
 def test_import_brings_only_jax_numpy_and_jaxtyping(module):
     code = f"""

@@ -1,22 +1,22 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from segloss.report import overlay
-from segloss.train import evaluate_run, predict, train
+from segloss.train import evaluate_run, predict, read_config
 
 
 @pytest.fixture
-def run(small_folder, tmp_path):
-    """A run on images of two sizes."""
-    from configs import folder
-
-    config = folder.get_config("smoke").unlock()
+def run(finished_folder_run, small_folder, tmp_path):
+    """A copy of the run, of its own: its config, directory and results."""
+    shutil.copytree(finished_folder_run, tmp_path / "run")
+    config = read_config(tmp_path / "run")
     config.data.root = str(small_folder)
     config.data.data_dir = str(tmp_path / "datasets")
-    results = train(config, tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
     return config, tmp_path / "run", results
 
 

@@ -15,8 +15,8 @@ from segloss.train.step import (
 )
 
 
-def loss_curve(setup, num_devices, num_steps):
-    """Losses and gradient norms of the first steps on so many devices."""
+def begin(setup, num_devices):
+    """The step on so many devices, and the state before the first."""
     devices = jax.devices()[:num_devices]
     train_step = pmap_train_step(
         devices,
@@ -26,8 +26,11 @@ def loss_curve(setup, num_devices, num_steps):
         augment=setup.augment,
     )
     state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
-    state = replicate(state, devices)
-    batches = iterate_batches(
+    return train_step, replicate(state, devices)
+
+
+def first_batches(setup, num_steps):
+    return iterate_batches(
         setup.dataset.source("train"),
         setup.sampler,
         start=0,
@@ -37,18 +40,33 @@ def loss_curve(setup, num_devices, num_steps):
         canvas_hw=setup.dataset.max_hw,
         ignore_label=setup.dataset.ignore_label,
     )
+
+
+def loss_curve(setup, num_devices, num_steps):
+    """Losses and gradient norms of the first steps on so many devices."""
+    train_step, state = begin(setup, num_devices)
     curve = []
-    for batch in batches:
+    for batch in first_batches(setup, num_steps):
         state, scalars = train_step(state, shard(batch, num_devices))
         curve.append([float(np.asarray(scalars[k])[0]) for k in ("loss", "grad_norm")])
     return np.array(curve)
 
 
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "soft_dice"])
-def test_1_2_and_4_devices_give_the_same_loss_curve(tiny_config, loss):
-    tiny_config.loss = dict(name=loss)
+@pytest.fixture
+def compound_config(tiny_config):
+    """Batches of different sizes under a mean over pixels and one over classes."""
+    with tiny_config.ignore_type():
+        tiny_config.loss = [
+            dict(name="softmax_cross_entropy"),
+            # So that its gradient is about as large.
+            dict(name="soft_dice", weight=20.0),
+        ]
     tiny_config.sampler = dict(name="balance_batch", batch_max=7, batch_cl=5)
-    setup = make_setup(tiny_config)
+    return tiny_config
+
+
+def test_1_2_and_4_devices_give_the_same_loss_curve(compound_config):
+    setup = make_setup(compound_config)
     sizes = {len(setup.sampler[k]) for k in range(6)}
     assert len(sizes) > 1, "batches must differ in size, or padding is not tested"
     assert min(sizes) <= 6, "a device must be without a sample"
@@ -94,11 +112,13 @@ def test_trace_count_notices_a_second_shape(tiny_config, monkeypatch):
     monkeypatch.setattr(
         step, "train_step", chex.assert_max_traces(step.train_step, n=1)
     )
-    setup.sampler.batch_max = 4
-    loss_curve(setup, 1, 1)
-    setup.sampler.batch_max = 8
+    train_step, state = begin(setup, 1)
+    one, two = (shard(batch, 1) for batch in first_batches(setup, 2))
+    jax.eval_shape(train_step, state, one)
+    jax.eval_shape(train_step, state, two)
+    smaller = jax.tree.map(lambda x: x[:, :4], two)
     with pytest.raises(AssertionError, match="traced"):
-        loss_curve(setup, 1, 1)
+        jax.eval_shape(train_step, state, smaller)
 
 
 def test_attention_is_that_of_the_batch_under_the_loss(tiny_config):
@@ -116,7 +136,7 @@ def test_attention_is_that_of_the_batch_under_the_loss(tiny_config):
     batch = load_batch(
         setup.dataset.source("train"),
         setup.sampler[0],
-        batch_size=12,
+        batch_size=16,
         canvas_hw=setup.dataset.max_hw,
         ignore_label=setup.dataset.ignore_label,
     )
@@ -132,14 +152,13 @@ def test_attention_is_that_of_the_batch_under_the_loss(tiny_config):
     np.testing.assert_allclose(gradient.sum(), 1.0, rtol=1e-6)
 
 
-def test_bfloat16_computes_in_half_and_keeps_float32_parameters(tiny_config):
-    tiny_config.model.dtype = "bfloat16"
-    setup = make_setup(tiny_config)
+def test_bfloat16_computes_in_half_and_keeps_float32_parameters(compound_config):
+    full = loss_curve(make_setup(compound_config), 1, 3)
+    compound_config.model.dtype = "bfloat16"
+    setup = make_setup(compound_config)
     state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
     half = loss_curve(setup, 1, 3)
-    tiny_config.model.dtype = "float32"
-    full = loss_curve(make_setup(tiny_config), 1, 3)
     np.testing.assert_allclose(half[:, 0], full[:, 0], rtol=0.05)
     assert not np.array_equal(half, full)
 
