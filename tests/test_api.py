@@ -1,14 +1,10 @@
 """What every public loss and metric has in common."""
 
-import functools
 import inspect
 import re
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from segloss import losses, metrics

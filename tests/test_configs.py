@@ -60,7 +60,7 @@ def test_every_arm_of_a_sweep_is_set_up_and_taken(name, tmp_path, request):
     module = importlib.import_module(f"configs.sweeps.{name}")
     arms = dict(expand(config, module.sweep()))
     assert len(arms) > 1
-    for arm, arm_config in arms.items():
+    for arm_config in arms.values():
         make_setup(arm_config)
     # The last alone, as compiling takes seconds; `test_run.py` trains a sweep's arms.
-    assert train(arm_config, tmp_path / arm)["step"] == config.total_steps
+    assert train(arm_config, tmp_path / "run")["step"] == config.total_steps
