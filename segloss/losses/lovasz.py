@@ -211,6 +211,9 @@ def _weights_by_order(
     # Row by row stays in the cache. Without a loop XLA for CPU fuses the weights into
     # the look-up, and computes them anew for each.
     weights = jax.lax.map(lambda row: _look_up(*row), (keys, ordered, weights))
+    if axis_name is not None:
+        # Equal on all devices already; this lets `shard_map` know.
+        total = jax.lax.pmax(total, axis_name)
     return weights.reshape(shape).swapaxes(1, 2), total.reshape(shape[:2])
 
 
