@@ -6,8 +6,9 @@ python -m benchmarks.losses --shape=16x512x512x21 --output=losses.md
 
 Each loss is compiled as value and gradient with respect to the logits. All losses and
 peers take turns in one process, so that a busy machine slows all of them alike; a ratio
-is the median over the rounds, with the lowest and the highest. Peers are what is
-installed of optax, keras (on JAX), torch, segmentation_models_pytorch and MONAI.
+is the median over the rounds, with the lowest and the highest. Freed memory is reused,
+as in a training step. Peers are what is installed of optax, keras (on JAX), torch,
+segmentation_models_pytorch and MONAI.
 
 The floor is what the machine needs for the bytes: logits and labels read forward and
 again backward, the gradient written, at the speed at which XLA copies as many logits
@@ -34,7 +35,7 @@ from rich.table import Table
 
 from benchmarks.candidates import COPY, OURS, Candidate, Key, make_candidates
 from benchmarks.loss_rows import Row, make_rows
-from benchmarks.timing import interleave, ratio
+from benchmarks.timing import interleave, keep_freed_memory, ratio
 from benchmarks.torch_peers import torch_peers
 from segloss.report import markdown_table
 
@@ -189,6 +190,7 @@ def main(argv: list[str]) -> None:
             peers = [*row.peers, *of_torch.get(name, {})]
             print(name + (f": {', '.join(peers)}" if peers else ""))
         return
+    keep_freed_memory()
     candidates, failures = make_candidates(
         rows, shape, DTYPE.value, calls=CALLS.value, torch_threads=THREADS.value
     )

@@ -21,7 +21,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import interleave, ratio
+from benchmarks.timing import interleave, keep_freed_memory, ratio
 from segloss import metrics
 
 SHAPE = flags.DEFINE_string("shape", "8x513x513", "Of the labels: batch and sizes.")
@@ -129,6 +129,7 @@ def torch_candidates(
 
 def main(_: list[str]) -> None:
     """Times all and prints the table."""
+    keep_freed_memory()
     inputs = make_inputs(tuple(map(int, SHAPE.value.split("x"))))
     candidates = our_candidates(*inputs) | numpy_candidates(*inputs)
     candidates |= torch_candidates(*inputs)

@@ -1,11 +1,28 @@
 """Times of alternatives, taken in turns so that a busy machine slows all alike."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
+
+
+# Parameters of mallopt in glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Lets arrays on CPU reuse the memory of earlier ones, as allocators of GPUs do.
+
+    Otherwise glibc takes each large array from the system and gives it back, and the
+    time to clear its pages, more than many losses need, is counted or not as it comes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 class Ratio(NamedTuple):

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from segloss.losses.check import (
     ClassWeights,
@@ -21,8 +21,8 @@ from segloss.losses.check import (
 )
 from segloss.losses.numerics import widen
 from segloss.losses.reduce import (
-    gather_over_devices,
     mean_over_pixels,
+    sum_over_devices,
     valid_or_all,
     weigh,
 )
@@ -132,17 +132,13 @@ def focal_loss(
     check_arrays(name, logits, labels, valid, class_weights)
     valid = valid_or_all(labels, valid)
     log_prob = log_prob_of_label(logits, labels, valid)
-    loss = -fade(log_prob, gamma) * log_prob
-    return mean_over_pixels(
-        weigh(loss, labels, class_weights), valid, axis_name=axis_name
-    )
-
-
-def fade(log_prob: Float[Array, "*pixels"], gamma: float | int) -> Float[Array, "..."]:
-    """`(1 - p)^gamma` of focal losses."""
     # Without a floor the gradient is NaN at p == 1 for gamma < 1.
     miss = jnp.maximum(-jnp.expm1(log_prob), jnp.finfo(log_prob.dtype).tiny)
-    return miss**gamma
+    return mean_over_pixels(
+        weigh(-(miss**gamma) * log_prob, labels, class_weights),
+        valid,
+        axis_name=axis_name,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("epsilon", "axis_name"))
@@ -210,13 +206,22 @@ def top_k_cross_entropy(
     loss = -log_prob_of_label(logits, labels, valid)
 
     # The bits of floats that are not negative are in their order, void below them and
-    # NaN above, and integers are sorted in a fifth of the time.
+    # NaN above.
     bits = lax.bitcast_convert_type(jnp.abs(loss).astype(jnp.float32), jnp.uint32)
     rank = jnp.where(valid, bits + 1, 0)
-    ranks = jnp.sort(gather_over_devices(rank.ravel(), axis_name))
-    k = jnp.maximum(jnp.round(fraction * (ranks > 0).sum()), 1).astype(jnp.int32)
-    last = ranks[ranks.size - k]
-    share = (k - (ranks > last).sum()) / (ranks == last).sum()
+
+    def count(where: Bool[Array, " b *spatial"]) -> Int[Array, ""]:
+        return sum_over_devices(where.sum(), axis_name)
+
+    k = jnp.maximum(jnp.round(fraction * count(valid)), 1).astype(jnp.int32)
+
+    def raise_bit(i, last):
+        higher = last | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+        return jnp.where(count(rank >= higher) >= k, higher, last)
+
+    # The largest that k reach, bit by bit: faster than to sort, nothing to gather.
+    last = lax.fori_loop(0, 32, raise_bit, jnp.uint32(0))
+    share = (k - count(rank > last)) / count(rank == last)
     share = share.astype(loss.dtype)
     weights = jnp.where(rank > last, 1.0, jnp.where(rank == last, share, 0.0))
     return mean_over_pixels(

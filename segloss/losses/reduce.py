@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer, Num, Real
+from jaxtyping import Array, Bool, Float, Integer, Real
 
 from segloss.losses.check import ClassWeights
 from segloss.losses.numerics import safe_divide, total
@@ -35,15 +35,6 @@ def weigh(
 def sum_over_devices(sums: Any, axis_name: str | None) -> Any:
     """A tree of sums over this device's pixels, made sums over all devices'."""
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
-
-
-def gather_over_devices(
-    values: Num[Array, " n"], axis_name: str | None
-) -> Num[Array, " m"]:
-    """This device's values, made those of all devices in a row, to be sorted."""
-    if axis_name is None:
-        return values
-    return jax.lax.all_gather(values, axis_name, tiled=True)
 
 
 def count_samples(

@@ -19,7 +19,7 @@ from segloss.losses.check import (
     check_choice,
     check_range,
 )
-from segloss.losses.cross_entropy import NORMALIZATIONS, fade
+from segloss.losses.cross_entropy import NORMALIZATIONS
 from segloss.losses.numerics import widen
 from segloss.losses.reduce import divide, mean_over_pixels, valid_or_all
 
@@ -253,8 +253,8 @@ def _maps(
         for_hit, for_miss = (w * lax.stop_gradient(factor) for w in (for_hit, for_miss))
     weight = for_hit + for_miss
     if gamma:
-        for_hit *= fade(log_hit, gamma)
-        for_miss *= fade(log_miss, gamma)
+        for_hit *= jnp.exp(gamma * log_miss)
+        for_miss *= jnp.exp(gamma * log_hit)
     return -for_hit * log_hit - for_miss * log_miss, weight
 
 

@@ -58,14 +58,18 @@ def clear_void(
 ) -> Float[Array, "*pixels c"]:
     """Logits in float32; 0, and without gradient, where a pixel is not valid.
 
-    A bitwise and, because beside a select by pixel LLVM computes the exponentials of a
-    pixel's classes one by one, which takes three times as long.
+    By shifting out all bits, because beside a select by pixel, or a mask that LLVM
+    turns into one, the exponentials of a pixel's classes are computed one by one, which
+    takes three times as long.
     """
     logits = widen(logits)
-    bits = f"int{8 * logits.dtype.itemsize}"
-    keep = -valid.astype(bits)[..., None]
-    cleared = lax.bitcast_convert_type(logits, bits) & keep
-    return lax.bitcast_convert_type(cleared, logits.dtype)
+    width = 8 * logits.dtype.itemsize
+    bits = lax.bitcast_convert_type(logits, f"uint{width}")
+    half = jnp.where(valid, 0, width // 2).astype(bits.dtype)
+    half = jnp.broadcast_to(half[..., None], bits.shape)
+    for _ in range(2):  # by all at once is not defined
+        bits = lax.shift_right_logical(bits, half)
+    return lax.bitcast_convert_type(bits, logits.dtype)
 
 
 @clear_void.defjvp
