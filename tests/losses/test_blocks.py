@@ -18,16 +18,18 @@ VALID = jax.random.bernoulli(jax.random.key(2), 0.9, SHAPE[:3])
 
 
 @pytest.mark.parametrize(
-    ("pixels", "size"),
+    ("pixels", "half", "shape"),
     [
-        (4 * 321 * 321, 3852),
-        (4096, 4096),
-        (100, 100),
-        (2 * 8209, 4096),  # of twice a prime no divisor is of any use
+        (100, False, (100,)),
+        (4096, False, (4096,)),
+        (4 * 321 * 321, False, (107, 428)),
+        (4 * 321 * 321, True, (3852,)),
+        (321 * 321, False, (963,)),  # no divisor is a multiple of 4
+        (2 * 8209, False, (4096,)),  # of twice a prime none is of any use
     ],
 )
-def test_a_block_is_a_divisor_of_the_pixels_if_there_is_one(pixels, size):
-    assert blocks._block_size(pixels) == size
+def test_a_block_is_a_divisor_of_the_pixels_if_there_is_one(pixels, half, shape):
+    assert blocks._block_shape(pixels, half) == shape
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_a_number_of_pixels_without_a_divisor_changes_nothing(per_image, monkeyp
     cut = [x[:, :31, :47] for x in (LOGITS, LABELS, VALID)]  # 1457 of 31 x 47 each
     dice = functools.partial(inspect.unwrap(losses.soft_dice), per_image=per_image)
     whole = jax.value_and_grad(dice)(*cut)
-    monkeypatch.setattr(blocks, "_BLOCK_PIXELS", 500)
+    monkeypatch.setattr(blocks, "_ROW_PIXELS", 500)
     in_blocks = jax.value_and_grad(dice)(*cut)
     np.testing.assert_allclose(in_blocks[0], whole[0], rtol=1e-6)
     np.testing.assert_allclose(in_blocks[1], whole[1], rtol=1e-4, atol=1e-9)
@@ -99,7 +101,8 @@ def one_hot_dice(logits, labels, valid, **options):
     ],
 )
 def test_other_platforms_take_all_pixels_at_once(loss, dtype, per_image, monkeypatch):
-    monkeypatch.setattr(blocks, "_BLOCK_PIXELS", 512)
+    monkeypatch.setattr(blocks, "_ROW_PIXELS", 512)
+    monkeypatch.setattr(blocks, "_BLOCK_PIXELS", 1024)
     loss = functools.partial(loss, per_image=per_image)
     arrays = LOGITS.astype(dtype), LABELS, VALID
     on_cpu = jax.jit(jax.value_and_grad(loss))(*arrays)
