@@ -117,4 +117,4 @@ def _read_list(
     if twice := [stem for stem, count in counts.items() if count > 1]:
         problem = f"must name a sample once, got {some(twice)} again; remove lines"
         faults.append(Fault(path.name, problem))
-    return pairs, faults
+    return sorted(pairs, key=lambda pair: pair.stem), faults

@@ -5,6 +5,7 @@ written unless every file is sound.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -246,11 +247,12 @@ def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
     """The files of a folder that end so, sorted; none if there is no such folder."""
     if not directory.is_dir():
         return []
-    return sorted(
+    files = (
         path
         for path in directory.iterdir()
         if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
+    return sorted(files, key=lambda path: path.name)
 
 
 def check_sizes(
@@ -289,7 +291,7 @@ def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256(salt.encode())
     for path in files:
-        if path.exists():
+        with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
             line = f"\n{relative(root, path)}\0{stat.st_size}\0{stat.st_mtime_ns}"
             digest.update(line.encode())
