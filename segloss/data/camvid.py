@@ -15,11 +15,11 @@ from segloss.data.files import (
     FilesBuilder,
     FilesConfig,
     Pair,
+    abridge,
     check_sizes,
     make_pairs_name,
     pair_up,
     relative,
-    some,
 )
 
 CLASS_NAMES = (
@@ -115,6 +115,6 @@ def _read_list(
             pairs.append(Pair(files[0].stem, *files))
     counts = Counter(pair.stem for pair in pairs)
     if twice := [stem for stem, count in counts.items() if count > 1]:
-        problem = f"must name a sample once, got {some(twice)} again; remove lines"
+        problem = f"must name a sample once, got {abridge(twice)} again; remove lines"
         faults.append(Fault(path.name, problem))
     return sorted(pairs, key=lambda pair: pair.stem), faults

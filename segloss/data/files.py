@@ -270,7 +270,7 @@ def check_sizes(
     ]
 
 
-def some(names: Collection[str]) -> str:
+def abridge(names: Collection[str]) -> str:
     """The first names, and how many more there are."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return shown + f" and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)

@@ -11,6 +11,7 @@ ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt
 
 import os
 from collections import Counter
+from collections.abc import Set
 from io import BytesIO
 from pathlib import Path
 
@@ -25,11 +26,11 @@ from segloss.data.files import (
     FilesConfig,
     Pair,
     UnfitError,
+    abridge,
     check_sizes,
     list_files,
     make_pairs_name,
     relative,
-    some,
 )
 
 CLASS_NAMES = (
@@ -131,47 +132,33 @@ def _list_pairs(
     root: Path, voc: Path, *, partial: bool
 ) -> tuple[dict[str, list[Pair]], list[Fault]]:
     faults: list[Fault] = []
-    lists, sbd = voc / "ImageSets/Segmentation", root / "benchmark_RELEASE/dataset"
+    sbd = root / "benchmark_RELEASE/dataset"
     images = _by_id(voc / "JPEGImages", ".jpg")
     voc_labels = _by_id(voc / "SegmentationClass", ".png")
     sbd_labels = _by_id(sbd / "cls", ".mat")
     sbd_labels |= _by_id(voc / "SegmentationClassAug", ".png")
-    official = _read_ids(root, lists / "train.txt", faults)
-    val = _read_ids(root, lists / "val.txt", faults)
-    if (lists / "train_aug.txt").exists():
-        further = _read_ids(root, lists / "train_aug.txt", faults)
-        if leaked := {*further} & {*val}:
-            name = relative(root, lists / "train_aug.txt")
-            problem = f"must not name ids of val.txt, got {some(leaked)}; remove them"
-            faults.append(Fault(name, problem))
-    elif (sbd / "train.txt").exists() or (sbd / "val.txt").exists():
-        of_sbd = [_read_ids(root, sbd / f"{k}.txt", faults) for k in ("train", "val")]
-        further = {*of_sbd[0], *of_sbd[1]} - {*val}
-    else:
-        further = sbd_labels.keys() - {*val}
-    ids = {"train": {*official, *further}, "train_official": official, "val": val}
+    ids = _read_splits(root, voc, sbd, sbd_labels.keys(), faults)
+    of_voc = {*ids["train_official"], *ids["val"]}
+    labels = {stem: sbd_labels.get(stem) for stem in ids["train"]}
+    labels |= {stem: voc_labels.get(stem) for stem in of_voc}
 
-    labels = {stem: sbd_labels.get(stem) for stem in further}
-    labels |= {stem: voc_labels.get(stem) for stem in (*official, *val)}
     if not partial:
         faults += check_sizes(ids, SPLIT_SIZES)
-        unlabelled = {stem for stem in labels if not labels[stem]}
-        of_voc = {*official, *val}
-        for directory, wanted, missing in (
-            (voc / "JPEGImages", labels, labels.keys() - images),
-            (voc / "SegmentationClass", of_voc, unlabelled & of_voc),
-            (sbd / "cls", labels.keys() - of_voc, unlabelled - of_voc),
+        for directory, wanted, there in (
+            (voc / "JPEGImages", labels.keys(), images),
+            (voc / "SegmentationClass", of_voc, voc_labels),
+            (sbd / "cls", labels.keys() - of_voc, sbd_labels),
         ):
-            if missing:
+            if missing := wanted - there.keys():
                 problem = (
                     f"lacks {len(missing):,} of {len(wanted):,} files, "
-                    f"{some(missing)}; download them"
+                    f"{abridge(missing)}; download them"
                 )
                 faults.append(Fault(relative(root, directory), problem))
     pairs = {
         split: [
             _make_pair(stem, images[stem], labels[stem])
-            for stem in sorted({*stems})
+            for stem in sorted(stems)
             if stem in images and labels[stem]
         ]
         for split, stems in ids.items()
@@ -181,18 +168,41 @@ def _list_pairs(
     return {split: found for split, found in pairs.items() if found}, faults
 
 
-def _read_ids(root: Path, path: Path, faults: list[Fault]) -> list[str]:
+def _read_splits(
+    root: Path, voc: Path, sbd: Path, labelled: Set[str], faults: list[Fault]
+) -> dict[str, Set[str]]:
+    """The ids of each split; `labelled` are those that SBD labels."""
+    lists = voc / "ImageSets/Segmentation"
+    official = _read_ids(root, lists / "train.txt", faults)
+    val = _read_ids(root, lists / "val.txt", faults)
+    if (lists / "train_aug.txt").exists():
+        further = _read_ids(root, lists / "train_aug.txt", faults)
+    elif (sbd / "train.txt").exists() or (sbd / "val.txt").exists():
+        of_sbd = [_read_ids(root, sbd / f"{k}.txt", faults) for k in ("train", "val")]
+        further = set.union(*of_sbd) - val
+    else:
+        further = labelled - val
+    for name, ids in (("train.txt", official), ("train_aug.txt", further)):
+        if leaked := ids & val:
+            problem = (
+                f"must not name ids of val.txt, got {abridge(leaked)}; remove them"
+            )
+            faults.append(Fault(relative(root, lists / name), problem))
+    return {"train": official | further, "train_official": official, "val": val}
+
+
+def _read_ids(root: Path, path: Path, faults: list[Fault]) -> set[str]:
     """The ids of a list; of lines with the paths of image and label, the stems."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         faults.append(Fault(relative(root, path), "is missing; download it"))
-        return []
+        return set()
     ids = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if twice := [stem for stem, count in Counter(ids).items() if count > 1]:
-        problem = f"must name an id once, got {some(twice)} again; remove lines"
+        problem = f"must name an id once, got {abridge(twice)} again; remove lines"
         faults.append(Fault(relative(root, path), problem))
-    return ids
+    return {*ids}
 
 
 def _by_id(directory: Path, suffix: str) -> dict[str, Path]:

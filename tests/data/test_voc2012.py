@@ -151,6 +151,10 @@ def leak_val(root):
     (root / LIST / "train_aug.txt").write_text("2008_x\n2007_w\n")
 
 
+def leak_train(root):
+    (root / LIST / "val.txt").write_text("2007_a\n2007_v\n")
+
+
 def shrink_label(root):
     path = root / VOC / "SegmentationClass/2007_v.png"
     Image.open(path).resize((5, 4), Image.Resampling.NEAREST).save(path)
@@ -214,6 +218,7 @@ def truncate_image(root):
         (drop_list_of_sbd, f"{SBD}/val.txt: is missing; download it"),
         (name_twice, f"{LIST}/train.txt: must name an id once, got 2007_b again;"),
         (leak_val, f"{LIST}/train_aug.txt: must not name ids of val.txt, got 2007_w;"),
+        (leak_train, f"{LIST}/train.txt: must not name ids of val.txt, got 2007_a; "),
         (
             shrink_label,
             f"{VOC}/SegmentationClass/2007_v.png: must be as large as its image, "
