@@ -2,8 +2,8 @@
 
 python run.py --config=configs/camvid.py --config.data.root=DIR --workdir=runs/camvid
 
-DIR is CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480) in the `folder`
-format. Results: experiments/camvid/README.md.
+DIR is CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480) as SegNet has it,
+or in the `folder` format. Results: experiments/camvid/README.md.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -20,9 +20,9 @@ def get_config(size: str = "full") -> ConfigDict:
     config.evaluate_every_steps = 2 if smoke else 400
     config.log_every_steps = 2 if smoke else 10
     config.data = dict(
-        name="folder",
-        root="data/camvid",
-        ignore_label=11,
+        name="camvid",
+        root=config_dict.placeholder(str),
+        partial=False,
         data_dir=config_dict.placeholder(str),
         crop_hw=(64, 64) if smoke else (256, 320),
         num_threads=1,

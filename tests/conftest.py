@@ -6,6 +6,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 # Read when the backend starts: the devices, and the threads without which jaxlib 0.10
@@ -109,6 +110,40 @@ def camvid_like_folder(tmp_path):
     names = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
     write_folder(tmp_path / "street", names.split(), ignore_label=11)
     return tmp_path / "street"
+
+
+@pytest.fixture
+def small_voc(tmp_path):
+    """Seven images as VOC 2012 and SBD unpack; two are in lists of both."""
+    root = tmp_path / "pascal"
+    voc, sbd = root / "VOCdevkit/VOC2012", root / "benchmark_RELEASE/dataset"
+    lists = {
+        voc / "ImageSets/Segmentation/train.txt": ["2007_b", "2007_a"],
+        voc / "ImageSets/Segmentation/val.txt": ["2007_v", "2007_w"],
+        sbd / "train.txt": ["2008_x", "2007_v", "2008_y"],
+        sbd / "val.txt": ["2007_a", "2008_z"],
+    }
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    (sbd / "cls").mkdir(parents=True)
+    for path, ids in lists.items():
+        path.write_text("\n".join(ids))  # as many lists, without a final newline
+    rng = np.random.default_rng(0)
+    for i, stem in enumerate(sorted({i for ids in lists.values() for i in ids})):
+        hw = (40, 48) if i % 2 else (36, 52)
+        labels = np.zeros(hw, np.uint8)
+        labels[4:20, 6:30] = 1 + i
+        labels[24:34, 10 + i : 40] = 20 - i
+        image = rng.integers(0, 256, (*hw, 3), np.uint8)
+        Image.fromarray(image).save(voc / f"JPEGImages/{stem}.jpg")
+        if any(stem in ids for path, ids in lists.items() if path.parent == sbd):
+            contents = {"Segmentation": labels, "CategoriesPresent": [1 + i, 20 - i]}
+            scipy.io.savemat(sbd / f"cls/{stem}.mat", {"GTcls": contents})
+        if stem.startswith("2007"):
+            contour = Image.fromarray(np.where(labels > 9, 255, labels))
+            contour.putpalette(rng.bytes(768))
+            contour.save(voc / f"SegmentationClass/{stem}.png")
+    return root
 
 
 def write_folder(root, class_names, *, ignore_label):

@@ -16,6 +16,12 @@ from segloss.train.setup import make_setup
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 SWEEPS = sorted(p.stem for p in (ROOT / "configs" / "sweeps").glob("*.py"))
+# The fixture that stands in for the data a config wants.
+ROOTS = {
+    "camvid": "camvid_like_folder",
+    "folder": "small_folder",
+    "voc2012": "small_voc",
+}
 # Runs that other tests look at, too.
 FINISHED = {"demo": "finished_run", "folder": "finished_folder_run"}
 
@@ -24,9 +30,10 @@ def smoke(name, tmp_path, request):
     """The smoke config, its data in a place of the test's own."""
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
     config.data.data_dir = str(tmp_path / "datasets")
-    if config.data.name == "folder":
-        folder = "camvid_like_folder" if name == "camvid" else "small_folder"
-        config.data.root = str(request.getfixturevalue(folder))
+    if config.data.name in ROOTS:
+        config.data.root = str(request.getfixturevalue(ROOTS[config.data.name]))
+    if "partial" in config.data:
+        config.data.partial = True
     return config
 
 

@@ -64,10 +64,8 @@ def test_page_of_losses_has_a_row_for_each():
 
 def test_readme_tables_list_what_exists_and_nothing_else():
     first_cells = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
-    exist = {*segloss.losses.LOSSES, "compound_loss", *MODELS, *SAMPLERS}
+    exist = {*segloss.losses.LOSSES, "compound_loss", *MODELS, *SAMPLERS, *DATASETS}
     assert sorted(first_cells) == sorted(exist)
-    for name in DATASETS:
-        assert f"`{name}`" in README
 
 
 @pytest.mark.parametrize("page", PAGES)

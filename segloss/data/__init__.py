@@ -4,7 +4,7 @@ from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
 from segloss.data.datasets import DATASETS, Dataset, open_dataset
 from segloss.data.distances import signed_distances
-from segloss.data.folder import read_image, read_labels
+from segloss.data.files import read_image, read_labels
 from segloss.data.pipeline import (
     Batch,
     InOrder,

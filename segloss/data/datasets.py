@@ -16,14 +16,18 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from segloss.data.builder import SegmentationBuilder
+from segloss.data.camvid import camvid
 from segloss.data.class_index import ClassIndex
 from segloss.data.folder import folder
 from segloss.data.longtail_scenes import longtail_scenes
+from segloss.data.voc2012 import voc2012
 from segloss.registry import bind
 
 DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
+    "camvid": camvid,
     "folder": folder,
     "longtail_scenes": longtail_scenes,
+    "voc2012": voc2012,
 }
 
 
@@ -130,7 +134,7 @@ def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
 
     Raises:
         ValueError: if the name or a hyperparameter is unknown, or out of range.
-        DatasetError: if files of a `folder` are faulty; lists all faults.
+        DatasetError: if files are missing or faulty; lists all faults.
     """
     make_builder = bind("dataset", DATASETS, name, hyperparameters)
     builder = make_builder()

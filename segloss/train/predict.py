@@ -1,5 +1,6 @@
 """Prediction for any images: class ids, overlays, and scores where labels lie."""
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ def predict(
     with make_progress(console) as progress:
         task = progress.add_task("predict", total=len(paths), status="")
         for path in paths:
-            image = _read(path, read_image)
+            # As it lies in a dataset, where its label may say which way it is turned.
+            hw = labels[path.stem].shape if path.stem in labels else None
+            image = _read(path, functools.partial(read_image, label_hw=hw))
             predicted = trained.predict(image)
             to_palette_png(predicted).save(directory / "indices" / f"{path.stem}.png")
             blended = Image.fromarray(overlay(image, predicted))

@@ -1,19 +1,16 @@
 import pickle
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.core import registered
 
 from segloss.data.datasets import DATASETS, open_dataset
 from segloss.data.folder import Folder
 from segloss.data.longtail_scenes import LongtailScenes
 
-CAMVID = Path(__file__).parents[2].parent / "shared/data/camvid"
 TINY = {"train": 6, "val": 3, "image_hw": (40, 64)}
 
 
@@ -71,7 +68,7 @@ def test_unknown_split_lists_the_known(tiny):
 @pytest.mark.parametrize(
     ("name", "hyperparameters", "message"),
     [
-        ("voc", {}, "'voc'; known are folder, longtail_scenes"),
+        ("voc", {}, "'voc'; known are camvid, folder, longtail_scenes"),
         ("folder", {"path": "x"}, "'path'; known are root, ignore_label, data_dir"),
         ("folder", {}, "needs the hyperparameter 'root'"),
     ],
@@ -154,22 +151,3 @@ def test_builders_stay_out_of_the_registry_of_tfds():
 def test_builder_is_not_prepared_by_being_made(tmp_path):
     builder = DATASETS["longtail_scenes"](**TINY, data_dir=tmp_path)
     assert not Path(builder.data_dir).exists()
-
-
-def test_real_camvid(tmp_path):
-    if not CAMVID.is_dir():
-        pytest.skip("CamVid is not at ../shared/data/camvid")
-    root = tmp_path / "camvid"
-    stems = sorted(path.stem for path in (CAMVID / "val/labels").iterdir())[:3]
-    for kind, suffix in (("images", "jpg"), ("labels", "png")):
-        (root / "val" / kind).mkdir(parents=True)
-        for stem in stems:
-            shutil.copy(CAMVID / f"val/{kind}/{stem}.{suffix}", root / "val" / kind)
-    shutil.copy(CAMVID / "classes.txt", root)
-    dataset = open_dataset("folder", root=root, ignore_label=11, data_dir=tmp_path)
-    assert (dataset.num_classes, dataset.max_hw) == (11, (360, 480))
-    for stem, sample in zip(stems, dataset.source("val"), strict=True):
-        expected = np.asarray(Image.open(CAMVID / f"val/labels/{stem}.png"))
-        np.testing.assert_array_equal(sample["labels"], expected)
-    # Every class occurs in every frame of this sequence.
-    assert dataset.class_index("val").presence().all()

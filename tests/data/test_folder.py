@@ -9,9 +9,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segloss.data import folder as folder_module
+from segloss.data import files
 from segloss.data.datasets import open_dataset
-from segloss.data.folder import DatasetError, Fault, folder
+from segloss.data.files import DatasetError, Fault
+from segloss.data.folder import folder
 
 
 @pytest.fixture
@@ -105,18 +106,44 @@ def test_palette_image_with_transparency_is_converted(open_folder, small_folder)
     np.testing.assert_array_equal(samples(open_folder())["a"]["image"], expected)
 
 
-def test_image_is_turned_upright(open_folder, small_folder):
-    path = small_folder / "train/images/a.png"
+def turn(path):
+    """Saves an image as a camera held sideways does; also gives what it shows."""
     upright = Image.open(path)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
-    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(path, exif=exif)
+    return np.asarray(upright), np.asarray(stored)
+
+
+def test_image_is_turned_upright_as_its_label_is(open_folder, small_folder):
+    upright, _ = turn(small_folder / "train/images/a.png")
     np.testing.assert_array_equal(samples(open_folder())["a"]["image"], upright)
+
+
+def test_image_stays_as_stored_where_its_label_does(open_folder, small_folder):
+    _, stored = turn(small_folder / "train/images/a.png")
+    path = small_folder / "train/labels/a.png"
+    ids = np.rot90(np.asarray(Image.open(path)))
+    save(path, ids)
+    sample = samples(open_folder())["a"]
+    np.testing.assert_array_equal(sample["image"], stored)
+    np.testing.assert_array_equal(sample["labels"], ids)
+
+
+def test_turned_jpeg_comes_back_as_it_is_shown(open_folder, small_folder):
+    images = small_folder / "train/images"
+    exif = Image.Exif()
+    exif[0x0112] = 3  # shown upside down
+    Image.open(images / "a.png").save(images / "a.jpg", exif=exif)
+    (images / "a.png").unlink()
+    shown = np.asarray(Image.open(images / "a.jpg"))[::-1, ::-1]
+    np.testing.assert_array_equal(samples(open_folder())["a"]["image"], shown)
 
 
 def test_large_splits_go_to_several_files(open_folder, tmp_path, monkeypatch):
     whole = open_folder().fingerprint
-    monkeypatch.setattr(folder_module, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(files, "_SHARD_BYTES", 1)
     dataset = open_folder(data_dir=tmp_path / "again")
     assert len(list(dataset.data_dir.glob("*train*-of-00004"))) == 4
     assert list(samples(dataset)) == ["a", "b", "c", "d"]
@@ -226,19 +253,30 @@ def colour_label(root):
     save(root / "train/labels/a.png", np.zeros((36, 52, 3)))
 
 
-def four_bit_label(root):
-    """Grey of 4 bits, which PIL stretches when it reads, and does not write."""
+def write_png(path, bits, colour_type, row):
+    """A PNG of 36 x 52 zeros in a depth that PIL does not write."""
 
     def chunk(kind, body):
         check = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + check
 
-    (root / "train/labels/a.png").write_bytes(
+    header = struct.pack(">IIBBBBB", 52, 36, bits, colour_type, 0, 0, 0)
+    path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 52, 36, 4, 0, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(b"\0" * (1 + 26) * 36))
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * (1 + row) * 36))
         + chunk(b"IEND", b"")
     )
+
+
+def four_bit_label(root):
+    """Grey, which PIL stretches when it reads."""
+    write_png(root / "train/labels/a.png", 4, 0, 26)
+
+
+def deep_colours(root):
+    """RGB of 16 bits, of which PIL keeps the high bytes."""
+    write_png(root / "train/images/a.png", 16, 2, 52 * 6)
 
 
 def jpeg_label(root):
@@ -260,6 +298,10 @@ def truncate_jpeg(root):
     Image.open(images / "a.png").save(images / "a.jpg")
     (images / "a.png").unlink()
     (images / "a.jpg").write_bytes((images / "a.jpg").read_bytes()[:-200])
+
+
+def empty_image(root):
+    (root / "val/images/e.png").write_bytes(b"")
 
 
 def empty_label(root):
@@ -297,8 +339,10 @@ def empty_split(root):
         (deep_image, ["train/images/a.png: must have 8 bits per channel", "mode I;16"]),
         (truncate_image, ["train/images/a.png: cannot be read, it is damaged"]),
         (truncate_jpeg, ["train/images/a.jpg: cannot be read", "truncated"]),
-        (empty_label, ["val/labels/f.png: cannot be read, it is damaged"]),
-        (text_image, ["val/images/f.png: cannot be read, it is damaged"]),
+        (deep_colours, ["train/images/a.png: must have 8 bits", "mode RGB of 16 bits"]),
+        (empty_image, ["val/images/e.png: is empty; replace the file"]),
+        (empty_label, ["val/labels/f.png: is empty; replace the file"]),
+        (text_image, ["val/images/f.png: cannot be read, it is no image; replace"]),
         (empty_split, ["test: has no images/*.jpg or *.png; fill it or remove"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -381,7 +425,8 @@ def test_every_fault_is_a_line_of_the_message():
     )
     assert len(str(error).splitlines()) == 54
     assert str(error).endswith("  train/images/52.png: has no label")
-    assert pickle.loads(pickle.dumps(error)).faults == tuple(faults)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.faults, str(copy)) == (tuple(faults), str(error))
 
 
 def test_arguments_are_checked(tmp_path):

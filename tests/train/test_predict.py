@@ -100,3 +100,20 @@ def test_classes_other_than_the_trained_are_refused(run, small_folder):
     (small_folder / "classes.txt").write_text("0 ground\n1 box\n2 pole\n")
     with pytest.raises(ValueError, match="was trained on the classes ground, box, bar"):
         evaluate_run(config, workdir)
+
+
+def test_turned_image_is_predicted_as_its_labels_lie(run, small_folder):
+    config, workdir, _ = run
+    path = small_folder / "val" / "images" / "e.png"
+    image, exif = Image.open(path), Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise, which its label is not
+    image.save(path, exif=exif)
+
+    def predicted_size():
+        predict(config, workdir, small_folder / "val")
+        with Image.open(workdir / "predictions/val/indices/e.png") as indices:
+            return indices.size
+
+    assert predicted_size() == image.size
+    (small_folder / "val" / "labels" / "e.png").unlink()
+    assert predicted_size() == image.size[::-1]

