@@ -16,6 +16,7 @@ LOADING = ARRAYS | {
     "dm_pix",
     "etils",
     "grain",
+    "numba",
     "PIL",
     "rich",
     "scipy",
