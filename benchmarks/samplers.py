@@ -81,7 +81,9 @@ def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
     given = dict(class_pixels=np.bincount(range(sets.num_classes)))
     given["class_pixels"] = sets.samples_per_class()
     make = bind("sampler", SAMPLERS, name, CASES[label], **given)
-    make(sets if len(sets) < 20_000 else ClassSets(sets.words[:20_000], sets.num_classes))
+    make(
+        sets if len(sets) < 20_000 else ClassSets(sets.words[:20_000], sets.num_classes)
+    )
     start = time.process_time()
     sampler = make(sets)
     setup = time.process_time() - start

@@ -77,9 +77,12 @@ def imports_of(path):
             {
                 "absl",
                 "collections",
+                "csv",
+                "gzip",
                 "importlib",
                 "json",
                 "ml_collections",
+                "numpy",
                 "pathlib",
                 "rich",
                 "segloss",

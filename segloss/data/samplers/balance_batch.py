@@ -96,8 +96,8 @@ class BalanceBatch(EpochSampler):
             attempts += attempted + 1
             if batches == 0 and attempts >= _LAST_ATTEMPT:
                 raise ValueError(
-                    f"{self._pair} can be met, but {attempts:,} random attempts "
-                    f"did not; {self._suggestion(max_attempts)}."
+                    f"{self._pair} was met by none of {attempts:,} random attempts; "
+                    f"{self._suggestion(max_attempts)}."
                 )
         if attempts > max_attempts * batches:
             warnings.warn(

@@ -64,7 +64,7 @@ class RepeatFactor(EpochSampler):
         sets = ClassSets.of(presence)
         shares = sets.samples_per_class() / len(sets)
         self.repeats = np.ones(len(sets))
-        for c in np.flatnonzero((shares > 0) & (shares < threshold)):
+        for c in np.flatnonzero((shares > 0) & (shares < threshold)).tolist():
             holders = sets.holders(c)
             repeats = np.sqrt(threshold / shares[c])
             self.repeats[holders] = np.maximum(self.repeats[holders], repeats)

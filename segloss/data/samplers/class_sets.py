@@ -64,7 +64,7 @@ class ClassSets:
 
     def holders(self, c: int) -> Int[np.ndarray, " m"]:
         """The samples that hold class `c`."""
-        word, bit = divmod(int(c), _BITS)
+        word, bit = divmod(c, _BITS)
         mask = np.uint64(1 << bit)
         return np.flatnonzero(self.words[:, word] & mask).astype(np.int32)
 

@@ -138,6 +138,8 @@ def exposures(sampler: EpochSampler, num_batches: int) -> Int64[np.ndarray, " n"
     if num_batches < 0:
         raise ValueError(f"exposures: num_batches must be >= 0, got {num_batches}.")
     counts = np.zeros(sampler.num_samples, np.int64)
-    for k in range(num_batches):
-        np.add.at(counts, sampler[k], 1)
+    for first in range(0, num_batches, sampler.batches_per_epoch):
+        plan = sampler._epoch(first // sampler.batches_per_epoch)
+        end = plan.offsets[min(len(plan), num_batches - first)]
+        counts += np.bincount(plan.ids[:end], minlength=sampler.num_samples)
     return counts

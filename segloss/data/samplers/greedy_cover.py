@@ -7,7 +7,7 @@ from segloss.data.samplers.epochs import EpochSampler, Plan
 from segloss.data.samplers.planning import check_pair, covering_sets
 
 # Samples looked at per missing class, at first and after a failure.
-_DEPTH = 8
+_DEPTH = 4
 _DEEP = 64
 
 
