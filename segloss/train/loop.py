@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segloss import metrics
-from segloss.data import Batch, iterate_batches
+from segloss.data import BalanceBatch, Batch, estimate_acceptance, iterate_batches
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
@@ -274,6 +274,16 @@ class _Run:
             + f"{setup.config.total_steps} steps in {self.workdir}",
             soft_wrap=True,
         )
+        sampler = setup.sampler
+        if isinstance(sampler, BalanceBatch) and not sampler.exact:
+            self.console.print(
+                estimate_acceptance(
+                    sampler.class_sets,
+                    batch_cl=sampler.batch_cl,
+                    batch_max=sampler.batch_max,
+                ),
+                soft_wrap=True,
+            )
 
     def _stopped(self, step: int) -> Stopped:
         self.console.print(

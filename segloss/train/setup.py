@@ -1,6 +1,7 @@
 """From a config to the parts of a run, every field checked before anything starts."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,16 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from segloss.data import DATASETS, SAMPLERS, Dataset, Sampler, augment, open_dataset
+from segloss.data import (
+    DATASETS,
+    SAMPLERS,
+    ClassIndex,
+    ClassSets,
+    Dataset,
+    Sampler,
+    augment,
+    open_dataset,
+)
 from segloss.losses import compound_loss, inputs_of
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.models import make_model
@@ -87,7 +97,7 @@ def make_setup(config: ConfigDict) -> Setup:
         ValueError: if a field is unknown, missing or out of range; it names the field.
     """
     check_fields(config)
-    make_sampler = _choose("sampler", SAMPLERS, config.sampler, seed=config.seed)
+    make_sampler = _choose_sampler(config)
     augmentation = bind(
         "augment",
         {"augment": augment},
@@ -108,7 +118,7 @@ def make_setup(config: ConfigDict) -> Setup:
         config=config,
         dataset=dataset,
         model=make_configured_model(config, dataset.num_classes),
-        sampler=make_sampler(index.presence()),
+        sampler=make_sampler(index),
         loss=loss,
         loss_inputs=loss_inputs,
         schedule=make_configured_schedule(config),
@@ -189,6 +199,23 @@ def make_configured_optimizer(config: ConfigDict) -> optax.GradientTransformatio
     """The optimizer of a config, with its schedule."""
     schedule = make_configured_schedule(config)
     return _choose("optimizer", OPTIMIZERS, config.optimizer)(schedule)
+
+
+def _choose_sampler(config: ConfigDict) -> Callable[[ClassIndex], Sampler]:
+    """Index to sampler; `min_pixels` says what the index counts as holding a class."""
+    name, hyperparameters = _split_name("sampler", config.sampler)
+    min_pixels = hyperparameters.pop("min_pixels", 1)
+    choose = functools.partial(
+        bind, "sampler", SAMPLERS, name, hyperparameters, seed=config.seed
+    )
+    choose(class_pixels=None)  # names are checked before the dataset is opened
+
+    def make(index: ClassIndex) -> Sampler:
+        class_pixels = index.pixel_counts.sum(axis=0, dtype=np.int64)
+        sets = ClassSets.from_counts(index.pixel_counts, min_pixels=min_pixels)
+        return choose(class_pixels=np.asarray(class_pixels))(sets)
+
+    return make
 
 
 def _choose(

@@ -1,0 +1,146 @@
+"""How fast samplers plan, and in how much memory, on a synthetic index.
+
+python -m benchmarks.samplers
+python -m benchmarks.samplers --samples=10000000 --classes=150 --rounds=1
+
+The index is written as a class index is and mapped into memory. Each sampler plans in a
+process of its own on one core: one epoch, which is compiled and cached by then, for the
+speed in samples planned per second; and from the mapped index on for the peak memory,
+that of the imports taken off. A round is an epoch; the figure is the median.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from segloss.data import SAMPLERS, ClassIndex, ClassSets
+from segloss.registry import bind
+
+SAMPLES = flags.DEFINE_integer("samples", 10_000_000, "In the index.", lower_bound=1)
+CLASSES = flags.DEFINE_integer("classes", 21, "In the index.", lower_bound=13)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Epochs planned.", lower_bound=1)
+ONLY = flags.DEFINE_string("only", None, "Label of one sampler, measured in place.")
+INDEX = flags.DEFINE_string("index", None, "A class index instead of the synthetic.")
+
+PAIR = dict(batch_max=9, batch_cl=8)
+CASES = {
+    "balance_batch": PAIR,
+    "balance_batch, batch_cl=12": PAIR | dict(batch_cl=12),
+    "balance_batch, batch_cl=12, requeue": PAIR
+    | dict(batch_cl=12, on_reject="requeue"),
+    "balance_batch, exact": PAIR | dict(exact=True),
+    "greedy_cover": PAIR,
+    "greedy_cover, batch_cl=12": PAIR | dict(batch_cl=12),
+    "random": dict(batch_max=9),
+    "repeat_factor": dict(batch_max=9, threshold=0.1),
+    "rare_class": dict(batch_max=9),
+    "class_uniform": dict(batch_max=9),
+    "foreground_oversample": dict(batch_max=9),
+}
+
+
+def write_index(path: Path, num_samples: int, num_classes: int) -> None:
+    """Class 0 everywhere and one to four others, by a long tail like VOC's."""
+    rng = np.random.default_rng(0)
+    shares = 1 / np.arange(2, num_classes + 1)
+    header = np.lib.format.open_memmap(
+        path, "w+", dtype=np.int32, shape=(num_samples, num_classes)
+    )
+    for start in range(0, num_samples, 100_000):
+        rows = header[start : start + 100_000]
+        rows[:, 0] = 5_000
+        for most in range(4):
+            more = np.flatnonzero(rng.random(len(rows)) < 0.5**most)
+            held = rng.choice(num_classes - 1, len(more), p=shares / shares.sum())
+            rows[more, 1 + held] = 1_000
+    header.flush()
+
+
+def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
+    """Seconds of set-up and samples per second of one sampler, and peak MiB."""
+    from segloss.data.samplers import kernels  # its import is not planning
+
+    del kernels
+    name = label.split(",")[0]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    index = ClassIndex(np.load(path, mmap_mode="r"), "synthetic")
+    start = time.process_time()
+    sets = ClassSets.from_counts(index.pixel_counts)
+    packing = time.process_time() - start
+    given = dict(class_pixels=np.bincount(range(sets.num_classes)))
+    given["class_pixels"] = sets.samples_per_class()
+    make = bind("sampler", SAMPLERS, name, CASES[label], **given)
+    make(
+        sets if len(sets) < 20_000 else ClassSets(sets.words[:20_000], sets.num_classes)
+    )
+    start = time.process_time()
+    sampler = make(sets)
+    setup = time.process_time() - start
+    speeds = []
+    for epoch in range(1, rounds + 1):
+        start = time.process_time()
+        used = len(sampler._make_plan(epoch).ids)
+        seconds = time.process_time() - start
+        speeds.append((used / seconds, len(sets) / seconds))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return dict(
+        packing=packing,
+        setup=setup,
+        used=statistics.median(s for s, _ in speeds),
+        seen=statistics.median(s for _, s in speeds),
+        mib=(after - before) / 1024,
+        share=used / len(sets),
+    )
+
+
+def main(_: list[str]) -> None:
+    """Prints one table."""
+    if ONLY.value:
+        print(json.dumps(measure(ONLY.value, Path(INDEX.value), ROUNDS.value)))
+        return
+    table = Table("sampler")
+    for column in (
+        "M samples seen/s",
+        "M samples dealt/s",
+        "dealt / samples",
+        "set-up s",
+        "peak MiB",
+    ):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(INDEX.value or f"{directory}/index.npy")
+        if not INDEX.value:
+            write_index(path, SAMPLES.value, CLASSES.value)
+        for label in CASES:
+            flag = [f"--only={label}", f"--index={path}", f"--rounds={ROUNDS.value}"]
+            run = [sys.executable, "-m", "benchmarks.samplers", *flag]
+            printed = subprocess.run(run, check=True, capture_output=True, text=True)
+            row = json.loads(printed.stdout.splitlines()[-1])
+            table.add_row(
+                label,
+                f"{row['seen'] / 1e6:.2f}",
+                f"{row['used'] / 1e6:.2f}",
+                f"{row['share']:.2f}",
+                f"{row['setup']:.1f}",
+                f"{row['mib']:.0f}",
+            )
+    table.title = (
+        f"{SAMPLES.value:,} samples, {CLASSES.value} classes, batch_max=9, batch_cl=8 "
+        f"unless said; {os.cpu_count()} cores; packing took {row['packing']:.1f} s"
+    )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,47 @@
+"""Which samples make up batch k, planned from the class index: no image is read."""
+
+from segloss.data.samplers.balance_batch import BalanceBatch
+from segloss.data.samplers.baselines import (
+    ClassUniform,
+    ForegroundOversample,
+    RandomBatch,
+    RareClass,
+    RepeatFactor,
+)
+from segloss.data.samplers.class_sets import ClassSets
+from segloss.data.samplers.epochs import EpochSampler, exposures
+from segloss.data.samplers.greedy_cover import GreedyCover
+from segloss.data.samplers.planning import (
+    Acceptance,
+    bound_distinct_classes,
+    estimate_acceptance,
+    most_distinct_classes,
+)
+
+SAMPLERS = {
+    "balance_batch": BalanceBatch,
+    "class_uniform": ClassUniform,
+    "foreground_oversample": ForegroundOversample,
+    "greedy_cover": GreedyCover,
+    "random": RandomBatch,
+    "rare_class": RareClass,
+    "repeat_factor": RepeatFactor,
+}
+
+__all__ = [
+    "SAMPLERS",
+    "Acceptance",
+    "BalanceBatch",
+    "ClassSets",
+    "ClassUniform",
+    "EpochSampler",
+    "ForegroundOversample",
+    "GreedyCover",
+    "RandomBatch",
+    "RareClass",
+    "RepeatFactor",
+    "bound_distinct_classes",
+    "estimate_acceptance",
+    "exposures",
+    "most_distinct_classes",
+]

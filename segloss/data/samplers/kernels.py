@@ -1,0 +1,219 @@
+"""Loops in which each sample depends on those before it, compiled by numba.
+
+They hold no lock of the interpreter while they run, and are compiled once: the machine
+code is kept beside this file, or in the user's cache.
+"""
+
+from collections.abc import Callable
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+
+def compiled(function: Callable) -> Callable:
+    try:
+        return numba.njit(function, nogil=True, cache=True)
+    except RuntimeError:  # no directory to keep machine code in
+        return numba.njit(function, nogil=True)
+
+
+# Of pairs, nibbles and bytes: LLVM knows these steps as one instruction.
+_ODD, _PAIRS, _NIBBLES, _BYTES = (
+    np.uint64(x * 0x0101010101010101) for x in (0x55, 0x33, 0x0F, 0x01)
+)
+
+
+# `no_type_check` keeps jaxtyping's import hook from wrapping what numba is to read.
+@compiled
+@no_type_check
+def count_bits(word):
+    word -= (word >> np.uint64(1)) & _ODD
+    word = (word & _PAIRS) + ((word >> np.uint64(2)) & _PAIRS)
+    word = (word + (word >> np.uint64(4))) & _NIBBLES
+    return np.int64((word * _BYTES) >> np.uint64(56))
+
+
+@compiled
+@no_type_check
+def count_new(words, sample, held):
+    """How many classes a sample adds to those held."""
+    gain = 0
+    for j in range(words.shape[1]):
+        gain += count_bits(words[sample, j] & ~held[j])
+    return gain
+
+
+@compiled
+@no_type_check
+def add_classes(words, sample, held):
+    for j in range(words.shape[1]):
+        held[j] |= words[sample, j]
+
+
+@compiled
+@no_type_check
+def deal_by_rule(order, words, batch_cl, batch_max, exact):
+    """The rule of Balance-batch on one order of the samples.
+
+    Returns the samples of the batches, the offsets of these, the samples that are in
+    none, and how many attempts came to an end.
+    """
+    n = len(order)
+    ids, left = np.empty(n, np.int64), np.empty(n, np.int64)
+    offsets = np.zeros(n + 1, np.int64)
+    # Set aside by earlier attempts, the next to try on top; and by this attempt.
+    stack = np.empty(n if exact else 0, np.int64)
+    aside = np.empty(n if exact else 0, np.int64)
+    held = np.empty(words.shape[1], np.uint64)
+    position = stacked = num_left = attempts = batches = used = 0
+    while position < n or stacked > 0:
+        held[:] = 0
+        size = classes = passed = 0
+        while size < batch_max and classes < batch_cl and (position < n or stacked > 0):
+            if stacked > 0:
+                stacked -= 1
+                sample = stack[stacked]
+            else:
+                sample = order[position]
+                position += 1
+            gain = count_new(words, sample, held)
+            if exact and classes + gain > batch_cl:
+                aside[passed] = sample
+                passed += 1
+                continue
+            add_classes(words, sample, held)
+            classes += gain
+            ids[used + size] = sample
+            size += 1
+        if classes >= batch_cl:
+            used += size
+            batches += 1
+            offsets[batches] = used
+        else:
+            left[num_left : num_left + size] = ids[used : used + size]
+            num_left += size
+        attempts += classes >= batch_cl or size == batch_max
+        for i in range(passed):
+            stack[stacked + i] = aside[passed - 1 - i]
+        stacked += passed
+    return (
+        ids[:used].copy(),
+        offsets[: batches + 1].copy(),
+        left[:num_left].copy(),
+        attempts,
+    )
+
+
+@compiled
+@no_type_check
+def list_members(words, num_classes):
+    """Who holds class c: `members[starts[c] : starts[c + 1]]`, in order."""
+    one = np.uint64(1)
+    starts = np.zeros(num_classes + 1, np.int64)
+    for i in range(len(words)):
+        for j in range(words.shape[1]):
+            rest = words[i, j]
+            while rest:
+                c = 64 * j + count_bits((rest & (~rest + one)) - one)
+                starts[c + 1] += 1
+                rest &= rest - one
+    starts = np.cumsum(starts)
+    members = np.empty(starts[num_classes], np.int32)
+    filled = starts[:-1].copy()
+    for i in range(len(words)):
+        for j in range(words.shape[1]):
+            rest = words[i, j]
+            while rest:
+                c = 64 * j + count_bits((rest & (~rest + one)) - one)
+                members[filled[c]] = i
+                filled[c] += 1
+                rest &= rest - one
+    return starts, members
+
+
+@compiled
+@no_type_check
+def deal_covers(words, rare_first, num_classes, batch_cl, batch_max, depth, deep):
+    """Batches of `batch_cl` classes that each sample, in order, leads or is in already.
+
+    The first search looks at `depth` samples of each class that the batch lacks, the
+    one after its failure at `deep`, for the most classes. What neither finds a batch
+    for is left out. Returns the samples of the batches and the offsets of these.
+    """
+    n = len(words)
+    starts, members = list_members(words, num_classes)
+    cursor, level = starts[:-1].copy(), np.zeros(num_classes, np.int32)
+    uses = np.zeros(n, np.int32)
+    lists = starts, members, cursor, level, uses
+    ids, offsets = np.empty(n + batch_max, np.int64), np.zeros(n + 1, np.int64)
+    batches = used = 0
+    for lead in range(n):
+        if uses[lead]:
+            continue
+        if used + batch_max > len(ids):
+            grown = np.empty(len(ids) + len(ids) // 2 + batch_max, np.int64)
+            grown[:used] = ids[:used]
+            ids = grown
+        batch = ids[used : used + batch_max]
+        size = fill(batch, lead, words, lists, rare_first, batch_cl, depth, False)
+        if size == 0:
+            size = fill(batch, lead, words, lists, rare_first, batch_cl, deep, True)
+        if size > 0:
+            for i in range(size):
+                uses[batch[i]] += 1
+            used += size
+            batches += 1
+            offsets[batches] = used
+    return ids[:used].copy(), offsets[: batches + 1].copy()
+
+
+@compiled
+@no_type_check
+def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
+    """Fills a batch up to `batch_cl` classes; returns its size, 0 without success."""
+    starts, members, cursor, level, uses = lists
+    held = words[lead].copy()
+    classes = np.int64(0)
+    for j in range(len(held)):
+        classes += count_bits(held[j])
+    batch[0] = lead
+    size = 1
+    while classes < batch_cl:
+        slots = len(batch) - size
+        if slots == 0:
+            return 0
+        # If any samples can complete the batch, one of them adds at least so many.
+        pace = (batch_cl - classes + slots - 1) // slots
+        enough = len(rare_first) if most else pace
+        best, best_rank, best_gain = np.int64(-1), np.int64(0), np.int64(0)
+        for c in rare_first:
+            if held[c >> 6] >> np.uint64(c & 63) & np.uint64(1):
+                continue
+            first, length = starts[c], starts[c + 1] - starts[c]
+            # The least used sample of the class: the cursor skips what is used more.
+            while uses[members[cursor[c]]] > level[c]:
+                cursor[c] += 1
+                if cursor[c] == starts[c + 1]:
+                    cursor[c] = first
+                    level[c] += 1
+            here = False
+            for i in range(min(depth, length)):
+                sample = members[first + (cursor[c] - first + i) % length]
+                gain = count_new(words, sample, held)
+                # Those that keep pace, the least used, of the rarest class; of one
+                # class those that add most.
+                rank = (min(gain, enough) << 32) - uses[sample]
+                if rank > best_rank or (
+                    here and rank == best_rank and gain > best_gain
+                ):
+                    best, best_rank, best_gain, here = sample, rank, gain, True
+            if best_rank == enough << 32:
+                break
+        if best < 0:
+            return 0
+        add_classes(words, best, held)
+        classes += best_gain
+        batch[size] = best
+        size += 1
+    return size

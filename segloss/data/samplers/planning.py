@@ -1,0 +1,283 @@
+"""What a pair (batch_cl, batch_max) will do, before anything is trained."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt64
+from scipy import optimize, sparse
+
+from segloss.data.samplers.class_sets import ClassSets, Presence
+
+# Distinct class sets up to which the integer programme is solved.
+_EXACT_UP_TO = 4_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Acceptance:
+    """What random attempts at Balance-batch come to; its `str` is a line for people.
+
+    Attributes:
+        acceptance: share of the attempts that reach `batch_cl` classes.
+        mean_batch_size: samples of those that do.
+        draws_per_used_sample: samples drawn, discarded ones included, per sample used.
+        mean_distinct_classes: classes of the attempts that reach `batch_cl`.
+        batch_cl: distinct classes asked for.
+        batch_max: most samples of an attempt.
+        trials: attempts made. Where none succeeded, the means are NaN and the draws
+            per used sample infinite.
+    """
+
+    acceptance: float
+    mean_batch_size: float
+    draws_per_used_sample: float
+    mean_distinct_classes: float
+    batch_cl: int
+    batch_max: int
+    trials: int
+
+    def __str__(self) -> str:
+        pair = f"batch_cl={self.batch_cl} within {self.batch_max} samples: "
+        if self.acceptance == 0:
+            return f"{pair}none of {self.trials:,} attempts succeeded"
+        percent = 100 * self.acceptance
+        digits = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+        return (
+            f"{pair}{digits} % of attempts succeed, mean batch "
+            f"{self.mean_batch_size:.1f}, {self.mean_distinct_classes:.1f} classes; "
+            "a loader that reads and discards would read "
+            f"{self.draws_per_used_sample:.1f} images per image used; this one reads 1"
+        )
+
+
+def estimate_acceptance(
+    presence: Presence,
+    *,
+    batch_cl: int,
+    batch_max: int,
+    trials: int = 10_000,
+    seed: int = 0,
+) -> Acceptance:
+    """How Balance-batch will fare, from random attempts on the class sets.
+
+    An attempt is `batch_max` samples of a fresh shuffle, and so is one that begins
+    anywhere in an epoch: what lies ahead of it is as random as at the start. Only the
+    end of an epoch, which cuts the last attempt short, is left out.
+
+    Args:
+        presence: True where a sample holds a class, `[n, c]`, or the class sets.
+        batch_cl: distinct classes that a batch must hold.
+        batch_max: most samples that a batch may hold.
+        trials: how many attempts to make, at least 1.
+        seed: seed of the draws, at least 0.
+
+    Raises:
+        ValueError: if an argument is out of range, or no batch can satisfy the pair.
+    """
+    where = "estimate_acceptance"
+    check_pair(where, batch_cl, batch_max)
+    if trials < 1:
+        raise ValueError(f"{where}: trials must be >= 1, got {trials}.")
+    sets = ClassSets.of(presence)
+    classes = _classes_by_draw(sets, batch_max, trials, seed)
+    enough = classes >= batch_cl
+    reached = enough[:, -1]
+    if not reached.any():
+        check_reachable(where, sets, batch_cl, batch_max)
+        return Acceptance(0.0, np.nan, np.inf, np.nan, batch_cl, batch_max, trials)
+    last = enough[reached].argmax(axis=1)
+    used = (last + 1).sum()
+    discarded = (~reached).sum() * batch_max
+    return Acceptance(
+        acceptance=float(reached.mean()),
+        mean_batch_size=float(last.mean() + 1),
+        draws_per_used_sample=float(1 + discarded / used),
+        mean_distinct_classes=float(
+            np.take_along_axis(classes[reached], last[:, None], axis=1).mean()
+        ),
+        batch_cl=batch_cl,
+        batch_max=batch_max,
+        trials=trials,
+    )
+
+
+def nearest_pair(
+    sets: ClassSets, *, batch_max: int, max_attempts: int
+) -> tuple[int, float]:
+    """The largest `batch_cl` that takes at most `max_attempts`, and its acceptance."""
+    trials = max(10_000, 10 * max_attempts)
+    most = _classes_by_draw(sets, batch_max, trials, seed=0)[:, -1]
+    at_least = np.bincount(most)[::-1].cumsum()[::-1] / trials
+    nearest = int(np.flatnonzero(at_least * max_attempts >= 1)[-1])
+    return nearest, float(at_least[nearest])
+
+
+def _classes_by_draw(
+    sets: ClassSets, batch_max: int, trials: int, seed: int
+) -> Int[np.ndarray, "t m"]:
+    """Distinct classes after each sample of each attempt."""
+    rng = np.random.default_rng(seed)
+    size = min(batch_max, len(sets))
+    per_shuffle = len(sets) // size
+    rows = []
+    for start in range(0, trials, per_shuffle):
+        attempts = min(per_shuffle, trials - start)
+        ids = rng.choice(len(sets), attempts * size, replace=False)
+        held = sets.words[ids].reshape(attempts, size, -1)
+        held = np.bitwise_or.accumulate(held, axis=1)
+        rows.append(np.bitwise_count(held).sum(axis=2, dtype=np.int64))
+    return np.concatenate(rows)
+
+
+def check_pair(where: str, batch_cl: int, batch_max: int) -> None:
+    """Raises a ValueError if one of the two is less than 1."""
+    for name, value in dict(batch_cl=batch_cl, batch_max=batch_max).items():
+        if value < 1:
+            raise ValueError(f"{where}: {name} must be >= 1, got {value}.")
+
+
+def check_reachable(
+    where: str, sets: ClassSets, batch_cl: int, batch_max: int, *, exact: bool = False
+) -> None:
+    """Checks that some samples satisfy the pair, as far as that can be known.
+
+    Raises:
+        ValueError: if none do, with the largest `batch_cl` reachable or its bounds.
+    """
+    if exact:
+        distinct = sets.distinct()
+        if len(distinct) > _EXACT_UP_TO:
+            return
+        least = most = most_distinct_classes(
+            distinct, batch_max=batch_max, at_most=batch_cl
+        )
+    else:
+        least, most = bound_distinct_classes(sets, batch_max=batch_max)
+    if most >= batch_cl:
+        return
+    reachable = (
+        f"is {most}"
+        if least == most
+        else f"is at least {least} (found) and at most {most} (proven)"
+    )
+    raise ValueError(
+        f"{where}: no {batch_max} samples hold {'exactly' if exact else 'at least'} "
+        f"{batch_cl} distinct classes; the largest batch_cl reachable with batch_max="
+        f"{batch_max} {reachable}."
+    )
+
+
+def covering_sets(
+    where: str, sets: ClassSets, batch_cl: int, batch_max: int
+) -> ClassSets:
+    """Class sets of at most `batch_max` samples that hold `batch_cl` classes together.
+
+    Raises:
+        ValueError: if there are none, or none were found among so many class sets.
+    """
+    distinct = sets.distinct()
+    chosen, _ = _cover_greedily(distinct.words, batch_max)
+    if _count(np.bitwise_or.reduce(distinct.words[chosen])) < batch_cl:
+        check_reachable(where, sets, batch_cl, batch_max)
+        if len(distinct) > _EXACT_UP_TO:
+            raise ValueError(
+                f"{where}: found no {batch_max} samples that hold {batch_cl} distinct "
+                f"classes, and no proof that there are none; lower batch_cl."
+            )
+        chosen = _cover_exactly(distinct, batch_max, None)
+    return dataclasses.replace(sets, words=distinct.words[chosen])
+
+
+def bound_distinct_classes(presence: Presence, *, batch_max: int) -> tuple[int, int]:
+    """The most distinct classes of any `batch_max` samples: at least, and at most.
+
+    The two are equal up to 4,000 distinct class sets, where an integer programme is
+    solved. Past that, the first is what greedy choice finds, at least 1 - 1/e of the
+    optimum, and the second the least bound of its steps: what is held, and the largest
+    gains on top of it (Nemhauser et al. 1978, doi:10.1007/BF01588971).
+
+    Args:
+        presence: True where a sample holds a class, `[n, c]`, or the class sets.
+        batch_max: most samples in the union.
+    """
+    distinct = ClassSets.of(presence).distinct()
+    chosen, most = _cover_greedily(distinct.words, batch_max)
+    least = _count(np.bitwise_or.reduce(distinct.words[chosen]))
+    if least < most and len(distinct) <= _EXACT_UP_TO:
+        least = most = most_distinct_classes(distinct, batch_max=batch_max)
+    return least, most
+
+
+def most_distinct_classes(
+    presence: Presence, *, batch_max: int, at_most: int | None = None
+) -> int:
+    """The most distinct classes that any `batch_max` samples hold together.
+
+    Maximum coverage, solved exactly as an integer programme over the distinct class
+    sets. With `at_most`, only unions of at most so many classes count.
+
+    Args:
+        presence: True where a sample holds a class, `[n, c]`, or the class sets.
+        batch_max: most samples in the union.
+        at_most: largest union that counts; None is any.
+    """
+    distinct = ClassSets.of(presence).distinct()
+    chosen = _cover_exactly(distinct, batch_max, at_most)
+    return _count(np.bitwise_or.reduce(distinct.words[chosen]))
+
+
+def _cover_greedily(
+    words: UInt64[np.ndarray, "p w"], batch_max: int
+) -> tuple[list[int], int]:
+    """Sets chosen for what they add, and the most that any choice can hold."""
+    held, chosen = np.zeros_like(words[0]), []
+    most = _count(np.bitwise_or.reduce(words))
+    for _ in range(min(batch_max, len(words))):
+        gains = np.bitwise_count(words & ~held).sum(axis=1, dtype=np.int64)
+        largest = np.partition(gains, -min(batch_max, len(gains)))[-batch_max:]
+        most = min(most, _count(held) + int(largest.sum()))
+        chosen.append(int(gains.argmax()))
+        held |= words[chosen[-1]]
+    return chosen, most
+
+
+def _cover_exactly(
+    distinct: ClassSets, batch_max: int, at_most: int | None
+) -> Int[np.ndarray, " m"]:
+    """Rows of at most `batch_max` distinct sets with the largest union."""
+    rows = np.arange(len(distinct))
+    if at_most is None:
+        rows = rows[_is_maximal(distinct.words)]
+    patterns = distinct.presence()[rows].astype(float)
+    n, c = patterns.shape
+    # Unknowns: n patterns chosen, then c classes covered, each 0 or 1.
+    chosen = np.r_[np.ones(n), np.zeros(c)]
+    covered = np.r_[np.zeros(n), np.ones(c)]
+    holds = sparse.csr_array(patterns.T)
+    constraints = [
+        optimize.LinearConstraint(chosen, ub=batch_max),
+        optimize.LinearConstraint(sparse.hstack([holds, -sparse.eye_array(c)]), lb=0),
+    ]
+    if at_most is not None:
+        # A class of a chosen pattern is covered, so it counts against the limit.
+        claims = sparse.hstack([holds, -batch_max * sparse.eye_array(c)])
+        constraints += [
+            optimize.LinearConstraint(covered, ub=at_most),
+            optimize.LinearConstraint(claims, ub=0),
+        ]
+    solution = optimize.milp(
+        -covered,
+        integrality=np.ones(n + c),
+        bounds=optimize.Bounds(0, 1),
+        constraints=constraints,
+    )
+    return rows[solution.x[:n] > 0.5]
+
+
+def _is_maximal(words: UInt64[np.ndarray, "p w"]) -> Bool[np.ndarray, " p"]:
+    """True for the distinct sets that are part of no other: a cover needs no more."""
+    inside = [(words & ~other == 0).all(axis=1) for other in words]
+    return np.sum(inside, axis=0) == 1  # each is part of itself
+
+
+def _count(words: UInt64[np.ndarray, " w"]) -> int:
+    return int(np.bitwise_count(words).sum())
