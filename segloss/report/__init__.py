@@ -1,5 +1,11 @@
 """Tables and figures, made from result files and arrays."""
 
+from segloss.report.datasets import (
+    acceptance_table,
+    dataset_figure,
+    dataset_table,
+    exposure_table,
+)
 from segloss.report.figures import (
     Example,
     curve_figure,
@@ -11,9 +17,13 @@ from segloss.report.tables import class_table, markdown_table, summary_table
 
 __all__ = [
     "Example",
+    "acceptance_table",
     "class_table",
     "curve_figure",
+    "dataset_figure",
+    "dataset_table",
     "example_figure",
+    "exposure_table",
     "markdown_table",
     "overlay",
     "save_figure",

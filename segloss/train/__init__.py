@@ -1,5 +1,6 @@
 """Training, evaluation and prediction from a config."""
 
+from segloss.train.inspection import inspect_dataset
 from segloss.train.log import NonFiniteError
 from segloss.train.loop import Stopped, train
 from segloss.train.predict import predict
@@ -11,6 +12,7 @@ __all__ = [
     "Stopped",
     "check_same_config",
     "evaluate_run",
+    "inspect_dataset",
     "make_setup",
     "predict",
     "read_config",

@@ -97,7 +97,7 @@ def make_setup(config: ConfigDict) -> Setup:
         ValueError: if a field is unknown, missing or out of range; it names the field.
     """
     check_fields(config)
-    make_sampler = _choose_sampler(config)
+    make_sampler = choose_sampler(config.sampler, seed=config.seed)
     augmentation = bind(
         "augment",
         {"augment": augment},
@@ -201,12 +201,16 @@ def make_configured_optimizer(config: ConfigDict) -> optax.GradientTransformatio
     return _choose("optimizer", OPTIMIZERS, config.optimizer)(schedule)
 
 
-def _choose_sampler(config: ConfigDict) -> Callable[[ClassIndex], Sampler]:
-    """Index to sampler; `min_pixels` says what the index counts as holding a class."""
-    name, hyperparameters = _split_name("sampler", config.sampler)
+def choose_sampler(section: Section, *, seed: int) -> Callable[[ClassIndex], Sampler]:
+    """Index to sampler; `min_pixels` says what the index counts as holding a class.
+
+    Raises:
+        ValueError: if the sampler or one of its hyperparameters is unknown or missing.
+    """
+    name, hyperparameters = _split_name("sampler", section)
     min_pixels = hyperparameters.pop("min_pixels", 1)
     choose = functools.partial(
-        bind, "sampler", SAMPLERS, name, hyperparameters, seed=config.seed
+        bind, "sampler", SAMPLERS, name, hyperparameters, seed=seed
     )
     choose(class_pixels=None)  # names are checked before the dataset is opened
 

@@ -1,0 +1,52 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import folder
+from segloss.train import inspect_dataset
+
+# Rows of 4 pixels of each class, an image a line: [ground, box, bar], the rest void.
+ROWS = {"a": (2, 2, 0), "b": (4, 0, 0), "c": (2, 0, 1), "d": (1, 1, 1)}
+
+
+@pytest.fixture
+def config(small_folder, tmp_path):
+    for stem, rows in ROWS.items():
+        labels = np.repeat([0, 1, 2, 255], [*rows, 9 - sum(rows)]).astype(np.uint8)
+        labels = np.repeat(labels[:, None], 4, axis=1)
+        for kind, pixels in (("labels", labels), ("images", np.zeros((9, 4, 3)))):
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(small_folder / "train" / kind / f"{stem}.png")
+    config = folder.get_config("smoke").unlock()
+    config.data.root = str(small_folder)
+    config.data.data_dir = str(tmp_path / "datasets")
+    config.sampler = dict(name="balance_batch", batch_max=2, batch_cl=3)
+    return config
+
+
+def test_what_a_dataset_holds_and_what_samplers_make_of_it(config, tmp_path, capsys):
+    found = inspect_dataset(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "inspect.json").read_text()) == found
+    assert (tmp_path / "run" / "figures" / "inspect.png").stat().st_size > 1000
+    classes = found["classes"]
+    assert [row["name"] for row in classes] == ["ground", "box", "bar"]
+    # Of 14 labelled rows, 9, 3 and 2.
+    shares = [row["pixel_share"] for row in classes]
+    assert shares == pytest.approx([9 / 14, 3 / 14, 2 / 14])
+    assert [row["image_share"] for row in classes] == [1.0, 0.5, 0.5]
+    # freq: ground 9/14, box 3/7, bar 2/6, their median 3/7.
+    weights = [row["median_frequency"] for row in classes]
+    assert weights == pytest.approx([2 / 3, 1.0, 9 / 7])
+    assert found["co_occurrence"] == [[1.0, 0.5, 0.5], [1.0, 1.0, 0.5], [1.0, 0.5, 1.0]]
+    # Of the six pairs of images, only {a, b} and {b, c} lack a class.
+    pairs = {(p["batch_max"], p["batch_cl"]): p for p in found["acceptance"]}
+    assert pairs[2, 3]["acceptance"] == pytest.approx(4 / 6, abs=0.05)
+    assert pairs[4, 3]["acceptance"] == 1.0
+    drawn = found["exposures"]["random"]
+    assert (drawn["min"], drawn["max"]) == (20, 20)
+    assert drawn["class_share"] == pytest.approx([1.0, 0.5, 0.5])
+    shown = capsys.readouterr().out
+    assert "class_weights=(0.6667, 1.0000, 1.2857)" in shown
+    assert "left out: sampler: repeat_factor needs" in shown
