@@ -3,12 +3,13 @@
 python -m benchmarks.samplers
 python -m benchmarks.samplers --samples=10000000 --classes=150 --rounds=1
 
-The index is written as a class index is and mapped into memory. Each sampler plans in a
-process of its own on one core: one epoch, which is compiled and cached by then, for the
-speed in samples planned per second; and from the mapped index on for the peak memory,
-that of the imports taken off. A round is an epoch; the figure is the median.
+The index is an array on disk, mapped into memory as a class index is. Each sampler plans
+in a process of its own, on one core. Speeds are per second of processor time, the median
+over epochs: of the samples in the set, and of those dealt into batches. The peak memory
+is that of the process, the pages of the mapped file included, less the imports.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -51,27 +52,25 @@ CASES = {
 
 
 def write_index(path: Path, num_samples: int, num_classes: int) -> None:
-    """Class 0 everywhere and one to four others, by a long tail like VOC's."""
+    """Class 0 in all samples, one to four others by a long tail, in pixels."""
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(2, num_classes + 1)
-    header = np.lib.format.open_memmap(
+    counts = np.lib.format.open_memmap(
         path, "w+", dtype=np.int32, shape=(num_samples, num_classes)
     )
     for start in range(0, num_samples, 100_000):
-        rows = header[start : start + 100_000]
+        rows = counts[start : start + 100_000]
         rows[:, 0] = 5_000
         for most in range(4):
             more = np.flatnonzero(rng.random(len(rows)) < 0.5**most)
             held = rng.choice(num_classes - 1, len(more), p=shares / shares.sum())
             rows[more, 1 + held] = 1_000
-    header.flush()
+    counts.flush()
 
 
 def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
     """Seconds of set-up and samples per second of one sampler, and peak MiB."""
-    from segloss.data.samplers import kernels  # its import is not planning
-
-    del kernels
+    importlib.import_module("segloss.data.samplers.kernels")  # numba is no planning
     name = label.split(",")[0]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     index = ClassIndex(np.load(path, mmap_mode="r"), "synthetic")
@@ -111,9 +110,9 @@ def main(_: list[str]) -> None:
         return
     table = Table("sampler")
     for column in (
-        "M samples seen/s",
-        "M samples dealt/s",
-        "dealt / samples",
+        "M samples/s",
+        "M dealt/s",
+        "dealt per sample",
         "set-up s",
         "peak MiB",
     ):
