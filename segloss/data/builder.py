@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,36 +111,53 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with make_progress() as self._progress:
             super().download_and_prepare(**{"file_format": "array_record"} | options)
 
-    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
+    def _download_and_prepare(
+        self, dl_manager: Any, download_config: Any = None
+    ) -> None:
         shards = self.shards()
         total = sum(
             shard.num_samples for of_split in shards.values() for shard in of_split
         )
-        self._task = self._progress.add_task("Writing samples", total=total)
-        digest = hashlib.sha256()
-        return {
-            split: [
-                functools.partial(self._examples, split, s, digest) for s in of_split
-            ]
-            for split, of_split in shards.items()
-        }
+        task = self._progress.add_task("Writing samples", total=total)
+        on_beam = download_config is not None and download_config.beam_runner
+        advance = functools.partial(self._progress.advance, task)
+        examples, split_infos = [], []
+        # One by one: with each further split, TFDS lets Beam write all before it anew.
+        for split, of_split in shards.items():
+            self._examples = {
+                split: [
+                    _Examples(
+                        split,
+                        shard,
+                        summary=self.data_path / f"{split}-{number}.summary",
+                        # The bar would not survive the way to a worker.
+                        advance=None if on_beam else advance,
+                    )
+                    for number, shard in enumerate(of_split)
+                ]
+            }
+            super()._download_and_prepare(dl_manager, download_config)
+            split_infos += self.info.splits.values()
+            examples += self._examples[split]
+        self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
+        self._summarize([of_shard.summary for of_shard in examples])
 
-    def _examples(
-        self, split: str, shard: Shard, digest: Any
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        metadata = self.info.metadata
-        for sample in shard.read():
-            for field in (split, sample.stem, sample.image, sample.labels):
-                field = field.encode() if isinstance(field, str) else field
-                digest.update(hashlib.sha256(field).digest())
-            largest = zip(metadata["max_hw"], sample.hw, strict=True)
-            metadata["max_hw"] = [max(sides) for sides in largest]
-            self._progress.advance(self._task)
-            yield (
-                sample.stem,
-                {"image": sample.image, "labels": sample.labels, "stem": sample.stem},
-            )
-        metadata["content"] = digest.hexdigest()
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list["_Examples"]]:
+        return self._examples
+
+    def _summarize(self, summaries: Sequence[Any]) -> None:
+        """Puts what the shards say of their samples into the metadata."""
+        digest, max_hw = hashlib.sha256(), [0, 0]
+        for path in summaries:
+            summary = json.loads(path.read_text())
+            digest.update(bytes.fromhex(summary["digests"]))
+            max_hw = [max(sides) for sides in zip(max_hw, summary["max_hw"], strict=True)]
+            path.unlink()
+        for path in self.data_path.glob("*.shard_infos.json"):  # TFDS's own, of Beam
+            path.unlink()
+        self.info.metadata.update(max_hw=max_hw, content=digest.hexdigest())
 
     # TFDS warns about every configuration that is not in a list of the class, and
     # announces downloads on stdout. Neither means anything here.
@@ -149,6 +167,39 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _log_download_bytes(self) -> None: ...
 
     def _log_download_done(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """The examples of one shard, without the builder, which Beam could not pickle.
+
+    Attributes:
+        split: name of the split.
+        shard: its samples.
+        summary: the file that, once all are made, says what metadata must know of them.
+        advance: called after each sample.
+    """
+
+    split: str
+    shard: Shard
+    summary: Any
+    advance: Callable[[], None] | None
+
+    def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        digests, max_hw = [], [0, 0]
+        for sample in self.shard.read():
+            for field in (self.split, sample.stem, sample.image, sample.labels):
+                field = field.encode() if isinstance(field, str) else field
+                digests.append(hashlib.sha256(field).hexdigest())
+            max_hw = [max(sides) for sides in zip(max_hw, sample.hw, strict=True)]
+            if self.advance is not None:
+                self.advance()
+            yield (
+                sample.stem,
+                {"image": sample.image, "labels": sample.labels, "stem": sample.stem},
+            )
+        summary = {"digests": "".join(digests), "max_hw": max_hw}
+        self.summary.write_text(json.dumps(summary))
 
 
 def encode_png(pixels: Image.Image) -> bytes:
