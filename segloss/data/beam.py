@@ -46,13 +46,23 @@ def prepare_on_beam(
     )
     dataset = open_dataset(name, **hyperparameters)
     for split in dataset.splits:
-        _count_parts(dataset.label_counter(split), runner, options)
-        dataset.class_index(split)
+        if not dataset.class_index_path(split).exists():
+            counter = dataset.label_counter(split)
+            count_on_beam(counter, runner=runner, options=options)
+        dataset.class_index(split)  # gathers the parts
     return dataset
 
 
-def _count_parts(counter: LabelCounter, runner: str, options: Sequence[str]) -> None:
-    """Counts what is not counted yet into the parts that `counter` keeps."""
+def count_on_beam(
+    counter: LabelCounter, *, runner: str = "DirectRunner", options: Sequence[str] = ()
+) -> None:
+    """Counts the parts of a class index that are not in `counter.parts_dir` yet.
+
+    Args:
+        counter: every worker must see its `parts_dir`, and what its source reads.
+        runner: where Beam runs.
+        options: Beam's own.
+    """
     counter.parts_dir.mkdir(exist_ok=True)
     with beam.Pipeline(runner=runner, options=PipelineOptions([*options])) as pipeline:
         _ = (

@@ -153,7 +153,9 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for path in summaries:
             summary = json.loads(path.read_text())
             digest.update(bytes.fromhex(summary["digests"]))
-            max_hw = [max(sides) for sides in zip(max_hw, summary["max_hw"], strict=True)]
+            max_hw = [
+                max(sides) for sides in zip(max_hw, summary["max_hw"], strict=True)
+            ]
             path.unlink()
         for path in self.data_path.glob("*.shard_infos.json"):  # TFDS's own, of Beam
             path.unlink()

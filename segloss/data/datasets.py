@@ -113,7 +113,7 @@ class Dataset:
                 of other data.
         """
         counter = self.label_counter(split)
-        path = self.data_dir / f"class_index-{split}.npy"
+        path = self.class_index_path(split)
         if not path.exists():
             ClassIndex(counter.count(), self.fingerprint).save(path)
         shutil.rmtree(counter.parts_dir, ignore_errors=True)
@@ -131,8 +131,12 @@ class Dataset:
             num_classes=self.num_classes,
             ignore_label=self.ignore_label,
             fingerprint=self.fingerprint,
-            parts_dir=self.data_dir / f"class_index-{split}.parts",
+            parts_dir=self.class_index_path(split).with_suffix(".parts"),
         )
+
+    def class_index_path(self, split: str) -> Path:
+        """Where the class index of `split` is kept, or will be."""
+        return self.data_dir / f"class_index-{split}.npy"
 
 
 def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
