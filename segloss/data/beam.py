@@ -24,9 +24,9 @@ def prepare_on_beam(
 ) -> Dataset:
     """Opens a dataset that Beam prepares first, with the class index of every split.
 
-    Files are the same, byte for byte, as those that `open_dataset` and `class_index`
-    make, which find them afterwards. A shard is one piece of work, so a dataset has as
-    many workers as it has shards; what was made before is not made again.
+    Shards, fingerprint and indices are those that `open_dataset` and `class_index`
+    would make, which find them afterwards. A shard is one piece of work, and so is a
+    part of an index; what was made before is not made again.
 
     Args:
         name: key of `DATASETS`.

@@ -119,47 +119,37 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             shard.num_samples for of_split in shards.values() for shard in of_split
         )
         task = self._progress.add_task("Writing samples", total=total)
-        on_beam = download_config is not None and download_config.beam_runner
         advance = functools.partial(self._progress.advance, task)
-        examples, split_infos = [], []
+        if download_config is not None and download_config.beam_runner is not None:
+            advance = None  # the bar cannot follow the shards to their workers
+        digest, max_hw, split_infos = hashlib.sha256(), [0, 0], []
         # One by one: with each further split, TFDS lets Beam write all before it anew.
         for split, of_split in shards.items():
             self._examples = {
                 split: [
-                    _Examples(
-                        split,
-                        shard,
-                        summary=self.data_path / f"{split}-{number}.summary",
-                        # The bar would not survive the way to a worker.
-                        advance=None if on_beam else advance,
-                    )
-                    for number, shard in enumerate(of_split)
+                    _Examples(split, shard, self.data_path / f"shard-{i}.json", advance)
+                    for i, shard in enumerate(of_split)
                 ]
             }
             super()._download_and_prepare(dl_manager, download_config)
-            split_infos += self.info.splits.values()
-            examples += self._examples[split]
+            summaries = [examples.take_summary() for examples in self._examples[split]]
+            for summary in summaries:
+                digest.update(b"".join(map(bytes.fromhex, summary["digests"])))
+                sides = zip(max_hw, summary["max_hw"], strict=True)
+                max_hw = [max(pair) for pair in sides]
+            # Those that Beam counted, TFDS sorts as text: "0", "1", "10", "2".
+            lengths = [len(summary["digests"]) for summary in summaries]
+            split_info = self.info.splits[split].replace(shard_lengths=lengths)
+            split_infos.append(split_info)
+        for path in self.data_path.glob("*.shard_infos.json"):  # of TFDS on Beam
+            path.unlink()
         self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
-        self._summarize([of_shard.summary for of_shard in examples])
+        self.info.metadata.update(max_hw=max_hw, content=digest.hexdigest())
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
     ) -> dict[str, list["_Examples"]]:
         return self._examples
-
-    def _summarize(self, summaries: Sequence[Any]) -> None:
-        """Puts what the shards say of their samples into the metadata."""
-        digest, max_hw = hashlib.sha256(), [0, 0]
-        for path in summaries:
-            summary = json.loads(path.read_text())
-            digest.update(bytes.fromhex(summary["digests"]))
-            max_hw = [
-                max(sides) for sides in zip(max_hw, summary["max_hw"], strict=True)
-            ]
-            path.unlink()
-        for path in self.data_path.glob("*.shard_infos.json"):  # TFDS's own, of Beam
-            path.unlink()
-        self.info.metadata.update(max_hw=max_hw, content=digest.hexdigest())
 
     # TFDS warns about every configuration that is not in a list of the class, and
     # announces downloads on stdout. Neither means anything here.
@@ -178,21 +168,21 @@ class _Examples:
     Attributes:
         split: name of the split.
         shard: its samples.
-        summary: the file that, once all are made, says what metadata must know of them.
+        summary: the file that takes what metadata must know of them.
         advance: called after each sample.
     """
 
     split: str
     shard: Shard
-    summary: Any
+    summary: tfds.core.Path
     advance: Callable[[], None] | None
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         digests, max_hw = [], [0, 0]
         for sample in self.shard.read():
-            for field in (self.split, sample.stem, sample.image, sample.labels):
-                field = field.encode() if isinstance(field, str) else field
-                digests.append(hashlib.sha256(field).hexdigest())
+            fields = (self.split.encode(), sample.stem.encode())
+            fields += (sample.image, sample.labels)
+            digests.append("".join(hashlib.sha256(x).hexdigest() for x in fields))
             max_hw = [max(sides) for sides in zip(max_hw, sample.hw, strict=True)]
             if self.advance is not None:
                 self.advance()
@@ -200,8 +190,14 @@ class _Examples:
                 sample.stem,
                 {"image": sample.image, "labels": sample.labels, "stem": sample.stem},
             )
-        summary = {"digests": "".join(digests), "max_hw": max_hw}
+        summary = {"digests": digests, "max_hw": max_hw}
         self.summary.write_text(json.dumps(summary))
+
+    def take_summary(self) -> dict[str, Any]:
+        """What the samples were, once all are made; removes the file."""
+        summary = json.loads(self.summary.read_text())
+        self.summary.unlink()
+        return summary
 
 
 def encode_png(pixels: Image.Image) -> bytes:
