@@ -27,7 +27,7 @@ DRAWING = {"jaxtyping", "matplotlib", "numpy", "PIL", "rich"}
 MAY_IMPORT = {
     "losses": (ARRAYS, {"registry"}),
     "metrics": (ARRAYS, set()),
-    "data": (LOADING, {"registry"}),
+    "data": (LOADING | {"apache_beam"}, {"registry"}),
     "models": (ARRAYS | {"flax"}, {"registry"}),
     "report": (DRAWING, set()),
     "registry": (set(), set()),

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,36 +111,45 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with make_progress() as self._progress:
             super().download_and_prepare(**{"file_format": "array_record"} | options)
 
-    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
+    def _download_and_prepare(
+        self, dl_manager: Any, download_config: Any = None
+    ) -> None:
         shards = self.shards()
         total = sum(
             shard.num_samples for of_split in shards.values() for shard in of_split
         )
-        self._task = self._progress.add_task("Writing samples", total=total)
-        digest = hashlib.sha256()
-        return {
-            split: [
-                functools.partial(self._examples, split, s, digest) for s in of_split
-            ]
-            for split, of_split in shards.items()
-        }
+        task = self._progress.add_task("Writing samples", total=total)
+        advance = functools.partial(self._progress.advance, task)
+        if download_config is not None and download_config.beam_runner is not None:
+            advance = None  # the bar cannot follow the shards to their workers
+        digest, max_hw, split_infos = hashlib.sha256(), [0, 0], []
+        # One by one: with each further split, TFDS lets Beam write all before it anew.
+        for split, of_split in shards.items():
+            self._examples = {
+                split: [
+                    _Examples(split, shard, self.data_path / f"shard-{i}.json", advance)
+                    for i, shard in enumerate(of_split)
+                ]
+            }
+            super()._download_and_prepare(dl_manager, download_config)
+            summaries = [examples.take_summary() for examples in self._examples[split]]
+            for summary in summaries:
+                digest.update(b"".join(map(bytes.fromhex, summary["digests"])))
+                sides = zip(max_hw, summary["max_hw"], strict=True)
+                max_hw = [max(pair) for pair in sides]
+            # Those that Beam counted, TFDS sorts as text: "0", "1", "10", "2".
+            lengths = [len(summary["digests"]) for summary in summaries]
+            split_info = self.info.splits[split].replace(shard_lengths=lengths)
+            split_infos.append(split_info)
+        for path in self.data_path.glob("*.shard_infos.json"):  # of TFDS on Beam
+            path.unlink()
+        self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
+        self.info.metadata.update(max_hw=max_hw, content=digest.hexdigest())
 
-    def _examples(
-        self, split: str, shard: Shard, digest: Any
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        metadata = self.info.metadata
-        for sample in shard.read():
-            for field in (split, sample.stem, sample.image, sample.labels):
-                field = field.encode() if isinstance(field, str) else field
-                digest.update(hashlib.sha256(field).digest())
-            largest = zip(metadata["max_hw"], sample.hw, strict=True)
-            metadata["max_hw"] = [max(sides) for sides in largest]
-            self._progress.advance(self._task)
-            yield (
-                sample.stem,
-                {"image": sample.image, "labels": sample.labels, "stem": sample.stem},
-            )
-        metadata["content"] = digest.hexdigest()
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list["_Examples"]]:
+        return self._examples
 
     # TFDS warns about every configuration that is not in a list of the class, and
     # announces downloads on stdout. Neither means anything here.
@@ -149,6 +159,45 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _log_download_bytes(self) -> None: ...
 
     def _log_download_done(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """The examples of one shard, without the builder, which Beam could not pickle.
+
+    Attributes:
+        split: name of the split.
+        shard: its samples.
+        summary: the file that takes what metadata must know of them.
+        advance: called after each sample.
+    """
+
+    split: str
+    shard: Shard
+    summary: tfds.core.Path
+    advance: Callable[[], None] | None
+
+    def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        digests, max_hw = [], [0, 0]
+        for sample in self.shard.read():
+            fields = (self.split.encode(), sample.stem.encode())
+            fields += (sample.image, sample.labels)
+            digests.append("".join(hashlib.sha256(x).hexdigest() for x in fields))
+            max_hw = [max(sides) for sides in zip(max_hw, sample.hw, strict=True)]
+            if self.advance is not None:
+                self.advance()
+            yield (
+                sample.stem,
+                {"image": sample.image, "labels": sample.labels, "stem": sample.stem},
+            )
+        summary = {"digests": digests, "max_hw": max_hw}
+        self.summary.write_text(json.dumps(summary))
+
+    def take_summary(self) -> dict[str, Any]:
+        """What the samples were, once all are made; removes the file."""
+        summary = json.loads(self.summary.read_text())
+        self.summary.unlink()
+        return summary
 
 
 def encode_png(pixels: Image.Image) -> bytes:

@@ -1,20 +1,20 @@
 """Which classes each sample holds, and how many pixels of each."""
 
+import contextlib
 import dataclasses
-import functools
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
+from PIL import Image
 
 from segloss.data.builder import make_progress
 
-_NUM_VALUES = 256  # of an 8-bit label
 _TRAILER = b"\nsegloss class index of "
 
 
@@ -49,25 +49,13 @@ class ClassIndex:
         ignore_label: int,
         fingerprint: str,
     ) -> "ClassIndex":
-        """Counts the labels of every sample once.
-
-        Args:
-            source: samples; only their labels and stem are looked at.
-            num_classes: class ids are `[0, num_classes)`.
-            ignore_label: the label of pixels that do not count.
-            fingerprint: identifies what `source` reads.
+        """Counts the labels of every sample once; the arguments are `LabelCounter`'s.
 
         Raises:
             ValueError: naming the sample, if a label is neither class nor ignored.
         """
-        counts = np.empty((len(source), num_classes), np.int32)
-        count = functools.partial(_count, source, num_classes, ignore_label)
-        with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-            rows = pool.map(count, range(len(source)))
-            rows = bar.track(rows, total=len(source), description="Counting classes")
-            for i, row in enumerate(rows):
-                counts[i] = row
-        return cls(counts, fingerprint)
+        counter = LabelCounter(source, num_classes, ignore_label, fingerprint)
+        return cls(counter.count(), fingerprint)
 
     def presence(self, min_pixels: int = 1) -> Bool[np.ndarray, "n c"]:
         """True where a sample holds at least `min_pixels` (>= 1) pixels of a class."""
@@ -94,52 +82,136 @@ class ClassIndex:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], fingerprint: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        fingerprint: str | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> "ClassIndex":
         """Maps a saved index into memory.
 
         Args:
             path: what `save` wrote.
             fingerprint: that of the dataset at hand; None takes whatever is stored.
+            shape: its number of samples and of classes; None takes any.
 
         Raises:
             ValueError: if the file is damaged, or belongs to another dataset.
         """
+
+        def refuse(problem: str) -> ValueError:
+            return ValueError(
+                f"ClassIndex.load: {path} {problem}; delete it, and it is made anew."
+            )
+
         try:
-            counts = np.load(path, mmap_mode="r")
+            counts = np.lib.format.open_memmap(path, mode="r")
             with open(path, "rb") as file:
                 file.seek(counts.offset + counts.nbytes)
                 trailer = file.read()
             if not (trailer.startswith(_TRAILER) and trailer.endswith(b"\n")):
                 raise ValueError("it does not end in a fingerprint")
+            stored = trailer.removeprefix(_TRAILER).decode().strip()
         except (ValueError, EOFError) as error:
-            raise ValueError(
-                f"ClassIndex.load: {path} is damaged ({error}); "
-                "delete it, and it is made anew."
-            ) from error
-        stored = trailer.removeprefix(_TRAILER).decode().strip()
+            # numpy says more than a line about some headers.
+            reason = str(error).splitlines()[0]
+            raise refuse(f"is damaged ({reason})") from error
+        if counts.ndim != 2 or counts.dtype != np.int32:
+            raise refuse(
+                f"must hold int32 [samples, classes], got {counts.dtype} "
+                f"{list(counts.shape)}"
+            )
         if fingerprint not in (None, stored):
-            raise ValueError(
-                f"ClassIndex.load: {path} counts the dataset {stored}, "
-                f"but this is {fingerprint}; delete it, and it is made anew."
+            raise refuse(f"counts the dataset {stored}, but this is {fingerprint}")
+        if shape not in (None, counts.shape):
+            raise refuse(
+                "must count {} samples of {} classes, got {} of {}".format(
+                    *shape, *counts.shape
+                )
             )
         return cls(counts, stored)
 
 
-def _count(
-    source: LabelSource, num_classes: int, ignore_label: int, i: int
-) -> Int[np.ndarray, " c"]:
-    sample = source[i]
-    counts = np.bincount(sample["labels"].ravel(), minlength=_NUM_VALUES)
-    stray = [
-        int(value)
-        for value in np.flatnonzero(counts)
-        if value >= num_classes and value != ignore_label
-    ]
-    if stray:
-        raise ValueError(
-            f"ClassIndex.build: labels of {sample['stem']} must be < {num_classes} "
-            f"or ignore_label {ignore_label}, got {stray}."
-        )
-    counts[ignore_label] = 0
-    return counts[:num_classes]
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelCounter:
+    """Counts the labels of one split part by part; no image is decoded.
+
+    With `parts_dir` every finished part is kept there, whole or not at all, so that a
+    count that was killed goes on where it stopped, and several processes may share one.
+
+    Attributes:
+        source: samples; only their labels and stem are looked at.
+        num_classes: class ids are `[0, num_classes)`.
+        ignore_label: the label of pixels that do not count.
+        fingerprint: identifies what `source` reads and the two numbers above.
+        parts_dir: a directory for the parts; None keeps nothing.
+    """
+
+    source: LabelSource
+    num_classes: int
+    ignore_label: int
+    fingerprint: str
+    parts_dir: Path | None = None
+
+    @property
+    def parts(self) -> list[range]:
+        """The samples of each part: at most 1000 parts, none too small for a file."""
+        n = len(self.source)
+        size = max(128, -(-n // 1000))
+        return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def count(self) -> Int[np.ndarray, "n c"]:
+        """Counts what is not in `parts_dir` yet, and returns the counts of all samples.
+
+        Raises:
+            ValueError: naming the sample, if a label is neither class nor ignored.
+        """
+        if self.parts_dir is not None:
+            self.parts_dir.mkdir(parents=True, exist_ok=True)
+        n = len(self.source)
+        counts = np.empty((n, self.num_classes), np.int32)
+        with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+            task = bar.add_task("Counting classes", total=n)
+            for part in self.parts:
+                counts[part.start : part.stop] = self.count_part(part, pool.map)
+                bar.advance(task, len(part))
+        return counts
+
+    def count_part(self, part: range, map: Callable = map) -> Int[np.ndarray, "m c"]:
+        """Counts the samples `part`, or reads them from `parts_dir`.
+
+        Args:
+            part: one of `parts`.
+            map: applies a function to each sample.
+        """
+        if self.parts_dir is None:
+            return self._count_samples(part, map)
+        path = self.parts_dir / f"{part.start}.npy"
+        # A part that is damaged or of other data is counted again.
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            shape = len(part), self.num_classes
+            return ClassIndex.load(path, self.fingerprint, shape).pixel_counts
+        counts = self._count_samples(part, map)
+        # Another process that has counted all removes the directory.
+        with contextlib.suppress(FileNotFoundError):
+            ClassIndex(counts, self.fingerprint).save(path)
+        return counts
+
+    def _count_samples(self, part: range, map: Callable) -> Int[np.ndarray, "m c"]:
+        return np.stack(list(map(self._count_sample, part)))
+
+    def _count_sample(self, i: int) -> Int[np.ndarray, " c"]:
+        sample = self.source[i]
+        # Twice as fast as numpy's bincount, which makes int64 of the labels first.
+        counts = np.array(Image.fromarray(sample["labels"]).histogram(), np.int32)
+        stray = [
+            int(value)
+            for value in np.flatnonzero(counts)
+            if value >= self.num_classes and value != self.ignore_label
+        ]
+        if stray:
+            raise ValueError(
+                f"ClassIndex.build: labels of {sample['stem']} must be < "
+                f"{self.num_classes} or ignore_label {self.ignore_label}, got {stray}."
+            )
+        counts[self.ignore_label] = 0
+        return counts[: self.num_classes]

@@ -6,6 +6,7 @@ import io
 import json
 import operator
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -17,7 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from segloss.data.builder import SegmentationBuilder
 from segloss.data.camvid import camvid
-from segloss.data.class_index import ClassIndex
+from segloss.data.class_index import ClassIndex, LabelCounter
 from segloss.data.folder import folder
 from segloss.data.longtail_scenes import longtail_scenes
 from segloss.data.voc2012 import voc2012
@@ -109,20 +110,37 @@ class Dataset:
     def class_index(self, split: str) -> ClassIndex:
         """The class index of `split`, counted at the first call and kept on disk.
 
+        A count that was killed goes on where it stopped.
+
         Raises:
             ValueError: if there is no such split, or the file kept is damaged or
                 of other data.
         """
-        source = self.source(split, images=False)
-        path = self.data_dir / f"class_index-{split}.npy"
+        counter = self.label_counter(split)
+        path = self.class_index_path(split)
         if not path.exists():
-            ClassIndex.build(
-                source,
-                num_classes=self.num_classes,
-                ignore_label=self.ignore_label,
-                fingerprint=self.fingerprint,
-            ).save(path)
-        return ClassIndex.load(path, self.fingerprint)
+            ClassIndex(counter.count(), self.fingerprint).save(path)
+        shutil.rmtree(counter.parts_dir, ignore_errors=True)
+        shape = len(counter.source), self.num_classes
+        return ClassIndex.load(path, self.fingerprint, shape)
+
+    def label_counter(self, split: str) -> LabelCounter:
+        """What counts the labels of `split`; its parts are kept beside the records.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+        return LabelCounter(
+            source=self.source(split, images=False),
+            num_classes=self.num_classes,
+            ignore_label=self.ignore_label,
+            fingerprint=self.fingerprint,
+            parts_dir=self.class_index_path(split).with_suffix(".parts"),
+        )
+
+    def class_index_path(self, split: str) -> Path:
+        """Where the class index of `split` is kept, or will be."""
+        return self.data_dir / f"class_index-{split}.npy"
 
 
 def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
