@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from flax.jax_utils import prefetch_to_device
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
@@ -21,6 +23,7 @@ from segloss.train.log import MetricWriter, StepMeter, make_console, make_progre
 from segloss.train.setup import Setup, check_same_config, make_setup, write_config
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
+    AXIS,
     TrainState,
     first_replica,
     make_state,
@@ -31,6 +34,9 @@ from segloss.train.step import (
     shard,
 )
 from segloss.train.trained import final_evaluation, load_trained
+
+# Batches on their way to the devices while a step runs.
+_ON_DEVICES = 2
 
 
 class Stopped(SystemExit):
@@ -97,8 +103,9 @@ class _Run:
                 stop_on_signals(self.stop),
                 MetricWriter(self.workdir, start_step=int(state.step)) as writer,
                 make_progress(self.console) as progress,
+                contextlib.closing(self._batches(int(state.step))) as batches,
             ):
-                self._steps(state, checkpoints, writer, progress)
+                self._steps(state, batches, checkpoints, writer, progress)
         return final_evaluation(
             config,
             setup.dataset,
@@ -140,6 +147,7 @@ class _Run:
     def _steps(
         self,
         state: TrainState,
+        batches: Iterator[Batch],
         checkpoints: Checkpoints,
         writer: MetricWriter,
         progress: Progress,
@@ -155,7 +163,8 @@ class _Run:
         )
         meter = StepMeter(writer, setup.schedule)
         task = progress.add_task("train", total=last, completed=first, status="")
-        batches = self._batches(first, last)
+        # The axis as the steps name it, or they would be compiled for another place.
+        batches = prefetch_to_device(map(shard, batches), _ON_DEVICES, axis_name=AXIS)
         if (
             first
             and self._is_due(first, config.evaluate_every_steps)
@@ -171,11 +180,16 @@ class _Run:
             if evaluating:
                 # Awaited, because two programs with collectives at once can deadlock
                 # on CPU devices.
-                shares = jax.block_until_ready(
-                    self._attention_step(state, shard(batch))
-                )
-            state, scalars = step_fn(state, shard(batch))
-            meter.add(step, scalars | shares, images=int(batch["sample_valid"].sum()))
+                shares = jax.block_until_ready(self._attention_step(state, batch))
+            state, scalars = step_fn(state, batch)
+            meter.add(
+                step,
+                scalars | shares,
+                images=int(np.asarray(batch["sample_valid"]).sum()),
+                skipped=int(np.asarray(batch["sample_skipped"]).sum())
+                if "sample_skipped" in batch
+                else None,
+            )
             self.on_step(step)
             stopping = bool(self.stop)
             # What was evaluated may be the best so far.
@@ -206,20 +220,23 @@ class _Run:
     def _is_due(self, step: int, every_steps: int) -> bool:
         return step % every_steps == 0 or step == self.setup.config.total_steps
 
-    def _batches(self, first: int, last: int) -> Iterator[Batch]:
+    def _batches(self, first: int) -> Generator[Batch, None, None]:
         config, dataset = self.setup.config, self.setup.dataset
         distances = "distances" in self.setup.loss_inputs
         return iterate_batches(
             dataset.source("train"),
             self.setup.sampler,
             start=first,
-            stop=last,
+            stop=config.total_steps,
             num_devices=jax.device_count(),
             canvas_hw=dataset.max_hw,
             ignore_label=dataset.ignore_label,
+            num_classes=dataset.num_classes,
             distance_classes=dataset.num_classes if distances else None,
             num_threads=config.data.num_threads,
+            num_workers=config.data.num_workers,
             prefetch_batches=config.data.prefetch_batches,
+            on_bad_sample=config.data.on_bad_sample,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -12,7 +12,15 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from segloss.data import DATASETS, SAMPLERS, Dataset, Sampler, augment, open_dataset
+from segloss.data import (
+    DATASETS,
+    ON_BAD_SAMPLE,
+    SAMPLERS,
+    Dataset,
+    Sampler,
+    augment,
+    open_dataset,
+)
 from segloss.losses import compound_loss, inputs_of
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.models import make_model
@@ -46,7 +54,10 @@ FIELDS = (
     "evaluate",
 )
 # Fields of `data` that say how it is read; its other fields choose the dataset.
-_LOADING = ("crop_hw", "num_threads", "prefetch_batches")
+_READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
+_LOADING = ("crop_hw", *_READING_AHEAD, "on_bad_sample")
+# What runs did before these fields of `data` came.
+_BEFORE = {"num_workers": 0, "on_bad_sample": "raise"}
 _EVALUATE = ("split", "final_split", "batch_size", "size_multiple", "checkpoint")
 # What may differ when a run goes on: none of it changes the weights that come out.
 _FREE_TO_CHANGE = (
@@ -56,8 +67,9 @@ _FREE_TO_CHANGE = (
     "evaluate",
     "data.root",
     "data.data_dir",
-    "data.num_threads",
-    "data.prefetch_batches",
+    *(f"data.{field}" for field in _READING_AHEAD),
+    # A run that a bad sample stopped may go on without that sample.
+    "data.on_bad_sample",
 )
 
 
@@ -140,6 +152,16 @@ def check_fields(config: ConfigDict) -> None:
     if len(crop_hw) != 2 or min(crop_hw) < 1:
         raise ValueError(
             f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
+        )
+    for field in _READING_AHEAD:
+        if config.data[field] < 0:
+            raise ValueError(
+                f"config.data.{field} must be >= 0, got {config.data[field]}."
+            )
+    if config.data.on_bad_sample not in ON_BAD_SAMPLE:
+        raise ValueError(
+            f"config.data.on_bad_sample must be {' or '.join(map(repr, ON_BAD_SAMPLE))}"
+            f", got {config.data.on_bad_sample!r}."
         )
 
 
@@ -291,7 +313,8 @@ def read_config(workdir: Path) -> ConfigDict:
         raise FileNotFoundError(
             f"{path} is missing; train with this --workdir first, or give --config."
         )
-    return ConfigDict(json.loads(path.read_text()))
+    config = json.loads(path.read_text())
+    return ConfigDict(config | {"data": _BEFORE | config["data"]})
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

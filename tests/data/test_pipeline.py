@@ -15,6 +15,8 @@ from segloss.data.augment import PAD_RGB
 class Source(list):
     """Samples of growing size; sample i is filled with i."""
 
+    split = "train"
+
     def __init__(self, n):
         super().__init__(
             {
