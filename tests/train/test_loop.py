@@ -21,7 +21,8 @@ from segloss.train.step import make_state
 
 ROOT = Path(__file__).parents[2]
 
-# A real run in a process of its own, which a real signal stops after a given step.
+# A real run in a process of its own, which a real signal stops after a given step; what
+# ends a session signals all processes of the run.
 RUN = """
 import os, signal, sys
 from pathlib import Path
@@ -29,14 +30,18 @@ from segloss.train import read_config, train
 
 def on_step(step):
     if step == int(sys.argv[2]):
-        os.kill(os.getpid(), int(sys.argv[3]))
+        number = int(sys.argv[3])
+        if os.getpgrp() == os.getpid() and number != signal.SIGKILL:
+            os.killpg(0, number)
+        else:
+            os.kill(os.getpid(), number)
 
 if __name__ == "__main__":
     train(read_config(Path(sys.argv[1])), sys.argv[1], on_step=on_step)
 """
 
 
-def run_until(workdir, config, step, number):
+def run_until(workdir, config, step, number, **options):
     """Trains in a new process that gets signal `number` at `step`."""
     workdir.mkdir()
     (workdir / "config.json").write_text(config.to_json_best_effort())
@@ -45,6 +50,7 @@ def run_until(workdir, config, step, number):
         cwd=ROOT,
         capture_output=True,
         text=True,
+        **options,
     )
 
 
