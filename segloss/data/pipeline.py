@@ -294,9 +294,10 @@ def _load_share(
 def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:
     known = set()
     with contextlib.closing(iter(loaded)) as batches:
+        # Makes the iterators of all workers, or `close` could overlook one. It starts
+        # Python's resource tracker, too, which unblocks signals.
+        batches.get_state()
         with _signals_blocked():
-            # Makes the iterators of all workers, or `close` could overlook one.
-            batches.get_state()
             batches.start_prefetch()
         for batch, faults in batches:
             for fault in faults:

@@ -1,5 +1,9 @@
 import dataclasses
 import multiprocessing
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,7 +176,7 @@ def test_fewer_samples_than_a_batch_may_hold_make_batches_of_them_all(sampler):
 
 
 def test_image_larger_than_the_canvas_is_named():
-    with pytest.raises(ValueError, match="'s3' .* is 7x6, larger than the canvas 6x6"):
+    with pytest.raises(ValueError, match=r"'s3' .* is 7x6, larger than the canvas 6x6"):
         load_batch(
             Source(4), np.array([3]), batch_size=1, canvas_hw=(6, 6), ignore_label=255
         )
@@ -205,6 +209,41 @@ def test_batches_and_those_of_a_resumed_run_do_not_depend_on_who_reads(reading):
         for key in a:
             np.testing.assert_array_equal(a[key], b[key])
     assert not multiprocessing.active_children()
+
+
+# Reads in workers without end, until it is killed.
+KILLED = """
+import os, signal
+import numpy as np
+from segloss.data import RandomBatch, iterate_batches
+
+class Source:
+    split = "train"
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        pixels = np.zeros((8, 8), np.uint8)
+        return {"image": np.stack([pixels] * 3, -1), "labels": pixels, "stem": str(i)}
+
+if __name__ == "__main__":
+    options = dict(num_devices=1, canvas_hw=(8, 8), ignore_label=255, num_workers=2)
+    sampler = RandomBatch(np.ones((4, 1), bool), batch_max=2)
+    for batch in iterate_batches(Source(), sampler, start=0, stop=10**9, **options):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_of_a_killed_process_end():
+    # It returns once nobody holds its output open any more.
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_only_what_the_sampler_chose_is_read():
