@@ -85,9 +85,17 @@ def put_on_canvas(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The image in the upper left corner, the mean colour beside it."""
     canvas = np.empty((*canvas_hw, 3), np.uint8)
-    canvas[:] = PAD_RGB
-    canvas[: image.shape[0], : image.shape[1]] = image
+    _fill(canvas, image)
     return canvas
+
+
+def _fill(
+    canvas: UInt8[np.ndarray, "H W 3"], image: UInt8[np.ndarray, "h w 3"]
+) -> None:
+    h, w, _ = image.shape
+    canvas[:h, :w] = image
+    canvas[:h, w:] = PAD_RGB
+    canvas[h:] = PAD_RGB
 
 
 def load_batch(
@@ -139,8 +147,10 @@ def _load(
     skip_bad: bool,
 ) -> tuple[Batch, list[str]]:
     """The batch, and what is wrong with the samples that it skips."""
-    images = np.empty((batch_size, *canvas_hw, 3), np.uint8)
+    # Rows that stay empty are never written, so they cost next to nothing.
+    images = np.zeros((batch_size, *canvas_hw, 3), np.uint8)
     labels = np.full((batch_size, *canvas_hw), ignore_label, np.uint8)
+    valid = np.zeros(labels.shape, bool)
     distances = np.zeros((*labels.shape, distance_classes or 0), np.float16)
     sample_valid = np.zeros(batch_size, bool)
     faults = []
@@ -153,22 +163,17 @@ def _load(
             faults.append(str(error))
             continue
         h, w = sample["labels"].shape
-        images[row] = put_on_canvas(sample["image"], canvas_hw)
+        _fill(images[row], sample["image"])
         labels[row, :h, :w] = sample["labels"]
+        valid[row, :h, :w] = sample["labels"] != ignore_label
         sample_valid[row] = True
         if distance_classes is not None:
             distances[row, :h, :w] = signed_distances(
                 sample["labels"],
-                sample["labels"] != ignore_label,
+                valid[row, :h, :w],
                 num_classes=distance_classes,
             )
-    images[~sample_valid] = PAD_RGB
-    batch = Batch(
-        images=images,
-        labels=labels,
-        valid=labels != ignore_label,
-        sample_valid=sample_valid,
-    )
+    batch = Batch(images=images, labels=labels, valid=valid, sample_valid=sample_valid)
     if distance_classes is not None:
         batch["distances"] = distances
     if skip_bad:

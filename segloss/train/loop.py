@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.jax_utils import prefetch_to_device
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
@@ -23,20 +22,16 @@ from segloss.train.log import MetricWriter, StepMeter, make_console, make_progre
 from segloss.train.setup import Setup, check_same_config, make_setup, write_config
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
-    AXIS,
     TrainState,
     first_replica,
     make_state,
     pmap_attention_step,
     pmap_evaluation_step,
     pmap_train_step,
+    prefetch_to_devices,
     replicate,
-    shard,
 )
 from segloss.train.trained import final_evaluation, load_trained
-
-# Batches on their way to the devices while a step runs.
-_ON_DEVICES = 2
 
 
 class Stopped(SystemExit):
@@ -163,8 +158,7 @@ class _Run:
         )
         meter = StepMeter(writer, setup.schedule)
         task = progress.add_task("train", total=last, completed=first, status="")
-        # The axis as the steps name it, or they would be compiled for another place.
-        batches = prefetch_to_device(map(shard, batches), _ON_DEVICES, axis_name=AXIS)
+        batches = prefetch_to_devices(batches)
         if (
             first
             and self._is_due(first, config.evaluate_every_steps)

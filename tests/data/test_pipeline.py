@@ -153,7 +153,7 @@ def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
     assert second["sample_valid"].tolist() == [True, True, False, False]
     # The last row is padding.
     assert second["sample_skipped"].tolist() == [False, False, True, False]
-    np.testing.assert_array_equal(first["images"][0], [[PAD_RGB] * 6] * 16)
+    assert not first["images"][::2].any()
     assert (first["labels"][2] == 255).all()
     assert not first["valid"][::2].any()
     assert not first["distances"][::2].any()
