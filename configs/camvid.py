@@ -26,7 +26,9 @@ def get_config(size: str = "full") -> ConfigDict:
         data_dir=config_dict.placeholder(str),
         crop_hw=(64, 64) if smoke else (256, 320),
         num_threads=1,
+        num_workers=0,
         prefetch_batches=2,
+        on_bad_sample="raise",
     )
     config.augment = dict(scale_range=(0.75, 1.5), flip_probability=0.5)
     # Random, because one or two of these images hold all classes already.

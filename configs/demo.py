@@ -24,7 +24,9 @@ def get_config(size: str = "full") -> ConfigDict:
         data_dir=config_dict.placeholder(str),
         crop_hw=(32, 32) if smoke else (96, 96),
         num_threads=1,
+        num_workers=0,
         prefetch_batches=2,
+        on_bad_sample="raise",
     )
     config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
     config.sampler = dict(name="balance_batch", batch_max=9, batch_cl=8)

@@ -27,7 +27,9 @@ def get_config(size: str = "full") -> ConfigDict:
         # Pixels after scaling; images may be smaller or larger, and differ in size.
         crop_hw=(32, 32) if smoke else (256, 256),
         num_threads=1 if smoke else 4,
+        num_workers=0,
         prefetch_batches=2 if smoke else 4,
+        on_bad_sample="raise",
     )
     config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
     # Random batches, because which batch_cl can be had depends on the data.

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 GRAPH = grimp.build_graph("segloss", include_external_packages=True, cache_dir=None)
 ARRAYS = {"jax", "numpy", "jaxtyping"}
 LOADING = ARRAYS | {
+    "absl",
     "array_record",
     "dm_pix",
     "etils",

@@ -6,6 +6,8 @@ from segloss.data.datasets import DATASETS, Dataset, open_dataset
 from segloss.data.distances import signed_distances
 from segloss.data.files import read_image, read_labels
 from segloss.data.pipeline import (
+    ON_BAD_SAMPLE,
+    BadSampleError,
     Batch,
     InOrder,
     Sampler,
@@ -33,8 +35,10 @@ from segloss.data.samplers import (
 
 __all__ = [
     "DATASETS",
+    "ON_BAD_SAMPLE",
     "SAMPLERS",
     "Acceptance",
+    "BadSampleError",
     "BalanceBatch",
     "Batch",
     "ClassIndex",

@@ -21,6 +21,7 @@ from segloss.data.camvid import camvid
 from segloss.data.class_index import ClassIndex, LabelCounter
 from segloss.data.folder import folder
 from segloss.data.longtail_scenes import longtail_scenes
+from segloss.data.pipeline import BadSampleError
 from segloss.data.voc2012 import voc2012
 from segloss.registry import bind
 
@@ -37,9 +38,14 @@ class SampleSource:
 
     `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`,
     and without images `{"labels": ..., "stem": ...}`, which decodes no image.
+
+    Raises `BadSampleError` where that one sample cannot be decoded, and ValueError
+    where a file of records is damaged.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str], split: str, *, images: bool):
+        self.split = split
+        self._data_dir = os.fspath(data_dir)
         self._records = tfds.builder_from_directory(os.fspath(data_dir)).as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
@@ -52,19 +58,38 @@ class SampleSource:
         i = operator.index(i)
         if not 0 <= i < len(self):
             raise IndexError(f"SampleSource: must be in [0, {len(self)}), got {i}.")
-        # TFDS would decode with OpenCV where that is installed, in another way.
-        example = tf_example_pb2.Example.FromString(self._records[i])
-        fields = {
-            key: feature.bytes_list.value[0]
-            for key, feature in example.features.feature.items()
-        }
-        sample = {
-            "labels": np.asarray(Image.open(io.BytesIO(fields["labels"]))),
-            "stem": fields["stem"].decode(),
-        }
+        try:
+            example = tf_example_pb2.Example.FromString(self._records[i])
+            fields = {
+                key: feature.bytes_list.value[0]
+                for key, feature in example.features.feature.items()
+            }
+            # A file cut between two blocks gives other bytes, without an error.
+            if fields.keys() != {"image", "labels", "stem"}:
+                raise ValueError("a record is no sample")
+        # The reader raises RuntimeError, the parser DecodeError.
+        except Exception as error:
+            raise ValueError(
+                f"{self._data_dir}: sample {i} of split {self.split!r} cannot be read, "
+                f"its file is damaged ({error}); delete that directory, and the "
+                "dataset is prepared anew."
+            ) from error
+        stem = fields["stem"].decode()
+        sample = {"labels": self._decode("labels", fields, stem), "stem": stem}
         if self._images:
-            sample["image"] = np.asarray(Image.open(io.BytesIO(fields["image"])))
+            sample["image"] = self._decode("image", fields, stem)
         return sample
+
+    def _decode(self, kind: str, fields: dict[str, bytes], stem: str) -> np.ndarray:
+        # TFDS would decode with OpenCV where that is installed, in another way.
+        try:
+            return np.asarray(Image.open(io.BytesIO(fields[kind])))
+        # Decoders raise nearly anything on broken bytes.
+        except Exception as error:
+            raise BadSampleError(
+                f"{kind} of sample {stem!r} of split {self.split!r} cannot be decoded "
+                f"({error})."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,24 @@
 """Batches of one static shape, loaded by grain; only what was chosen is decoded."""
 
-from collections.abc import Iterator
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Generator, Iterator
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Bool, Float16, Int, Int64, UInt8
 
 from segloss.data.augment import PAD_RGB
 from segloss.data.distances import signed_distances
+
+ON_BAD_SAMPLE = ("raise", "skip")
 
 
 class Batch(TypedDict):
@@ -20,11 +30,22 @@ class Batch(TypedDict):
     sample_valid: Bool[np.ndarray, " b"]
     # Only where the loss asks for them.
     distances: NotRequired[Float16[np.ndarray, "b h w c"]]
+    # True for bad samples, which are not valid; only where they are skipped.
+    sample_skipped: NotRequired[Bool[np.ndarray, " b"]]
+
+
+class BadSampleError(ValueError):
+    """A sample that cannot be used; the message names it and its split."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Of `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`."""
+    """Of `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
+
+    Raises `BadSampleError` where a sample cannot be decoded.
+    """
+
+    split: str
 
     def __len__(self) -> int: ...
 
@@ -64,9 +85,17 @@ def put_on_canvas(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The image in the upper left corner, the mean colour beside it."""
     canvas = np.empty((*canvas_hw, 3), np.uint8)
-    canvas[:] = PAD_RGB
-    canvas[: image.shape[0], : image.shape[1]] = image
+    _fill(canvas, image)
     return canvas
+
+
+def _fill(
+    canvas: UInt8[np.ndarray, "H W 3"], image: UInt8[np.ndarray, "h w 3"]
+) -> None:
+    h, w, _ = image.shape
+    canvas[:h, :w] = image
+    canvas[:h, w:] = PAD_RGB
+    canvas[h:] = PAD_RGB
 
 
 def load_batch(
@@ -76,6 +105,7 @@ def load_batch(
     batch_size: int,
     canvas_hw: tuple[int, int],
     ignore_label: int,
+    num_classes: int | None = None,
     distance_classes: int | None = None,
 ) -> Batch:
     """Reads the samples `ids` onto a canvas of fixed size, the rest padding.
@@ -86,40 +116,95 @@ def load_batch(
         batch_size: samples in the batch; those past `len(ids)` are not valid.
         canvas_hw: height and width of the canvas; images lie in its upper left corner.
         ignore_label: label of pixels that do not count.
+        num_classes: all other labels must be less; None lets any pass.
         distance_classes: how many classes to make signed distances of; None makes none.
 
     Raises:
-        ValueError: if an image is larger than the canvas; it names the sample.
+        BadSampleError: if a sample cannot be decoded, is larger than the canvas, or
+            its labels are out of range or of another size.
     """
-    images = np.empty((batch_size, *canvas_hw, 3), np.uint8)
-    images[len(ids) :] = PAD_RGB
+    return _load(
+        source,
+        ids,
+        batch_size=batch_size,
+        canvas_hw=canvas_hw,
+        ignore_label=ignore_label,
+        num_classes=num_classes,
+        distance_classes=distance_classes,
+        skip_bad=False,
+    )[0]
+
+
+def _load(
+    source: Source,
+    ids: Int[np.ndarray, " n"],
+    *,
+    batch_size: int,
+    canvas_hw: tuple[int, int],
+    ignore_label: int,
+    num_classes: int | None,
+    distance_classes: int | None,
+    skip_bad: bool,
+) -> tuple[Batch, list[str]]:
+    """The batch, and what is wrong with the samples that it skips."""
+    # Rows that stay empty are never written, so they cost next to nothing.
+    images = np.zeros((batch_size, *canvas_hw, 3), np.uint8)
     labels = np.full((batch_size, *canvas_hw), ignore_label, np.uint8)
+    valid = np.zeros(labels.shape, bool)
     distances = np.zeros((*labels.shape, distance_classes or 0), np.float16)
+    sample_valid = np.zeros(batch_size, bool)
+    faults = []
     for row, i in enumerate(ids):
-        sample = source[int(i)]
+        try:
+            sample = _read(source, int(i), canvas_hw, ignore_label, num_classes)
+        except BadSampleError as error:
+            if not skip_bad:
+                raise
+            faults.append(str(error))
+            continue
         h, w = sample["labels"].shape
-        if h > canvas_hw[0] or w > canvas_hw[1]:
-            raise ValueError(
-                f"load_batch: sample {sample['stem']!r} is {h}x{w}, larger than the "
-                f"canvas {canvas_hw[0]}x{canvas_hw[1]}."
-            )
-        images[row] = put_on_canvas(sample["image"], canvas_hw)
+        _fill(images[row], sample["image"])
         labels[row, :h, :w] = sample["labels"]
+        valid[row, :h, :w] = sample["labels"] != ignore_label
+        sample_valid[row] = True
         if distance_classes is not None:
             distances[row, :h, :w] = signed_distances(
                 sample["labels"],
-                sample["labels"] != ignore_label,
+                valid[row, :h, :w],
                 num_classes=distance_classes,
             )
-    batch = Batch(
-        images=images,
-        labels=labels,
-        valid=labels != ignore_label,
-        sample_valid=np.arange(batch_size) < len(ids),
-    )
+    batch = Batch(images=images, labels=labels, valid=valid, sample_valid=sample_valid)
     if distance_classes is not None:
         batch["distances"] = distances
-    return batch
+    if skip_bad:
+        batch["sample_skipped"] = (np.arange(batch_size) < len(ids)) & ~sample_valid
+    return batch, faults
+
+
+def _read(
+    source: Source,
+    i: int,
+    canvas_hw: tuple[int, int],
+    ignore_label: int,
+    num_classes: int | None,
+) -> dict[str, Any]:
+    """Sample i, once it is found to fit a batch."""
+    sample = source[i]
+    image, labels = sample["image"], sample["labels"]
+    if image.shape != (*labels.shape, 3):
+        fault = f"must be RGB as large as its labels {labels.shape}, got {image.shape}"
+    elif labels.shape[0] > canvas_hw[0] or labels.shape[1] > canvas_hw[1]:
+        size, canvas = ("x".join(map(str, hw)) for hw in (labels.shape, canvas_hw))
+        fault = f"is {size}, larger than the canvas {canvas}"
+    elif num_classes and ((labels >= num_classes) & (labels != ignore_label)).any():
+        stray = [int(x) for x in np.unique(labels) if x >= num_classes]
+        stray = [x for x in stray if x != ignore_label]
+        fault = f"has labels {stray}; must be < {num_classes} or {ignore_label}"
+    else:
+        return sample
+    raise BadSampleError(
+        f"sample {sample['stem']!r} of split {source.split!r} {fault}."
+    )
 
 
 def iterate_batches(
@@ -131,35 +216,122 @@ def iterate_batches(
     num_devices: int,
     canvas_hw: tuple[int, int],
     ignore_label: int,
+    num_classes: int | None = None,
     distance_classes: int | None = None,
     num_threads: int = 2,
+    num_workers: int = 0,
     prefetch_batches: int = 4,
+    on_bad_sample: str = "raise",
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
-    """Batches `start` to `stop` of a sampler, read ahead in threads.
+) -> Generator[Batch, None, None]:
+    """Batches `start` to `stop` of a sampler, read ahead in threads or processes.
 
     The batch is padded to a multiple of `num_devices`, which counts those of all
     processes, and each process reads its own share of the rows. The sampler is a pure
     function of k, so processes agree without talking and `start` is all that resuming
-    needs.
+    needs. The batches depend on neither threads nor workers.
+
+    Args:
+        source: images with labels; picklable, where there are workers.
+        sampler: chooses the samples of batch k; picklable, too.
+        start: the first batch.
+        stop: one past the last batch.
+        num_devices: devices of all processes.
+        canvas_hw: see `load_batch`, as for the next three.
+        ignore_label: label of pixels that do not count.
+        num_classes: all other labels must be less; None lets any pass.
+        distance_classes: how many classes to make signed distances of; None makes none.
+        num_threads: threads that read, in each worker if there are any; 0 reads when a
+            batch is asked for.
+        num_workers: processes that read; 0 reads in this one. They are spawned, which
+            takes seconds and needs a main module that does nothing when imported, and
+            end with the iterator, which is to be closed.
+        prefetch_batches: batches read ahead, by each worker if there are any.
+        on_bad_sample: "raise" stops at a bad sample. "skip" leaves it not valid, warns
+            at the first sight of it, and the batch holds `sample_skipped`.
+        process_index: which process of the run this is.
+        process_count: processes of the run.
+
+    Raises:
+        BadSampleError: see `load_batch`.
+        ValueError: if `on_bad_sample` is unknown.
     """
+    if on_bad_sample not in ON_BAD_SAMPLE:
+        raise ValueError(
+            "iterate_batches: on_bad_sample must be 'raise' or 'skip', "
+            f"got {on_bad_sample!r}."
+        )
     rows_per_device = -(-sampler.batch_max // num_devices)
     share = rows_per_device * num_devices // process_count
     first = process_index * share
-
-    def load(k: int) -> Batch:
-        return load_batch(
-            source,
-            sampler[k][first : first + share],
-            batch_size=share,
-            canvas_hw=canvas_hw,
-            ignore_label=ignore_label,
-            distance_classes=distance_classes,
-        )
-
-    options = grain.ReadOptions(
+    # A partial of a module's function, because workers get it pickled.
+    load = functools.partial(
+        _load_share,
+        source,
+        sampler,
+        slice(first, first + share),
+        batch_size=share,
+        canvas_hw=canvas_hw,
+        ignore_label=ignore_label,
+        num_classes=num_classes,
+        distance_classes=distance_classes,
+        skip_bad=on_bad_sample == "skip",
+    )
+    read_ahead = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=prefetch_batches
     )
-    batches = grain.MapDataset.range(start, stop).map(load)
-    return iter(batches.to_iter_dataset(options))
+    loaded = grain.MapDataset.range(start, stop).map(load).to_iter_dataset(read_ahead)
+    if num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # or grain refuses to start workers
+        workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
+        loaded = loaded.mp_prefetch(workers, _end_with_parent)
+    return _iterate(loaded)
+
+
+def _load_share(
+    source: Source, sampler: Sampler, rows: slice, k: int, **options: Any
+) -> tuple[Batch, list[str]]:
+    return _load(source, sampler[k][rows], **options)
+
+
+def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:
+    known = set()
+    with contextlib.closing(iter(loaded)) as batches:
+        # Makes the iterators of all workers, or `close` could overlook one. It starts
+        # Python's resource tracker, too, which unblocks signals.
+        batches.get_state()
+        with _signals_blocked():
+            batches.start_prefetch()
+        for batch, faults in batches:
+            for fault in faults:
+                if fault not in known:
+                    known.add(fault)
+                    skipped = f"It is skipped, as {len(known)} so far."
+                    warnings.warn(f"{fault} {skipped}", stacklevel=2)
+            yield batch
+
+
+def _end_with_parent(worker: int, num_workers: int) -> None:
+    """Ends this worker when its parent is gone, also if that was killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """What is started inside never sees Ctrl-C or SIGTERM; here they come after.
+
+    Terminals and schedulers signal whole groups of processes, but a run that is asked
+    to stop still wants the batch that it waits for.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -66,6 +66,10 @@ def evaluate(
         size_multiple: both sides are padded to a multiple of so many pixels.
         num_threads: threads that read ahead.
         on_batch: called with the number of images of each batch that is done.
+
+    Raises:
+        BadSampleError: if a sample cannot be used, however training takes it: the score
+            of the others would be of another split.
     """
     source = dataset.source(split)
     labels = dataset.source(split, images=False)
@@ -84,6 +88,7 @@ def evaluate(
             num_devices=jax.local_device_count(),
             canvas_hw=canvas_hw,
             ignore_label=dataset.ignore_label,
+            num_classes=num_classes,
             num_threads=num_threads,
         )
         for k, batch in enumerate(batches):

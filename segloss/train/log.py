@@ -103,7 +103,8 @@ class StepMeter:
     def __init__(self, writer: MetricWriter, schedule: optax.Schedule):
         self._writer = writer
         self._schedule = jax.jit(schedule)
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._pending: list[tuple[int, dict[str, jax.Array], dict[str, int]]] = []
+        self._skipped = 0
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -119,10 +120,26 @@ class StepMeter:
         yield
         self._waited_seconds += time.monotonic() - start
 
-    def add(self, step: int, scalars: dict[str, jax.Array], *, images: int) -> None:
-        """Takes the replicated scalars of one step, which may still be computed."""
-        self._pending.append((step, scalars))
+    def add(
+        self,
+        step: int,
+        scalars: dict[str, jax.Array],
+        *,
+        images: int,
+        skipped: int | None = None,
+    ) -> None:
+        """Takes the replicated scalars of one step, which may still be computed.
+
+        Args:
+            step: its number.
+            scalars: by name.
+            images: how many the step saw.
+            skipped: bad samples in their places; None where a run skips none.
+        """
+        counts = {} if skipped is None else {"skipped_samples": skipped}
+        self._pending.append((step, scalars, counts))
         self._images += images
+        self._skipped += skipped or 0
         if len(self._pending) > _IN_FLIGHT:
             jax.block_until_ready(self._pending[-_IN_FLIGHT][1])
 
@@ -132,7 +149,7 @@ class StepMeter:
         Raises:
             NonFiniteError: at the first step with a NaN or an infinity.
         """
-        lines = [(step, _to_floats(scalars)) for step, scalars in self._pending]
+        lines = [(step, _to_floats(x) | counts) for step, x, counts in self._pending]
         self._pending.clear()
         elapsed = time.monotonic() - self._since
         speed = {
@@ -155,6 +172,7 @@ class StepMeter:
             f"loss {lines[-1][1]['loss']:.3f}, "
             f"{speed['images_per_second']:.1f} images/s, "
             f"{speed['data_wait_fraction']:.0%} waiting for data"
+            + (f", {self._skipped} samples skipped" if self._skipped else "")
         )
 
 

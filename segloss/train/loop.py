@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
@@ -27,8 +28,8 @@ from segloss.train.step import (
     pmap_attention_step,
     pmap_evaluation_step,
     pmap_train_step,
+    prefetch_to_devices,
     replicate,
-    shard,
 )
 from segloss.train.trained import final_evaluation, load_trained
 
@@ -97,8 +98,9 @@ class _Run:
                 stop_on_signals(self.stop),
                 MetricWriter(self.workdir, start_step=int(state.step)) as writer,
                 make_progress(self.console) as progress,
+                contextlib.closing(self._batches(int(state.step))) as batches,
             ):
-                self._steps(state, checkpoints, writer, progress)
+                self._steps(state, batches, checkpoints, writer, progress)
         return final_evaluation(
             config,
             setup.dataset,
@@ -140,6 +142,7 @@ class _Run:
     def _steps(
         self,
         state: TrainState,
+        batches: Iterator[Batch],
         checkpoints: Checkpoints,
         writer: MetricWriter,
         progress: Progress,
@@ -155,7 +158,7 @@ class _Run:
         )
         meter = StepMeter(writer, setup.schedule)
         task = progress.add_task("train", total=last, completed=first, status="")
-        batches = self._batches(first, last)
+        batches = prefetch_to_devices(batches)
         if (
             first
             and self._is_due(first, config.evaluate_every_steps)
@@ -171,11 +174,16 @@ class _Run:
             if evaluating:
                 # Awaited, because two programs with collectives at once can deadlock
                 # on CPU devices.
-                shares = jax.block_until_ready(
-                    self._attention_step(state, shard(batch))
-                )
-            state, scalars = step_fn(state, shard(batch))
-            meter.add(step, scalars | shares, images=int(batch["sample_valid"].sum()))
+                shares = jax.block_until_ready(self._attention_step(state, batch))
+            state, scalars = step_fn(state, batch)
+            meter.add(
+                step,
+                scalars | shares,
+                images=int(np.asarray(batch["sample_valid"]).sum()),
+                skipped=int(np.asarray(batch["sample_skipped"]).sum())
+                if "sample_skipped" in batch
+                else None,
+            )
             self.on_step(step)
             stopping = bool(self.stop)
             # What was evaluated may be the best so far.
@@ -206,20 +214,23 @@ class _Run:
     def _is_due(self, step: int, every_steps: int) -> bool:
         return step % every_steps == 0 or step == self.setup.config.total_steps
 
-    def _batches(self, first: int, last: int) -> Iterator[Batch]:
+    def _batches(self, first: int) -> Generator[Batch, None, None]:
         config, dataset = self.setup.config, self.setup.dataset
         distances = "distances" in self.setup.loss_inputs
         return iterate_batches(
             dataset.source("train"),
             self.setup.sampler,
             start=first,
-            stop=last,
+            stop=config.total_steps,
             num_devices=jax.device_count(),
             canvas_hw=dataset.max_hw,
             ignore_label=dataset.ignore_label,
+            num_classes=dataset.num_classes,
             distance_classes=dataset.num_classes if distances else None,
             num_threads=config.data.num_threads,
+            num_workers=config.data.num_workers,
             prefetch_batches=config.data.prefetch_batches,
+            on_bad_sample=config.data.on_bad_sample,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

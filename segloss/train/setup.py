@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from segloss.data import (
     DATASETS,
+    ON_BAD_SAMPLE,
     SAMPLERS,
     ClassIndex,
     ClassSets,
@@ -56,7 +57,10 @@ FIELDS = (
     "evaluate",
 )
 # Fields of `data` that say how it is read; its other fields choose the dataset.
-_LOADING = ("crop_hw", "num_threads", "prefetch_batches")
+_READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
+_LOADING = ("crop_hw", *_READING_AHEAD, "on_bad_sample")
+# What runs did before these fields of `data` came.
+_BEFORE = {"num_workers": 0, "on_bad_sample": "raise"}
 _EVALUATE = ("split", "final_split", "batch_size", "size_multiple", "checkpoint")
 # What may differ when a run goes on: none of it changes the weights that come out.
 _FREE_TO_CHANGE = (
@@ -66,8 +70,9 @@ _FREE_TO_CHANGE = (
     "evaluate",
     "data.root",
     "data.data_dir",
-    "data.num_threads",
-    "data.prefetch_batches",
+    *(f"data.{field}" for field in _READING_AHEAD),
+    # A run that a bad sample stopped may go on without that sample.
+    "data.on_bad_sample",
 )
 
 
@@ -150,6 +155,16 @@ def check_fields(config: ConfigDict) -> None:
     if len(crop_hw) != 2 or min(crop_hw) < 1:
         raise ValueError(
             f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
+        )
+    for field in _READING_AHEAD:
+        if config.data[field] < 0:
+            raise ValueError(
+                f"config.data.{field} must be >= 0, got {config.data[field]}."
+            )
+    if config.data.on_bad_sample not in ON_BAD_SAMPLE:
+        raise ValueError(
+            f"config.data.on_bad_sample must be {' or '.join(map(repr, ON_BAD_SAMPLE))}"
+            f", got {config.data.on_bad_sample!r}."
         )
 
 
@@ -322,7 +337,8 @@ def read_config(workdir: Path) -> ConfigDict:
         raise FileNotFoundError(
             f"{path} is missing; train with this --workdir first, or give --config."
         )
-    return ConfigDict(json.loads(path.read_text()))
+    config = json.loads(path.read_text())
+    return ConfigDict(config | {"data": _BEFORE | config["data"]})
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

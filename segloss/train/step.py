@@ -1,7 +1,8 @@
 """The train and evaluation steps: written for one device, mapped over all with pmap."""
 
+import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax
@@ -227,6 +228,22 @@ def shard(batch: Batch, num_devices: int | None = None) -> Batch:
     """Splits this process's rows over its devices: `[b, ...]` to `[n, b / n, ...]`."""
     devices = num_devices or jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def prefetch_to_devices(batches: Iterable[Batch], *, ahead: int = 2) -> Iterator[Batch]:
+    """Batches on the devices, sharded for the steps, so many of them before their turn.
+
+    flax's `prefetch_to_device` copies each batch once more before it is sent.
+    """
+    # The mesh as the steps have it, or the batch would be placed again.
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    sharding = jax.NamedSharding(mesh, jax.P(AXIS))
+    sent = collections.deque()
+    for batch in batches:
+        sent.append(jax.device_put(shard(batch), sharding))
+        if len(sent) > ahead:
+            yield sent.popleft()
+    yield from sent
 
 
 def first_replica(tree: Any) -> Any:

@@ -58,6 +58,31 @@ def test_source_refuses_what_it_does_not_hold(tiny, i):
         tiny.source("val")[i]
 
 
+def cut_between_blocks(data):
+    return data[: len(data) // 2]
+
+
+def cut(data):
+    return data[:-10]
+
+
+def empty(data):
+    return b""
+
+
+def flip_a_bit(data):
+    return data[:4000] + bytes([data[4000] ^ 1]) + data[4001:]
+
+
+@pytest.mark.parametrize("spoil", [cut_between_blocks, cut, flip_a_bit, empty])
+def test_damaged_file_is_told_in_one_line(tmp_path, spoil):
+    dataset = open_dataset("longtail_scenes", **TINY, data_dir=tmp_path)
+    (path,) = dataset.data_dir.glob("*-train.array_record*")
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"sample \d of split 'train' cannot be read"):
+        list(dataset.source("train"))
+
+
 def test_unknown_split_lists_the_known(tiny):
     with pytest.raises(ValueError, match=r"named 'test'; known are train, val"):
         tiny.source("test")

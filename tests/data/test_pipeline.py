@@ -1,19 +1,40 @@
+import dataclasses
+import multiprocessing
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from segloss.data import (
+    DATASETS,
+    BadSampleError,
+    BalanceBatch,
     InOrder,
     RandomBatch,
     iterate_batches,
     load_batch,
+    open_dataset,
     pipeline,
     signed_distances,
 )
 from segloss.data.augment import PAD_RGB
+from segloss.data.builder import (
+    Sample,
+    SegmentationBuilder,
+    SegmentationConfig,
+    Shard,
+    encode_png,
+)
 
 
 class Source(list):
     """Samples of growing size; sample i is filled with i."""
+
+    split = "train"
 
     def __init__(self, n):
         super().__init__(
@@ -66,8 +87,96 @@ def test_distances_are_made_where_asked_for_and_lie_on_the_canvas(monkeypatch):
         np.testing.assert_array_equal(plain[key], batch[key])
 
 
+SOUND = Sample(
+    stem="sound",
+    image=encode_png(Image.new("RGB", (6, 4), (9, 8, 7))),
+    labels=encode_png(Image.new("L", (6, 4), 2)),
+    hw=(4, 6),
+)
+BAD = {
+    "cut": dict(image=SOUND.image[:-30]),
+    "empty": dict(image=b""),
+    "unlabelled": dict(labels=b"no PNG"),
+    "grey": dict(image=encode_png(Image.new("L", (6, 4)))),
+    "narrow": dict(image=encode_png(Image.new("RGB", (5, 4)))),
+    "stray": dict(labels=encode_png(Image.new("L", (6, 4), 3))),
+}
+
+
+class Spoilt(SegmentationBuilder, skip_registration=True):
+    """A sound sample, then bad ones, as when files change once they were checked."""
+
+    def shards(self):
+        bad = [dataclasses.replace(SOUND, stem=k, **part) for k, part in BAD.items()]
+        return {"train": [Shard(1 + len(bad), lambda: [SOUND, *bad])]}
+
+
+@pytest.fixture
+def spoilt(tmp_path, monkeypatch):
+    def make(*, data_dir):
+        config = SegmentationConfig(
+            name="few", class_names=("a", "b", "c"), ignore_label=255
+        )
+        return Spoilt(data_dir=data_dir, config=config)
+
+    monkeypatch.setitem(DATASETS, "spoilt", make)
+    return open_dataset("spoilt", data_dir=tmp_path).source("train")
+
+
+@pytest.mark.parametrize(
+    ("i", "message"),
+    [
+        (1, "image of sample 'cut' of split 'train' cannot be decoded"),
+        (2, "image of sample 'empty' of split 'train' cannot be decoded"),
+        (3, "labels of sample 'unlabelled' of split 'train' cannot be decoded"),
+        (4, r"'grey' of split 'train' must be RGB .* labels \(4, 6\), got \(4, 6\)"),
+        (5, r"'narrow' .* as large as its labels \(4, 6\), got \(4, 5, 3\)"),
+        (6, r"'stray' of split 'train' has labels \[3\]; must be < 3 or 255"),
+    ],
+)
+def test_bad_sample_is_named_in_one_line(spoilt, i, message):
+    order = InOrder(np.array([0, i]), batch_max=2)
+    with pytest.raises(BadSampleError, match=message) as raised:
+        batches(spoilt, order, stop=1, num_classes=3)
+    assert "\n" not in str(raised.value)
+
+
+def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
+    order = InOrder(np.array([1, 0, 6, 0, 0, 0, 6]), batch_max=4)
+    options = dict(stop=2, num_classes=3, distance_classes=3, on_bad_sample="skip")
+    with pytest.warns(UserWarning, match="skipped") as told:
+        first, second = batches(spoilt, order, **options)
+    assert [str(w.message).split("'")[1] for w in told] == ["cut", "stray"]
+    assert str(told[-1].message).endswith("It is skipped, as 2 so far.")
+    assert first["sample_valid"].tolist() == [False, True, False, True]
+    assert first["sample_skipped"].tolist() == [True, False, True, False]
+    assert second["sample_valid"].tolist() == [True, True, False, False]
+    # The last row is padding.
+    assert second["sample_skipped"].tolist() == [False, False, True, False]
+    assert not first["images"][::2].any()
+    assert (first["labels"][2] == 255).all()
+    assert not first["valid"][::2].any()
+    assert not first["distances"][::2].any()
+    assert (first["images"][1, :4] == [9, 8, 7]).all()
+
+
+def test_what_to_do_with_bad_samples_is_checked():
+    order = InOrder(np.arange(2), batch_max=2)
+    with pytest.raises(ValueError, match="must be 'raise' or 'skip', got 'drop'"):
+        batches(Source(2), order, on_bad_sample="drop")
+
+
+@pytest.mark.parametrize("sampler", [RandomBatch, BalanceBatch])
+def test_fewer_samples_than_a_batch_may_hold_make_batches_of_them_all(sampler):
+    options = dict(batch_cl=2) if sampler is BalanceBatch else {}
+    chosen = sampler(np.eye(2, dtype=bool), batch_max=5, **options)
+    for batch in batches(Source(2), chosen, stop=3):
+        assert batch["sample_valid"].tolist() == [True, True, False, False, False]
+        assert sorted(batch["images"][:2, 0, 0, 0]) == [0, 1]
+
+
 def test_image_larger_than_the_canvas_is_named():
-    with pytest.raises(ValueError, match="'s3' is 7x6, larger than the canvas 6x6"):
+    with pytest.raises(ValueError, match=r"'s3' .* is 7x6, larger than the canvas 6x6"):
         load_batch(
             Source(4), np.array([3]), batch_size=1, canvas_hw=(6, 6), ignore_label=255
         )
@@ -78,14 +187,63 @@ def batches(source, sampler, **kwargs):
     return list(iterate_batches(source, sampler, **options | kwargs))
 
 
-def test_resuming_gives_the_batches_that_would_have_come():
-    sampler = RandomBatch(np.ones((10, 1), bool), batch_max=3)
-    whole = batches(Source(10), sampler, num_threads=4)
-    rest = batches(Source(10), sampler, start=2, num_threads=0, prefetch_batches=0)
-    assert len(rest) == 3
-    for a, b in zip(whole[2:], rest, strict=True):
+@pytest.mark.parametrize(
+    "reading",
+    [
+        dict(num_threads=4),
+        dict(num_threads=4, prefetch_batches=0),
+        dict(num_workers=2, num_threads=1),
+    ],
+    ids=["threads", "not_ahead", "workers"],
+)
+def test_batches_and_those_of_a_resumed_run_do_not_depend_on_who_reads(reading):
+    sampler = BalanceBatch(
+        np.eye(3, dtype=bool)[np.arange(10) % 3], batch_cl=2, batch_max=4
+    )
+    whole = batches(Source(10), sampler, stop=12, num_threads=0)
+    assert len({batch["sample_valid"].sum() for batch in whole}) > 1
+    rest = batches(Source(10), sampler, start=5, stop=12, **reading)
+    assert len(rest) == 7
+    for a, b in zip(whole[5:], rest, strict=True):
+        assert a.keys() == b.keys()
         for key in a:
             np.testing.assert_array_equal(a[key], b[key])
+    assert not multiprocessing.active_children()
+
+
+# Reads in workers without end, until it is killed.
+KILLED = """
+import os, signal
+import numpy as np
+from segloss.data import RandomBatch, iterate_batches
+
+class Source:
+    split = "train"
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        pixels = np.zeros((8, 8), np.uint8)
+        return {"image": np.stack([pixels] * 3, -1), "labels": pixels, "stem": str(i)}
+
+if __name__ == "__main__":
+    options = dict(num_devices=1, canvas_hw=(8, 8), ignore_label=255, num_workers=2)
+    sampler = RandomBatch(np.ones((4, 1), bool), batch_max=2)
+    for batch in iterate_batches(Source(), sampler, start=0, stop=10**9, **options):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_of_a_killed_process_end():
+    # It returns once nobody holds its output open any more.
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_only_what_the_sampler_chose_is_read():

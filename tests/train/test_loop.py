@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from segloss.data import iterate_batches, pipeline
+from segloss.data import iterate_batches, longtail_scenes, pipeline
 from segloss.train import NonFiniteError, Stopped, loop, make_setup, train
 from segloss.train.checkpoints import Checkpoints
 from segloss.train.evaluation import evaluate
@@ -29,22 +31,28 @@ from segloss.train import read_config, train
 
 def on_step(step):
     if step == int(sys.argv[2]):
-        os.kill(os.getpid(), int(sys.argv[3]))
+        # 0 is the whole group of processes, which is what Ctrl-C in a terminal signals.
+        os.kill(0 if sys.argv[4:] else os.getpid(), int(sys.argv[3]))
 
 if __name__ == "__main__":
     train(read_config(Path(sys.argv[1])), sys.argv[1], on_step=on_step)
 """
 
 
-def run_until(workdir, config, step, number):
-    """Trains in a new process that gets signal `number` at `step`."""
+def run_until(workdir, config, step, number, *group):
+    """Trains in a new process that gets signal `number` at `step`.
+
+    Returns once nothing holds its output open, so its workers are gone as well.
+    """
     workdir.mkdir()
     (workdir / "config.json").write_text(config.to_json_best_effort())
     return subprocess.run(
-        [sys.executable, "-c", RUN, str(workdir), str(step), str(int(number))],
+        [sys.executable, "-c", RUN, str(workdir), str(step), str(int(number)), *group],
         cwd=ROOT,
         capture_output=True,
         text=True,
+        start_new_session=True,
+        timeout=300,
     )
 
 
@@ -64,13 +72,18 @@ def curve(workdir):
     return [{k: v for k, v in line.items() if k not in speed} for line in lines]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "num_workers", "group"),
+    [(signal.SIGTERM, 0, []), (signal.SIGINT, 2, ["group"])],
+    ids=["sigterm", "ctrl_c_with_workers"],
+)
 def test_stopped_after_2_steps_and_resumed_equals_4_bit_for_bit(
-    tiny_config, tmp_path, finished_run, number
+    tiny_config, tmp_path, finished_run, number, num_workers, group
 ):
+    tiny_config.data.num_workers = num_workers
     # Only the signal makes it save here, at no step that a checkpoint is due.
     tiny_config.checkpoint_every_steps = 4
-    done = run_until(tmp_path / "parts", tiny_config, 2, number)
+    done = run_until(tmp_path / "parts", tiny_config, 2, number, *group)
     assert done.returncode == 128 + number, done.stderr
     assert f"{number.name}: saved at step 2 of 4" in done.stdout
     assert "Traceback" not in done.stderr
@@ -79,6 +92,7 @@ def test_stopped_after_2_steps_and_resumed_equals_4_bit_for_bit(
     steps = []
     again = train(tiny_config, tmp_path / "parts", on_step=steps.append)
     assert steps == [3, 4]
+    assert not multiprocessing.active_children()
     assert curve(tmp_path / "parts") == curve(finished_run)
     a, b = (newest_state(tiny_config, w) for w in (finished_run, tmp_path / "parts"))
     assert a.step == b.step == 4
@@ -87,6 +101,31 @@ def test_stopped_after_2_steps_and_resumed_equals_4_bit_for_bit(
     results = json.loads((finished_run / "results.json").read_text())
     for key in ("summary", "confusion", "per_class"):
         assert again[key] == results[key]
+
+
+def test_bad_image_is_skipped_and_counted_where_asked_for(
+    tiny_config, tmp_path, monkeypatch
+):
+    def draw_split(config, split):
+        for sample in whole(config, split):
+            cut = sample.image[: len(sample.image) // 2]
+            bad = sample.stem == "train_00003"
+            yield dataclasses.replace(sample, image=cut) if bad else sample
+
+    whole = longtail_scenes.draw_split
+    monkeypatch.setattr(longtail_scenes, "draw_split", draw_split)
+    tiny_config.data.data_dir = str(tmp_path / "datasets")
+    sampler = make_setup(tiny_config).sampler
+    chosen = [int(3 in sampler[k]) for k in range(4)]
+    assert 0 < sum(chosen) < 4
+    with pytest.raises(ValueError, match="image of sample 'train_00003' of split"):
+        train(tiny_config, tmp_path / "run")
+    # The same run goes on, once its user wants the rest all the same.
+    tiny_config.data.on_bad_sample = "skip"
+    with pytest.warns(UserWarning, match=r"'train_00003' .* skipped, as 1 so far"):
+        train(tiny_config, tmp_path / "run")
+    lines = [line for line in curve(tmp_path / "run") if "loss" in line]
+    assert [line.get("skipped_samples", 0) for line in lines] == chosen
 
 
 def test_signal_during_evaluation_saves_without_waiting_for_its_end(

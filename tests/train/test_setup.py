@@ -1,7 +1,7 @@
 import pytest
 
 from segloss.train import make_setup, read_config
-from segloss.train.setup import check_same_config, write_config
+from segloss.train.setup import check_fields, check_same_config, write_config
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,8 @@ from segloss.train.setup import check_same_config, write_config
         ("data.name", "voc", "no dataset is named 'voc'; known are camvid, folder"),
         ("data.sise", 3, "longtail_scenes has no hyperparameter 'sise'; known are"),
         ("data.crop_hw", (32,), "data.crop_hw must be height and width .* got"),
+        ("data.num_workers", -1, "config.data.num_workers must be >= 0, got -1"),
+        ("data.on_bad_sample", "drop", "must be 'raise' or 'skip', got 'drop'"),
         ("augment.zoom", 2, "augment has no hyperparameter 'zoom'; known are scale"),
         ("sampler.batch_size", 2, "balance_batch has no .* 'batch_size'; known are"),
         ("sampler.batch_cl", 200, "the largest batch_cl reachable"),
@@ -124,10 +126,21 @@ def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):
     tiny_config.evaluate_every_steps = 7
     tiny_config.evaluate.batch_size = 3
     tiny_config.data.num_threads = 5
+    tiny_config.data.num_workers = 2
+    tiny_config.data.on_bad_sample = "skip"
     check_same_config(tiny_config, tmp_path)
     tiny_config.seed = 9
     with pytest.raises(ValueError, match="another config: seed was 0, is 9"):
         check_same_config(tiny_config, tmp_path)
+
+
+def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_path):
+    del tiny_config.data.num_workers
+    del tiny_config.data.on_bad_sample
+    write_config(tiny_config, tmp_path)
+    read = read_config(tmp_path)
+    check_fields(read)
+    assert (read.data.num_workers, read.data.on_bad_sample) == (0, "raise")
 
 
 def test_config_that_is_not_there(tmp_path):

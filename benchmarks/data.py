@@ -1,0 +1,371 @@
+"""What loading costs: Balance-batch by index, and other ways to load.
+
+python -m benchmarks.data
+python -m benchmarks.data --pairs=9,8 --images=200 --rounds=5 --output=data.md
+
+For each pair (batch_max, batch_cl), loaders bring as many images of the same data set to
+the device. They take turns, so that a busy machine slows all of them alike; a ratio is
+the median over the rounds, with the lowest and the highest:
+
+- index: `BalanceBatch`, which reads only what it planned from the class index;
+- discard: the paper's own way, which reads samples until a batch holds enough classes
+  and discards those that do not. Where it would read too many, its reads are estimated;
+- random: `RandomBatch`, always `batch_max` images;
+- torch: torch's `DataLoader` over the same files, its `batch_sampler` the batches of the
+  index, in as many workers as the others have threads. Left out without torch.
+
+The first batch and what starts up before are not timed. "Decoded" counts the reads of
+the source per image that came in a batch. Planning is that of an epoch, as a share of
+loading it; what making the sampler takes once is beside it. The second table compares
+ways to read ahead, with the random loader.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import platform
+import re
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.loaders import (
+    Loader,
+    Pair,
+    Stopwatch,
+    by_discarding,
+    by_sampler,
+    by_torch,
+    reads_of_discarding,
+)
+from benchmarks.timing import Ratio, interleave, ratio
+from segloss.data import BalanceBatch, Dataset, RandomBatch, open_dataset
+from segloss.report import markdown_table
+
+CAMVID = flags.DEFINE_string(
+    "camvid", "../shared/data/camvid", "CamVid in the `folder` format."
+)
+VOC = flags.DEFINE_string(
+    "voc",
+    "../shared/data/voc_sample/VOC2012",
+    "VOC2012 of a VOCdevkit, or a part of it.",
+)
+PAIRS = flags.DEFINE_multi_string(
+    "pairs", ["9,2-12", "4,2-6", "6,2-8"], "batch_max,batch_cl, or a range of these."
+)
+IMAGES = flags.DEFINE_integer("images", 96, "Images per call.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each is timed.", lower_bound=1)
+THREADS = flags.DEFINE_integer("threads", 2, "Threads that read.", lower_bound=0)
+MOST_READS = flags.DEFINE_float(
+    "most_reads", 20.0, "Reads per image above which discarding is left out."
+)
+OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
+
+LEAST_OF_RANDOM = 0.9
+MOST_PLANNING = 0.01
+READING = (
+    *({"num_threads": n, "num_workers": 0} for n in (0, 1, 2, 4)),
+    *({"num_threads": 1, "num_workers": n} for n in (1, 2)),
+)
+PACKAGES = ("jax", "grain", "array_record", "pillow", "torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set, and the files it was made of."""
+
+    dataset: Dataset
+    root: Path
+
+    @functools.cached_property
+    def presence(self):
+        return self.dataset.class_index("train").presence()
+
+    @functools.cached_property
+    def canvas(self) -> dict[str, Any]:
+        return {
+            "canvas_hw": self.dataset.max_hw,
+            "ignore_label": self.dataset.ignore_label,
+            "num_classes": self.dataset.num_classes,
+        }
+
+
+def prepare(name: str, source: Path, scratch: Path) -> Data:
+    """The training images of CamVid or of what there is of VOC's train_aug."""
+    root = scratch / name
+    train = root / "train"
+    if name == "CamVid":
+        train.parent.mkdir()
+        train.symlink_to((source / "train").resolve())
+        classes = (source / "classes.txt").read_text().splitlines()
+        # The last one is void.
+        lines, ignore_label = classes[:11], 11
+    else:
+        ids = (source / "ImageSets/Segmentation/train_aug.txt").read_text().split()
+        for kind, folder, suffix in (
+            ("images", "JPEGImages", "jpg"),
+            ("labels", "SegmentationClassAug", "png"),
+        ):
+            (train / kind).mkdir(parents=True)
+            for stem in ids:
+                path = source.resolve() / folder / f"{stem}.{suffix}"
+                (train / kind / path.name).symlink_to(path)
+        lines, ignore_label = [f"{k} class{k}" for k in range(21)], 255
+    (root / "classes.txt").write_text("\n".join(lines))
+    dataset = open_dataset(
+        "folder", root=root, ignore_label=ignore_label, data_dir=scratch
+    )
+    return Data(dataset, train)
+
+
+@dataclasses.dataclass
+class Measured:
+    """What a pair took.
+
+    Attributes:
+        mean_size: images per batch.
+        images: that each call of a loader timed.
+        seconds: of each call, by loader and round.
+        reads: samples decoded per image, by loader.
+        start_seconds: to make the sampler, once.
+        planning_seconds: per image, of an epoch.
+    """
+
+    mean_size: float
+    images: dict[str, int]
+    seconds: dict[str, list[float]]
+    reads: dict[str, float | None]
+    start_seconds: float
+    planning_seconds: float
+
+    def per_image(self, loader: str) -> list[float]:
+        return [t / self.images[loader] for t in self.seconds[loader]]
+
+    def speed_over(self, other: str) -> Ratio | None:
+        """How many times the images per second of another loader the index has."""
+        if other not in self.seconds:
+            return None
+        return ratio(self.per_image(other), self.per_image("index"))
+
+    @property
+    def planning_share(self) -> float:
+        return self.planning_seconds / statistics.median(self.per_image("index"))
+
+    def missed(self) -> list[str]:
+        """The bars that are not met."""
+        missed = []
+        if self.reads["index"] != 1:
+            missed.append(f"decoded {self.reads['index']:.2f} > 1")
+        if (against := self.speed_over("random")).median < LEAST_OF_RANDOM:
+            missed.append(f"random {against.median:.2f} < {LEAST_OF_RANDOM}")
+        if self.planning_share > MOST_PLANNING:
+            missed.append(f"planning {self.planning_share:.1%} > {MOST_PLANNING:.0%}")
+        return missed
+
+
+def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
+    """Times the loaders of one pair.
+
+    Raises:
+        ValueError: if no batch can meet it.
+    """
+    start = time.perf_counter()
+    sampler = BalanceBatch(data.presence, **pair._asdict())
+    start_seconds = time.perf_counter() - start
+    mean_size, planning_seconds = plan(sampler)
+    source = data.dataset.source("train")
+    num_batches = 1 + math.ceil(IMAGES.value / mean_size)
+    random = RandomBatch(data.presence, batch_max=pair.batch_max)
+    reading = {"num_threads": THREADS.value}
+    reads = {"discard": reads_of_discarding(data.presence, pair)}
+    loaders = {
+        "index": by_sampler(source, sampler, num_batches, reading, **data.canvas),
+        "random": by_sampler(
+            source,
+            random,
+            1 + math.ceil(IMAGES.value / pair.batch_max),
+            reading,
+            **data.canvas,
+        ),
+    }
+    if reads["discard"] <= MOST_READS.value:
+        loaders["discard"] = by_discarding(
+            source, pair, num_batches, THREADS.value, **data.canvas
+        )
+    ids = [sampler[k].tolist() for k in range(num_batches)]
+    torch = by_torch(
+        data.root, ids, THREADS.value, batch_size=pair.batch_max, **data.canvas
+    )
+    if torch is not None:
+        loaders["torch"] = torch
+    seconds = time_loaders(loaders, watch)
+    reads |= {k: v.reads_per_image for k, v in loaders.items() if v.source}
+    return Measured(
+        mean_size=mean_size,
+        images={name: loader.timed_images for name, loader in loaders.items()},
+        seconds=seconds,
+        reads=reads,
+        start_seconds=start_seconds,
+        planning_seconds=planning_seconds,
+    )
+
+
+def plan(sampler: BalanceBatch, epochs: int = 3) -> tuple[float, float]:
+    """Images per batch, and the seconds per image that planning an epoch takes."""
+    seconds, sizes = [], []
+    for epoch in range(1, 1 + epochs):
+        first = epoch * sampler.batches_per_epoch
+        start = time.perf_counter()
+        sampler[first]
+        seconds.append(time.perf_counter() - start)
+        batches = range(first, first + sampler.batches_per_epoch)
+        sizes += [len(sampler[k]) for k in batches]
+    images_per_epoch = sum(sizes) / epochs
+    return statistics.mean(sizes), statistics.median(seconds) / images_per_epoch
+
+
+def time_loaders(
+    loaders: Mapping[Any, Loader], watch: Stopwatch
+) -> dict[Any, list[float]]:
+    calls = {k: functools.partial(v.run, watch) for k, v in loaders.items()}
+    return interleave(calls, ROUNDS.value, clock=watch)
+
+
+def make_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
+    """A row for each data set and pair; a pair that cannot be met has no numbers."""
+    table = Table("data", "batch_max, batch_cl")
+    for column in ("mean batch", "decoded: index", "discard", "images/s: index"):
+        table.add_column(column, justify="right")
+    for other in ("random", "discard", "torch"):
+        table.add_column(f"x {other}")
+    for column in ("planning", "start, ms"):
+        table.add_column(column, justify="right")
+    table.add_column("bars met")
+    for (name, pair), result in measured.items():
+        cells = [name, f"{pair.batch_max}, {pair.batch_cl}"]
+        if isinstance(result, str):
+            table.add_row(*cells, *[""] * 9, result)
+            continue
+        was_run = "discard" in result.seconds
+        others = [result.speed_over(k) for k in ("random", "discard", "torch")]
+        missed = result.missed()
+        table.add_row(
+            *cells,
+            f"{result.mean_size:.2f}",
+            f"{result.reads['index']:.2f}",
+            f"{'' if was_run else '~'}{result.reads['discard']:.2f}",
+            f"{1 / statistics.median(result.per_image('index')):.0f}",
+            *("" if other is None else str(other) for other in others),
+            f"{result.planning_share:.2%}",
+            f"{1e3 * result.start_seconds:.0f}",
+            f"no: {'; '.join(missed)}" if missed else "yes",
+        )
+    return table
+
+
+def compare_reading(name: str, data: Data, watch: Stopwatch, table: Table) -> None:
+    """Adds the ways to read ahead of the random loader to the table."""
+    sampler = RandomBatch(data.presence, batch_max=9)
+    num_batches = 1 + math.ceil(3 * IMAGES.value / 9)
+    source = data.dataset.source("train")
+    loaders = {
+        tuple(reading.values()): by_sampler(
+            source, sampler, num_batches, reading, **data.canvas
+        )
+        for reading in READING
+    }
+    seconds = time_loaders(loaders, watch)
+    for (threads, workers), times in seconds.items():
+        images = loaders[threads, workers].timed_images
+        table.add_row(
+            name,
+            str(threads),
+            str(workers),
+            f"{images / statistics.median(times):.0f}",
+            str(ratio(seconds[1, 0], times)),
+        )
+
+
+def parse_pairs(texts: list[str]) -> list[Pair]:
+    pairs = []
+    for text in texts:
+        if not (match := re.fullmatch(r"([1-9]\d*),([1-9]\d*)(?:-(\d+))?", text)):
+            raise app.UsageError(f"--pairs must read as 9,8 or 9,2-12, got {text!r}.")
+        batch_max, first, last = (int(x) if x else None for x in match.groups())
+        pairs += [Pair(batch_max, cl) for cl in range(first, (last or first) + 1)]
+    return pairs
+
+
+def find_data(scratch: Path) -> Iterator[tuple[str, Data]]:
+    for name, flag in (("CamVid", CAMVID), ("VOC sample", VOC)):
+        source = Path(flag.value)
+        if source.is_dir():
+            yield name, prepare(name, source, scratch)
+        else:
+            print(f"{name} is not at {source}; --{flag.name} says where it lies.")
+
+
+def describe() -> str:
+    """The command, the machine and the versions."""
+    versions = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    command = shlex.join(["python", "-m", "benchmarks.data", *sys.argv[1:]])
+    return (
+        f"`{command}`\n\n{IMAGES.value} images per call, median of {ROUNDS.value} rounds, "
+        f"{THREADS.value} threads (torch: workers) on {len(os.sched_getaffinity(0))} "
+        f"CPUs; {', '.join(versions)}.\n"
+    )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
+    logging.set_verbosity(logging.WARNING)
+    pairs = parse_pairs(PAIRS.value)
+    watch, measured = Stopwatch(), {}
+    reading = Table("data", "threads", "workers", "images/s", "x one thread")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Progress(transient=True, disable=not sys.stdout.isatty()) as progress,
+    ):
+        found = dict(find_data(Path(scratch)))
+        task = progress.add_task("", total=len(found) * (len(pairs) + 1))
+        for (name, data), pair in itertools.product(found.items(), pairs):
+            progress.update(
+                task, description=f"{name} {pair.batch_max},{pair.batch_cl}"
+            )
+            try:
+                measured[name, pair] = measure(data, pair, watch)
+            except ValueError as error:
+                measured[name, pair] = f"cannot be met: {error}"
+            progress.advance(task)
+        for name, data in found.items():
+            progress.update(task, description=f"{name}, reading ahead")
+            compare_reading(name, data, watch, reading)
+            progress.advance(task)
+    tables = make_table(measured), reading
+    width = None if sys.stdout.isatty() else 220
+    Console(width=width).print(*tables, describe(), soft_wrap=True)
+    if OUTPUT.value is not None:
+        parts = [markdown_table(table) for table in tables]
+        Path(OUTPUT.value).write_text("\n".join([*parts, describe()]))
+
+
+if __name__ == "__main__":
+    app.run(main)
