@@ -28,7 +28,9 @@ def get_config(size: str = "full") -> ConfigDict:
         data_dir=config_dict.placeholder(str),
         crop_hw=(32, 32) if smoke else (321, 321),
         num_threads=1 if smoke else 4,
+        num_workers=0,
         prefetch_batches=2 if smoke else 4,
+        on_bad_sample="raise",
     )
     config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
     # On these labels 93 % of attempts reach 8 classes, after 6.4 samples on average.
