@@ -112,8 +112,8 @@ class ClassIndex:
                 raise ValueError("it does not end in a fingerprint")
             stored = trailer.removeprefix(_TRAILER).decode().strip()
         except (ValueError, EOFError) as error:
-            # numpy says more than a line about some headers.
-            reason = str(error).splitlines()[0]
+            # numpy takes several lines for some headers.
+            reason = " ".join(str(error).split())
             raise refuse(f"is damaged ({reason})") from error
         if counts.ndim != 2 or counts.dtype != np.int32:
             raise refuse(
@@ -169,6 +169,7 @@ class LabelCounter:
             self.parts_dir.mkdir(parents=True, exist_ok=True)
         n = len(self.source)
         counts = np.empty((n, self.num_classes), np.int32)
+        # Not processes: PIL decodes and counts without the interpreter's lock.
         with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
             task = bar.add_task("Counting classes", total=n)
             for part in self.parts:
