@@ -52,7 +52,8 @@ class ClassIndex:
         """Counts the labels of every sample once; the arguments are `LabelCounter`'s.
 
         Raises:
-            ValueError: naming the sample, if a label is neither class nor ignored.
+            ValueError: naming the sample, if its labels are no uint8 [h, w], or one is
+                neither class nor ignored.
         """
         counter = LabelCounter(source, num_classes, ignore_label, fingerprint)
         return cls(counter.count(), fingerprint)
@@ -163,7 +164,8 @@ class LabelCounter:
         """Counts what is not in `parts_dir` yet, and returns the counts of all samples.
 
         Raises:
-            ValueError: naming the sample, if a label is neither class nor ignored.
+            ValueError: naming the sample, if its labels are no uint8 [h, w], or one is
+                neither class nor ignored.
         """
         if self.parts_dir is not None:
             self.parts_dir.mkdir(parents=True, exist_ok=True)
@@ -202,8 +204,14 @@ class LabelCounter:
 
     def _count_sample(self, i: int) -> Int[np.ndarray, " c"]:
         sample = self.source[i]
+        labels = sample["labels"]
+        if labels.dtype != np.uint8 or labels.ndim != 2:
+            raise ValueError(
+                f"ClassIndex.build: labels of {sample['stem']} must be uint8 [h, w], "
+                f"got {labels.dtype} {list(labels.shape)}."
+            )
         # Twice as fast as numpy's bincount, which makes int64 of the labels first.
-        counts = np.array(Image.fromarray(sample["labels"]).histogram(), np.int32)
+        counts = np.array(Image.fromarray(labels).histogram(), np.int32)
         stray = [
             int(value)
             for value in np.flatnonzero(counts)
