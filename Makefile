@@ -2,26 +2,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PINS ?= requirements.txt
 # SIZE=smoke takes seconds instead of minutes.
 SIZE ?= full
 RUNS := runs/$(if $(filter-out full,$(SIZE)),$(SIZE)-)
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/datasets
 # The stamp names the interpreter and the pins, so that a change of either installs anew.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < requirements.txt | cut -d' ' -f1)
+STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 
-.PHONY: help setup demo demo-compare test lint format requirements clean
+COMPILE := uv pip compile --universal --python-version=3.11 --upgrade --no-annotate \
+	--no-emit-package=segloss --custom-compile-command="make requirements"
+
+.PHONY: help setup demo demo-compare test test-beam lint format requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv and install what requirements.txt pins
 
-$(STAMP): requirements.txt
+$(STAMP): $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "segloss needs Python 3.11, 3.12 or 3.13, $(PYTHON) is $(VERSION): make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(PINS)
 	@touch $@
 
 demo: setup  ## train the embedded default, evaluate it, show table and pictures
@@ -35,6 +39,9 @@ demo-compare: setup  ## random and Balance-batch on equal steps, both tables
 test: setup  ## run the tests with branch coverage, or those that ARGS picks
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(or $(ARGS),--cov --cov-fail-under=90)
 
+test-beam:  ## run the tests of Apache Beam, which has pins of its own, in .venv-beam
+	$(MAKE) test VENV=.venv-beam PINS=requirements-beam.txt ARGS=tests/data/test_beam.py
+
 lint: setup  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,8 +51,8 @@ format: setup  ## rewrite to the house style
 	$(BIN)/ruff format .
 
 requirements:  ## pin anew what pyproject.toml asks for (needs uv)
-	uv pip compile --universal --python-version=3.11 --upgrade --extra=dev --no-annotate --no-emit-package=segloss \
-		--custom-compile-command="make requirements" --output-file=requirements.txt pyproject.toml
+	$(COMPILE) --extra=dev --output-file=requirements.txt pyproject.toml
+	$(COMPILE) --extra=dev --extra=beam --output-file=requirements-beam.txt pyproject.toml
 
 clean:  ## remove runs and the environment
 	rm -rf runs $(VENV)

@@ -2,6 +2,7 @@
 
 from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
+from segloss.data.daformer import read_daformer, write_daformer
 from segloss.data.datasets import DATASETS, Dataset, open_dataset
 from segloss.data.distances import signed_distances
 from segloss.data.files import read_image, read_labels
@@ -62,8 +63,10 @@ __all__ = [
     "normalize",
     "open_dataset",
     "put_on_canvas",
+    "read_daformer",
     "read_image",
     "read_labels",
     "round_up",
     "signed_distances",
+    "write_daformer",
 ]

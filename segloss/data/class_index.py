@@ -52,7 +52,8 @@ class ClassIndex:
         """Counts the labels of every sample once; the arguments are `LabelCounter`'s.
 
         Raises:
-            ValueError: naming the sample, if a label is neither class nor ignored.
+            ValueError: naming the sample, if its labels are no uint8 [h, w], or one is
+                neither class nor ignored.
         """
         counter = LabelCounter(source, num_classes, ignore_label, fingerprint)
         return cls(counter.count(), fingerprint)
@@ -112,8 +113,8 @@ class ClassIndex:
                 raise ValueError("it does not end in a fingerprint")
             stored = trailer.removeprefix(_TRAILER).decode().strip()
         except (ValueError, EOFError) as error:
-            # numpy says more than a line about some headers.
-            reason = str(error).splitlines()[0]
+            # numpy takes several lines for some headers.
+            reason = " ".join(str(error).split())
             raise refuse(f"is damaged ({reason})") from error
         if counts.ndim != 2 or counts.dtype != np.int32:
             raise refuse(
@@ -163,12 +164,14 @@ class LabelCounter:
         """Counts what is not in `parts_dir` yet, and returns the counts of all samples.
 
         Raises:
-            ValueError: naming the sample, if a label is neither class nor ignored.
+            ValueError: naming the sample, if its labels are no uint8 [h, w], or one is
+                neither class nor ignored.
         """
         if self.parts_dir is not None:
             self.parts_dir.mkdir(parents=True, exist_ok=True)
         n = len(self.source)
         counts = np.empty((n, self.num_classes), np.int32)
+        # Not processes: PIL decodes and counts without the interpreter's lock.
         with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
             task = bar.add_task("Counting classes", total=n)
             for part in self.parts:
@@ -201,8 +204,14 @@ class LabelCounter:
 
     def _count_sample(self, i: int) -> Int[np.ndarray, " c"]:
         sample = self.source[i]
+        labels = sample["labels"]
+        if labels.dtype != np.uint8 or labels.ndim != 2:
+            raise ValueError(
+                f"ClassIndex.build: labels of {sample['stem']} must be uint8 [h, w], "
+                f"got {labels.dtype} {list(labels.shape)}."
+            )
         # Twice as fast as numpy's bincount, which makes int64 of the labels first.
-        counts = np.array(Image.fromarray(sample["labels"]).histogram(), np.int32)
+        counts = np.array(Image.fromarray(labels).histogram(), np.int32)
         stray = [
             int(value)
             for value in np.flatnonzero(counts)

@@ -40,8 +40,8 @@ def write_daformer(
         index: the counts.
         directory: where the files go; it must exist.
         stems: names of the samples, in the order of the index.
-        suffix: what follows the stem in the name of a label file; DAFormer's GTA and
-            Cityscapes have "_labelTrainIds.png".
+        suffix: what follows the stem in the name of a label file, "_labelTrainIds.png"
+            in DAFormer's GTA.
 
     Raises:
         ValueError: if the samples have not one stem each, all different.

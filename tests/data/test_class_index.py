@@ -64,6 +64,18 @@ def test_stray_label_names_the_sample():
         build(num_classes=2)
 
 
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        (np.zeros((2, 3), np.int32), r"int32 \[2, 3\]"),
+        (np.zeros((2, 3, 1), np.uint8), r"uint8 \[2, 3, 1\]"),
+    ],
+)
+def test_labels_of_another_kind_name_the_sample(labels, got):
+    with pytest.raises(ValueError, match=rf"of odd must be uint8 \[h, w\], got {got}"):
+        build([{"labels": labels, "stem": "odd"}])
+
+
 def test_loaded_index_maps_the_file(saved):
     index = ClassIndex.load(saved, "c0ffee")
     assert isinstance(index.pixel_counts, np.memmap)
