@@ -3,10 +3,10 @@
 python -m benchmarks.samplers
 python -m benchmarks.samplers --samples=10000000 --classes=150 --rounds=1
 
-The index is an array on disk, mapped into memory as a class index is. Each sampler plans
-in a process of its own, on one core. Speeds are per second of processor time, the median
-over epochs: of the samples in the set, and of those dealt into batches. The peak memory
-is that of the process, the pages of the mapped file included, less the imports.
+The index is an array on disk, mapped into memory as a class index is. Each sampler
+plans in a process of its own, on one core. Speeds are per second of processor time, the
+median over epochs: of the samples in the set, and of those dealt into batches. The peak
+memory is that of the process, pages of the mapped file included, less the imports.
 """
 
 import importlib

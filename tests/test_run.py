@@ -91,6 +91,8 @@ def test_sweep_runs_every_arm_and_skips_what_is_done(tmp_path):
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "trains for 4 steps" in first.stdout
     assert "trains for 4 steps" not in second.stdout
+    # What Balance-batch will do is said once, by the arm that uses it.
+    assert first.stdout.count("batch_cl=8 within 9 samples: ") == 1
     arms = {p.name for p in (tmp_path / "sweep").iterdir()}
     assert arms == {"sampler=random", "sampler=balance_batch"}
     assert first.stdout.splitlines()[-5:] == second.stdout.splitlines()[-5:]

@@ -287,14 +287,12 @@ class _Run:
         )
         sampler = setup.sampler
         if isinstance(sampler, BalanceBatch) and not sampler.exact:
-            self.console.print(
-                estimate_acceptance(
-                    sampler.class_sets,
-                    batch_cl=sampler.batch_cl,
-                    batch_max=sampler.batch_max,
-                ),
-                soft_wrap=True,
+            acceptance = estimate_acceptance(
+                sampler.class_sets,
+                batch_cl=sampler.batch_cl,
+                batch_max=sampler.batch_max,
             )
+            self.console.print(str(acceptance), soft_wrap=True)
 
     def _stopped(self, step: int) -> Stopped:
         self.console.print(

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from segloss.train import make_setup, read_config
@@ -17,6 +18,7 @@ from segloss.train.setup import check_fields, check_same_config, write_config
         ("augment.zoom", 2, "augment has no hyperparameter 'zoom'; known are scale"),
         ("sampler.batch_size", 2, "balance_batch has no .* 'batch_size'; known are"),
         ("sampler.batch_cl", 200, "the largest batch_cl reachable"),
+        ("sampler.min_pixels", 0, "ClassSets: min_pixels must be >= 1, got 0"),
         ("model.name", "u-net", "no model is named 'u-net'; known are unet"),
         ("model.deep", 2, "unet has no hyperparameter 'deep'; known are"),
         ("loss.name", "dice", "no loss is named 'dice'; known are"),
@@ -67,6 +69,28 @@ def test_missing_field_is_named(tiny_config, path, message):
         make_setup(tiny_config)
 
 
+def test_sampler_counts_a_class_from_min_pixels_on(tiny_config):
+    tiny_config.sampler.min_pixels = 100
+    setup = make_setup(tiny_config)
+    counts = setup.dataset.class_index("train").pixel_counts
+    assert ((counts > 0) != (counts >= 100)).any()
+    np.testing.assert_array_equal(setup.sampler.class_sets.presence(), counts >= 100)
+
+
+def test_rare_class_gets_the_pixels_of_the_index(tiny_config):
+    tiny_config.sampler = dict(name="rare_class", batch_max=4, temperature=0.1)
+    setup = make_setup(tiny_config)
+    pixels = setup.dataset.class_index("train").pixel_counts.sum(axis=0)
+    first, second, *_ = (int(c) for c in np.argsort(-pixels) if pixels[c])
+    # The ratio of two probabilities of a softmax: exp of the difference of the scores.
+    more = (pixels[first] - pixels[second]) / pixels.sum()
+    probs = setup.sampler.class_probs
+    np.testing.assert_allclose(probs[second] / probs[first], np.exp(more / 0.1))
+    tiny_config.sampler = dict(name="rare_class", batch_max=4, class_pixels=[1])
+    with pytest.raises(ValueError, match="no hyperparameter 'class_pixels'"):
+        make_setup(tiny_config)
+
+
 def test_root_that_is_not_set_says_how():
     from configs import folder
 
@@ -76,7 +100,6 @@ def test_root_that_is_not_set_says_how():
 
 def test_losses_add_up_by_weight(tiny_config):
     import jax.numpy as jnp
-    import numpy as np
 
     from segloss.losses import soft_dice, softmax_cross_entropy
 
@@ -97,7 +120,6 @@ def test_losses_add_up_by_weight(tiny_config):
 @pytest.mark.parametrize("listed", [False, True])
 def test_class_weights_by_name_come_from_the_training_split(tiny_config, listed):
     import jax.numpy as jnp
-    import numpy as np
 
     weights = dict(name="effective_number", beta=0.9)
     loss = dict(name="softmax_cross_entropy", class_weights=weights)

@@ -123,12 +123,19 @@ class BalanceBatch(EpochSampler):
             f"batch_max={self.batch_max}, about {1 / acceptance:,.0f} attempts"
         )
 
-    def _deal(self, rng: np.random.Generator) -> Plan:
-        return self._deal_once(rng)[0]
+    def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
+        share = 1 if missing is None else missing / self.batches_per_epoch
+        return self._deal_once(rng, share)[0]
 
-    def _deal_once(self, rng: np.random.Generator) -> tuple[Plan, int, int]:
-        """Batches, attempts and batches of the first turn."""
-        order = rng.permutation(self.num_samples)
+    def _deal_once(
+        self, rng: np.random.Generator, share: float | int = 1
+    ) -> tuple[Plan, int, int]:
+        """Batches of a share of the samples; attempts and batches of the first turn."""
+        if share == 1:
+            order = rng.permutation(self.num_samples)
+        else:  # a few batches to make up an epoch need no shuffle of all samples
+            size = min(self.num_samples, int(share * self.num_samples) + self.batch_max)
+            order = rng.choice(self.num_samples, size, replace=False)
         if self._too_large is not None:
             order = order[~self._too_large[order]]
         plan, left, attempts = self._turn(order)
@@ -145,7 +152,9 @@ class BalanceBatch(EpochSampler):
         # Importing numba takes most of a second, which other samplers are spared.
         from segloss.data.samplers import kernels
 
+        # Copied into order first: the loop would wait for memory at every sample.
+        words = self.class_sets.words[order]
         ids, offsets, left, attempts = kernels.deal_by_rule(
-            order, self.class_sets.words, self.batch_cl, self.batch_max, self.exact
+            order, words, self.batch_cl, self.batch_max, self.exact
         )
         return Plan(ids, offsets), left, attempts

@@ -24,7 +24,7 @@ class RandomBatch(EpochSampler):
         super().__init__(len(presence), batch_max, seed)
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
-    def _deal(self, rng: np.random.Generator) -> Plan:
+    def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         return Plan.cut(rng.permutation(self.num_samples), self.batch_max)
 
 
@@ -70,7 +70,7 @@ class RepeatFactor(EpochSampler):
             self.repeats[holders] = np.maximum(self.repeats[holders], repeats)
         self.batches_per_epoch = len(self._deal(self._rng(0)))
 
-    def _deal(self, rng: np.random.Generator) -> Plan:
+    def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         whole = np.floor(self.repeats)
         rounded = whole + (rng.random(self.num_samples) < self.repeats - whole)
         ids = np.repeat(np.arange(self.num_samples), rounded.astype(np.int64))
@@ -104,7 +104,7 @@ class _ClassFirst(EpochSampler):
         self.class_probs = weights / weights.sum()
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
-    def _deal(self, rng: np.random.Generator) -> Plan:
+    def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         size = self.batches_per_epoch * self.batch_max
         ids = np.empty(size, np.int64)
         classes = rng.choice(len(self._holders), size, p=self.class_probs)
@@ -232,7 +232,7 @@ class ForegroundOversample(EpochSampler):
         self._num_free = round(batch_max * (1 - foreground_fraction))
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
-    def _deal(self, rng: np.random.Generator) -> Plan:
+    def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         shape = self.batches_per_epoch, self.batch_max
         ids = rng.integers(self.num_samples, size=shape)
         forced = ids[:, self._num_free :]

@@ -113,7 +113,7 @@ class EpochSampler(abc.ABC):
         rng = self._rng(epoch)
         plans, missing = [], self.batches_per_epoch
         while missing > 0:
-            plans.append(self._deal(rng))
+            plans.append(self._deal(rng, missing))
             missing -= len(plans[-1])
         return Plan.join(plans, self.batches_per_epoch)
 
@@ -121,8 +121,11 @@ class EpochSampler(abc.ABC):
         return np.random.default_rng([self.seed, epoch])
 
     @abc.abstractmethod
-    def _deal(self, rng: np.random.Generator) -> Plan:
-        """Deals the samples out into batches once; may yield none."""
+    def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
+        """Deals the samples out into batches once; may yield none.
+
+        No more batches than `missing` are used, where that is said.
+        """
 
 
 def exposures(sampler: EpochSampler, num_batches: int) -> Int64[np.ndarray, " n"]:

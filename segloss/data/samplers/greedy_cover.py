@@ -69,7 +69,7 @@ class GreedyCover(EpochSampler):
         self.batches_per_epoch = len(first)
         self._plans = {0: first}
 
-    def _deal(self, rng: np.random.Generator) -> Plan:
+    def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         # Importing numba takes most of a second, which other samplers are spared.
         from segloss.data.samplers import kernels
 
@@ -80,6 +80,7 @@ class GreedyCover(EpochSampler):
             self.class_sets.num_classes,
             self.batch_cl,
             self.batch_max,
+            self.num_samples if missing is None else missing,
             _DEPTH,
             _DEEP,
         )

@@ -54,7 +54,7 @@ def add_classes(words, sample, held):
 @compiled
 @no_type_check
 def deal_by_rule(order, words, batch_cl, batch_max, exact):
-    """The rule of Balance-batch on one order of the samples.
+    """The rule of Balance-batch on samples in an order, whose classes are `words`.
 
     Returns the samples of the batches, the offsets of these, the samples that are in
     none, and how many attempts came to an end.
@@ -62,7 +62,7 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
     n = len(order)
     ids, left = np.empty(n, np.int64), np.empty(n, np.int64)
     offsets = np.zeros(n + 1, np.int64)
-    # Set aside by earlier attempts, the next to try on top; and by this attempt.
+    # Places set aside by earlier attempts, the next to try on top; and by this one.
     stack = np.empty(n if exact else 0, np.int64)
     aside = np.empty(n if exact else 0, np.int64)
     held = np.empty(words.shape[1], np.uint64)
@@ -73,18 +73,18 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
         while size < batch_max and classes < batch_cl and (position < n or stacked > 0):
             if stacked > 0:
                 stacked -= 1
-                sample = stack[stacked]
+                place = stack[stacked]
             else:
-                sample = order[position]
+                place = position
                 position += 1
-            gain = count_new(words, sample, held)
+            gain = count_new(words, place, held)
             if exact and classes + gain > batch_cl:
-                aside[passed] = sample
+                aside[passed] = place
                 passed += 1
                 continue
-            add_classes(words, sample, held)
+            add_classes(words, place, held)
             classes += gain
-            ids[used + size] = sample
+            ids[used + size] = order[place]
             size += 1
         if classes >= batch_cl:
             used += size
@@ -134,7 +134,9 @@ def list_members(words, num_classes):
 
 @compiled
 @no_type_check
-def deal_covers(words, rare_first, num_classes, batch_cl, batch_max, depth, deep):
+def deal_covers(
+    words, rare_first, num_classes, batch_cl, batch_max, most_batches, depth, deep
+):
     """Batches of `batch_cl` classes that each sample, in order, leads or is in already.
 
     The first search looks at `depth` samples of each class that the batch lacks, the
@@ -149,6 +151,8 @@ def deal_covers(words, rare_first, num_classes, batch_cl, batch_max, depth, deep
     ids, offsets = np.empty(n + batch_max, np.int64), np.zeros(n + 1, np.int64)
     batches = used = 0
     for lead in range(n):
+        if batches == most_batches:
+            break
         if uses[lead]:
             continue
         if used + batch_max > len(ids):

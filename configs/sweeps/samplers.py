@@ -1,0 +1,29 @@
+"""Every sampler on the embedded scenes, on equal steps.
+
+python -m experiments.run --config=configs/sweeps/samplers.py --workdir=runs/samplers
+"""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from configs import demo
+
+SAMPLERS = (
+    dict(name="random"),
+    dict(name="balance_batch", batch_cl=8),
+    dict(name="greedy_cover", batch_cl=8),
+    dict(name="repeat_factor", threshold=0.1),
+    dict(name="rare_class", temperature=0.1, min_pixels=100),
+    dict(name="class_uniform"),
+    dict(name="foreground_oversample"),
+)
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    return demo.get_config(size)
+
+
+def sweep() -> Iterator[dict]:
+    for sampler in SAMPLERS:
+        yield {"sampler": dict(batch_max=9, **sampler)}
