@@ -3,16 +3,17 @@
 python -m benchmarks.data
 python -m benchmarks.data --pairs=9,8 --images=200 --rounds=5 --output=data.md
 
-For each pair (batch_max, batch_cl), loaders bring as many images of the same data set to
-the device. They take turns, so that a busy machine slows all of them alike; a ratio is
-the median over the rounds, with the lowest and the highest:
+For each pair (batch_max, batch_cl), loaders bring equally many images of one data set
+to the device. They take turns, so that a busy machine slows all of them alike; a ratio
+is the median over the rounds, with the lowest and the highest:
 
 - index: `BalanceBatch`, which reads only what it planned from the class index;
+- random: `RandomBatch`, always `batch_max` images; then the same in batches as large as
+  those of the index, the rest of which is padding as well;
 - discard: the paper's own way, which reads samples until a batch holds enough classes
-  and discards those that do not. Where it would read too many, its reads are estimated;
-- random: `RandomBatch`, always `batch_max` images;
-- torch: torch's `DataLoader` over the same files, its `batch_sampler` the batches of the
-  index, in as many workers as the others have threads. Left out without torch.
+  and discards those that do not. Where it would read too many, that is estimated;
+- torch: torch's `DataLoader` over the same files, its `batch_sampler` the batches of
+  the index, in as many workers as the others have threads. Left out without torch.
 
 The first batch and what starts up before are not timed. "Decoded" counts the reads of
 the source per image that came in a batch. Planning is that of an epoch, as a share of
@@ -45,6 +46,7 @@ from rich.table import Table
 
 from benchmarks.loaders import (
     Loader,
+    OfSizes,
     Pair,
     Stopwatch,
     by_discarding,
@@ -75,6 +77,7 @@ MOST_READS = flags.DEFINE_float(
 )
 OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
 
+OTHERS = ("random", "random of these sizes", "discard", "torch")
 LEAST_OF_RANDOM = 0.9
 MOST_PLANNING = 0.01
 READING = (
@@ -183,15 +186,16 @@ def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
     Raises:
         ValueError: if no batch can meet it.
     """
+    presence = data.presence
     start = time.perf_counter()
-    sampler = BalanceBatch(data.presence, **pair._asdict())
+    sampler = BalanceBatch(presence, **pair._asdict())
     start_seconds = time.perf_counter() - start
     mean_size, planning_seconds = plan(sampler)
     source = data.dataset.source("train")
     num_batches = 1 + math.ceil(IMAGES.value / mean_size)
-    random = RandomBatch(data.presence, batch_max=pair.batch_max)
+    random = RandomBatch(presence, batch_max=pair.batch_max)
     reading = {"num_threads": THREADS.value}
-    reads = {"discard": reads_of_discarding(data.presence, pair)}
+    reads = {"discard": reads_of_discarding(presence, pair)}
     loaders = {
         "index": by_sampler(source, sampler, num_batches, reading, **data.canvas),
         "random": by_sampler(
@@ -200,6 +204,9 @@ def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
             1 + math.ceil(IMAGES.value / pair.batch_max),
             reading,
             **data.canvas,
+        ),
+        "random of these sizes": by_sampler(
+            source, OfSizes(random, sampler), num_batches, reading, **data.canvas
         ),
     }
     if reads["discard"] <= MOST_READS.value:
@@ -250,7 +257,7 @@ def make_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
     table = Table("data", "batch_max, batch_cl")
     for column in ("mean batch", "decoded: index", "discard", "images/s: index"):
         table.add_column(column, justify="right")
-    for other in ("random", "discard", "torch"):
+    for other in OTHERS:
         table.add_column(f"x {other}")
     for column in ("planning", "start, ms"):
         table.add_column(column, justify="right")
@@ -258,10 +265,10 @@ def make_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
     for (name, pair), result in measured.items():
         cells = [name, f"{pair.batch_max}, {pair.batch_cl}"]
         if isinstance(result, str):
-            table.add_row(*cells, *[""] * 9, result)
+            table.add_row(*cells, *[""] * 10, result)
             continue
         was_run = "discard" in result.seconds
-        others = [result.speed_over(k) for k in ("random", "discard", "torch")]
+        others = [result.speed_over(other) for other in OTHERS]
         missed = result.missed()
         table.add_row(
             *cells,
@@ -327,9 +334,9 @@ def describe() -> str:
             versions.append(f"{package} {metadata.version(package)}")
     command = shlex.join(["python", "-m", "benchmarks.data", *sys.argv[1:]])
     return (
-        f"`{command}`\n\n{IMAGES.value} images per call, median of {ROUNDS.value} rounds, "
-        f"{THREADS.value} threads (torch: workers) on {len(os.sched_getaffinity(0))} "
-        f"CPUs; {', '.join(versions)}.\n"
+        f"`{command}`\n\n{IMAGES.value} images per call, median of {ROUNDS.value} "
+        f"rounds, {THREADS.value} threads (torch: workers) on "
+        f"{len(os.sched_getaffinity(0))} CPUs; {', '.join(versions)}.\n"
     )
 
 

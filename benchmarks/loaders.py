@@ -116,6 +116,17 @@ def by_sampler(
     return Loader(start, None if reading.get("num_workers") else counted)
 
 
+class OfSizes:
+    """Samples of one sampler in batches as large as those of another."""
+
+    def __init__(self, chosen: Sampler, sizes: Sampler):
+        self.batch_max = sizes.batch_max
+        self._chosen, self._sizes = chosen, sizes
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        return self._chosen[k][: len(self._sizes[k])]
+
+
 def by_discarding(
     source: Any, pair: Pair, num_batches: int, num_threads: int, **canvas: Any
 ) -> Loader:
