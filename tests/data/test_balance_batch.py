@@ -100,6 +100,8 @@ def test_pair_of_many_attempts_warns_with_their_number_and_the_nearest_practical
     with pytest.warns(UserWarning, match=message):
         sampler = BalanceBatch(presence, batch_cl=3, batch_max=2, max_attempts=100)
     assert 1 in sampler[7]
+    with pytest.warns(UserWarning, match="exact=False or another batch_cl may take"):
+        BalanceBatch(presence, batch_cl=3, batch_max=2, max_attempts=100, exact=True)
 
 
 def test_background_need_not_count():

@@ -34,9 +34,7 @@ def pixels(sample):
 
 @pytest.fixture(scope="module")
 def full(datasets_dir):
-    return open_dataset(
-        "longtail_scenes", image_hw=(64, 64), data_dir=datasets_dir
-    )
+    return open_dataset("longtail_scenes", image_hw=(64, 64), data_dir=datasets_dir)
 
 
 # 15 images of the rarest class in train, 2 in val.

@@ -115,6 +115,8 @@ class BalanceBatch(EpochSampler):
         )
 
     def _suggestion(self, max_attempts: int) -> str:
+        if self.exact:  # acceptances are estimated without it
+            return "exact=False or another batch_cl may take fewer"
         nearest, acceptance = nearest_pair(
             self.class_sets, batch_max=self.batch_max, max_attempts=max_attempts
         )

@@ -105,7 +105,7 @@ class EpochSampler(abc.ABC):
         with self._planning:  # so that loader threads do not all plan the same epoch
             if epoch not in self._plans:
                 # They straddle two epochs at most.
-                kept = {e: p for e, p in self._plans.items() if e == epoch - 1}
+                kept = {e: p for e, p in self._plans.items() if abs(e - epoch) == 1}
                 self._plans = kept | {epoch: self._make_plan(epoch)}
             return self._plans[epoch]
 

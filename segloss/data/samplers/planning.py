@@ -9,7 +9,7 @@ from scipy import optimize, sparse
 from segloss.data.samplers.class_sets import ClassSets, Presence
 
 # Distinct class sets up to which the integer programme is solved.
-_EXACT_UP_TO = 4_000
+_EXACT_UP_TO = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ def covering_sets(
 def bound_distinct_classes(presence: Presence, *, batch_max: int) -> tuple[int, int]:
     """The most distinct classes of any `batch_max` samples: at least, and at most.
 
-    The two are equal up to 4,000 distinct class sets, where an integer programme is
+    The two are equal up to 1,000 distinct class sets, where an integer programme is
     solved. Past that, the first is what greedy choice finds, at least 1 - 1/e of the
     optimum, and the second the least bound of its steps: what is held, and the largest
     gains on top of it (Nemhauser et al. 1978, doi:10.1007/BF01588971).
