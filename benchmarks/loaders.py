@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.timing import Ratio, ratio
 from segloss.data import Batch, Sampler, iterate_batches, load_batch
 
-# Batches that are read ahead at most, in each of two workers.
+# Batches that are read ahead: by each worker, and by all of two workers at most.
 PREFETCH = 2
 AHEAD = 6
 LEAST_OF_RANDOM = 0.9
@@ -171,7 +171,8 @@ def by_sampler(
         start=0,
         stop=1 + timed_batches + AHEAD,
         num_devices=1,
-        prefetch_batches=PREFETCH,
+        # More threads than batches would have nothing to do.
+        prefetch_batches=max(PREFETCH, reading["num_threads"]),
         **reading,
         **canvas,
     )
@@ -202,7 +203,9 @@ def by_discarding(
         ids = np.arange(len(samples))
         return load_batch(InMemory(samples), ids, batch_size=pair.batch_max, **canvas)
 
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=PREFETCH)
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=max(PREFETCH, num_threads)
+    )
     seeds = grain.MapDataset.range(1 + timed_batches + AHEAD)
     batches = seeds.map(load).to_iter_dataset(options)
     return Loader(lambda: batches, timed_batches, counted)
