@@ -1,8 +1,11 @@
 """Ways to load batches, their reads counted and their seconds taken."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +16,14 @@ import jax
 import numpy as np
 from PIL import Image
 
+from benchmarks.timing import Ratio, ratio
 from segloss.data import Batch, Sampler, iterate_batches, load_batch
-from segloss.train.step import prefetch_to_devices
+
+# Batches that are read ahead: by each worker, and by all of two workers at most.
+PREFETCH = 2
+AHEAD = 6
+LEAST_OF_RANDOM = 0.9
+MOST_PLANNING = 0.01
 
 
 class Pair(NamedTuple):
@@ -62,19 +71,25 @@ class Loader:
     """A way to load batches, and what its last call did.
 
     Attributes:
-        start: makes an iterator of batches.
+        start: makes an iterator of `1 + timed_batches + AHEAD` batches.
+        timed_batches: how many are loaded while the watch runs.
         source: what it reads; None where that cannot be counted.
         timed_images: loaded while the watch ran.
         reads_per_image: samples decoded per sample that a batch holds.
     """
 
     start: Callable[[], Iterable[Batch]]
+    timed_batches: int
     source: Counted | None = None
     timed_images: int = 0
     reads_per_image: float | None = None
 
     def run(self, watch: Stopwatch) -> None:
-        """Brings all batches to the devices; the first, and what starts, untimed."""
+        """Brings all batches to the device.
+
+        Untimed are the first, with all that starts, and the last, because what is read
+        ahead when the watch starts must be as much as when it stops.
+        """
         sizes = []
 
         def noted(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -84,19 +99,66 @@ class Loader:
 
         with watch.paused():
             before = len(self.source.read) if self.source else 0
-            batches = prefetch_to_devices(noted(self.start()), ahead=0)
-            jax.block_until_ready(next(batches))
-        for batch in batches:
-            jax.block_until_ready(batch)
-        self.timed_images = sum(sizes[1:])
+            batches = noted(self.start())
+            jax.block_until_ready(jax.device_put(next(batches)))
+        for batch in itertools.islice(batches, self.timed_batches):
+            jax.block_until_ready(jax.device_put(batch))
+        with watch.paused():
+            self.timed_images = sum(sizes[1:])
+            collections.deque(batches, maxlen=0)
         if self.source:
             self.reads_per_image = (len(self.source.read) - before) / sum(sizes)
+
+
+@dataclasses.dataclass
+class Measured:
+    """What a pair took.
+
+    Attributes:
+        mean_size: images per batch.
+        images: that each call of a loader timed.
+        seconds: of each call, by loader and round.
+        reads: samples decoded per image, by loader.
+        start_seconds: to make the sampler, once.
+        planning_seconds: per image, of an epoch.
+    """
+
+    mean_size: float
+    images: dict[str, int]
+    seconds: dict[str, list[float]]
+    reads: dict[str, float | None]
+    start_seconds: float
+    planning_seconds: float
+
+    def per_image(self, loader: str) -> list[float]:
+        return [t / self.images[loader] for t in self.seconds[loader]]
+
+    def speed_over(self, other: str) -> Ratio | None:
+        """How many times the images per second of another loader the index has."""
+        if other not in self.seconds:
+            return None
+        return ratio(self.per_image(other), self.per_image("index"))
+
+    @property
+    def planning_share(self) -> float:
+        return self.planning_seconds / statistics.median(self.per_image("index"))
+
+    def missed(self) -> list[str]:
+        """The bars that are not met."""
+        missed = []
+        if self.reads["index"] != 1:
+            missed.append(f"decoded {self.reads['index']:.2f} > 1")
+        if (against := self.speed_over("random")).median < LEAST_OF_RANDOM:
+            missed.append(f"random {against.median:.2f} < {LEAST_OF_RANDOM}")
+        if self.planning_share > MOST_PLANNING:
+            missed.append(f"planning {self.planning_share:.1%} > {MOST_PLANNING:.0%}")
+        return missed
 
 
 def by_sampler(
     source: Any,
     sampler: Sampler,
-    num_batches: int,
+    timed_batches: int,
     reading: Mapping[str, int],
     **canvas: Any,
 ) -> Loader:
@@ -107,13 +169,16 @@ def by_sampler(
         counted,
         sampler,
         start=0,
-        stop=num_batches,
+        stop=1 + timed_batches + AHEAD,
         num_devices=1,
+        # More threads than batches would have nothing to do.
+        prefetch_batches=max(PREFETCH, reading["num_threads"]),
         **reading,
         **canvas,
     )
     # A worker counts its own reads, which nobody sees here.
-    return Loader(start, None if reading.get("num_workers") else counted)
+    source = None if reading.get("num_workers") else counted
+    return Loader(start, timed_batches, source)
 
 
 class OfSizes:
@@ -128,7 +193,7 @@ class OfSizes:
 
 
 def by_discarding(
-    source: Any, pair: Pair, num_batches: int, num_threads: int, **canvas: Any
+    source: Any, pair: Pair, timed_batches: int, num_threads: int, **canvas: Any
 ) -> Loader:
     """The paper's own way, in as many threads, each with batches of its own."""
     counted = Counted(source)
@@ -138,9 +203,12 @@ def by_discarding(
         ids = np.arange(len(samples))
         return load_batch(InMemory(samples), ids, batch_size=pair.batch_max, **canvas)
 
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
-    batches = grain.MapDataset.range(num_batches).map(load).to_iter_dataset(options)
-    return Loader(lambda: batches, counted)
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=max(PREFETCH, num_threads)
+    )
+    seeds = grain.MapDataset.range(1 + timed_batches + AHEAD)
+    batches = seeds.map(load).to_iter_dataset(options)
+    return Loader(lambda: batches, timed_batches, counted)
 
 
 def read_until_enough(
@@ -203,7 +271,8 @@ class Files(Sequence):
 
 def by_torch(
     root: Path,
-    ids: Sequence[Sequence[int]],
+    sampler: Sampler,
+    timed_batches: int,
     num_workers: int,
     **canvas: Any,
 ) -> Loader | None:
@@ -213,19 +282,22 @@ def by_torch(
     except ImportError:
         return None
 
+    batches = DataLoader(
+        Files(root),
+        batch_sampler=[sampler[k].tolist() for k in range(1 + timed_batches + AHEAD)],
+        collate_fn=functools.partial(_collate, canvas),
+        num_workers=num_workers,
+        # To fork a process that has JAX's threads can deadlock, and to spawn one takes
+        # seconds, so they stay from call to call.
+        multiprocessing_context="spawn" if num_workers else None,
+        persistent_workers=num_workers > 0,
+    )
+
     def start() -> Iterator[Batch]:
-        batches = DataLoader(
-            Files(root),
-            batch_sampler=ids,
-            collate_fn=functools.partial(_collate, canvas),
-            num_workers=num_workers,
-            # To fork a process that has JAX's threads can deadlock.
-            multiprocessing_context="spawn" if num_workers else None,
-        )
         for batch in batches:
             yield {name: tensor.numpy() for name, tensor in batch.items()}
 
-    return Loader(start)
+    return Loader(start, timed_batches)
 
 
 def _collate(canvas: Mapping[str, Any], samples: list[dict[str, Any]]) -> Any:
