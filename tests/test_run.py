@@ -63,7 +63,7 @@ def test_train_evaluate_and_predict(tmp_path, small_folder):
         (("--config=configs/demo.py", "--config.foo=1"), "the config has no field"),
         (("--config=configs/demo.py:huge",), "must be 'full' or 'smoke', got 'huge'"),
         (("--config=configs/demo.py", "surplus"), "unknown argument 'surplus'"),
-        (("--mode=guess",), "should be one of <train|evaluate|predict>"),
+        (("--mode=guess",), "should be one of <train|evaluate|predict|inspect>"),
     ],
 )
 def test_wrong_use_is_one_clear_line(tmp_path, args, message):
