@@ -21,21 +21,17 @@ that of an epoch, as a share of loading it; what making the sampler takes once i
 it. The second table compares ways to read ahead, with the random loader.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import os
-import platform
 import re
-import shlex
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +40,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.environment import command, versions
 from benchmarks.loaders import (
     Loader,
     Measured,
@@ -286,15 +283,10 @@ def find_data(scratch: Path) -> Iterator[tuple[str, Data]]:
 
 def describe() -> str:
     """The command, the machine and the versions."""
-    versions = [f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions.append(f"{package} {metadata.version(package)}")
-    command = shlex.join(["python", "-m", "benchmarks.data", *sys.argv[1:]])
     return (
-        f"`{command}`\n\n{IMAGES.value} images per call, median of {ROUNDS.value} "
-        f"rounds, {THREADS.value} threads (torch: workers) on "
-        f"{len(os.sched_getaffinity(0))} CPUs; {', '.join(versions)}.\n"
+        f"{command('benchmarks.data')}\n\n{IMAGES.value} images per call, median of "
+        f"{ROUNDS.value} rounds, {THREADS.value} threads (torch: workers) on "
+        f"{len(os.sched_getaffinity(0))} CPUs; {versions(PACKAGES)}.\n"
     )
 
 

@@ -15,16 +15,12 @@ again backward, the gradient written, at the speed at which XLA copies as many l
 into a new array. Temporary memory is what XLA says it takes beside inputs and outputs.
 """
 
-import contextlib
 import itertools
 import os
-import platform
 import re
-import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -34,6 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.candidates import COPY, OURS, Candidate, Key, make_candidates
+from benchmarks.environment import command, versions
 from benchmarks.loss_rows import Row, make_rows
 from benchmarks.timing import interleave, keep_freed_memory, ratio
 from benchmarks.torch_peers import torch_peers
@@ -147,16 +144,11 @@ def milliseconds(times: Sequence[float]) -> str:
 def describe(bytes_per_second: float) -> str:
     """The command, the device, the speed of its copies, and the versions."""
     device = jax.devices()[0]
-    versions = [f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions.append(f"{package} {metadata.version(package)}")
-    command = shlex.join(["python", "-m", "benchmarks.losses", *sys.argv[1:]])
     return (
-        f"`{command}`\n\n{SHAPE.value}, median of {ROUNDS.value} rounds on one "
-        f"{device.device_kind} ({device.platform}), "
+        f"{command('benchmarks.losses')}\n\n{SHAPE.value}, median of {ROUNDS.value} "
+        f"rounds on one {device.device_kind} ({device.platform}), "
         f"{len(os.sched_getaffinity(0))} CPUs, copying {bytes_per_second / 1e9:.1f} "
-        f"GB/s; {', '.join(versions)}.\n"
+        f"GB/s; {versions(PACKAGES)}.\n"
     )
 
 

@@ -105,7 +105,9 @@ def _fill(
 def _aligned(shape: tuple[int, ...], value: int) -> UInt8[np.ndarray, "..."]:
     """Equal bytes at an address from which XLA on CPU uses them without a copy."""
     size = math.prod(shape)
-    memory = np.full(size + _ALIGNMENT, value, np.uint8)
+    # Zeros cost nothing until they are read, most of which are of empty rows.
+    make = np.zeros if value == 0 else functools.partial(np.full, fill_value=value)
+    memory = make(size + _ALIGNMENT, dtype=np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
     return memory[start : start + size].reshape(shape)
 
