@@ -25,6 +25,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.synthetic_index import CASES, write_index
 from segloss.data import SAMPLERS, ClassIndex, ClassSets
 from segloss.registry import bind
 
@@ -33,39 +34,6 @@ CLASSES = flags.DEFINE_integer("classes", 21, "In the index.", lower_bound=13)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Epochs planned.", lower_bound=1)
 ONLY = flags.DEFINE_string("only", None, "Label of one sampler, measured in place.")
 INDEX = flags.DEFINE_string("index", None, "A class index instead of the synthetic.")
-
-PAIR = dict(batch_max=9, batch_cl=8)
-CASES = {
-    "balance_batch": PAIR,
-    "balance_batch, batch_cl=12": PAIR | dict(batch_cl=12),
-    "balance_batch, batch_cl=12, requeue": PAIR
-    | dict(batch_cl=12, on_reject="requeue"),
-    "balance_batch, exact": PAIR | dict(exact=True),
-    "greedy_cover": PAIR,
-    "greedy_cover, batch_cl=12": PAIR | dict(batch_cl=12),
-    "random": dict(batch_max=9),
-    "repeat_factor": dict(batch_max=9, threshold=0.1),
-    "rare_class": dict(batch_max=9),
-    "class_uniform": dict(batch_max=9),
-    "foreground_oversample": dict(batch_max=9),
-}
-
-
-def write_index(path: Path, num_samples: int, num_classes: int) -> None:
-    """Class 0 in all samples, one to four others by a long tail, in pixels."""
-    rng = np.random.default_rng(0)
-    shares = 1 / np.arange(2, num_classes + 1)
-    counts = np.lib.format.open_memmap(
-        path, "w+", dtype=np.int32, shape=(num_samples, num_classes)
-    )
-    for start in range(0, num_samples, 100_000):
-        rows = counts[start : start + 100_000]
-        rows[:, 0] = 5_000
-        for most in range(4):
-            more = np.flatnonzero(rng.random(len(rows)) < 0.5**most)
-            held = rng.choice(num_classes - 1, len(more), p=shares / shares.sum())
-            rows[more, 1 + held] = 1_000
-    counts.flush()
 
 
 def measure(label: str, path: Path, rounds: int) -> dict[str, float]:

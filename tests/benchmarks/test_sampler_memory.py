@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.samplers import CASES, write_index
+from benchmarks.synthetic_index import CASES, write_index
 from segloss.data import SAMPLERS, ClassSets
 
 
