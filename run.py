@@ -2,7 +2,7 @@
 
 python run.py --config=configs/demo.py --workdir=runs/demo
 python run.py --config=configs/folder.py --config.data.root=DIR --workdir=RUN
-python run.py --config=configs/demo.py --workdir=RUN --mode=inspect
+python run.py --config=configs/demo.py --mode=inspect
 python run.py --workdir=RUN --mode=evaluate --split=test
 python run.py --workdir=RUN --mode=predict --input=IMAGES
 """
@@ -18,7 +18,9 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; but for train, that of the run will do."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run lies; a run found there goes on.", required=True
+    "workdir",
+    None,
+    "Where the run lies; a run found there goes on. For inspect, runs/inspect will do.",
 )
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "predict", "inspect"], "What to do."
@@ -30,7 +32,9 @@ INPUT = flags.DEFINE_string("input", None, "predict: an image or a folder of ima
 def main(argv: list[str]) -> None:
     from segloss import train
 
-    workdir = pathlib.Path(WORKDIR.value)
+    if WORKDIR.value is None and MODE.value != "inspect":
+        raise ValueError("--workdir is missing; it says where the run lies.")
+    workdir = pathlib.Path(WORKDIR.value or "runs/inspect")
     if MODE.value == "train":
         if CONFIG.value is None:
             raise ValueError("--mode=train needs --config.")

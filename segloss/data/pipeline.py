@@ -262,7 +262,8 @@ def iterate_batches(
             end with the iterator, which is to be closed.
         prefetch_batches: batches read ahead, by each worker if there are any.
         on_bad_sample: "raise" stops at a bad sample. "skip" leaves it not valid, warns
-            at the first sight of it, and the batch holds `sample_skipped`.
+            at the first sight of it, and the batch holds `sample_skipped`. Such a batch
+            may lack classes that the sampler counted on.
         process_index: which process of the run this is.
         process_count: processes of the run.
 

@@ -89,7 +89,7 @@ def _acceptance(pair: Mapping[str, Any] | None) -> str:
     if pair is None or pair["acceptance"] == 0:
         return "\N{EN DASH}"
     share = pair["acceptance"]
-    return f"{share:.0%}" if share >= 0.01 else f"{share:.1g}"
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
 
 
 def _draw_shares(axes: Axes, classes: Sequence[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from segloss.data import (
     SAMPLERS,
     ClassIndex,
+    ClassSets,
     Dataset,
     estimate_acceptance,
     exposures,
@@ -33,6 +34,8 @@ _EPOCHS = 20
 _TRIALS = 2_000
 # Beside the config's own; what the paper trains with.
 _BATCH_MAX = (4, 6, 9)
+# For what the config's own sampler has no field.
+_DEFAULTS = {"repeat_factor": {"threshold": 0.1}}
 
 
 def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         What `inspect.json` holds. `classes`: for each its name, `pixel_share`,
         `image_share` and `median_frequency` weight. `co_occurrence`: of the images that
         hold the class of the row, the share that holds that of the column.
-        `acceptance`: what `estimate_acceptance` says of each pair that can be met.
+        `acceptance`: what `estimate_acceptance` says of each pair that can be met, by
+        the classes that the config's `min_pixels` and `count_background` count.
         `exposures`: of each sampler, over `exposure_epochs` of its epochs, `min`,
         `median` and `max` of how often a sample is drawn, and the `class_share` of the
         images drawn that hold a class.
@@ -59,6 +63,10 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     index = dataset.class_index("train")
     counts = np.asarray(index.pixel_counts)
     presence = index.presence()
+    min_pixels = config.sampler.get("min_pixels", 1)
+    sets = ClassSets.from_counts(index.pixel_counts, min_pixels=min_pixels)
+    if not config.sampler.get("count_background", True):
+        sets = sets.without_background()
     weights = median_frequency(counts)
     statistics = {
         "dataset": dataset.name,
@@ -66,7 +74,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         "num_images": len(presence),
         "classes": _describe_classes(dataset, counts, presence, weights),
         "co_occurrence": _co_occurrence(presence).tolist(),
-        "acceptance": _try_pairs(config, presence, console),
+        "acceptance": _try_pairs(sets, config.sampler.get("batch_max"), console),
         "exposures": _expose(config, index, presence, console),
         "exposure_epochs": _EPOCHS,
     }
@@ -102,18 +110,21 @@ def _co_occurrence(presence: Bool[np.ndarray, "n c"]) -> Float[np.ndarray, "c c"
 
 
 def _try_pairs(
-    config: ConfigDict, presence: Bool[np.ndarray, "n c"], console: Console
+    sets: ClassSets, batch_max: int | None, console: Console
 ) -> list[dict[str, Any]]:
     """Acceptance of all pairs up to the first that no attempt met."""
-    sizes = sorted({*_BATCH_MAX, config.sampler.batch_max})
-    num_classes = int(presence.any(axis=0).sum())
+    sizes = sorted({*_BATCH_MAX, batch_max or _BATCH_MAX[0]})
+    num_classes = int((sets.samples_per_class() > 0).sum())
     pairs = []
     with make_progress(console) as progress:
         task = progress.add_task("pairs", total=len(sizes) * num_classes, status="")
         for batch_max in sizes:
             for batch_cl in range(1, num_classes + 1):
                 pair = {"batch_max": batch_max, "batch_cl": batch_cl}
-                tried = estimate_acceptance(presence, **pair, trials=_TRIALS)
+                try:
+                    tried = estimate_acceptance(sets, **pair, trials=_TRIALS)
+                except ValueError:  # proven out of reach
+                    break
                 progress.advance(task)
                 if tried.acceptance == 0:
                     break
@@ -127,20 +138,22 @@ def _expose(
     presence: Bool[np.ndarray, "n c"],
     console: Console,
 ) -> dict[str, dict[str, Any]]:
-    """Each sampler that the fields of the config's own are enough for."""
+    """Each sampler that can be made of the fields of the config's own."""
     found = {}
     with make_progress(console) as progress:
         task = progress.add_task("samplers", total=len(SAMPLERS), status="")
         for name, sampler_class in SAMPLERS.items():
-            fields = inspect.signature(sampler_class).parameters
-            chosen = {k: v for k, v in config.sampler.items() if k in fields}
+            known = {"min_pixels", *inspect.signature(sampler_class).parameters}
+            chosen = _DEFAULTS.get(name, {}) | {
+                key: value for key, value in config.sampler.items() if key in known
+            }
             progress.advance(task)
             try:
                 make = choose_sampler({"name": name} | chosen, seed=config.seed)
+                sampler = make(index)
             except ValueError as error:
                 console.print(f"left out: {error}", soft_wrap=True)
                 continue
-            sampler = make(index)
             drawn = exposures(sampler, _EPOCHS * sampler.batches_per_epoch)
             found[name] = {
                 "min": int(drawn.min()),

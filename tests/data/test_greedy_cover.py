@@ -50,16 +50,19 @@ def test_samples_that_fit_no_batch_are_left_out():
     # Row 0 adds most, but only the rows 1 and 2 hold all six classes.
     presence = np.zeros((4, 6), bool)
     presence[0, [0, 1, 3, 4]] = presence[1, :3] = presence[2, 3:] = presence[3, 5] = 1
-    sampler = GreedyCover(presence, batch_cl=6, batch_max=2)
+    with pytest.warns(UserWarning, match="within batch_max=2 leaves 50% of the"):
+        sampler = GreedyCover(presence, batch_cl=6, batch_max=2)
     assert all(sorted(sampler[k]) == [1, 2] for k in range(5))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_cover_that_the_search_overlooks_is_used(seed):
-    # Rows 0 and 1 hold all five classes, each hidden among 2,000 that hold one.
-    presence = np.concatenate([np.zeros((2, 5)), np.repeat(np.eye(5), 2_000, axis=0)])
+@pytest.mark.parametrize(("num_classes", "batch_max"), [(5, 2), (6, 3)])
+def test_cover_that_the_search_overlooks_is_used(num_classes, batch_max):
+    # Rows 0 and 1 hold all classes, each hidden among 2,000 that hold one.
+    singles = np.repeat(np.eye(num_classes), 2_000, axis=0)
+    presence = np.concatenate([np.zeros((2, num_classes)), singles])
     presence[0, :3] = presence[1, 3:] = 1
-    sampler = GreedyCover(presence > 0, batch_cl=5, batch_max=2, seed=seed)
+    with pytest.warns(UserWarning, match="leaves 100% of the samples out"):
+        sampler = GreedyCover(presence > 0, batch_cl=num_classes, batch_max=batch_max)
     assert all(sorted(sampler[k]) == [0, 1] for k in range(3))
 
 

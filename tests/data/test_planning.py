@@ -43,7 +43,9 @@ def test_acceptance_is_a_line_for_people():
         "used; this one reads 1"
     )
     seldom = planning.Acceptance(0.00526, 8.7, 199.5, 14.0, 14, 9, 10_000)
-    assert " 0.53 % of attempts" in str(seldom)
+    assert " 0.526 % of attempts" in str(seldom)
+    nearly = planning.Acceptance(0.9982, 4.4, 1.0, 6.2, 6, 9, 10_000)
+    assert " 99.8 % of attempts" in str(nearly)
     always = estimate_acceptance(TRAP, batch_cl=1, batch_max=2, trials=10)
     assert "100 % of attempts succeed, mean batch 1.0" in str(always)
     # The two rows of three among 400 others: one attempt in 80,000.
@@ -59,7 +61,7 @@ def test_unreachable_pair_names_the_largest_reachable():
     assert most_distinct_classes(TRAP, batch_max=2, at_most=4) == 4
     with pytest.raises(ValueError, match=r"largest batch_cl reachable.* is 4"):
         BalanceBatch(TRAP, batch_cl=5, batch_max=1)
-    with pytest.raises(ValueError, match=r"exactly 2 .* is 1"):
+    with pytest.raises(ValueError, match=r"exactly 2 .* of fewer, 1 is the most"):
         BalanceBatch(TRAP, batch_cl=2, batch_max=3, exact=True)
     with pytest.raises(ValueError, match=r"estimate_acceptance: .* is 4"):
         estimate_acceptance(TRAP, batch_cl=5, batch_max=1, trials=10)

@@ -47,6 +47,18 @@ def test_what_a_dataset_holds_and_what_samplers_make_of_it(config, tmp_path, cap
     drawn = found["exposures"]["random"]
     assert (drawn["min"], drawn["max"]) == (20, 20)
     assert drawn["class_share"] == pytest.approx([1.0, 0.5, 0.5])
-    shown = capsys.readouterr().out
-    assert "class_weights=(0.6667, 1.0000, 1.2857)" in shown
-    assert "left out: sampler: repeat_factor needs" in shown
+    assert "class_weights=(0.6667, 1.0000, 1.2857)" in capsys.readouterr().out
+
+
+def test_what_cannot_be_met_is_left_out_and_the_rest_is_shown(config, tmp_path, capsys):
+    config.sampler = dict(
+        name="balance_batch", batch_max=2, batch_cl=3, count_background=False
+    )
+    config.sampler.min_pixels = 5
+    found = inspect_dataset(config, tmp_path / "run")
+    # From 5 pixels on, box is in image a alone, and bar, which has 4, in none.
+    assert {p["batch_cl"] for p in found["acceptance"]} == {1}
+    assert "left out: BalanceBatch: no 2 samples hold at least 3" in (
+        capsys.readouterr().out
+    )
+    assert {"random", "repeat_factor"} <= found["exposures"].keys()

@@ -32,8 +32,10 @@ class BalanceBatch(EpochSampler):
         seed: seed of the shuffles, at least 0.
         exact: stop at `batch_cl` classes exactly: a sample that would go past is set
             aside and tried first in the next batch.
-        on_reject: "drop" loses discarded samples until the next epoch; "requeue"
-            shuffles and deals them again, until a turn places less than a hundredth.
+        on_reject: "drop" discards for this deal; "requeue" shuffles and deals what was
+            discarded again, until a turn places less than a hundredth. All epochs have
+            as many batches as the first, so one that comes short uses some samples
+            twice.
         count_background: whether class 0 counts as one of the `batch_cl`.
         max_attempts: attempts per batch from which on a warning calls the pair
             impractical, and names the nearest that is not.
@@ -75,6 +77,11 @@ class BalanceBatch(EpochSampler):
         self._too_large = None
         if exact:  # what goes past batch_cl by itself fits no batch
             self._too_large = self.class_sets.sizes() > batch_cl
+            if self._too_large.all():
+                raise ValueError(
+                    f"{self._name}: every sample alone holds more than batch_cl="
+                    f"{batch_cl} classes, so exact=True forms no batch; raise batch_cl."
+                )
         first = self._first_deal(max_attempts)
         self.batches_per_epoch = len(first)
         self._plans = {0: first}
@@ -92,8 +99,8 @@ class BalanceBatch(EpochSampler):
                     self.batch_max,
                     exact=self.exact,
                 )
-            # The last attempt of a deal may lack samples, and is one all the same.
-            attempts += attempted + 1
+            # A deal that ended early has still looked at all samples.
+            attempts += max(attempted, -(-self.num_samples // self.batch_max))
             if batches == 0 and attempts >= _LAST_ATTEMPT:
                 raise ValueError(
                     f"{self._pair} was met by none of {attempts:,} random attempts; "

@@ -1,5 +1,7 @@
 """The promise of Balance-batch kept by choosing, not by trying."""
 
+import warnings
+
 import numpy as np
 
 from segloss.data.samplers.class_sets import ClassSets, Presence
@@ -9,6 +11,8 @@ from segloss.data.samplers.planning import check_pair, covering_sets
 # Samples looked at per missing class, at first and after a failure.
 _DEPTH = 4
 _DEEP = 64
+# Share of the samples in no batch from which on a warning says so.
+_MOST_LEFT_OUT = 0.01
 
 
 class GreedyCover(EpochSampler):
@@ -68,6 +72,14 @@ class GreedyCover(EpochSampler):
         first = self._deal(self._rng(0))
         self.batches_per_epoch = len(first)
         self._plans = {0: first}
+        left_out = 1 - len(np.unique(first.ids)) / self.num_samples
+        if left_out > _MOST_LEFT_OUT:
+            warnings.warn(
+                f"{self._name}: batch_cl={batch_cl} within batch_max={batch_max} "
+                f"leaves {left_out:.0%} of the samples out, for which no batch was "
+                "found; lower batch_cl or raise batch_max.",
+                stacklevel=2,
+            )
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         # Importing numba takes most of a second, which other samplers are spared.

@@ -10,6 +10,8 @@ from segloss.data.samplers.class_sets import ClassSets, Presence
 
 # Distinct class sets up to which the integer programme is solved.
 _EXACT_UP_TO = 1_000
+# After which it is given up, where bounds will do.
+_SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Acceptance:
         if self.acceptance == 0:
             return f"{pair}none of {self.trials:,} attempts succeeded"
         percent = 100 * self.acceptance
-        digits = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+        plain = 10 <= percent < 99.5 or percent == 100
+        digits = f"{percent:.0f}" if plain else f"{percent:.3g}"
         return (
             f"{pair}{digits} % of attempts succeed, mean batch "
             f"{self.mean_batch_size:.1f}, {self.mean_distinct_classes:.1f} classes; "
@@ -103,11 +106,14 @@ def estimate_acceptance(
 def nearest_pair(
     sets: ClassSets, *, batch_max: int, max_attempts: int
 ) -> tuple[int, float]:
-    """The largest `batch_cl` that takes at most `max_attempts`, and its acceptance."""
+    """The largest `batch_cl` that takes at most `max_attempts`, and its acceptance.
+
+    1 if even that takes more.
+    """
     trials = max(10_000, 10 * max_attempts)
     most = _classes_by_draw(sets, batch_max, trials, seed=0)[:, -1]
     at_least = np.bincount(most)[::-1].cumsum()[::-1] / trials
-    nearest = int(np.flatnonzero(at_least * max_attempts >= 1)[-1])
+    nearest = max(1, int(np.flatnonzero(at_least * max_attempts >= 1)[-1]))
     return nearest, float(at_least[nearest])
 
 
@@ -151,18 +157,22 @@ def check_reachable(
             distinct, batch_max=batch_max, at_most=batch_cl
         )
     else:
-        least, most = bound_distinct_classes(sets, batch_max=batch_max)
+        least, most = bound_distinct_classes(sets, batch_max=batch_max, enough=batch_cl)
     if most >= batch_cl:
         return
+    if exact:
+        raise ValueError(
+            f"{where}: no {batch_max} samples hold exactly {batch_cl} distinct classes;"
+            f" of fewer, {most} is the most that some hold exactly."
+        )
     reachable = (
         f"is {most}"
         if least == most
         else f"is at least {least} (found) and at most {most} (proven)"
     )
     raise ValueError(
-        f"{where}: no {batch_max} samples hold {'exactly' if exact else 'at least'} "
-        f"{batch_cl} distinct classes; the largest batch_cl reachable with batch_max="
-        f"{batch_max} {reachable}."
+        f"{where}: no {batch_max} samples hold at least {batch_cl} distinct classes; "
+        f"the largest batch_cl reachable with batch_max={batch_max} {reachable}."
     )
 
 
@@ -176,34 +186,46 @@ def covering_sets(
     """
     distinct = sets.distinct()
     chosen, _ = _cover_greedily(distinct.words, batch_max)
-    if _count(np.bitwise_or.reduce(distinct.words[chosen])) < batch_cl:
+    held = np.bitwise_count(np.bitwise_or.accumulate(distinct.words[chosen]))
+    held = held.sum(axis=1, dtype=np.int64)
+    if held[-1] >= batch_cl:
+        chosen = chosen[: np.argmax(held >= batch_cl) + 1]
+    else:
         check_reachable(where, sets, batch_cl, batch_max)
-        if len(distinct) > _EXACT_UP_TO:
+        chosen = None
+        if len(distinct) <= _EXACT_UP_TO:
+            chosen = _cover_exactly(distinct, batch_max, None, _SECONDS)
+        if chosen is None:
             raise ValueError(
                 f"{where}: found no {batch_max} samples that hold {batch_cl} distinct "
                 f"classes, and no proof that there are none; lower batch_cl."
             )
-        chosen = _cover_exactly(distinct, batch_max, None)
     return dataclasses.replace(sets, words=distinct.words[chosen])
 
 
-def bound_distinct_classes(presence: Presence, *, batch_max: int) -> tuple[int, int]:
+def bound_distinct_classes(
+    presence: Presence, *, batch_max: int, enough: int | None = None
+) -> tuple[int, int]:
     """The most distinct classes of any `batch_max` samples: at least, and at most.
 
     The two are equal up to 1,000 distinct class sets, where an integer programme is
-    solved. Past that, the first is what greedy choice finds, at least 1 - 1/e of the
-    optimum, and the second the least bound of its steps: what is held, and the largest
-    gains on top of it (Nemhauser et al. 1978, doi:10.1007/BF01588971).
+    solved, if that takes seconds. Else the first is what greedy choice finds, at least
+    1 - 1/e of the optimum, and the second the least bound of its steps: what is held,
+    and the largest gains on top (Nemhauser et al. 1978, doi:10.1007/BF01588971).
 
     Args:
         presence: True where a sample holds a class, `[n, c]`, or the class sets.
         batch_max: most samples in the union.
+        enough: no programme is solved where greedy choice finds so many; None is all.
     """
     distinct = ClassSets.of(presence).distinct()
     chosen, most = _cover_greedily(distinct.words, batch_max)
     least = _count(np.bitwise_or.reduce(distinct.words[chosen]))
-    if least < most and len(distinct) <= _EXACT_UP_TO:
-        least = most = most_distinct_classes(distinct, batch_max=batch_max)
+    wanted = most if enough is None else min(most, enough)
+    if least < wanted and len(distinct) <= _EXACT_UP_TO:
+        found = _cover_exactly(distinct, batch_max, None, _SECONDS)
+        if found is not None:
+            least = most = _count(np.bitwise_or.reduce(distinct.words[found]))
     return least, most
 
 
@@ -235,15 +257,23 @@ def _cover_greedily(
         gains = np.bitwise_count(words & ~held).sum(axis=1, dtype=np.int64)
         largest = np.partition(gains, -min(batch_max, len(gains)))[-batch_max:]
         most = min(most, _count(held) + int(largest.sum()))
+        if gains.max() == 0:
+            break
         chosen.append(int(gains.argmax()))
         held |= words[chosen[-1]]
     return chosen, most
 
 
 def _cover_exactly(
-    distinct: ClassSets, batch_max: int, at_most: int | None
-) -> Int[np.ndarray, " m"]:
-    """Rows of at most `batch_max` distinct sets with the largest union."""
+    distinct: ClassSets,
+    batch_max: int,
+    at_most: int | None,
+    seconds: float | int = np.inf,
+) -> Int[np.ndarray, " m"] | None:
+    """Rows of at most `batch_max` distinct sets with the largest union.
+
+    None if that is not proven within so many seconds.
+    """
     rows = np.arange(len(distinct))
     if at_most is None:
         rows = rows[_is_maximal(distinct.words)]
@@ -269,8 +299,9 @@ def _cover_exactly(
         integrality=np.ones(n + c),
         bounds=optimize.Bounds(0, 1),
         constraints=constraints,
+        options={"time_limit": seconds} if np.isfinite(seconds) else {},
     )
-    return rows[solution.x[:n] > 0.5]
+    return rows[solution.x[:n] > 0.5] if solution.status == 0 else None
 
 
 def _is_maximal(words: UInt64[np.ndarray, "p w"]) -> Bool[np.ndarray, " p"]:
