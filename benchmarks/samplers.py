@@ -12,7 +12,7 @@ memory is that of the process, pages of the mapped file included, less the impor
 import importlib
 import json
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -36,11 +36,17 @@ ONLY = flags.DEFINE_string("only", None, "Label of one sampler, measured in plac
 INDEX = flags.DEFINE_string("index", None, "A class index instead of the synthetic.")
 
 
+def peak_mib() -> float:
+    """Of this process alone; what `getrusage` says begins with that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
+
+
 def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
     """Seconds of set-up and samples per second of one sampler, and peak MiB."""
     importlib.import_module("segloss.data.samplers.kernels")  # numba is no planning
     name = label.split(",")[0]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     index = ClassIndex(np.load(path, mmap_mode="r"), "synthetic")
     start = time.process_time()
     sets = ClassSets.from_counts(index.pixel_counts)
@@ -60,13 +66,12 @@ def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
         used = len(sampler._make_plan(epoch).ids)
         seconds = time.process_time() - start
         speeds.append((used / seconds, len(sets) / seconds))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return dict(
         packing=packing,
         setup=setup,
         used=statistics.median(s for s, _ in speeds),
         seen=statistics.median(s for _, s in speeds),
-        mib=(after - before) / 1024,
+        mib=peak_mib() - before,
         share=used / len(sets),
     )
 

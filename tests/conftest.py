@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         # Compiling takes longer than running here. On jaxlib 0.12, level 0 computes
         # other colours for another size of batch.
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        "--xla_backend_optimization_level=0"
         if jax.__version_info__ < (0, 11)
         else "--xla_llvm_disable_expensive_passes=true",
     ]
