@@ -4,8 +4,8 @@ from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
 from segloss.data.daformer import read_daformer, write_daformer
 from segloss.data.datasets import DATASETS, Dataset, open_dataset
+from segloss.data.decode import read_image, read_labels
 from segloss.data.distances import signed_distances
-from segloss.data.files import read_image, read_labels
 from segloss.data.pipeline import (
     ON_BAD_SAMPLE,
     BadSampleError,

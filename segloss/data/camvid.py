@@ -10,14 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 from segloss.data.files import (
-    DatasetError,
     Fault,
     FilesBuilder,
-    FilesConfig,
     Pair,
     abridge,
     check_sizes,
-    make_pairs_name,
     pair_up,
     relative,
 )
@@ -67,20 +64,14 @@ def camvid(
         faults += wrong
     if not partial:
         faults += check_sizes(pairs, SPLIT_SIZES)
-    pairs = {split: found for split, found in pairs.items() if found}
-    if not (faults or pairs):
-        faults.append(Fault(".", "holds no sample of any split; check the path"))
-    if faults:
-        raise DatasetError(root, faults, dataset="camvid", instructions=INSTRUCTIONS)
-    return Camvid(
+    return Camvid.make(
+        root,
+        pairs,
+        faults,
+        class_names=CLASS_NAMES,
+        ignore_label=VOID,
+        instructions=INSTRUCTIONS,
         data_dir=data_dir,
-        config=FilesConfig(
-            name=make_pairs_name(root, pairs),
-            class_names=CLASS_NAMES,
-            ignore_label=VOID,
-            root=root,
-            pairs=pairs,
-        ),
     )
 
 

@@ -19,17 +19,14 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from segloss.data.decode import UnfitError
 from segloss.data.files import (
-    DatasetError,
     Fault,
     FilesBuilder,
-    FilesConfig,
     Pair,
-    UnfitError,
     abridge,
     check_sizes,
     list_files,
-    make_pairs_name,
     relative,
 )
 
@@ -92,22 +89,19 @@ def voc2012(
         pairs, faults = {}, [Fault(".", "has no folder VOCdevkit/VOC2012; download it")]
     else:
         pairs, faults = _list_pairs(root, voc, partial=partial)
-    if faults:
-        raise DatasetError(root, faults, dataset="voc2012", instructions=INSTRUCTIONS)
-    return Voc2012(
+    return Voc2012.make(
+        root,
+        pairs,
+        faults,
+        class_names=CLASS_NAMES,
+        ignore_label=VOID,
+        instructions=INSTRUCTIONS,
         data_dir=data_dir,
-        config=FilesConfig(
-            name=make_pairs_name(root, pairs),
-            class_names=CLASS_NAMES,
-            ignore_label=VOID,
-            root=root,
-            pairs=pairs,
-        ),
     )
 
 
 def read_mat(data: bytes) -> tuple[Image.Image, bool]:
-    """The class ids of a .mat file of SBD, as `files.read_labels` gives them.
+    """The class ids of a .mat file of SBD, as `decode.read_labels` gives them.
 
     Raises:
         UnfitError: if it is empty or does not hold `GTcls.Segmentation`, uint8 [h, w].
@@ -163,9 +157,7 @@ def _list_pairs(
         ]
         for split, stems in ids.items()
     }
-    if not (faults or any(pairs.values())):
-        faults.append(Fault(".", "holds no sample of any split; check the path"))
-    return {split: found for split, found in pairs.items() if found}, faults
+    return pairs, faults
 
 
 def _read_splits(
