@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -50,6 +51,22 @@ def complete():
         return labels, needed
 
     return complete
+
+
+@pytest.fixture(scope="session")
+def research_data():
+    """Finds real data, whose licences let us use but not pass them on."""
+
+    def find(name):
+        path = Path(__file__).parents[2] / "shared" / "data" / name
+        if not path.exists():
+            pytest.skip(
+                f"{name} is licensed for research only, so the repository cannot hold "
+                f"it; to run this, put it at ../shared/data/{name}"
+            )
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")

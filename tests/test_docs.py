@@ -52,7 +52,10 @@ def test_snippets_print_what_the_page_shows(page, tmp_path, monkeypatch):
         assert printed.getvalue().strip() == shown_output(snippet).strip()
     assert session or absent or "```python" not in text
     if absent:
-        pytest.skip(f"all but what reads {', '.join(absent)}, which is not there")
+        pytest.skip(
+            f"all other snippets ran; {', '.join(absent)} is licensed for research "
+            "only, so the repository cannot hold it"
+        )
 
 
 def test_page_of_losses_has_a_row_for_each():

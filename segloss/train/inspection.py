@@ -113,7 +113,7 @@ def _try_pairs(
     sets: ClassSets, batch_max: int | None, console: Console
 ) -> list[dict[str, Any]]:
     """Acceptance of all pairs up to the first that no attempt met."""
-    sizes = sorted({*_BATCH_MAX, batch_max or _BATCH_MAX[0]})
+    sizes = sorted({*_BATCH_MAX} | ({batch_max} if batch_max else set()))
     num_classes = int((sets.samples_per_class() > 0).sum())
     pairs = []
     with make_progress(console) as progress:

@@ -1,5 +1,4 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +7,6 @@ from PIL import Image
 from segloss.data import open_dataset
 from segloss.data.camvid import camvid
 from segloss.data.files import DatasetError
-
-CAMVID = Path(__file__).parents[2].parent / "shared/data/camvid"
 
 
 @pytest.fixture
@@ -114,10 +111,9 @@ def test_what_is_missing_of_the_whole_is_told(small_camvid, tmp_path):
         camvid(root=tmp_path / "absent", partial=True)
 
 
-def test_real_camvid(open_camvid, tmp_path):
-    if not CAMVID.is_dir():
-        pytest.skip("CamVid is not at ../shared/data/camvid")
-    pairs = camvid(root=CAMVID, data_dir=tmp_path).builder_config.pairs
+def test_real_camvid(research_data, open_camvid, tmp_path):
+    root = research_data("camvid")
+    pairs = camvid(root=root, data_dir=tmp_path).builder_config.pairs
     sizes = {split: len(some) for split, some in pairs.items()}
     assert sizes == {"train": 367, "val": 101, "test": 233}
     root = tmp_path / "CamVid"

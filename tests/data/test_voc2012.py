@@ -13,7 +13,6 @@ from segloss.data.files import DatasetError
 from segloss.data.voc2012 import voc2012
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
-LISTS, SAMPLE = SHARED / "voc_lists", SHARED / "voc_sample"
 
 VOC = "VOCdevkit/VOC2012"
 LIST = f"{VOC}/ImageSets/Segmentation"
@@ -290,13 +289,12 @@ def test_nothing_to_take_is_a_fault(small_voc, faults_of):
 
 
 @pytest.fixture
-def whole_voc(tmp_path):
+def whole_voc(research_data, tmp_path):
     """All of VOC and SBD, every file of it empty; labels of SBD without their lists."""
-    if not LISTS.is_dir():
-        pytest.skip("the lists of VOC are not at ../shared/data/voc_lists")
+    lists = research_data("voc_lists")
     root = tmp_path / "whole"
-    ids = {k: (LISTS / f"{k}.txt").read_text().split() for k in ("train", "val")}
-    aug = {Path(i).stem for i in (LISTS / "train_aug.txt").read_text().split()}
+    ids = {k: (lists / f"{k}.txt").read_text().split() for k in ("train", "val")}
+    aug = {Path(i).stem for i in (lists / "train_aug.txt").read_text().split()}
     touch(root / VOC / "JPEGImages", {*aug, *ids["val"]}, ".jpg")
     touch(root / VOC / "SegmentationClass", {*ids["train"], *ids["val"]}, ".png")
     # SBD labels some of VOC's val, which must stay out of training.
@@ -313,7 +311,9 @@ def touch(directory, stems, suffix):
         os.close(os.open(directory / f"{stem}{suffix}", os.O_CREAT))
 
 
-def test_whole_set_has_the_splits_everyone_uses(whole_voc, tmp_path):
+def test_whole_set_has_the_splits_everyone_uses(research_data, whole_voc, tmp_path):
+    lists = research_data("voc_lists")
+
     def splits():
         pairs = voc2012(root=whole_voc, data_dir=tmp_path).builder_config.pairs
         return {split: [pair.stem for pair in some] for split, some in pairs.items()}
@@ -321,9 +321,9 @@ def test_whole_set_has_the_splits_everyone_uses(whole_voc, tmp_path):
     found = splits()
     sizes = {split: len(some) for split, some in found.items()}
     assert sizes == {"train": 10_582, "train_official": 1_464, "val": 1_449}
-    assert found["train"] == sorted((LISTS / "train_aug.txt").read_text().split())
+    assert found["train"] == sorted((lists / "train_aug.txt").read_text().split())
     # DrSleep's list, which ends without a newline, gives the same.
-    pairs = (LISTS / "drsleep_train_pairs.txt").read_bytes()
+    pairs = (lists / "drsleep_train_pairs.txt").read_bytes()
     assert not pairs.endswith(b"\n")
     (whole_voc / LIST / "train_aug.txt").write_bytes(pairs)
     assert splits() == found
@@ -333,13 +333,12 @@ def test_whole_set_has_the_splits_everyone_uses(whole_voc, tmp_path):
         splits()
 
 
-def test_real_sample_from_mat_files_and_from_label_images(tmp_path):
-    if not SAMPLE.is_dir():
-        pytest.skip("the sample of VOC is not at ../shared/data/voc_sample")
-    pairs = voc2012(root=SAMPLE, partial=True, data_dir=tmp_path).builder_config.pairs
+def test_real_sample_from_mat_files_and_from_label_images(research_data, tmp_path):
+    real = research_data("voc_sample")
+    pairs = voc2012(root=real, partial=True, data_dir=tmp_path).builder_config.pairs
     sizes = {split: len(some) for split, some in pairs.items()}
     assert sizes == {"train": 173, "train_official": 66, "val": 56}
-    sbd = sorted(path.stem for path in (SAMPLE / "sbd_format_synth/cls").iterdir())
+    sbd = sorted(path.stem for path in (real / "sbd_format_synth/cls").iterdir())
     datasets = {}
     for source, (folder, place) in {
         "sbd_format_synth/cls": ("release", f"{SBD}/cls"),
@@ -348,9 +347,9 @@ def test_real_sample_from_mat_files_and_from_label_images(tmp_path):
         root = tmp_path / folder
         (root / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
         for name in ("JPEGImages", "SegmentationClass"):
-            (root / "VOC2012" / name).symlink_to(SAMPLE / "VOC2012" / name)
+            (root / "VOC2012" / name).symlink_to(real / "VOC2012" / name)
         (root / place).parent.mkdir(parents=True, exist_ok=True)
-        (root / place).symlink_to(SAMPLE / source)
+        (root / place).symlink_to(real / source)
         lists = {"train": ["2007_000032"], "val": ["2007_000033"], "train_aug": sbd}
         for name, ids in lists.items():
             path = root / f"VOC2012/ImageSets/Segmentation/{name}.txt"
@@ -362,9 +361,9 @@ def test_real_sample_from_mat_files_and_from_label_images(tmp_path):
     train, val = (read(datasets["release"], split) for split in ("train", "val"))
     assert [sample["stem"] for sample in train] == ["2007_000032", *sbd]
     for sample in (*train, *val):
-        label = SAMPLE / f"VOC2012/SegmentationClassAug/{sample['stem']}.png"
+        label = real / f"VOC2012/SegmentationClassAug/{sample['stem']}.png"
         np.testing.assert_array_equal(sample["labels"], np.asarray(Image.open(label)))
-        image = SAMPLE / f"VOC2012/JPEGImages/{sample['stem']}.jpg"
+        image = real / f"VOC2012/JPEGImages/{sample['stem']}.jpg"
         np.testing.assert_array_equal(sample["image"], np.asarray(Image.open(image)))
         # Only what VOC labels has void.
         assert (255 in sample["labels"]) == (sample["stem"] not in sbd)

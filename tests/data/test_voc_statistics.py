@@ -3,16 +3,12 @@
 import csv
 import gzip
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segloss.data import BalanceBatch, GreedyCover, estimate_acceptance, exposures
 
-COUNTS = Path(__file__).parents[2].parent / (
-    "shared/data/voc_lists/class_pixel_counts.csv.gz"
-)
 PAIRS = [
     *((9, batch_cl) for batch_cl in range(2, 13)),
     *((4, batch_cl) for batch_cl in range(2, 7)),
@@ -22,10 +18,9 @@ NUM_SIMULATED = 3_000
 
 
 @pytest.fixture(scope="module")
-def presence():
-    if not COUNTS.exists():
-        pytest.skip("the VOC statistics are not at ../shared/data/voc_lists")
-    with gzip.open(COUNTS, "rt") as file:
+def presence(research_data):
+    counts = research_data("voc_lists") / "class_pixel_counts.csv.gz"
+    with gzip.open(counts, "rt") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] != "val"]
     names = list(rows[0])[4:-1]
     presence = np.array([[int(row[name]) > 0 for name in names] for row in rows])
