@@ -20,8 +20,8 @@ from benchmarks.timing import Ratio, ratio
 from segloss.data import Batch, Sampler, iterate_batches, load_batch
 
 # Batches that are read ahead: by each worker, and by all of two workers at most.
-PREFETCH = 2
-AHEAD = 6
+PREFETCH = 4
+AHEAD = 10
 LEAST_OF_RANDOM = 0.9
 MOST_PLANNING = 0.01
 

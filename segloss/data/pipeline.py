@@ -2,14 +2,13 @@
 
 import contextlib
 import functools
-import math
 import multiprocessing
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Generator, Iterator
-from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
@@ -17,10 +16,10 @@ from absl import flags
 from jaxtyping import Bool, Float16, Int, Int64, UInt8
 
 from segloss.data.augment import PAD_RGB
+from segloss.data.canvases import Canvases
 from segloss.data.distances import signed_distances
 
 ON_BAD_SAMPLE = ("raise", "skip")
-_ALIGNMENT = 64  # bytes
 
 
 class Batch(TypedDict):
@@ -34,6 +33,23 @@ class Batch(TypedDict):
     distances: NotRequired[Float16[np.ndarray, "b h w c"]]
     # True for bad samples, which are not valid; only where they are skipped.
     sample_skipped: NotRequired[Bool[np.ndarray, " b"]]
+
+
+class _Memory(NamedTuple):
+    """What batches of one shape are made of."""
+
+    images: Canvases
+    labels: Canvases
+    valid: Canvases
+
+    @classmethod
+    def of(
+        cls, batch_size: int, canvas_hw: tuple[int, int], ignore_label: int
+    ) -> "_Memory":
+        shape = (batch_size, *canvas_hw)
+        return cls(
+            Canvases((*shape, 3), 0), Canvases(shape, ignore_label), Canvases(shape, 0)
+        )
 
 
 class BadSampleError(ValueError):
@@ -102,16 +118,6 @@ def _fill(
     canvas[h:] = row.reshape(-1, 3)
 
 
-def _aligned(shape: tuple[int, ...], value: int) -> UInt8[np.ndarray, "..."]:
-    """Equal bytes at an address from which XLA on CPU uses them without a copy."""
-    size = math.prod(shape)
-    # Zeros cost nothing until they are read, most of which are of empty rows.
-    make = np.zeros if value == 0 else functools.partial(np.full, fill_value=value)
-    memory = make(size + _ALIGNMENT, dtype=np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].reshape(shape)
-
-
 def load_batch(
     source: Source,
     ids: Int[np.ndarray, " n"],
@@ -140,8 +146,7 @@ def load_batch(
     return _load(
         source,
         ids,
-        batch_size=batch_size,
-        canvas_hw=canvas_hw,
+        _Memory.of(batch_size, canvas_hw, ignore_label),
         ignore_label=ignore_label,
         num_classes=num_classes,
         distance_classes=distance_classes,
@@ -152,18 +157,17 @@ def load_batch(
 def _load(
     source: Source,
     ids: Int[np.ndarray, " n"],
+    memory: _Memory,
     *,
-    batch_size: int,
-    canvas_hw: tuple[int, int],
     ignore_label: int,
     num_classes: int | None,
     distance_classes: int | None,
     skip_bad: bool,
 ) -> tuple[Batch, list[str]]:
     """The batch, and what is wrong with the samples that it skips."""
-    images = _aligned((batch_size, *canvas_hw, 3), 0)
-    labels = _aligned((batch_size, *canvas_hw), ignore_label)
-    valid = _aligned(labels.shape, 0).view(bool)
+    images, labels, valid = (canvases.take(len(ids)) for canvases in memory)
+    valid = valid.view(bool)
+    batch_size, canvas_hw = len(labels), labels.shape[1:]
     distances = np.zeros((*labels.shape, distance_classes or 0), np.float16)
     sample_valid = np.zeros(batch_size, bool)
     faults = []
@@ -186,6 +190,9 @@ def _load(
                 valid[row, :h, :w],
                 num_classes=distance_classes,
             )
+    for array in (images, labels, valid):
+        # Or what is written beside the samples would be in a later batch, too.
+        array.flags.writeable = False
     batch = Batch(images=images, labels=labels, valid=valid, sample_valid=sample_valid)
     if distance_classes is not None:
         batch["distances"] = distances
@@ -285,8 +292,7 @@ def iterate_batches(
         source,
         sampler,
         slice(first, first + share),
-        batch_size=share,
-        canvas_hw=canvas_hw,
+        _Memory.of(share, canvas_hw, ignore_label),
         ignore_label=ignore_label,
         num_classes=num_classes,
         distance_classes=distance_classes,
@@ -305,9 +311,14 @@ def iterate_batches(
 
 
 def _load_share(
-    source: Source, sampler: Sampler, rows: slice, k: int, **options: Any
+    source: Source,
+    sampler: Sampler,
+    rows: slice,
+    memory: _Memory,
+    k: int,
+    **options: Any,
 ) -> tuple[Batch, list[str]]:
-    return _load(source, sampler[k][rows], **options)
+    return _load(source, sampler[k][rows], memory, **options)
 
 
 def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:

@@ -187,6 +187,30 @@ def batches(source, sampler, **kwargs):
     return list(iterate_batches(source, sampler, **options | kwargs))
 
 
+class Shrinking:
+    """Batches of three samples, of one, and so on."""
+
+    batch_max = 3
+
+    def __getitem__(self, k):
+        return np.array([2, 3, 1] if k % 2 == 0 else [0])
+
+
+def test_padding_is_clean_though_memory_is_used_again():
+    source, sampler = Source(4), Shrinking()
+    canvas = dict(canvas_hw=(16, 6), ignore_label=255)
+    chosen = dict(start=0, stop=40, num_devices=1)
+    seen = set()
+    for k, batch in enumerate(iterate_batches(source, sampler, **chosen, **canvas)):
+        seen.add(batch["images"].__array_interface__["data"][0])
+        fresh = load_batch(source, sampler[k], batch_size=3, **canvas)
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, fresh[name], err_msg=f"{k} {name}")
+        with pytest.raises(ValueError, match="read-only"):
+            batch["images"][2] = 9
+    assert len(seen) < 40
+
+
 @pytest.mark.parametrize(
     "reading",
     [
