@@ -190,9 +190,6 @@ def _load(
                 valid[row, :h, :w],
                 num_classes=distance_classes,
             )
-    for array in (images, labels, valid):
-        # Or what is written beside the samples would be in a later batch, too.
-        array.flags.writeable = False
     batch = Batch(images=images, labels=labels, valid=valid, sample_valid=sample_valid)
     if distance_classes is not None:
         batch["distances"] = distances
@@ -318,7 +315,11 @@ def _load_share(
     k: int,
     **options: Any,
 ) -> tuple[Batch, list[str]]:
-    return _load(source, sampler[k][rows], memory, **options)
+    batch, faults = _load(source, sampler[k][rows], memory, **options)
+    for array in batch.values():
+        # What were written beside the samples would be in a later batch as well.
+        array.flags.writeable = False
+    return batch, faults
 
 
 def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:

@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-NORMS = ("batch", "group", "none")
+NORMS = ("batch", "frozen", "group", "none")
+DTYPES = ("float32", "bfloat16")
 
 
 class BatchNorm(nn.Module, kw_only=True):
@@ -85,14 +88,50 @@ class BatchNorm(nn.Module, kw_only=True):
         return count, mean, total(deviation**2) / divisor
 
 
+def apply_norm(
+    x: Float[Array, "b *spatial c"],
+    norm: str,
+    *,
+    name: str,
+    train: bool,
+    sample_valid: Bool[Array, " b"] | None,
+    dtype: str,
+    axis_name: str | None,
+    momentum: float = 0.9,
+) -> Float[Array, "b *spatial c"]:
+    """Normalises, as a submodule `name` of the module that calls.
+
+    Args:
+        x: activations.
+        norm: "batch" (`BatchNorm`); "frozen", the same, but with the running statistics
+            even in training, as where weights come from elsewhere and batches are
+            small; "group" (Wu & He 2018, arXiv:1803.08494: 32 groups, or the largest
+            power of two that divides the channels); "none".
+        name: of the submodule; variables are alike under "batch" and "frozen".
+        train: as for `BatchNorm`, and so are the others.
+        sample_valid: False marks padding samples.
+        dtype: of the output.
+        axis_name: mapped device axis whose devices share batch statistics.
+        momentum: share of the running statistics that one training step keeps.
+    """
+    if norm in ("batch", "frozen"):
+        module = BatchNorm(
+            momentum=momentum, dtype=dtype, axis_name=axis_name, name=name
+        )
+        return module(x, train=train and norm == "batch", sample_valid=sample_valid)
+    if norm == "group":
+        groups = math.gcd(32, x.shape[-1])
+        return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
+    return x
+
+
 class ConvNormReLU(nn.Module, kw_only=True):
     """3x3 convolution (size kept, He normal), normalisation, ReLU.
 
     Attributes:
         features: output channels.
-        norm: "batch" (`BatchNorm`), "group" (Wu & He 2018, arXiv:1803.08494: 32 groups,
-            or the largest power of two that divides `features`) or "none". The
-            convolution has a bias only under "none", as the others bring their own.
+        norm: see `apply_norm`. The convolution has a bias only under "none", as the
+            others bring their own.
         dtype: dtype of computation and output; parameters are float32.
         axis_name: mapped device axis whose devices share batch statistics.
     """
@@ -118,13 +157,44 @@ class ConvNormReLU(nn.Module, kw_only=True):
             dtype=self.dtype,
             name="conv",
         )(x)
-        if self.norm == "batch":
-            norm = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name="norm")
-            x = norm(x, train=train, sample_valid=sample_valid)
-        elif self.norm == "group":
-            groups = math.gcd(32, self.features)
-            x = nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name="norm")(x)
+        x = apply_norm(
+            x,
+            self.norm,
+            name="norm",
+            train=train,
+            sample_valid=sample_valid,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
         return nn.relu(x)
+
+
+class Dropout(nn.Module, kw_only=True):
+    """Sets a share of the activations to 0 and scales up the rest, in training only.
+
+    Srivastava et al. 2014 (JMLR 15). What is dropped of a sample depends on its place
+    in the global batch, so that n devices equal one. Needs the PRNG stream "dropout".
+
+    Attributes:
+        rate: share that is dropped, in [0, 1).
+        axis_name: mapped device axis over which the batch is split.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b *spatial c"], *, train: bool
+    ) -> Float[Array, "b *spatial c"]:
+        if not train or self.rate == 0 or self.is_initializing():
+            return x
+        place = jnp.arange(len(x))
+        if self.axis_name is not None:
+            place += jax.lax.axis_index(self.axis_name) * len(x)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), place)
+        draw = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x[0].size))
+        return jnp.where(draw(keys).reshape(x.shape), x / (1 - self.rate), 0)
 
 
 class UpConv(nn.Module, kw_only=True):
@@ -178,6 +248,46 @@ def he_normal(
     # long (two seconds a kernel).
     draw = jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
     return math.sqrt(2 / fan_in) * draw
+
+
+def blank_padding(
+    images: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None
+) -> Float[Array, "b *spatial c"]:
+    """Zeros in place of padding samples, which may hold anything, NaN included."""
+    if sample_valid is None:
+        return images
+    return jnp.where(jnp.expand_dims(sample_valid, range(1, images.ndim)), images, 0)
+
+
+def enlarge(
+    logits: Float[Array, "b *small c"], size: tuple[int, ...]
+) -> Float[Array, "b *large c"]:
+    """Bilinear interpolation to a spatial size, corners not aligned."""
+    shape = (len(logits), *size, logits.shape[-1])
+    return jax.image.resize(logits, shape, "bilinear")
+
+
+def check_hyperparameters(
+    module: nn.Module,
+    *,
+    at_least: Mapping[str, int],
+    one_of: Mapping[str, Sequence[Any]],
+) -> None:
+    """Checks attributes of a module, for its `__post_init__`.
+
+    Raises:
+        ValueError: naming the attribute that is too small or not among those known.
+    """
+    network = type(module).__name__
+    for name, least in at_least.items():
+        if (value := getattr(module, name)) < least:
+            raise ValueError(f"{network}: {name} must be >= {least}, got {value}.")
+    for name, known in one_of.items():
+        if (value := getattr(module, name)) not in known:
+            raise ValueError(
+                f"{network}: {name} must be one of {', '.join(map(str, known))}, "
+                f"got {value!r}."
+            )
 
 
 def space_to_depth(

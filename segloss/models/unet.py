@@ -2,20 +2,21 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
+    DTYPES,
     NORMS,
     ConvNormReLU,
     UpConv,
+    blank_padding,
+    check_hyperparameters,
+    enlarge,
     he_normal,
     space_to_depth,
 )
-
-DTYPES = ("float32", "bfloat16")
 
 
 class UNet(nn.Module, kw_only=True):
@@ -32,7 +33,7 @@ class UNet(nn.Module, kw_only=True):
         num_classes: channels of the logits.
         depth: how often the size is halved; 4 in the paper.
         width: channels at full size, doubled at each halving; 64 in the paper.
-        norm: "batch", "group" or "none" (the paper); see `ConvNormReLU`.
+        norm: "batch", "frozen", "group" or "none" (the paper); see `apply_norm`.
         dtype: "float32" or "bfloat16", in which all is computed but the statistics of
             norms and the head, whose logits are float32.
         axis_name: mapped device axis whose devices share batch statistics.
@@ -53,21 +54,11 @@ class UNet(nn.Module, kw_only=True):
     input_stride: int = 1
 
     def __post_init__(self):
-        for name, least in (
-            ("num_classes", 1),
-            ("depth", 0),
-            ("width", 1),
-            ("input_stride", 1),
-        ):
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise ValueError(f"UNet: {name} must be >= {least}, got {value}.")
-        for name, known in (("norm", NORMS), ("dtype", DTYPES)):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise ValueError(
-                    f"UNet: {name} must be one of {', '.join(known)}, got {value!r}."
-                )
+        check_hyperparameters(
+            self,
+            at_least=dict(num_classes=1, depth=0, width=1, input_stride=1),
+            one_of=dict(norm=NORMS, dtype=DTYPES),
+        )
         super().__post_init__()
 
     @nn.compact
@@ -77,7 +68,8 @@ class UNet(nn.Module, kw_only=True):
         *,
         train: bool,
         sample_valid: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b h w {self.num_classes}"]:
+        resize: bool = True,
+    ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
         """Class scores of every pixel, float32.
 
         Args:
@@ -86,10 +78,9 @@ class UNet(nn.Module, kw_only=True):
                 then be mutable.
             sample_valid: False marks padding samples. They may hold anything, and
                 change neither the statistics nor the logits of the others.
+            resize: False leaves logits at the size at which they are computed.
         """
-        if sample_valid is not None:
-            valid = jnp.expand_dims(sample_valid, (1, 2, 3))
-            images = jnp.where(valid, images, 0)
+        images = blank_padding(images, sample_valid)
         convs = functools.partial(
             DoubleConv, norm=self.norm, dtype=self.dtype, axis_name=self.axis_name
         )
@@ -115,10 +106,11 @@ class UNet(nn.Module, kw_only=True):
             dtype="float32",
             name="head",
         )(x)
-        b, h, w, _ = images.shape
-        size = [self.input_stride * n for n in logits.shape[1:3]]
-        logits = jax.image.resize(logits, (b, *size, self.num_classes), "bilinear")
-        return logits[:, :h, :w]
+        if not resize:
+            return logits
+        _, h, w, _ = images.shape
+        size = tuple(self.input_stride * n for n in logits.shape[1:3])
+        return enlarge(logits, size)[:, :h, :w]
 
 
 class DoubleConv(nn.Module, kw_only=True):

@@ -81,8 +81,7 @@ def train_step(
     images, labels, valid, inputs = _augmented(state, batch, augment)
 
     def global_loss(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, batch_stats = _forward(variables, images, batch, model)
+        logits, batch_stats = _forward(state, params, images, batch, model)
         return loss(logits, labels, valid, axis_name=AXIS, **inputs), batch_stats
 
     (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
@@ -120,7 +119,7 @@ def attention_step(
         `pixel_share/NAME` of each class, equal on all devices.
     """
     images, labels, valid, inputs = _augmented(state, batch, augment)
-    logits, _ = _forward(state.variables, images, batch, model)
+    logits, _ = _forward(state, state.params, images, batch, model)
     options = {"num_classes": len(class_names), "axis_name": AXIS}
     shares = {
         "gradient_share": gradient_share(
@@ -146,11 +145,10 @@ def _augmented(
 
     Then, by name, what else the loss takes; the batch holds it where the loss asks.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     rows = batch["labels"].shape[0]
     # A key by the place in the global batch: the same images however many devices.
     place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(place)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, _step_key(state)))(place)
     inputs = {k: batch[k] for k in ("distances",) if k in batch}
     images, labels, valid, *maps = augment(
         keys, batch["images"], batch["labels"], batch["valid"], **inputs
@@ -159,17 +157,23 @@ def _augmented(
 
 
 def _forward(
-    variables: dict[str, Any], images: jax.Array, batch: Batch, model: nn.Module
+    state: TrainState, params: Any, images: jax.Array, batch: Batch, model: nn.Module
 ) -> tuple[jax.Array, Any]:
     """Logits as in training, and the BatchNorm statistics that result."""
     logits, updated = model.apply(
-        variables,
+        {"params": params, "batch_stats": state.batch_stats},
         normalize(images),
         train=True,
         sample_valid=batch["sample_valid"],
         mutable=["batch_stats"],
+        # A place that no sample has, because augmentation draws from theirs.
+        rngs={"dropout": jax.random.fold_in(_step_key(state), np.uint32(2**32 - 1))},
     )
     return logits, updated.get("batch_stats", {})
+
+
+def _step_key(state: TrainState) -> jax.Array:
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
 def evaluation_step(

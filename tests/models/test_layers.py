@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from segloss.models.layers import BatchNorm, ConvNormReLU, UpConv, space_to_depth
+from segloss.models.layers import (
+    BatchNorm,
+    ConvNormReLU,
+    Dropout,
+    UpConv,
+    apply_norm,
+    space_to_depth,
+)
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -204,3 +211,46 @@ def test_space_to_depth_lists_each_square_and_fills_up_with_zeros():
     expected = [[[[1, 2, 4, 5], [3, 0, 6, 0]]]]
     np.testing.assert_array_equal(space_to_depth(image, stride=2), expected)
     np.testing.assert_array_equal(space_to_depth(image, stride=1), image)
+
+
+def test_frozen_norm_uses_and_keeps_running_statistics_in_training():
+    class Frozen(nn.Module):
+        norm: str
+
+        @nn.compact
+        def __call__(self, x, train):
+            how = dict(sample_valid=None, dtype="float32", axis_name=None)
+            return apply_norm(x, self.norm, name="norm", train=train, **how)
+
+    x = jnp.asarray(RNG.normal(3, 2, (2, 4, 4, 6)), jnp.float32)
+    variables = Frozen("frozen").init(KEY, x, train=False)
+    assert jax.tree.structure(variables) == jax.tree.structure(
+        Frozen("batch").init(KEY, x, train=False)
+    )
+    trained, updated = Frozen("frozen").apply(
+        variables, x, train=True, mutable=["batch_stats"]
+    )
+    np.testing.assert_array_equal(
+        trained, Frozen("batch").apply(variables, x, train=False)
+    )
+    assert_trees_close(updated["batch_stats"], variables["batch_stats"], rtol=0)
+
+
+def drop(x, axis_name=None):
+    layer = Dropout(rate=0.25, axis_name=axis_name)
+    return layer.apply({}, x, train=True, rngs={"dropout": KEY})
+
+
+def test_dropout_keeps_the_mean_and_is_off_in_prediction():
+    x = jnp.ones((4, 50, 40, 3))
+    dropped = np.asarray(drop(x))
+    assert set(np.unique(dropped).tolist()) == {0.0, np.float32(4 / 3)}
+    assert abs(dropped.mean() - 1) < 0.01
+    assert not np.array_equal(dropped[0], dropped[1])
+    np.testing.assert_array_equal(Dropout(rate=0.25).apply({}, x, train=False), x)
+
+
+def test_dropout_of_two_devices_equals_one():
+    x = jnp.asarray(RNG.normal(size=(4, 6, 5, 3)), jnp.float32)
+    many = jax.pmap(lambda a: drop(a, "d"), axis_name="d")(x.reshape(2, 2, 6, 5, 3))
+    np.testing.assert_array_equal(many.reshape(x.shape), drop(x))

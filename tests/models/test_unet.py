@@ -203,7 +203,7 @@ def test_bfloat16_computes_in_bfloat16_around_float32_parameters(norm):
         (dict(input_stride=0), "UNet: input_stride must be >= 1, got 0."),
         (
             dict(norm="layer"),
-            "UNet: norm must be one of batch, group, none, got 'layer'.",
+            "UNet: norm must be one of batch, frozen, group, none, got 'layer'.",
         ),
         (dict(dtype="float16"), "UNet: dtype must be one of .*, got 'float16'."),
         (
