@@ -186,8 +186,6 @@ def main(argv: list[str]) -> None:
     chosen = {
         label: exposures(s, EPOCHS * batches[label]) for label, s in samplers.items()
     }
-    left_out = "requeue", "exact", "foreground_oversample", "greedy_cover 8"
-    shown = [label for label in samplers if not label.endswith(left_out)]
     reachable = {
         batch_max: bound_distinct_classes(sets, batch_max=batch_max)[1]
         for batch_max in (4, 6, 9)
@@ -205,9 +203,7 @@ def main(argv: list[str]) -> None:
         ).sum(),
         exposure=markdown_table(exposure_table(chosen, batches)),
         block=BLOCK,
-        classes=markdown_table(
-            class_table(names, counts > 0, {label: chosen[label] for label in shown})
-        ),
+        classes=markdown_table(class_table(names, counts > 0, chosen)),
     )
     path = pathlib.Path(__file__).with_suffix(".md")
     path.write_text(text)

@@ -273,6 +273,7 @@ def iterate_batches(
 
     Raises:
         BadSampleError: see `load_batch`.
+        ChildProcessError: if a worker is killed.
         ValueError: if `on_bad_sample` is unknown.
     """
     if on_bad_sample not in ON_BAD_SAMPLE:
@@ -330,13 +331,25 @@ def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:
         batches.get_state()
         with _signals_blocked():
             batches.start_prefetch()
-        for batch, faults in batches:
+        for batch, faults in _unless_workers_die(batches):
             for fault in faults:
                 if fault not in known:
                     known.add(fault)
                     skipped = f"It is skipped, as {len(known)} so far."
                     warnings.warn(f"{fault} {skipped}", stacklevel=2)
             yield batch
+
+
+def _unless_workers_die(loaded: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise ChildProcessError(
+            "iterate_batches: a worker process ended, perhaps for want of memory; use "
+            f"fewer num_workers or prefetch_batches. {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:

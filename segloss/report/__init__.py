@@ -2,6 +2,8 @@
 
 from segloss.report.datasets import (
     acceptance_table,
+    class_exposure_table,
+    co_occurrence_table,
     dataset_figure,
     dataset_table,
     exposure_table,
@@ -18,7 +20,9 @@ from segloss.report.tables import class_table, markdown_table, summary_table
 __all__ = [
     "Example",
     "acceptance_table",
+    "class_exposure_table",
     "class_table",
+    "co_occurrence_table",
     "curve_figure",
     "dataset_figure",
     "dataset_table",

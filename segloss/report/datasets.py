@@ -14,6 +14,8 @@ from rich.text import Text
 
 _DPI = 110
 _SIZE_INCHES = (13.0, 10.0)
+# Classes that the table lists beside each; the figure has all.
+_COMPANIONS = 3
 
 
 def dataset_table(statistics: Mapping[str, Any]) -> Table:
@@ -68,6 +70,33 @@ def exposure_table(statistics: Mapping[str, Any]) -> Table:
             Text(f"{names[rarest]} {classes[rarest]:.2%}"),
         )
     table.caption = f"times a sample is drawn in {statistics['exposure_epochs']} epochs"
+    return table
+
+
+def class_exposure_table(statistics: Mapping[str, Any]) -> Table:
+    """Share of the images drawn that hold each class, a column for each sampler."""
+    table = Table(caption_justify="left", padding=0)
+    table.add_column("class", no_wrap=True)
+    samplers = statistics["exposures"].values()
+    for name in statistics["exposures"]:
+        # Narrow, so that all fit on a line of 80 characters.
+        table.add_column(name.replace("_", "\n"), justify="right")
+    for c, row in enumerate(statistics["classes"]):
+        shares = (f"{sampler['class_share'][c]:.1%}" for sampler in samplers)
+        table.add_row(Text(row["name"]), *shares)
+    table.caption = "of the images drawn, how many hold the class"
+    return table
+
+
+def co_occurrence_table(statistics: Mapping[str, Any]) -> Table:
+    """The classes that most often share an image with each class."""
+    table = Table("class", "with", caption_justify="left")
+    names = [row["name"] for row in statistics["classes"]]
+    for c, shares in enumerate(np.array(statistics["co_occurrence"])):
+        others = [k for k in np.argsort(-shares, kind="stable") if k != c and shares[k]]
+        most = (f"{names[k]} {shares[k]:.0%}" for k in others[:_COMPANIONS])
+        table.add_row(Text(names[c]), Text(", ".join(most)))
+    table.caption = "of the images that hold a class, how many hold another, too"
     return table
 
 

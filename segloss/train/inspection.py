@@ -21,6 +21,8 @@ from segloss.data import (
 from segloss.losses.balancing import median_frequency
 from segloss.report import (
     acceptance_table,
+    class_exposure_table,
+    co_occurrence_table,
     dataset_figure,
     dataset_table,
     exposure_table,
@@ -81,7 +83,13 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     write_json(workdir / "inspect.json", statistics)
     figure = workdir / "figures" / "inspect.png"
     save_figure(dataset_figure(statistics), figure)
-    tables = (dataset_table, acceptance_table, exposure_table)
+    tables = (
+        dataset_table,
+        co_occurrence_table,
+        acceptance_table,
+        exposure_table,
+        class_exposure_table,
+    )
     console.print(Group(*(table(statistics) for table in tables)))
     rounded = ", ".join(f"{weight:.4f}" for weight in weights)
     console.print(f"class_weights=({rounded})", soft_wrap=True)

@@ -1,7 +1,10 @@
+import inspect
+
 import numpy as np
 import pytest
 
 from segloss.data import BalanceBatch
+from segloss.data.samplers import planning
 
 # 60 samples of 1 to 3 of 12 classes, class c in proportion to 1 / (c + 1).
 RNG = np.random.default_rng(7)
@@ -135,11 +138,16 @@ def test_more_classes_than_a_word_has_bits():
         assert held[0] < 12 <= held[1]
 
 
+def test_a_fraction_of_a_class_is_refused():
+    with pytest.raises(ValueError, match=r"batch_cl must be an integer >= 1, got 2\.5"):
+        inspect.unwrap(planning.check_pair)("BalanceBatch", 2.5, 4)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(batch_cl=0, batch_max=2), "BalanceBatch: batch_cl must be >= 1, got 0"),
-        (dict(batch_cl=1, batch_max=0), "BalanceBatch: batch_max must be >= 1, got 0"),
+        (dict(batch_cl=0, batch_max=2), "batch_cl must be an integer >= 1, got 0"),
+        (dict(batch_cl=1, batch_max=0), "batch_max must be an integer >= 1, got 0"),
         (dict(batch_cl=1, batch_max=1, seed=-1), "seed must be >= 0, got -1"),
         (dict(batch_cl=1, batch_max=1, on_reject="x"), "on_reject must be .* got 'x'"),
         (dict(batch_cl=1, batch_max=1, max_attempts=0), "max_attempts must be >= 1"),

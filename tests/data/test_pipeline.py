@@ -1,8 +1,10 @@
 import dataclasses
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -268,6 +270,27 @@ def test_workers_of_a_killed_process_end():
         timeout=120,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+class Fatal(Source):
+    """Ends the process that reads its last sample."""
+
+    def __getitem__(self, i):
+        if i == len(self) - 1:
+            time.sleep(1)  # what was read before is on its way
+            os._exit(9)
+        return super().__getitem__(i)
+
+
+def test_bad_samples_and_dead_workers_are_named():
+    bad = Source(6)
+    bad[4]["labels"][0, 0] = 9
+    sampler = InOrder(np.arange(6), batch_max=1)
+    options = dict(stop=6, num_workers=1, num_classes=3)
+    with pytest.raises(BadSampleError, match="'s4' of split 'train' has labels"):
+        batches(bad, sampler, **options)
+    with pytest.raises(ChildProcessError, match="fewer num_workers"):
+        batches(Fatal(6), sampler, **options)
 
 
 def test_only_what_the_sampler_chose_is_read():

@@ -113,8 +113,8 @@ def test_fewer_samples_than_batch_max_are_all_drawn():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("batch_cl", 0, "estimate_acceptance: batch_cl must be >= 1, got 0"),
-        ("batch_max", 0, "estimate_acceptance: batch_max must be >= 1, got 0"),
+        ("batch_cl", 0, "batch_cl must be an integer >= 1, got 0"),
+        ("batch_max", 0, "batch_max must be an integer >= 1, got 0"),
         ("trials", 0, "estimate_acceptance: trials must be >= 1, got 0"),
     ],
 )

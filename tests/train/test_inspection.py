@@ -47,7 +47,11 @@ def test_what_a_dataset_holds_and_what_samplers_make_of_it(config, tmp_path, cap
     drawn = found["exposures"]["random"]
     assert (drawn["min"], drawn["max"]) == (20, 20)
     assert drawn["class_share"] == pytest.approx([1.0, 0.5, 0.5])
-    assert "class_weights=(0.6667, 1.0000, 1.2857)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "class_weights=(0.6667, 1.0000, 1.2857)" in out
+    assert "box    │ ground 100%, bar 50%" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("│ground│")]
+    assert row.count("%") == len(found["exposures"])
 
 
 def test_what_cannot_be_met_is_left_out_and_the_rest_is_shown(config, tmp_path, capsys):

@@ -70,8 +70,10 @@ class EpochSampler(abc.ABC):
     def __init__(self, num_samples: int, batch_max: int, seed: int):
         if num_samples < 1:
             raise ValueError(f"{self._name}: presence must hold a sample, got none.")
-        if batch_max < 1:
-            raise ValueError(f"{self._name}: batch_max must be >= 1, got {batch_max}.")
+        if not isinstance(batch_max, int | np.integer) or batch_max < 1:
+            raise ValueError(
+                f"{self._name}: batch_max must be an integer >= 1, got {batch_max}."
+            )
         if seed < 0:
             raise ValueError(f"{self._name}: seed must be >= 0, got {seed}.")
         self.num_samples = num_samples

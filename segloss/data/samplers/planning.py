@@ -135,10 +135,10 @@ def _classes_by_draw(
 
 
 def check_pair(where: str, batch_cl: int, batch_max: int) -> None:
-    """Raises a ValueError if one of the two is less than 1."""
+    """Raises a ValueError if one of the two is no integer, or less than 1."""
     for name, value in dict(batch_cl=batch_cl, batch_max=batch_max).items():
-        if value < 1:
-            raise ValueError(f"{where}: {name} must be >= 1, got {value}.")
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{where}: {name} must be an integer >= 1, got {value}.")
 
 
 def check_reachable(
