@@ -125,6 +125,63 @@ def apply_norm(
     return x
 
 
+def conv_norm(
+    x: Float[Array, "b h w _"],
+    features: int,
+    size: int,
+    *,
+    conv: str,
+    norm_name: str,
+    stride: int = 1,
+    rate: int = 1,
+    norm: str,
+    momentum: float = 0.9,
+    dtype: str,
+    axis_name: str | None,
+    train: bool,
+    sample_valid: Bool[Array, " b"] | None,
+) -> Float[Array, "b h2 w2 {features}"]:
+    """Convolution and normalisation, as two submodules of the module that calls.
+
+    Args:
+        x: activations.
+        features: output channels.
+        size: height and width of the kernel, odd.
+        conv: name of the convolution. It has a bias only where `norm` is "none".
+        norm_name: name of the norm.
+        stride: of the convolution. All sides are padded alike, as torch does and XLA's
+            "SAME" does not, so the size becomes ceil(size / stride).
+        rate: dilation of the kernel.
+        norm: as for `apply_norm`, and so is the rest.
+        momentum: share of the running statistics that one training step keeps.
+        dtype: of computation and output; parameters are float32.
+        axis_name: mapped device axis whose devices share batch statistics.
+        train: True normalises by the batch.
+        sample_valid: False marks padding samples.
+    """
+    x = nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=rate * (size // 2),
+        kernel_dilation=rate,
+        use_bias=norm == "none",
+        kernel_init=he_normal,
+        dtype=dtype,
+        name=conv,
+    )(x)
+    return apply_norm(
+        x,
+        norm,
+        name=norm_name,
+        train=train,
+        sample_valid=sample_valid,
+        dtype=dtype,
+        axis_name=axis_name,
+        momentum=momentum,
+    )
+
+
 class ConvNormReLU(nn.Module, kw_only=True):
     """3x3 convolution (size kept, He normal), normalisation, ReLU.
 
