@@ -329,11 +329,20 @@ def check_hyperparameters(
     *,
     at_least: Mapping[str, int],
     one_of: Mapping[str, Sequence[Any]],
+    odd: Sequence[str] = (),
+    shares: Sequence[str] = (),
 ) -> None:
     """Checks attributes of a module, for its `__post_init__`.
 
+    Args:
+        module: the module.
+        at_least: least value by name.
+        one_of: known values by name.
+        odd: names of those that must be odd and at least 1.
+        shares: names of those that must be in [0, 1).
+
     Raises:
-        ValueError: naming the attribute that is too small or not among those known.
+        ValueError: naming the attribute that breaks its rule.
     """
     network = type(module).__name__
     for name, least in at_least.items():
@@ -345,6 +354,12 @@ def check_hyperparameters(
                 f"{network}: {name} must be one of {', '.join(map(str, known))}, "
                 f"got {value!r}."
             )
+    for name in odd:
+        if (value := getattr(module, name)) < 1 or value % 2 == 0:
+            raise ValueError(f"{network}: {name} must be odd and >= 1, got {value}.")
+    for name in shares:
+        if not 0 <= (value := getattr(module, name)) < 1:
+            raise ValueError(f"{network}: {name} must be in [0, 1), got {value}.")
 
 
 def space_to_depth(
