@@ -36,8 +36,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         return _READERS[path.suffix](path)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{path}: torch is needed to read it; pip install 'segloss[torch]', or make "
-            "it a .safetensors where torch is: python -m segloss.models.pretrained "
+            f"{path}: torch is needed to read it; pip install 'segloss[torch]', or "
+            "convert it where torch is: python -m segloss.models.pretrained "
             f"{path.name} {path.stem}.safetensors"
         ) from error
     # The readers raise nearly anything on broken bytes.
