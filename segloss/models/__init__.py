@@ -2,10 +2,17 @@
 
 from flax import linen as nn
 
+from segloss.models.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
+from segloss.models.resnet import ResNet
 from segloss.models.unet import UNet
 from segloss.registry import bind
 
-MODELS = {"unet": UNet}
+MODELS = {
+    "deeplab_v2": DeepLabV2,
+    "deeplab_v3": DeepLabV3,
+    "deeplab_v3_plus": DeepLabV3Plus,
+    "unet": UNet,
+}
 
 
 def make_model(
@@ -30,4 +37,12 @@ def make_model(
     return bind("model", MODELS, name, hyperparameters, **given)()
 
 
-__all__ = ["MODELS", "UNet", "make_model"]
+__all__ = [
+    "MODELS",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "ResNet",
+    "UNet",
+    "make_model",
+]

@@ -125,61 +125,77 @@ def apply_norm(
     return x
 
 
-def conv_norm(
-    x: Float[Array, "b h w _"],
-    features: int,
-    size: int,
-    *,
-    conv: str,
-    norm_name: str,
-    stride: int = 1,
-    rate: int = 1,
-    norm: str,
-    momentum: float = 0.9,
-    dtype: str,
-    axis_name: str | None,
-    train: bool,
-    sample_valid: Bool[Array, " b"] | None,
-) -> Float[Array, "b h2 w2 {features}"]:
-    """Convolution and normalisation, as two submodules of the module that calls.
+class NormedModule(nn.Module, kw_only=True):
+    """What modules that normalise have in common.
 
-    Args:
-        x: activations.
-        features: output channels.
-        size: height and width of the kernel, odd.
-        conv: name of the convolution. It has a bias only where `norm` is "none".
-        norm_name: name of the norm.
-        stride: of the convolution. All sides are padded alike, as torch does and XLA's
-            "SAME" does not, so the size becomes ceil(size / stride).
-        rate: dilation of the kernel.
-        norm: as for `apply_norm`, and so is the rest.
-        momentum: share of the running statistics that one training step keeps.
-        dtype: of computation and output; parameters are float32.
+    Attributes:
+        norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
+        norm_momentum: share of the running statistics that one training step keeps.
+        dtype: "float32" or "bfloat16", of computation and output; parameters, and the
+            statistics of norms, are float32.
         axis_name: mapped device axis whose devices share batch statistics.
-        train: True normalises by the batch.
-        sample_valid: False marks padding samples.
     """
-    x = nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=rate * (size // 2),
-        kernel_dilation=rate,
-        use_bias=norm == "none",
-        kernel_init=he_normal,
-        dtype=dtype,
-        name=conv,
-    )(x)
-    return apply_norm(
-        x,
-        norm,
-        name=norm_name,
-        train=train,
-        sample_valid=sample_valid,
-        dtype=dtype,
-        axis_name=axis_name,
-        momentum=momentum,
-    )
+
+    norm: str = "batch"
+    norm_momentum: float = 0.9
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @property
+    def norm_fields(self) -> dict[str, Any]:
+        """The attributes above, for submodules."""
+        names = ("norm", "norm_momentum", "dtype", "axis_name")
+        return {name: getattr(self, name) for name in names}
+
+    def conv_norm(
+        self,
+        x: Float[Array, "b h w _"],
+        features: int,
+        size: int,
+        *,
+        names: tuple[str, str],
+        stride: int = 1,
+        rate: int = 1,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) {features}"]:
+        """Convolution and normalisation, as two submodules.
+
+        All sides are padded alike, as in torch; with a stride, XLA's "SAME" does not.
+
+        Args:
+            x: activations.
+            features: output channels.
+            size: height and width of the kernel, odd.
+            names: of the convolution, which has a bias only where there is no norm,
+                and of the norm.
+            stride: of the convolution.
+            rate: dilation of the kernel.
+            train: True normalises by the batch.
+            sample_valid: False marks padding samples.
+        """
+        conv, norm = names
+        x = nn.Conv(
+            features,
+            (size, size),
+            strides=stride,
+            padding=rate * (size // 2),
+            kernel_dilation=rate,
+            use_bias=self.norm == "none",
+            kernel_init=he_normal,
+            dtype=self.dtype,
+            name=conv,
+        )(x)
+        return apply_norm(
+            x,
+            self.norm,
+            name=norm,
+            train=train,
+            sample_valid=sample_valid,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            momentum=self.norm_momentum,
+        )
 
 
 class ConvNormReLU(nn.Module, kw_only=True):
