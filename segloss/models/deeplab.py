@@ -11,6 +11,7 @@ from segloss.models.layers import (
     NormedModule,
     blank_padding,
     check_hyperparameters,
+    conv_norm,
     enlarge,
     he_normal,
 )
@@ -150,8 +151,8 @@ class DeepLabV3(DeepLab, kw_only=True):
     ) -> Float[Array, "b h w {self.num_classes}"]:
         apply = dict(train=train, sample_valid=sample_valid)
         x = self._pool(features[-1], **apply)
-        names = ("head_conv", "head_norm")
-        x = self.conv_norm(x, 4 * self.width, 3, names=names, **apply)
+        names = dict(conv="head_conv", norm_name="head_norm")
+        x = conv_norm(x, 4 * self.width, 3, **names, **self.norm_fields, **apply)
         return make_head(self.num_classes)(nn.relu(x))
 
     def _pool(
@@ -247,15 +248,17 @@ class ASPP(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w {self.features}"]:
-        def layer(x, *names, size=1, rate=1):
-            apply = dict(rate=rate, train=train, sample_valid=sample_valid)
-            return nn.relu(self.conv_norm(x, self.features, size, names=names, **apply))
+        fields = dict(train=train, sample_valid=sample_valid, **self.norm_fields)
+
+        def layer(x, conv, norm_name, *, size=1, rate=1):
+            names = dict(conv=conv, norm_name=norm_name)
+            x = conv_norm(x, self.features, size, rate=rate, **names, **fields)
+            return nn.relu(x)
 
         branches = [layer(x, "conv0", "norm0")]
         for i, rate in enumerate(self.rates, start=1):
             branches.append(layer(x, f"conv{i}", f"norm{i}", size=3, rate=rate))
-        mean = x.mean(axis=(1, 2), keepdims=True)
-        mean = layer(mean, "pool_conv", "pool_norm")
+        mean = layer(x.mean(axis=(1, 2), keepdims=True), "pool_conv", "pool_norm")
         branches.append(jnp.broadcast_to(mean, branches[0].shape))
         return layer(jnp.concatenate(branches, axis=-1), "project", "project_norm")
 
@@ -279,14 +282,14 @@ class Decoder(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w 4*{self.width}"]:
-        def layer(x, features, size, *names):
-            apply = dict(train=train, sample_valid=sample_valid)
-            return nn.relu(self.conv_norm(x, features, size, names=names, **apply))
-
-        fine = layer(fine, 3 * self.width // 4, 1, "fine_conv", "fine_norm")
+        fields = dict(train=train, sample_valid=sample_valid, **self.norm_fields)
+        names = dict(conv="fine_conv", norm_name="fine_norm")
+        fine = nn.relu(conv_norm(fine, 3 * self.width // 4, 1, **names, **fields))
         x = jnp.concatenate([enlarge(x, fine.shape[1:3]), fine], axis=-1)
-        x = layer(x, 4 * self.width, 3, "conv0", "norm0")
-        return layer(x, 4 * self.width, 3, "conv1", "norm1")
+        for i in range(2):
+            names = dict(conv=f"conv{i}", norm_name=f"norm{i}")
+            x = nn.relu(conv_norm(x, 4 * self.width, 3, **names, **fields))
+        return x
 
 
 def make_head(num_classes: int) -> nn.Conv:

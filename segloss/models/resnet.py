@@ -12,6 +12,7 @@ from segloss.models.layers import (
     NormedModule,
     blank_padding,
     check_hyperparameters,
+    conv_norm,
 )
 
 RESNET_STAGE_SIZES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -194,15 +195,15 @@ class Bottleneck(NormedModule, kw_only=True):
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 4*{self.features}"]:
         layer = functools.partial(
-            self.conv_norm, train=train, sample_valid=sample_valid
+            conv_norm, train=train, sample_valid=sample_valid, **self.norm_fields
         )
         strides = (self.stride, 1) if self.version == "v1" else (1, self.stride)
         n = self.features
-        y = nn.relu(layer(x, n, 1, names=("conv1", "norm1"), stride=strides[0]))
+        y = layer(x, n, 1, conv="conv1", norm_name="norm1", stride=strides[0])
         how = dict(stride=strides[1], rate=self.rate)
-        y = nn.relu(layer(y, n, 3, names=("conv2", "norm2"), **how))
-        y = layer(y, 4 * n, 1, names=("conv3", "norm3"))
+        y = layer(nn.relu(y), n, 3, conv="conv2", norm_name="norm2", **how)
+        y = layer(nn.relu(y), 4 * n, 1, conv="conv3", norm_name="norm3")
         if self.project:
-            names = ("shortcut", "shortcut_norm")
-            x = layer(x, 4 * n, 1, names=names, stride=self.stride)
+            how = dict(conv="shortcut", norm_name="shortcut_norm", stride=self.stride)
+            x = layer(x, 4 * n, 1, **how)
         return nn.relu(x + y)
