@@ -5,11 +5,19 @@ from typing import Any
 
 from flax import linen as nn
 
+from segloss.models.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
 from segloss.models.multi_scale import MultiScale
+from segloss.models.resnet import ResNet
 from segloss.models.unet import UNet
 from segloss.registry import bind
 
-MODELS = {"multi_scale": MultiScale, "unet": UNet}
+MODELS = {
+    "deeplab_v2": DeepLabV2,
+    "deeplab_v3": DeepLabV3,
+    "deeplab_v3_plus": DeepLabV3Plus,
+    "multi_scale": MultiScale,
+    "unet": UNet,
+}
 
 
 def make_model(
@@ -52,4 +60,13 @@ def _make(
     return bind("model", MODELS, name, hyperparameters, **given)()
 
 
-__all__ = ["MODELS", "MultiScale", "UNet", "make_model"]
+__all__ = [
+    "MODELS",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "MultiScale",
+    "ResNet",
+    "UNet",
+    "make_model",
+]

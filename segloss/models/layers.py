@@ -125,6 +125,86 @@ def apply_norm(
     return x
 
 
+class NormedModule(nn.Module, kw_only=True):
+    """What modules that normalise have in common.
+
+    Attributes:
+        norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
+        norm_momentum: share of the running statistics that one training step keeps.
+        dtype: "float32" or "bfloat16", of computation and output; parameters, and the
+            statistics of norms, are float32.
+        axis_name: mapped device axis whose devices share batch statistics.
+    """
+
+    norm: str = "batch"
+    norm_momentum: float = 0.9
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @property
+    def norm_fields(self) -> dict[str, Any]:
+        """The attributes above, for `conv_norm` and submodules."""
+        names = ("norm", "norm_momentum", "dtype", "axis_name")
+        return {name: getattr(self, name) for name in names}
+
+
+def conv_norm(
+    x: Float[Array, "b h w _"],
+    features: int,
+    size: int,
+    *,
+    conv: str,
+    norm_name: str,
+    stride: int = 1,
+    rate: int = 1,
+    norm: str,
+    norm_momentum: float = 0.9,
+    dtype: str,
+    axis_name: str | None,
+    train: bool,
+    sample_valid: Bool[Array, " b"] | None,
+) -> Float[Array, "b h2 w2 {features}"]:
+    """Convolution and normalisation, as two submodules of the module that calls.
+
+    Args:
+        x: activations.
+        features: output channels.
+        size: height and width of the kernel, odd.
+        conv: name of the convolution. It has a bias only where `norm` is "none".
+        norm_name: name of the norm.
+        stride: of the convolution. All sides are padded alike, as torch does and XLA's
+            "SAME" does not, so the size becomes ceil(size / stride).
+        rate: dilation of the kernel.
+        norm: as for `apply_norm`, and so is the rest.
+        norm_momentum: share of the running statistics that one training step keeps.
+        dtype: of computation and output; parameters are float32.
+        axis_name: mapped device axis whose devices share batch statistics.
+        train: True normalises by the batch.
+        sample_valid: False marks padding samples.
+    """
+    x = nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=rate * (size // 2),
+        kernel_dilation=rate,
+        use_bias=norm == "none",
+        kernel_init=he_normal,
+        dtype=dtype,
+        name=conv,
+    )(x)
+    return apply_norm(
+        x,
+        norm,
+        name=norm_name,
+        train=train,
+        sample_valid=sample_valid,
+        dtype=dtype,
+        axis_name=axis_name,
+        momentum=norm_momentum,
+    )
+
+
 class ConvNormReLU(nn.Module, kw_only=True):
     """3x3 convolution (size kept, He normal), normalisation, ReLU.
 
@@ -272,11 +352,20 @@ def check_hyperparameters(
     *,
     at_least: Mapping[str, int],
     one_of: Mapping[str, Sequence[Any]],
+    odd: Sequence[str] = (),
+    shares: Sequence[str] = (),
 ) -> None:
     """Checks attributes of a module, for its `__post_init__`.
 
+    Args:
+        module: the module.
+        at_least: least value by name.
+        one_of: known values by name.
+        odd: names of those that must be odd and at least 1.
+        shares: names of those that must be in [0, 1).
+
     Raises:
-        ValueError: naming the attribute that is too small or not among those known.
+        ValueError: naming the attribute that breaks its rule.
     """
     network = type(module).__name__
     for name, least in at_least.items():
@@ -288,6 +377,12 @@ def check_hyperparameters(
                 f"{network}: {name} must be one of {', '.join(map(str, known))}, "
                 f"got {value!r}."
             )
+    for name in odd:
+        if (value := getattr(module, name)) < 1 or value % 2 == 0:
+            raise ValueError(f"{network}: {name} must be odd and >= 1, got {value}.")
+    for name in shares:
+        if not 0 <= (value := getattr(module, name)) < 1:
+            raise ValueError(f"{network}: {name} must be in [0, 1), got {value}.")
 
 
 def space_to_depth(
