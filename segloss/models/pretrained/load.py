@@ -11,7 +11,13 @@ import numpy as np
 from flax import traverse_util
 
 from segloss.models.pretrained.files import read_weights
-from segloss.models.pretrained.layouts import DEEPLAB_V2, LAYOUTS, for_normalized_rgb
+from segloss.models.pretrained.layouts import (
+    DEEPLAB_V2,
+    LAYOUTS,
+    Variables,
+    for_normalized_rgb,
+    nest,
+)
 from segloss.models.pretrained.rules import Shape, shown
 
 # Where a network may keep the one that a file is of.
@@ -84,16 +90,16 @@ def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
 
 def put_into(
     variables: Mapping[str, Any], weights: Weights, *, num_classes: int
-) -> dict[str, Any]:
-    """Fresh variables of a network, replaced by the weights of a file.
+) -> Variables:
+    """Variables of a network, those that a file holds replaced by the file's.
 
-    The file may be of the whole network, of its backbone, or of what `MultiScale`
-    wraps. What it lacks stays as it is, and so does a class head of another number of
-    classes; warnings list both. Where `fc6` and `fc7` of VGG-16 do not fit they are
-    left out.
+    The file may be of the whole network, of its `backbone`, or of the `network` of a
+    `MultiScale`. What it lacks stays as it is, and so does a class head of another
+    number of classes; warnings list both. Of a VGG-16, `fc6` and `fc7` are left out
+    where they do not fit, and biases become running means where a norm follows.
 
     Args:
-        variables: `{"params", "batch_stats"}` of the network.
+        variables: `{"params", "batch_stats"}` of the network, fresh.
         weights: what `load_weights` read.
         num_classes: of the network.
 
@@ -135,7 +141,7 @@ def put_into(
             stacklevel=2,
         )
     replaced = {p: array for p, array in arrays.items() if p not in heads}
-    return traverse_util.unflatten_dict(fresh | replaced, sep="/")
+    return nest(fresh | replaced)
 
 
 def _arrange_for(

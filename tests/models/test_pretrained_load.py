@@ -1,0 +1,157 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from segloss.models import ResNet, make_model
+from segloss.models.pretrained import Weights, put_into
+from segloss.models.vgg import VGG16
+
+RESNET = dict(stage_sizes=(1, 1, 1, 1), width=4)
+DEEPLAB_V2 = dict(name="deeplab_v2", **RESNET)
+DEEPLAB_V3 = dict(name="deeplab_v3", **RESNET)
+MULTI_SCALE = dict(name="multi_scale", network=DEEPLAB_V2)
+FRESH, FILE = 7.0, 1.0
+
+
+def filled(model, value):
+    """Variables of the network, all of one value."""
+    images = jnp.zeros((1, 33, 33, 3))
+    init = functools.partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), images)
+    variables = {"params": {}, "batch_stats": {}} | shapes
+    return jax.tree.map(lambda s: np.full(s.shape, value, np.float32), variables)
+
+
+def network(num_classes=5, **fields):
+    return filled(make_model(num_classes=num_classes, **fields), FRESH)
+
+
+def weights(model):
+    arrays = traverse_util.flatten_dict(filled(model, FILE), sep="/")
+    return Weights(source="IN.pth", layout="segloss", arrays=arrays)
+
+
+def values(variables):
+    """Path to the value that fills the array."""
+    arrays = traverse_util.flatten_dict(variables, sep="/")
+    assert all((a == a.flat[0]).all() for a in arrays.values())
+    return {path: a.flat[0] for path, a in arrays.items()}
+
+
+def test_file_of_the_whole_network_replaces_everything():
+    file = weights(make_model(num_classes=5, **DEEPLAB_V3))
+    fresh = network(**DEEPLAB_V3)
+    variables = put_into(fresh, file, num_classes=5)
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, fresh)
+    assert {*values(variables).values()} == {FILE}
+    assert {*values(fresh).values()} == {FRESH}
+
+
+@pytest.mark.parametrize(
+    ("fields", "root"), [(DEEPLAB_V2, ""), (MULTI_SCALE, "network/")]
+)
+def test_file_of_a_backbone_leaves_the_head_fresh(fields, root):
+    lacking = rf"lacks 8 of \d+ arrays, .*: params/{root}aspp/conv0/.* and 3 more"
+    with pytest.warns(UserWarning, match=lacking) as caught:
+        variables = put_into(network(**fields), weights(ResNet(**RESNET)), num_classes=5)
+    assert len(caught) == 1
+    for path, value in values(variables).items():
+        assert value == (FRESH if "aspp" in path else FILE), path
+
+
+def test_file_of_the_network_goes_into_multi_scale():
+    file = weights(make_model(num_classes=5, **DEEPLAB_V2))
+    variables = put_into(network(**MULTI_SCALE), file, num_classes=5)
+    assert {*values(variables).values()} == {FILE}
+
+
+def test_class_head_of_other_size_begins_afresh_and_says_so():
+    file = weights(make_model(num_classes=21, **DEEPLAB_V3))
+    message = (
+        r"^IN.pth tells 21 classes apart, not 5; its class head begins afresh: "
+        r"params/head/bias \(21,\) to \(5,\), "
+        r"params/head/kernel \(1, 1, 16, 21\) to \(1, 1, 16, 5\)\.$"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        variables = put_into(network(**DEEPLAB_V3), file, num_classes=5)
+    assert len(caught) == 1
+    kept = {path for path, value in values(variables).items() if value == FRESH}
+    assert kept == {"params/head/bias", "params/head/kernel"}
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            ResNet(stage_sizes=(1, 1, 1, 1), width=8),
+            r"^IN.pth: \d+ arrays do not fit the network: params/backbone/conv1/kernel "
+            r"\(7, 7, 3, 8\) must be \(7, 7, 3, 4\), .* and \d+ more\.$",
+        ),
+        (
+            ResNet(stage_sizes=(1, 2, 1, 1), width=4),
+            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be left out",
+        ),
+        (
+            make_model(num_classes=5, **DEEPLAB_V3),
+            r"params/head/kernel \(1, 1, 16, 5\) must be left out",
+        ),
+        (
+            make_model("unet", num_classes=5, depth=1, width=4),
+            r"^IN.pth: .* the file is of bottom, down0, head, .*, the network of aspp, b",
+        ),
+    ],
+    ids=["width", "depth", "head", "kind"],
+)
+def test_what_does_not_fit_is_an_error_with_both_shapes(file, message):
+    with pytest.raises(ValueError, match=message):
+        put_into(network(**DEEPLAB_V2), weights(file), num_classes=5)
+
+
+def test_heads_of_several_numbers_of_classes_are_no_head():
+    file = weights(make_model(num_classes=21, **DEEPLAB_V3))
+    file.arrays["params/head/bias"] = np.ones(20, np.float32)
+    message = (
+        r"2 arrays do not fit the network: params/head/bias \(20,\) must be \(5,\), "
+        r"params/head/kernel \(1, 1, 16, 21\) must be \(1, 1, 16, 5\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        put_into(network(**DEEPLAB_V3), file, num_classes=5)
+
+
+def test_batch_statistics_do_not_go_into_group_norms():
+    fields = dict(norm="group", **DEEPLAB_V2)
+    with pytest.raises(ValueError, match=r"batch_stats/.* \(4,\) must be left out"):
+        put_into(network(**fields), weights(ResNet(**RESNET)), num_classes=5)
+
+
+def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
+    file = weights(VGG16(width=4, fc_width=16))
+    variables = put_into(filled(VGG16(width=4, fc_width=16), FRESH), file, num_classes=5)
+    assert {*values(variables).values()} == {FILE}
+    # A window of 3 fits neither `fc6` nor, after it, `fc7`, whatever its shape.
+    fresh = filled(VGG16(width=4, fc_width=16, fc_window=3), FRESH)
+    message = r"lacks 4 of 30 arrays, .*fc6.*; left out of it: .*fc7/kernel \(1, 1, 16,"
+    with pytest.warns(UserWarning, match=message):
+        variables = put_into(fresh, file, num_classes=5)
+    for path, value in values(variables).items():
+        assert value == (FRESH if "fc" in path else FILE), path
+
+
+def test_biases_of_vgg_become_means_where_norms_follow():
+    file = weights(VGG16(width=4))
+    fresh = filled(VGG16(width=4, norm="batch"), FRESH)
+    # Of each of the 13 norms, scale, offset and variance stay as they are.
+    with pytest.warns(UserWarning, match="lacks 39 of 65 arrays"):
+        variables = put_into(fresh, file, num_classes=5)
+    for path, value in values(variables).items():
+        if path.endswith("/kernel"):
+            assert value == FILE, path
+        elif path.endswith("/mean"):
+            # So (x - mean) is x + bias, as without a norm.
+            assert value == -FILE, path
+        else:
+            assert value == FRESH, path
