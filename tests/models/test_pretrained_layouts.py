@@ -148,7 +148,11 @@ def test_every_array_of_our_network_is_there_in_its_shape(network):
             "classifier.0.convs.0.0.weight",
             "params/aspp/conv0/kernel",
         ),
-        ("deeplabv3_resnet101", "classifier.0.convs.3.1.bias", "params/aspp/norm3/bias"),
+        (
+            "deeplabv3_resnet101",
+            "classifier.0.convs.3.1.bias",
+            "params/aspp/norm3/bias",
+        ),
         (
             "deeplabv3_resnet101",
             "classifier.0.convs.4.1.weight",
@@ -254,7 +258,9 @@ def test_colours_of_deeplab_v2_are_folded_into_the_first_layer():
     ours = from_deeplab_v2(state_dict, normalized_rgb=True)
     actual = first_layer(ours, np.asarray(normalize(jnp.asarray(rgb))))
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
-    changed = {k for k, v in flat(ours).items() if (v != imported("deeplab_v2")[k]).any()}
+    changed = {
+        k for k, v in flat(ours).items() if (v != imported("deeplab_v2")[k]).any()
+    }
     assert changed == {
         "params/backbone/conv1/kernel",
         "batch_stats/backbone/norm1/mean",
@@ -270,7 +276,8 @@ def test_colours_of_deeplab_v2_are_folded_into_the_first_layer():
         ),
         (
             {"layer2.3.conv3.weight": None, "bn1.running_var": None},
-            r"2 missing \(bn1.running_var \(4,\), layer2.3.conv3.weight \(32, 8, 1, 1\)\)",
+            r"2 missing \(bn1.running_var \(4,\), "
+            r"layer2.3.conv3.weight \(32, 8, 1, 1\)\)",
         ),
         (
             {"layer1.0.conv2.weight": np.ones((4, 4, 1, 1))},
@@ -280,7 +287,7 @@ def test_colours_of_deeplab_v2_are_folded_into_the_first_layer():
         (
             {"layer3.7.conv1.weight": np.ones((16, 64, 1, 1))},
             # Three kernels and the four arrays of each of their norms.
-            r"1 left over \(layer3.7.conv1.weight .*; 15 missing \(layer3.6.conv1.weight",
+            r"1 left over \(layer3.7.conv1.weight .*; 15 missing \(layer3.6.conv1.w",
         ),
         (
             {"conv1.weight": np.ones(3)},
@@ -300,5 +307,7 @@ def test_what_does_not_fit_is_listed(changes, message):
 
 
 def test_empty_state_dict_is_missing_everything():
-    with pytest.raises(ValueError, match=r"^deeplab_v2: \d+ missing \(layer1.conv1.conv"):
+    with pytest.raises(
+        ValueError, match=r"^deeplab_v2: \d+ missing \(layer1.conv1.conv"
+    ):
         from_deeplab_v2({})

@@ -57,7 +57,9 @@ def test_file_of_the_whole_network_replaces_everything():
 def test_file_of_a_backbone_leaves_the_head_fresh(fields, root):
     lacking = rf"lacks 8 of \d+ arrays, .*: params/{root}aspp/conv0/.* and 3 more"
     with pytest.warns(UserWarning, match=lacking) as caught:
-        variables = put_into(network(**fields), weights(ResNet(**RESNET)), num_classes=5)
+        variables = put_into(
+            network(**fields), weights(ResNet(**RESNET)), num_classes=5
+        )
     assert len(caught) == 1
     for path, value in values(variables).items():
         assert value == (FRESH if "aspp" in path else FILE), path
@@ -93,15 +95,15 @@ def test_class_head_of_other_size_begins_afresh_and_says_so():
         ),
         (
             ResNet(stage_sizes=(1, 2, 1, 1), width=4),
-            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be left out",
+            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be left o",
         ),
         (
             make_model(num_classes=5, **DEEPLAB_V3),
-            r"params/head/kernel \(1, 1, 16, 5\) must be left out",
+            r"params/aspp/conv0/kernel \(1, 1, 128, 16\) must be \(3, 3, 128, 5\), ",
         ),
         (
             make_model("unet", num_classes=5, depth=1, width=4),
-            r"^IN.pth: .* the file is of bottom, down0, head, .*, the network of aspp, b",
+            r"^IN.pth is of another network: it holds bottom, .*, the network aspp, ba",
         ),
     ],
     ids=["width", "depth", "head", "kind"],
@@ -130,7 +132,9 @@ def test_batch_statistics_do_not_go_into_group_norms():
 
 def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
     file = weights(VGG16(width=4, fc_width=16))
-    variables = put_into(filled(VGG16(width=4, fc_width=16), FRESH), file, num_classes=5)
+    variables = put_into(
+        filled(VGG16(width=4, fc_width=16), FRESH), file, num_classes=5
+    )
     assert {*values(variables).values()} == {FILE}
     # A window of 3 fits neither `fc6` nor, after it, `fc7`, whatever its shape.
     fresh = filled(VGG16(width=4, fc_width=16, fc_window=3), FRESH)

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ def put_into(
     """
     fresh = traverse_util.flatten_dict(dict(variables), sep="/")
     shapes = {path: np.shape(array) for path, array in fresh.items()}
-    arrays, left_out = _arrange_for(shapes, weights.arrays)
+    place = _find_place(shapes, weights)
+    arrays, left_out = _arrange_for(shapes, weights.arrays, place)
     heads = {
         path: classes
         for path, array in arrays.items()
@@ -145,15 +146,11 @@ def put_into(
 
 
 def _arrange_for(
-    shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray]
+    shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], place: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays under the names that a network of these shapes has, and what is left out.
-
-    Raises:
-        ValueError: if the file has no name in common with it.
-    """
-    place = _find_place(shapes, arrays)
-    placed = {path.replace("/", f"/{place}", 1): a for path, a in arrays.items()}
+    """Arrays under the network's names, parameters first, and what is left out."""
+    ordered = sorted(arrays.items(), key=lambda item: not item[0].startswith("params/"))
+    placed = {path.replace("/", f"/{place}", 1): array for path, array in ordered}
     if f"params/{place}conv1_1/kernel" not in placed:
         return placed, []
     # The trunk of a classifier, VGG-16; what is above the trunk may serve or not.
@@ -171,16 +168,18 @@ def _arrange_for(
     return trunk, [f"{p} {placed[p].shape}" for p in above]
 
 
-def _find_place(shapes: Mapping[str, Shape], arrays: Iterable[str]) -> str:
-    names = {path.split("/")[1] for path in arrays if path.startswith("params/")}
+def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
+    """Where in the network the one lies that the file is of."""
+    params = (path for path in weights.arrays if path.startswith("params/"))
+    names = {path.split("/")[1] for path in params}
     for place in _PLACES:
         root = f"params/{place}"
         there = {p[len(root) :].split("/")[0] for p in shapes if p.startswith(root)}
         if names & there:
             return place
     raise ValueError(
-        f"no array fits the network: the file is of {shown(sorted(names))}, the "
-        f"network of {shown(sorted({path.split('/')[1] for path in shapes}))}."
+        f"{weights.source} is of another network: it holds {shown(sorted(names))}, "
+        f"the network {shown(sorted({path.split('/')[1] for path in shapes}))}."
     )
 
 
