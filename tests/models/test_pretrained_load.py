@@ -17,12 +17,16 @@ MULTI_SCALE = dict(name="multi_scale", network=DEEPLAB_V2)
 FRESH, FILE = 7.0, 1.0
 
 
-def filled(model, value):
-    """Variables of the network, all of one value."""
+@functools.cache
+def shapes_of(model):
     images = jnp.zeros((1, 33, 33, 3))
     init = functools.partial(model.init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), images)
-    variables = {"params": {}, "batch_stats": {}} | shapes
+    return jax.eval_shape(init, jax.random.key(0), images)
+
+
+def filled(model, value):
+    """Variables of the network, all of one value."""
+    variables = {"params": {}, "batch_stats": {}} | shapes_of(model)
     return jax.tree.map(lambda s: np.full(s.shape, value, np.float32), variables)
 
 
@@ -95,7 +99,7 @@ def test_class_head_of_other_size_begins_afresh_and_says_so():
         ),
         (
             ResNet(stage_sizes=(1, 2, 1, 1), width=4),
-            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be left o",
+            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be left ",
         ),
         (
             make_model(num_classes=5, **DEEPLAB_V3),
