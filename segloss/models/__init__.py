@@ -2,10 +2,14 @@
 
 from flax import linen as nn
 
+from segloss.models.fcn import FCN
+from segloss.models.segnet import SegNet
 from segloss.models.unet import UNet
+from segloss.models.vgg import VGG16
+from segloss.models.vnet import VNet
 from segloss.registry import bind
 
-MODELS = {"unet": UNet}
+MODELS = {"fcn": FCN, "segnet": SegNet, "unet": UNet, "vnet": VNet}
 
 
 def make_model(
@@ -30,4 +34,4 @@ def make_model(
     return bind("model", MODELS, name, hyperparameters, **given)()
 
 
-__all__ = ["MODELS", "UNet", "make_model"]
+__all__ = ["FCN", "MODELS", "VGG16", "SegNet", "UNet", "VNet", "make_model"]
