@@ -15,8 +15,8 @@ from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
 class FCN(nn.Module, kw_only=True):
     """FCN-32s, -16s, -8s: Shelhamer et al. 2017 (arXiv:1605.06211), figure 3.
 
-    VGG-16's scores of `fc7`, doubled in size and added to those of pool4, and once more of
-    pool3. As in the paper (section 4.2) the layers that score begin at zero, and the
+    Scores of VGG-16's `fc7`, doubled in size and added to those of pool4, and once more
+    of pool3. As in the paper (section 4.2) the layers that score begin at zero, and the
     up-convolutions between them as bilinear interpolation, to be learned; the last
     enlargement, to the size of the images, is fixed.
 

@@ -104,9 +104,9 @@ class SegNet(nn.Module, kw_only=True):
         make_decoder = nn.remat(Decoder, static_argnums=(3,)) if self.remat else Decoder
         for number in range(5, 0, -1):
             x = max_unpool(x, *pooled.pop())
-            widths = [stage_width(self.width, number)] * (
-                self.stage_sizes[number - 1] - 1
-            )
+            # Mirrors the encoder; the very last convolution is the head.
+            size = self.stage_sizes[number - 1]
+            widths = [stage_width(self.width, number)] * (size - 1)
             if number > 1:
                 widths.append(stage_width(self.width, number - 1))
             decoder = make_decoder(widths=widths, name=f"decoder{number}", **how)
