@@ -125,6 +125,29 @@ def apply_norm(
     return x
 
 
+class NormedModule(nn.Module, kw_only=True):
+    """What modules that normalise have in common.
+
+    Attributes:
+        norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
+        norm_momentum: share of the running statistics that one training step keeps.
+        dtype: "float32" or "bfloat16", of computation and output; parameters, and the
+            statistics of norms, are float32.
+        axis_name: mapped device axis whose devices share batch statistics.
+    """
+
+    norm: str = "batch"
+    norm_momentum: float = 0.9
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @property
+    def norm_fields(self) -> dict[str, Any]:
+        """The attributes above, for `conv_norm` and submodules."""
+        names = ("norm", "norm_momentum", "dtype", "axis_name")
+        return {name: getattr(self, name) for name in names}
+
+
 def conv_norm(
     x: Float[Array, "b h w _"],
     features: int,
@@ -135,7 +158,7 @@ def conv_norm(
     stride: int = 1,
     rate: int = 1,
     norm: str,
-    momentum: float = 0.9,
+    norm_momentum: float = 0.9,
     dtype: str,
     axis_name: str | None,
     train: bool,
@@ -153,7 +176,7 @@ def conv_norm(
             "SAME" does not, so the size becomes ceil(size / stride).
         rate: dilation of the kernel.
         norm: as for `apply_norm`, and so is the rest.
-        momentum: share of the running statistics that one training step keeps.
+        norm_momentum: share of the running statistics that one training step keeps.
         dtype: of computation and output; parameters are float32.
         axis_name: mapped device axis whose devices share batch statistics.
         train: True normalises by the batch.
@@ -178,7 +201,7 @@ def conv_norm(
         sample_valid=sample_valid,
         dtype=dtype,
         axis_name=axis_name,
-        momentum=momentum,
+        momentum=norm_momentum,
     )
 
 

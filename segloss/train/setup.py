@@ -251,12 +251,13 @@ def _split_name(kind: str, section: Section) -> tuple[str, dict[str, Any]]:
     return fields.pop("name"), fields
 
 
-def _plain(section: Section) -> dict[str, Any]:
-    """The fields of a section; lists, which `config.json` has for tuples, as tuples."""
-    return {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in section.items()
-    }
+def _plain(value: Any) -> Any:
+    """Sections as dicts; lists, which `config.json` has for tuples, as tuples."""
+    if isinstance(value, ConfigDict | Mapping):
+        return {key: _plain(field) for key, field in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value
 
 
 def _choose_terms(section: Section | Sequence[Section]) -> list[Term]:
@@ -269,7 +270,7 @@ def _choose_terms(section: Section | Sequence[Section]) -> list[Term]:
     for term in terms:
         name, hyperparameters = _split_name("loss", term)
         weights = hyperparameters.get("class_weights")
-        if isinstance(weights, ConfigDict | Mapping):
+        if isinstance(weights, Mapping):
             weights = _choose("class_weights", CLASS_WEIGHTS, weights)
             hyperparameters["class_weights"] = weights
         parts.append((hyperparameters.pop("weight", 1.0), name, hyperparameters))
