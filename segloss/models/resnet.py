@@ -97,9 +97,8 @@ class ResNet(NormedModule, kw_only=True):
         """
         apply = dict(train=train, sample_valid=sample_valid)
         x = blank_padding(images, sample_valid).astype(self.dtype)
-        x = self.conv_norm(
-            x, self.width, 7, names=("conv1", "norm1"), stride=2, **apply
-        )
+        stem = dict(conv="conv1", norm_name="norm1", stride=2)
+        x = conv_norm(x, self.width, 7, **stem, **self.norm_fields, **apply)
         pad = (1, 2) if self.ceil_pool else (1, 1)
         x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=(pad, pad))
         # Traced arguments are positional there, and `train` must not be traced.
