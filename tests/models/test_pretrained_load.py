@@ -89,6 +89,18 @@ def test_class_head_of_other_size_begins_afresh_and_says_so():
     assert kept == {"params/head/bias", "params/head/kernel"}
 
 
+def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
+    fcn = dict(name="fcn", width=4, fc_width=8, fc_window=1)
+    with pytest.warns(
+        UserWarning, match="score_fr.* and 3 more"
+    ):
+        variables = put_into(
+            network(**fcn), weights(make_model(num_classes=21, **fcn)), num_classes=5
+        )
+    for path, value in values(variables).items():
+        assert value == (FRESH if "score" in path else FILE), path
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [
@@ -151,15 +163,12 @@ def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
 
 def test_biases_of_vgg_become_means_where_norms_follow():
     file = weights(VGG16(width=4))
-    fresh = filled(VGG16(width=4, norm="batch"), FRESH)
-    # Of each of the 13 norms, scale, offset and variance stay as they are.
-    with pytest.warns(UserWarning, match="lacks 39 of 65 arrays"):
+    fresh = network(name="segnet", width=4)
+    with pytest.warns(UserWarning, match=r"lacks \d+ of \d+ arrays"):
         variables = put_into(fresh, file, num_classes=5)
+    expected = {"kernel": FILE, "scale": FRESH, "bias": FRESH, "var": FRESH}
+    # So (x - mean) is x + bias, as without a norm.
+    expected["mean"] = -FILE
     for path, value in values(variables).items():
-        if path.endswith("/kernel"):
-            assert value == FILE, path
-        elif path.endswith("/mean"):
-            # So (x - mean) is x + bias, as without a norm.
-            assert value == -FILE, path
-        else:
-            assert value == FRESH, path
+        kind = path.rpartition("/")[2]
+        assert value == (expected[kind] if "/backbone/" in path else FRESH), path
