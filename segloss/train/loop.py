@@ -92,21 +92,7 @@ class _Run:
         with contextlib.closing(
             Checkpoints(self.workdir / "checkpoints")
         ) as checkpoints:
-            goes_on = checkpoints.newest_step is not None
-            path = pretrained_file(config)
-            # Read first, as making a state may take a while.
-            weights = load_weights(path) if path and not goes_on else None
-            state = make_state(
-                setup.model,
-                setup.optimizer,
-                seed=config.seed,
-                image_hw=tuple(config.data.crop_hw),
-            )
-            if goes_on:
-                check_same_config(config, self.workdir)
-                state = self._go_on_from(checkpoints.restore(state))
-            elif weights is not None:
-                state = self._begin_with(weights, state)
+            state = self._first_state(checkpoints)
             write_config(config, self.workdir)
             self._introduce(state)
             with (
@@ -124,6 +110,24 @@ class _Run:
             self.workdir,
             self.console,
         )
+
+    def _first_state(self, checkpoints: Checkpoints) -> TrainState:
+        """That of the newest checkpoint, or a fresh one, with weights of a file."""
+        config = self.setup.config
+        goes_on = checkpoints.newest_step is not None
+        path = pretrained_file(config)
+        # Read first, because making a state may take a while.
+        weights = load_weights(path) if path and not goes_on else None
+        state = make_state(
+            self.setup.model,
+            self.setup.optimizer,
+            seed=config.seed,
+            image_hw=tuple(config.data.crop_hw),
+        )
+        if goes_on:
+            check_same_config(config, self.workdir)
+            return self._go_on_from(checkpoints.restore(state))
+        return self._begin_with(weights, state) if weights else state
 
     def _go_on_from(self, restored: Restored) -> TrainState:
         if restored.meta["fingerprint"] != self.setup.dataset.fingerprint:
@@ -232,17 +236,21 @@ class _Run:
                 checkpoints.save(
                     first_replica(state),
                     mean_iou=mean_iou,
-                    meta={
-                        "commit": self.commit,
-                        "seconds": self._seconds,
-                        "fingerprint": setup.dataset.fingerprint,
-                        "class_names": list(setup.dataset.class_names),
-                        "ignore_label": setup.dataset.ignore_label,
-                        "pretrained": self.pretrained,
-                    },
+                    meta=self._meta(),
                 )
             if stopping:
                 raise self._stopped(step)
+
+    def _meta(self) -> dict[str, Any]:
+        dataset = self.setup.dataset
+        return {
+            "commit": self.commit,
+            "seconds": self._seconds,
+            "fingerprint": dataset.fingerprint,
+            "class_names": list(dataset.class_names),
+            "ignore_label": dataset.ignore_label,
+            "pretrained": self.pretrained,
+        }
 
     def _is_due(self, step: int, every_steps: int) -> bool:
         return step % every_steps == 0 or step == self.setup.config.total_steps

@@ -91,9 +91,7 @@ def test_class_head_of_other_size_begins_afresh_and_says_so():
 
 def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
     fcn = dict(name="fcn", width=4, fc_width=8, fc_window=1)
-    with pytest.warns(
-        UserWarning, match="score_fr.* and 3 more"
-    ):
+    with pytest.warns(UserWarning, match="score_fr.* and 3 more"):
         variables = put_into(
             network(**fcn), weights(make_model(num_classes=21, **fcn)), num_classes=5
         )

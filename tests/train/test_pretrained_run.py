@@ -2,85 +2,81 @@
 
 import functools
 import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
+import io
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
+from rich.console import Console
 
-from segloss.train import read_config, train
+from segloss.train import loop, make_setup, train
 from segloss.train.checkpoints import Checkpoints
-from segloss.train.setup import make_configured_model
-from segloss.train.trained import load_trained
-
-ROOT = Path(__file__).parents[2]
+from segloss.train.setup import make_configured_model, write_config
+from segloss.train.step import make_state
 
 
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory, datasets_dir):
-    """Weights for the network of the demo's smoke config, made for 5 classes."""
-    from configs import demo
-
-    model = make_configured_model(demo.get_config("smoke"), 5)
+def write_weights(config, path, *, num_classes):
+    """Random weights for the network of a config; returns them by path."""
+    model = make_configured_model(config, num_classes)
     init = functools.partial(model.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
     arrays = {
-        path: rng.uniform(0.1, 0.2, leaf.shape).astype(np.float32)
-        for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()
+        name: rng.normal(size=leaf.shape).astype(np.float32)
+        for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()
     }
-    path = tmp_path_factory.mktemp("weights") / "unet.safetensors"
     safetensors.numpy.save_file(arrays, path)
-    return path
+    return arrays
 
 
-def test_run_begins_with_the_weights_of_a_file(
-    tmp_path, datasets_dir, weights_file, capsys
-):
-    workdir = tmp_path / "run"
-    path = tmp_path / "moved.safetensors"
-    path.write_bytes(weights_file.read_bytes())
-    command = [
-        sys.executable,
-        "run.py",
-        "--config=configs/demo.py:smoke",
-        f"--config.data.data_dir={datasets_dir}",
-        f"--config.model.pretrained={path}",
-        # Too little to change a float32.
-        "--config.schedule.learning_rate=1e-12",
-        f"--workdir={workdir}",
-    ]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert f"begins with the weights of {path}: segloss, 40 arrays" in done.stdout
-    assert digest[:16] in done.stdout
-    assert "tells 5 classes apart, not 21; its class head begins afresh" in done.stderr
-    file = safetensors.numpy.load_file(path)
-    config = read_config(workdir)
-    trained = load_trained(config, workdir)
-    for name, array in traverse_util.flatten_dict(trained.variables, sep="/").items():
-        if name.startswith("params/head/"):
-            assert array.shape[-1] == 21
-        elif name.startswith("params/"):
-            np.testing.assert_array_equal(array, file[name])
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    meta = checkpoints.read_meta()
+def first_state(setup, workdir, save=False):
+    """The state that a run begins with, as paths; the run; and what it printed."""
+    console = Console(file=io.StringIO())
+    run = loop._Run(setup, workdir, console, on_step=lambda step: None)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = run._first_state(checkpoints)
+    if save:
+        write_config(setup.config, workdir)
+        state = state.replace(step=np.int32(1))
+        host = jax.tree.map(np.asarray, state)
+        checkpoints.save(host, mean_iou=None, meta=run._meta())
     checkpoints.close()
-    assert meta["pretrained"] == {"file": str(path), "sha256": digest}
-    # Going on, a run needs the file no more.
+    variables = traverse_util.flatten_dict(state.variables, sep="/")
+    return variables, run, console.file.getvalue()
+
+
+def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
+    tmp_path, tiny_config
+):
+    path = tmp_path / "unet.safetensors"
+    arrays = write_weights(tiny_config, path, num_classes=5)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tiny_config.model.pretrained = str(path)
+    setup = make_setup(tiny_config)
+    fresh = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    fresh = traverse_util.flatten_dict(fresh.variables, sep="/")
+    with pytest.warns(
+        UserWarning, match="tells 5 classes apart, not 21; its class head"
+    ):
+        variables, run, said = first_state(setup, tmp_path / "run", save=True)
+    assert variables.keys() == fresh.keys() == arrays.keys()
+    for name, array in variables.items():
+        head = name.startswith("params/head/")
+        np.testing.assert_array_equal(array, (fresh if head else arrays)[name])
+    said = said.replace("\n", "")
+    assert (
+        f"begins with the weights of {path}: segloss, 34 arrays, 0.00 M param" in said
+    )
+    assert digest[:16] in said
+    assert run.pretrained == {"file": str(path), "sha256": digest}
     path.unlink()
-    train(config, workdir)
-    said = capsys.readouterr().out
-    assert "goes on from step 4" in said
-    assert "begins with" not in said
+    restored, run, said = first_state(setup, tmp_path / "run")
+    for name, array in restored.items():
+        np.testing.assert_array_equal(array, variables[name])
+    assert run.pretrained == {"file": str(path), "sha256": digest}
+    assert not said
 
 
 def test_file_that_cannot_be_used_stops_before_the_first_step(tmp_path, tiny_config):
