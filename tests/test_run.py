@@ -27,8 +27,8 @@ TERMINAL = {"FORCE_COLOR": "1"}
 
 def test_train_evaluate_and_predict(tmp_path, small_folder):
     workdir = f"--workdir={tmp_path / 'run'}"
-    weights = {"params/head/kernel": np.zeros((1, 1, 4, 3), np.float32)}
-    np.savez(tmp_path / "weights.npz", **weights)
+    kernel = np.random.default_rng(0).normal(size=(1, 1, 4, 3))
+    np.savez(tmp_path / "weights.npz", **{"params/head/kernel": kernel})
     trained = command(
         "run.py",
         "--config=configs/folder.py:smoke",
