@@ -55,14 +55,19 @@ def make_network(case):
     return functools.partial(model.apply, train=False), variables
 
 
-def cases_and_sizes():
-    for case, (*_, sizes) in CASES.items():
-        marks = () if case.startswith("tiny") else pytest.mark.slow
-        for hw in sizes:
-            yield pytest.param(case, hw, id=f"{case} {hw[0]}x{hw[1]}", marks=marks)
-
-
-@pytest.mark.parametrize(("case", "hw"), cases_and_sizes())
+@pytest.mark.parametrize(
+    ("case", "hw"),
+    [
+        pytest.param(
+            case,
+            hw,
+            id=f"{case} {hw[0]}x{hw[1]}",
+            marks=() if case.startswith("tiny") else pytest.mark.slow,
+        )
+        for case, (*_, sizes) in CASES.items()
+        for hw in sizes
+    ],
+)
 def test_logits_and_gradient_by_the_image_are_those_of_torch(case, hw):
     network, variables = make_network(case)
 
