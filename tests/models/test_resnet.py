@@ -124,8 +124,9 @@ def test_multi_grid_multiplies_the_rates_of_the_last_stage():
 
 def test_remat_computes_again_and_changes_nothing():
     def make_gradient(remat):
-        model = make_tiny(remat=remat, output_stride=8, stage_sizes=(1, 1, 1, 1))
+        model = make_tiny(remat=remat)
 
+        # Of two stages, because compiling more of them takes long.
         def loss(params):
             features, updated = model.apply(
                 {**tiny_variables(), "params": params},
@@ -133,7 +134,7 @@ def test_remat_computes_again_and_changes_nothing():
                 train=True,
                 mutable=["batch_stats"],
             )
-            return jnp.mean(features[-1] ** 2), updated
+            return jnp.mean(features[1] ** 2), updated["batch_stats"]["stage2"]
 
         return jax.grad(loss, has_aux=True)
 
@@ -143,8 +144,8 @@ def test_remat_computes_again_and_changes_nothing():
     assert shapes(make_tiny(remat=True)) == shapes(make_tiny())
     params = tiny_variables()["params"]
     kept, again = make_gradient(False), make_gradient(True)
-    # All but the stem's: four blocks of three, and a shortcut.
-    assert count(again) == count(kept) + 4 * 4
+    # Those of the two stages: of each a block of three and a shortcut.
+    assert count(again) == count(kept) + 2 * 4
     expected, updated = jax.jit(kept)(params)
     actual, updated_again = jax.jit(again)(params)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
