@@ -1,5 +1,7 @@
 """VGG-16, as a backbone."""
 
+from collections.abc import Sequence
+
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
@@ -12,8 +14,7 @@ from segloss.models.layers import (
     conv_norm,
 )
 
-# Convolutions of each stage: Simonyan & Zisserman, table 1, column D.
-VGG16_STAGES = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
+VGG16_STAGE_SIZES = (2, 2, 3, 3, 3)
 
 
 class VGG16(nn.Module, kw_only=True):
@@ -28,6 +29,7 @@ class VGG16(nn.Module, kw_only=True):
     Parameters are float32. Weights are drawn from He's normal distribution.
 
     Attributes:
+        stage_sizes: convolutions of the five stages; (1, 1, 2, 2, 2) is VGG-11.
         width: channels of stage 1; the stages have 1, 2, 4, 8 and 8 times as many.
         output_stride: 8, 16 or 32 (the paper), the stride of the last map. Where it is
             reached early, pooling keeps the size and later stages dilate their kernels:
@@ -49,6 +51,7 @@ class VGG16(nn.Module, kw_only=True):
         ValueError: at construction, if a hyperparameter is out of its range.
     """
 
+    stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
     width: int = 64
     output_stride: int = 32
     pool_window: int = 2
@@ -74,6 +77,7 @@ class VGG16(nn.Module, kw_only=True):
             odd=("fc_window",),
             shares=("dropout_rate",),
         )
+        check_stage_sizes(self)
         super().__post_init__()
 
     def setup(self):
@@ -100,7 +104,7 @@ class VGG16(nn.Module, kw_only=True):
         x = blank_padding(images, sample_valid).astype(self.dtype)
         window, pad = (self.pool_window,) * 2, (self.pool_window - 2, 1)
         maps, reached, rate = [], 1, 1
-        for number in VGG16_STAGES:
+        for number in range(1, 6):
             x = self.stage(x, number, rate=rate, **how)
             stride = 2 if reached < self.output_stride else 1
             x = nn.max_pool(x, window, strides=(stride, stride), padding=(pad, pad))
@@ -126,7 +130,7 @@ class VGG16(nn.Module, kw_only=True):
         """The convolutions of the stage `number`, from 1, before its pooling."""
 
         def convolve(module, x):
-            for i in range(1, VGG16_STAGES[number] + 1):
+            for i in range(1, self.stage_sizes[number - 1] + 1):
                 x = module._layer(
                     x,
                     f"conv{number}_{i}",
@@ -172,3 +176,13 @@ class VGG16(nn.Module, kw_only=True):
 def stage_width(width: int, number: int) -> int:
     """Channels of the stage `number`, from 1, where the first has `width`."""
     return width * min(2 ** (number - 1), 8)
+
+
+def check_stage_sizes(module: nn.Module) -> None:
+    """Raises ValueError unless there are five `stage_sizes`, each at least 1."""
+    sizes = tuple(module.stage_sizes)
+    if len(sizes) != 5 or min(sizes) < 1:
+        raise ValueError(
+            f"{type(module).__name__}: stage_sizes must be five numbers >= 1, "
+            f"got {sizes}."
+        )
