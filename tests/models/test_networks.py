@@ -13,6 +13,10 @@ from segloss.models.layers import NORMS
 
 # Hyperparameters that make a network small; each network has a line.
 TINY = {
+    "deeplab_v1": dict(stage_sizes=(1,) * 5, width=2, fc_width=4),
+    "deeplab_v2": dict(stage_sizes=(1,) * 4, width=2),
+    "deeplab_v3": dict(stage_sizes=(1,) * 4, width=2),
+    "deeplab_v3_plus": dict(stage_sizes=(1,) * 4, width=2),
     "fcn": dict(stage_sizes=(1,) * 5, width=2, fc_width=4, fc_window=3),
     "segnet": dict(stage_sizes=(1,) * 5, width=2),
     "unet": dict(width=4, depth=1),
