@@ -26,11 +26,10 @@ class VNet(NormedModule, kw_only=True):
     gives: on the way down its input, on the way up its input beside that of the way
     down. It takes volumes, or images, with 5x5 and 2x2 convolutions.
 
-    Departs from the paper in three points: norms follow the convolutions (but under
-    "none"); strided
-    convolutions round sizes up, and up-convolved maps are cut to the size of those they
-    are put beside, so any size works; and where an image has more channels than one,
-    all are repeated to be added to the first stage.
+    Departs from the paper in three points: norms follow the convolutions, unless `norm`
+    is "none"; strided convolutions round sizes up, and up-convolved maps are cut to the
+    size of those they are put beside, so any size works; and where an image has more
+    channels than one, all are repeated to be added to the first stage.
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 

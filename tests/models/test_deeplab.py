@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from segloss.models import make_model
+from segloss.models.deeplab import Decoder
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
