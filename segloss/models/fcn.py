@@ -8,11 +8,17 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from segloss.models.layers import DTYPES, NORMS, check_hyperparameters, enlarge
+from segloss.models.layers import (
+    DTYPES,
+    NORMS,
+    NormedModule,
+    check_hyperparameters,
+    enlarge,
+)
 from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
 
 
-class FCN(nn.Module, kw_only=True):
+class FCN(NormedModule, kw_only=True):
     """FCN-32s, -16s, -8s: Shelhamer et al. 2017 (arXiv:1605.06211), figure 3.
 
     Scores of VGG-16's `fc7`, doubled in size and added to those of pool4, and once more
@@ -27,19 +33,15 @@ class FCN(nn.Module, kw_only=True):
 
     Parameters are float32. Other weights are drawn from He's normal distribution.
 
-    Attributes:
+    Attributes beside those of `NormedModule`; scores are float32 in any case:
         num_classes: channels of the logits.
         stride: 32, 16 or 8, that of the finest scores: FCN-32s, -16s or -8s.
         stage_sizes: convolutions of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 4096 in the paper.
         fc_window: height and width of `fc6` at stride 32, odd; 7 in the paper.
-        dropout_rate: share dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: "batch", "frozen", "group" or "none" (the paper) in VGG-16's stages; see
-            `apply_norm`.
-        dtype: "float32" or "bfloat16", in which all is computed but the statistics of
-            norms and the scores, which are float32.
-        axis_name: mapped device axis over which the batch is split.
+        dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
+        norm: "none" is the paper; others follow the 3x3 convolutions.
         remat: True computes each stage's activations again for the gradient instead of
             keeping them (`jax.checkpoint`): less memory, a third more time.
 
@@ -53,10 +55,8 @@ class FCN(nn.Module, kw_only=True):
     width: int = 64
     fc_width: int = 4096
     fc_window: int = 7
-    dropout_rate: float | int = 0.5
+    dropout: float | int = 0.5
     norm: str = "none"
-    dtype: str = "float32"
-    axis_name: str | None = None
     remat: bool = False
 
     def __post_init__(self):
@@ -65,7 +65,7 @@ class FCN(nn.Module, kw_only=True):
             at_least=dict(num_classes=1, width=1, fc_width=1),
             one_of=dict(stride=(8, 16, 32), norm=NORMS, dtype=DTYPES),
             odd=("fc_window",),
-            shares=("dropout_rate",),
+            shares=("dropout",),
         )
         check_stage_sizes(self)
         super().__post_init__()
@@ -96,12 +96,10 @@ class FCN(nn.Module, kw_only=True):
             width=self.width,
             fc_width=self.fc_width,
             fc_window=self.fc_window,
-            dropout_rate=self.dropout_rate,
-            norm=self.norm,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
+            dropout=self.dropout,
             remat=self.remat,
             name="backbone",
+            **self.norm_fields,
         )
         *_, pool3, pool4, _, fc7 = backbone(
             images, train=train, sample_valid=sample_valid

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from segloss.models.layers import (
     DTYPES,
     NORMS,
+    NormedModule,
     blank_padding,
     check_hyperparameters,
     conv_norm,
@@ -24,24 +25,20 @@ from segloss.models.vgg import (
 )
 
 
-class SegNet(nn.Module, kw_only=True):
+class SegNet(NormedModule, kw_only=True):
     """SegNet: Badrinarayanan et al. 2017 (arXiv:1511.00561), figure 2.
 
-    VGG-16 with a norm after each convolution, and its mirror: each decoder puts every
-    value where the maximum that it came from was, and convolves. The last convolution
-    gives the logits. Pooling rounds sizes up and remembers them, so any image size
-    works.
+    VGG-16 with BatchNorm after each convolution, and its mirror: each decoder puts
+    every value where the maximum that it came from was, and convolves. The last
+    convolution gives the logits. Pooling rounds sizes up and remembers them, so any
+    image size works.
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
-    Attributes:
+    Attributes beside those of `NormedModule`; the head is float32 in any case:
         num_classes: channels of the logits.
         stage_sizes: convolutions of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
-        norm: "batch" (the paper), "frozen", "group" or "none"; see `apply_norm`.
-        dtype: "float32" or "bfloat16", in which all is computed but the statistics of
-            norms and the head, whose logits are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
         remat: True computes each stage's activations again for the gradient instead of
             keeping them (`jax.checkpoint`): less memory, a third more time.
 
@@ -52,9 +49,6 @@ class SegNet(nn.Module, kw_only=True):
     num_classes: int
     stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
     width: int = 64
-    norm: str = "batch"
-    dtype: str = "float32"
-    axis_name: str | None = None
     remat: bool = False
 
     def __post_init__(self):
@@ -85,13 +79,12 @@ class SegNet(nn.Module, kw_only=True):
                 change neither the statistics nor the logits of the others.
             resize: changes nothing, as logits are computed at the size of the images.
         """
-        how = dict(norm=self.norm, dtype=self.dtype, axis_name=self.axis_name)
         backbone = VGG16(
             stage_sizes=self.stage_sizes,
             width=self.width,
             remat=self.remat,
             name="backbone",
-            **how,
+            **self.norm_fields,
         )
         x = blank_padding(images, sample_valid).astype(self.dtype)
         pooled = []
@@ -109,7 +102,9 @@ class SegNet(nn.Module, kw_only=True):
             widths = [stage_width(self.width, number)] * (size - 1)
             if number > 1:
                 widths.append(stage_width(self.width, number - 1))
-            decoder = make_decoder(widths=widths, name=f"decoder{number}", **how)
+            decoder = make_decoder(
+                widths=widths, name=f"decoder{number}", **self.norm_fields
+            )
             x = decoder(x, sample_valid, train)
         return nn.Conv(
             self.num_classes,
@@ -120,13 +115,10 @@ class SegNet(nn.Module, kw_only=True):
         )(x)
 
 
-class Decoder(nn.Module, kw_only=True):
+class Decoder(NormedModule, kw_only=True):
     """3x3 convolutions of `widths` channels, each with its norm and ReLU."""
 
     widths: Sequence[int]
-    norm: str
-    dtype: str
-    axis_name: str | None
 
     @nn.compact
     def __call__(
@@ -142,11 +134,9 @@ class Decoder(nn.Module, kw_only=True):
                 3,
                 conv=f"conv{i}",
                 norm_name=f"norm{i}",
-                norm=self.norm,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
                 train=train,
                 sample_valid=sample_valid,
+                **self.norm_fields,
             )
             x = nn.relu(x)
         return x

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from segloss.models.layers import (
     DTYPES,
     NORMS,
+    NormedModule,
     UpConv,
     apply_norm,
     blank_padding,
@@ -17,7 +18,7 @@ from segloss.models.layers import (
 )
 
 
-class VNet(nn.Module, kw_only=True):
+class VNet(NormedModule, kw_only=True):
     """V-Net: Milletari et al. 2016 (arXiv:1606.04797), figure 2 and table 1.
 
     Residual stages of 5x5x5 convolutions between strided 2x2x2 convolutions, which take
@@ -25,22 +26,18 @@ class VNet(nn.Module, kw_only=True):
     gives: on the way down its input, on the way up its input beside that of the way
     down. It takes volumes, or images, with 5x5 and 2x2 convolutions.
 
-    Departs from the paper in three points: norms follow the convolutions; strided
-    convolutions round sizes up, and up-convolved maps are cut to the size of those they
-    are put beside, so any size works; and where an image has more channels than one,
-    all are repeated to be added to the first stage.
+    Departs from the paper in three points: norms follow the convolutions, unless `norm`
+    is "none"; strided convolutions round sizes up, and up-convolved maps are cut to the
+    size of those they are put beside, so any size works; and where an image has more
+    channels than one, all are repeated to be added to the first stage.
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
-    Attributes:
+    Attributes beside those of `NormedModule`; the head is float32 in any case:
         num_classes: channels of the logits.
         width: channels at full size, doubled at each halving; 16 in the paper.
         convs: 5x5x5 convolutions of each stage on the way down, the lowest last; the
             stages of the way up have as many as those beside them.
-        norm: "batch", "frozen", "group" or "none" (the paper); see `apply_norm`.
-        dtype: "float32" or "bfloat16", in which all is computed but the statistics of
-            norms and the head, whose logits are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
         remat: True computes each stage's activations again for the gradient instead of
             keeping them (`jax.checkpoint`): less memory, a third more time.
 
@@ -51,9 +48,6 @@ class VNet(nn.Module, kw_only=True):
     num_classes: int
     width: int = 16
     convs: Sequence[int] = (1, 2, 3, 3, 3)
-    norm: str = "batch"
-    dtype: str = "float32"
-    axis_name: str | None = None
     remat: bool = False
 
     def __post_init__(self):
@@ -91,7 +85,6 @@ class VNet(nn.Module, kw_only=True):
         """
         # `train` must be known where the stage is traced.
         make_stage = nn.remat(VStage, static_argnums=(4,)) if self.remat else VStage
-        how = dict(norm=self.norm, dtype=self.dtype, axis_name=self.axis_name)
         x = blank_padding(images, sample_valid).astype(self.dtype)
         skips = []
         for level, convs in enumerate(self.convs):
@@ -100,7 +93,7 @@ class VNet(nn.Module, kw_only=True):
                 convs=convs,
                 step="down" if level else None,
                 name=f"down{level}",
-                **how,
+                **self.norm_fields,
             )
             x = stage(x, None, sample_valid, train)
             skips.append(x)
@@ -111,7 +104,7 @@ class VNet(nn.Module, kw_only=True):
                 convs=self.convs[level],
                 step="up",
                 name=f"up{level}",
-                **how,
+                **self.norm_fields,
             )
             x = stage(x, skip, sample_valid, train)
         return nn.Conv(
@@ -123,24 +116,20 @@ class VNet(nn.Module, kw_only=True):
         )(x)
 
 
-class VStage(nn.Module, kw_only=True):
+class VStage(NormedModule, kw_only=True):
     """A change of size, then convolutions around which the input is added.
 
-    Attributes:
+    Attributes beside those of `NormedModule`:
         features: channels after the change of size; on the way up those of the skip
             come on top.
         convs: number of 5x5x5 convolutions.
         step: "down" halves the size, "up" doubles it and takes the skip in; None is
             the first stage, whose input is repeated to `features` channels.
-        norm: and the rest as in `VNet`.
     """
 
     features: int
     convs: int
     step: str | None
-    norm: str
-    dtype: str
-    axis_name: str | None
 
     @nn.compact
     def __call__(
@@ -159,6 +148,7 @@ class VStage(nn.Module, kw_only=True):
                 sample_valid=sample_valid,
                 dtype=self.dtype,
                 axis_name=self.axis_name,
+                momentum=self.norm_momentum,
             )
 
         def conv(x, features, window, stride, name):

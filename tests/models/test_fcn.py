@@ -105,9 +105,9 @@ def test_logits_are_enlarged_in_place():
         (dict(stride=4), "FCN: stride must be one of 8, 16, 32, got 4."),
         (dict(fc_width=0), "FCN: fc_width must be >= 1, got 0."),
         (dict(fc_window=4), "FCN: fc_window must be odd and >= 1, got 4."),
-        (dict(dropout_rate=1.0), r"FCN: dropout_rate must be in \[0, 1\), got 1.0."),
+        (dict(dropout=1.0), r"FCN: dropout must be in \[0, 1\), got 1.0."),
         (dict(stage_sizes=(1, 1, 2, 2, 0)), "FCN: stage_sizes must be five numbers"),
-        (dict(depth=3), "fcn has no hyperparameter 'depth'; known are stride, stage_s"),
+        (dict(depth=3), "fcn has no hyperparameter 'depth'; known are norm, "),
     ],
 )
 def test_wrong_hyperparameters_are_named(hyperparameter, message):

@@ -106,7 +106,7 @@ def test_dilated_stages_hold_the_maps_of_the_strided():
         (dict(output_stride=4), "VGG16: output_stride must be one of 8, 16, 32, got 4"),
         (dict(pool_window=4), "VGG16: pool_window must be one of 2, 3, got 4."),
         (dict(fc_window=2), "VGG16: fc_window must be odd and >= 1, got 2."),
-        (dict(dropout_rate=1), r"VGG16: dropout_rate must be in \[0, 1\), got 1."),
+        (dict(dropout=1), r"VGG16: dropout must be in \[0, 1\), got 1."),
         (dict(stage_sizes=(1, 2)), "VGG16: stage_sizes must be five numbers >= 1, got"),
     ],
 )

@@ -134,11 +134,15 @@ def put_into(
             stacklevel=2,
         )
     lacking = [f"{p} {shape}" for p, shape in shapes.items() if p not in arrays]
-    if lacking or left_out:
+    if lacking:
         warnings.warn(
             f"{weights.source} lacks {len(lacking)} of {len(shapes)} arrays, which "
-            f"begin afresh: {shown(lacking) or 'none'}; left out of it: "
-            f"{shown(left_out) or 'none'}.",
+            f"begin afresh: {shown(lacking)}.",
+            stacklevel=2,
+        )
+    if left_out:
+        warnings.warn(
+            f"of {weights.source}, the network does without {shown(left_out)}.",
             stacklevel=2,
         )
     replaced = {p: array for p, array in arrays.items() if p not in heads}
@@ -153,7 +157,7 @@ def _arrange_for(
     placed = {path.replace("/", f"/{place}", 1): array for path, array in ordered}
     if f"params/{place}conv1_1/kernel" not in placed:
         return placed, []
-    # The trunk of a classifier, VGG-16; what is above the trunk may serve or not.
+    # The file is VGG-16, a classifier; what it has above its trunk may serve or not.
     above = [p for p in placed if p.startswith(f"params/{place}fc")]
     if all(placed[p].shape == shapes.get(p) for p in above):
         above = []
@@ -161,7 +165,7 @@ def _arrange_for(
     for path, array in placed.items():
         mean = re.sub(r"^params(.*)conv(._.)/bias$", r"batch_stats\1norm\2/mean", path)
         if path not in shapes and mean in shapes:
-            # A norm follows: it subtracts what the bias would have added.
+            # A fresh norm follows: it subtracts what the bias would have added.
             trunk[mean] = -array
         elif path not in above:
             trunk[path] = array
