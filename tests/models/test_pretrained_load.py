@@ -150,11 +150,11 @@ def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
         filled(VGG16(width=4, fc_width=16), FRESH), file, num_classes=5
     )
     assert {*values(variables).values()} == {FILE}
-    # A window of 3 fits neither `fc6` nor, after it, `fc7`, whatever its shape.
-    fresh = filled(VGG16(width=4, fc_width=16, fc_window=3), FRESH)
+    # Its `fc6` has a window of 3, so what follows does not fit, whatever its shape.
+    fresh = network(name="deeplab_v1", width=4, fc_width=16)
     with (
-        pytest.warns(UserWarning, match=r"lacks 4 of 30 arrays.*fc7/kernel \(1, 1, 16"),
-        pytest.warns(UserWarning, match=r"without params/fc6/bias \(16,\), .*fc7/kern"),
+        pytest.warns(UserWarning, match=r"lacks 6 of 32 arrays.*fc7/kernel \(1, 1, 16"),
+        pytest.warns(UserWarning, match=r"without params/backbone/fc6/bias .*fc7/k"),
     ):
         variables = put_into(fresh, file, num_classes=5)
     for path, value in values(variables).items():
