@@ -13,7 +13,7 @@ from rich.console import Console
 
 from segloss.train import loop, make_setup, train
 from segloss.train.checkpoints import Checkpoints
-from segloss.train.setup import make_configured_model, write_config
+from segloss.train.setup import check_same_config, make_configured_model, write_config
 from segloss.train.step import make_state
 
 
@@ -84,3 +84,13 @@ def test_file_that_cannot_be_used_stops_before_the_first_step(tmp_path, tiny_con
     with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file"):
         train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_weights_chosen_later_are_no_part_of_a_run(tmp_path, tiny_config):
+    config = tiny_config.copy_and_resolve_references()
+    del config.model.pretrained  # as before there was the field
+    write_config(config, tmp_path)
+    check_same_config(tiny_config, tmp_path)
+    tiny_config.model.pretrained = "late.npz"
+    with pytest.raises(ValueError, match=r"model\.pretrained was None, is 'late.npz'"):
+        check_same_config(tiny_config, tmp_path)
