@@ -14,7 +14,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 COMPILE := uv pip compile --universal --python-version=3.11 --upgrade --no-annotate \
 	--no-emit-package=segloss --custom-compile-command="make requirements"
 
-.PHONY: help setup demo demo-compare test test-beam lint format requirements clean
+.PHONY: help setup demo demo-compare test test-slow test-beam lint format requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo-compare: setup  ## random and Balance-batch on equal steps, both tables
 
 test: setup  ## run the tests with branch coverage, or those that ARGS picks
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(or $(ARGS),--cov --cov-fail-under=90)
+
+test-slow:  ## run the tests of networks at their real size, which take minutes
+	$(MAKE) test ARGS="-m slow"
 
 test-beam:  ## run the tests of Apache Beam, which has pins of its own, in .venv-beam
 	$(MAKE) test VENV=.venv-beam PINS=requirements-beam.txt ARGS=tests/data/test_beam.py

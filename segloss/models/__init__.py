@@ -1,11 +1,32 @@
 """Networks, chosen by name."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from flax import linen as nn
 
+from segloss.models.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
+from segloss.models.deeplab_v1 import DeepLabV1
+from segloss.models.fcn import FCN
+from segloss.models.multi_scale import MultiScale
+from segloss.models.resnet import ResNet
+from segloss.models.segnet import SegNet
 from segloss.models.unet import UNet
+from segloss.models.vgg import VGG16
+from segloss.models.vnet import VNet
 from segloss.registry import bind
 
-MODELS = {"unet": UNet}
+MODELS = {
+    "deeplab_v1": DeepLabV1,
+    "deeplab_v2": DeepLabV2,
+    "deeplab_v3": DeepLabV3,
+    "deeplab_v3_plus": DeepLabV3Plus,
+    "fcn": FCN,
+    "multi_scale": MultiScale,
+    "segnet": SegNet,
+    "unet": UNet,
+    "vnet": VNet,
+}
 
 
 def make_model(
@@ -15,19 +36,51 @@ def make_model(
 
     `apply(variables, images, train=False)` of it maps images `[b, h, w, 3]` of
     normalised colours to float32 logits `[b, h, w, num_classes]`. With `train=True` it
-    also takes `sample_valid [b]`, False for padding samples, and updates `batch_stats`.
+    also takes `sample_valid [b]`, False for padding samples, and updates `batch_stats`;
+    `multi_scale` then gives several logits.
 
     Args:
         name: a key of `MODELS`.
         num_classes: channels of the logits.
         axis_name: mapped device axis that `apply` runs under, for batch statistics.
         **hyperparameters: attributes of the module; what is left out has its default.
+            One that is a network is its `name` and hyperparameters.
 
     Raises:
         ValueError: if the name or a hyperparameter is unknown or out of its range.
     """
     given = dict(num_classes=num_classes, axis_name=axis_name)
+    return _make(name, hyperparameters, given)
+
+
+def _make(
+    name: str, hyperparameters: Mapping[str, Any], given: Mapping[str, Any]
+) -> nn.Module:
+    network = hyperparameters.get("network")
+    if network is not None and not isinstance(network, nn.Module):
+        if not isinstance(network, Mapping) or "name" not in network:
+            raise ValueError(
+                f"model: the network of {name} must be its 'name' and hyperparameters, "
+                f"got {network!r}."
+            )
+        fields = {key: value for key, value in network.items() if key != "name"}
+        network = _make(network["name"], fields, given)
+        hyperparameters = {**hyperparameters, "network": network}
     return bind("model", MODELS, name, hyperparameters, **given)()
 
 
-__all__ = ["MODELS", "UNet", "make_model"]
+__all__ = [
+    "FCN",
+    "MODELS",
+    "VGG16",
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "MultiScale",
+    "ResNet",
+    "SegNet",
+    "UNet",
+    "VNet",
+    "make_model",
+]

@@ -125,6 +125,86 @@ def apply_norm(
     return x
 
 
+class NormedModule(nn.Module, kw_only=True):
+    """What modules that normalise have in common.
+
+    Attributes:
+        norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
+        norm_momentum: share of the running statistics that one training step keeps.
+        dtype: "float32" or "bfloat16", of computation and output; parameters, and the
+            statistics of norms, are float32.
+        axis_name: mapped device axis whose devices share batch statistics.
+    """
+
+    norm: str = "batch"
+    norm_momentum: float = 0.9
+    dtype: str = "float32"
+    axis_name: str | None = None
+
+    @property
+    def norm_fields(self) -> dict[str, Any]:
+        """The attributes above, for `conv_norm` and submodules."""
+        names = ("norm", "norm_momentum", "dtype", "axis_name")
+        return {name: getattr(self, name) for name in names}
+
+
+def conv_norm(
+    x: Float[Array, "b h w _"],
+    features: int,
+    size: int,
+    *,
+    conv: str,
+    norm_name: str,
+    stride: int = 1,
+    rate: int = 1,
+    norm: str,
+    norm_momentum: float = 0.9,
+    dtype: str,
+    axis_name: str | None,
+    train: bool,
+    sample_valid: Bool[Array, " b"] | None,
+) -> Float[Array, "b h2 w2 {features}"]:
+    """Convolution and normalisation, as two submodules of the module that calls.
+
+    Args:
+        x: activations.
+        features: output channels.
+        size: height and width of the kernel, odd.
+        conv: name of the convolution. It has a bias only where `norm` is "none".
+        norm_name: name of the norm.
+        stride: of the convolution. All sides are padded alike, as torch does and XLA's
+            "SAME" does not, so the size becomes ceil(size / stride).
+        rate: dilation of the kernel.
+        norm: as for `apply_norm`, and so is the rest.
+        norm_momentum: share of the running statistics that one training step keeps.
+        dtype: of computation and output; parameters are float32.
+        axis_name: mapped device axis whose devices share batch statistics.
+        train: True normalises by the batch.
+        sample_valid: False marks padding samples.
+    """
+    x = nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=rate * (size // 2),
+        kernel_dilation=rate,
+        use_bias=norm == "none",
+        kernel_init=he_normal,
+        dtype=dtype,
+        name=conv,
+    )(x)
+    return apply_norm(
+        x,
+        norm,
+        name=norm_name,
+        train=train,
+        sample_valid=sample_valid,
+        dtype=dtype,
+        axis_name=axis_name,
+        momentum=norm_momentum,
+    )
+
+
 class ConvNormReLU(nn.Module, kw_only=True):
     """3x3 convolution (size kept, He normal), normalisation, ReLU.
 
@@ -198,7 +278,7 @@ class Dropout(nn.Module, kw_only=True):
 
 
 class UpConv(nn.Module, kw_only=True):
-    """2x2 up-convolution: twice the height and width.
+    """2x2 up-convolution, or 2x2x2: twice each spatial size.
 
     A transposed convolution of stride 2. As its windows do not overlap it is one matrix
     product, which XLA runs ten times as fast on CPU as `nn.ConvTranspose`. The pixel
@@ -206,24 +286,31 @@ class UpConv(nn.Module, kw_only=True):
 
     Attributes:
         features: output channels.
+        use_bias: False where a norm follows, which would take a bias away.
         dtype: dtype of computation and output; parameters are float32.
     """
 
     features: int
+    use_bias: bool = True
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"]
-    ) -> Float[Array, "b 2*h 2*w {self.features}"]:
-        b, h, w, c = x.shape
+        self, x: Float[Array, "b *small c"]
+    ) -> Float[Array, "b *large {self.features}"]:
+        b, *size, c = x.shape
         # Each output pixel sees one input pixel, so the fan-in is c.
         init = functools.partial(he_normal, fan_in=c)
-        kernel = self.param("kernel", init, (2, 2, c, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        x = jnp.einsum("bhwc,ijcd->bhiwjd", x, kernel)
-        return x.reshape(b, 2 * h, 2 * w, self.features) + _like(x[:, 0, 0], bias)
+        kernel = self.param("kernel", init, (2,) * len(size) + (c, self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        axes, offsets = "dhw"[: len(size)], "ijk"[: len(size)]
+        both = "".join(map("".join, zip(axes, offsets, strict=True)))
+        x = jnp.einsum(f"b{axes}x,{offsets}xy->b{both}y", x, kernel)
+        x = x.reshape(b, *(2 * n for n in size), self.features)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x += _like(x, bias.astype(self.dtype))
+        return x
 
 
 def he_normal(
@@ -272,11 +359,20 @@ def check_hyperparameters(
     *,
     at_least: Mapping[str, int],
     one_of: Mapping[str, Sequence[Any]],
+    odd: Sequence[str] = (),
+    shares: Sequence[str] = (),
 ) -> None:
     """Checks attributes of a module, for its `__post_init__`.
 
+    Args:
+        module: the module.
+        at_least: least value by name.
+        one_of: known values by name.
+        odd: names of those that must be odd and at least 1.
+        shares: names of those that must be in [0, 1).
+
     Raises:
-        ValueError: naming the attribute that is too small or not among those known.
+        ValueError: naming the attribute that breaks its rule.
     """
     network = type(module).__name__
     for name, least in at_least.items():
@@ -288,6 +384,12 @@ def check_hyperparameters(
                 f"{network}: {name} must be one of {', '.join(map(str, known))}, "
                 f"got {value!r}."
             )
+    for name in odd:
+        if (value := getattr(module, name)) < 1 or value % 2 == 0:
+            raise ValueError(f"{network}: {name} must be odd and >= 1, got {value}.")
+    for name in shares:
+        if not 0 <= (value := getattr(module, name)) < 1:
+            raise ValueError(f"{network}: {name} must be in [0, 1), got {value}.")
 
 
 def space_to_depth(

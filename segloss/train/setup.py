@@ -202,7 +202,13 @@ def open_configured_dataset(config: ConfigDict) -> Dataset:
 def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The model of a config; its BatchNorm spans the devices of the train step."""
     name, hyperparameters = _split_name("model", config.model)
+    hyperparameters.pop("pretrained", None)
     return make_model(name, num_classes=num_classes, axis_name=AXIS, **hyperparameters)
+
+
+def pretrained_file(config: ConfigDict) -> str | None:
+    """The file of weights that a fresh run begins with; None if there is none."""
+    return _plain(config.model).get("pretrained")
 
 
 def make_configured_schedule(config: ConfigDict) -> optax.Schedule:
@@ -251,12 +257,13 @@ def _split_name(kind: str, section: Section) -> tuple[str, dict[str, Any]]:
     return fields.pop("name"), fields
 
 
-def _plain(section: Section) -> dict[str, Any]:
-    """The fields of a section; lists, which `config.json` has for tuples, as tuples."""
-    return {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in section.items()
-    }
+def _plain(value: Any) -> Any:
+    """Sections as dicts; lists, which `config.json` has for tuples, as tuples."""
+    if isinstance(value, ConfigDict | Mapping):
+        return {key: _plain(field) for key, field in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value
 
 
 def _choose_terms(section: Section | Sequence[Section]) -> list[Term]:
@@ -269,7 +276,7 @@ def _choose_terms(section: Section | Sequence[Section]) -> list[Term]:
     for term in terms:
         name, hyperparameters = _split_name("loss", term)
         weights = hyperparameters.get("class_weights")
-        if isinstance(weights, ConfigDict | Mapping):
+        if isinstance(weights, Mapping):
             weights = _choose("class_weights", CLASS_WEIGHTS, weights)
             hyperparameters["class_weights"] = weights
         parts.append((hyperparameters.pop("weight", 1.0), name, hyperparameters))

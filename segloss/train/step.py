@@ -74,6 +74,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on one device's share of the batch; needs the mapped axis `AXIS`.
 
+    Where the model gives several logits, as `MultiScale` does, the loss is the sum of
+    those of each, at its own size.
+
     Returns:
         The next state, equal on all devices, and scalars: the global batch's `loss`,
         its `grad_norm` before clipping, and the `param_norm` that results.
@@ -82,7 +85,9 @@ def train_step(
 
     def global_loss(params):
         logits, batch_stats = _forward(state, params, images, batch, model)
-        return loss(logits, labels, valid, axis_name=AXIS, **inputs), batch_stats
+        pairs = _pair_up(logits, labels, valid, inputs)
+        losses = [loss(*of_each, axis_name=AXIS, **more) for *of_each, more in pairs]
+        return sum(losses), batch_stats
 
     (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
         state.params
@@ -114,12 +119,15 @@ def attention_step(
 ) -> dict[str, jax.Array]:
     """Which class gets how much of the gradient of the `train_step` with these arrays.
 
+    Where the model gives several logits, of that through the last: the fused ones.
+
     Returns:
         Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
         `pixel_share/NAME` of each class, equal on all devices.
     """
     images, labels, valid, inputs = _augmented(state, batch, augment)
     logits, _ = _forward(state, state.params, images, batch, model)
+    logits, labels, valid, inputs = _pair_up(logits, labels, valid, inputs)[-1]
     options = {"num_classes": len(class_names), "axis_name": AXIS}
     shares = {
         "gradient_share": gradient_share(
@@ -158,7 +166,7 @@ def _augmented(
 
 def _forward(
     state: TrainState, params: Any, images: jax.Array, batch: Batch, model: nn.Module
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array | tuple[jax.Array, ...], Any]:
     """Logits as in training, and the BatchNorm statistics that result."""
     logits, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
@@ -170,6 +178,33 @@ def _forward(
         rngs={"dropout": jax.random.fold_in(_step_key(state), np.uint32(2**32 - 1))},
     )
     return logits, updated.get("batch_stats", {})
+
+
+def _pair_up(
+    logits: jax.Array | tuple[jax.Array, ...],
+    labels: jax.Array,
+    valid: jax.Array,
+    inputs: dict[str, jax.Array],
+) -> list[tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]]:
+    """What the loss takes, for each of the model's logits.
+
+    Of several, each has the labels of the pixels nearest to its own, which are those
+    that PIL's NEAREST takes. Distances stay in pixels of the image.
+    """
+    if not isinstance(logits, tuple):
+        return [(logits, labels, valid, inputs)]
+
+    def at_pixels_of(each: jax.Array, of_image: Any) -> Any:
+        spatial = each.shape[1:-1]
+
+        def nearest(x: jax.Array) -> jax.Array:
+            shape = (len(x), *spatial, *x.shape[labels.ndim :])
+            return jax.image.resize(x, shape, "nearest")
+
+        return jax.tree.map(nearest, of_image)
+
+    of_image = (labels, valid, inputs)
+    return [(each, *at_pixels_of(each, of_image)) for each in logits]
 
 
 def _step_key(state: TrainState) -> jax.Array:

@@ -1,9 +1,14 @@
+import functools
+
 import chex
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from segloss.data import BalanceBatch, iterate_batches, load_batch
+from segloss.data.augment import normalize
+from segloss.losses import boundary_loss, softmax_cross_entropy
 from segloss.train import make_setup, step, train
 from segloss.train.step import (
     first_replica,
@@ -30,6 +35,7 @@ def begin(setup, num_devices):
 
 
 def first_batches(setup, num_steps):
+    distances = "distances" in setup.loss_inputs
     return iterate_batches(
         setup.dataset.source("train"),
         setup.sampler,
@@ -39,6 +45,7 @@ def first_batches(setup, num_steps):
         num_devices=4,
         canvas_hw=setup.dataset.max_hw,
         ignore_label=setup.dataset.ignore_label,
+        distance_classes=setup.dataset.num_classes if distances else None,
     )
 
 
@@ -176,3 +183,78 @@ def test_same_seed_same_state_other_seed_another(tiny_config):
 
 def test_balance_batch_is_what_the_demo_trains_with(tiny_config):
     assert isinstance(make_setup(tiny_config).sampler, BalanceBatch)
+
+
+def nearest(array, hw):
+    """`[b, h, w, ...]` as PIL resizes each image and channel."""
+    if array.ndim == 4:
+        return np.stack([nearest(x, hw) for x in np.moveaxis(array, -1, 0)], axis=-1)
+    images = [Image.fromarray(x.astype(np.float32)) for x in array]
+    resized = [x.resize(hw[::-1], Image.Resampling.NEAREST) for x in images]
+    return np.stack([np.asarray(x) for x in resized]).astype(array.dtype)
+
+
+@pytest.fixture
+def multi_scale_setup(tiny_config):
+    """A network at two scales, on batches that augmentation leaves as they are."""
+    still = dict(brightness=0.0, contrast=0.0, saturation=0.0, flip_probability=0.0)
+    tiny_config.augment = dict(scale_range=(1.0, 1.0), **still)
+    unet = dict(name="unet", depth=0, width=2, norm="none", input_stride=2)
+    with tiny_config.ignore_type():
+        tiny_config.model = dict(name="multi_scale", scales=(0.75, 1.0), network=unet)
+        tiny_config.loss = [
+            dict(name="softmax_cross_entropy"),
+            dict(name="boundary_loss", weight=0.01),
+        ]
+    return make_setup(tiny_config)
+
+
+def test_each_of_several_logits_is_punished_at_its_own_size(multi_scale_setup):
+    setup = multi_scale_setup
+    train_step, state = begin(setup, 1)
+    (batch,) = first_batches(setup, 1)
+    apply = jax.jit(functools.partial(setup.model.apply, train=True))
+    images = normalize(jax.numpy.asarray(batch["images"]))
+    logits = apply(first_replica(state).variables, images)
+    # Of 32 pixels, 24 and 32, which the network halves.
+    sizes = [each.shape[1:3] for each in logits]
+    assert sizes == [(12, 12), (16, 16), (16, 16)]
+    expected = 0.0
+    for each, hw in zip(logits, sizes, strict=True):
+        names = ("labels", "valid", "distances")
+        labels, valid, distances = (nearest(batch[name], hw) for name in names)
+        expected += softmax_cross_entropy(each, labels, valid)
+        expected += 0.01 * boundary_loss(each, labels, valid, distances=distances)
+    _, scalars = train_step(state, shard(batch, 1))
+    np.testing.assert_allclose(first_replica(scalars)["loss"], expected, rtol=1e-4)
+
+
+def test_several_logits_on_2_devices_give_the_loss_curve_of_1(multi_scale_setup):
+    one, two = (loss_curve(multi_scale_setup, n, 3) for n in (1, 2))
+    np.testing.assert_allclose(two, one, rtol=2e-4)
+    assert one[0, 0] != one[1, 0]
+
+
+def test_attention_of_several_logits_is_that_of_the_fused(multi_scale_setup):
+    setup = multi_scale_setup
+    names = setup.dataset.class_names
+    attention_step = jax.pmap(
+        functools.partial(
+            step.attention_step,
+            model=setup.model,
+            loss=setup.loss,
+            augment=setup.augment,
+            class_names=names,
+        ),
+        axis_name=step.AXIS,
+        devices=jax.devices()[:1],
+    )
+    _, state = begin(setup, 1)
+    (batch,) = first_batches(setup, 1)
+    shares = first_replica(attention_step(state, shard(batch, 1)))
+    labels, valid = (nearest(batch[name], (16, 16)) for name in ("labels", "valid"))
+    counts = np.bincount(labels[valid], minlength=len(names))
+    pixels = [shares[f"pixel_share/{name}"] for name in names]
+    np.testing.assert_allclose(pixels, counts / counts.sum(), rtol=1e-5)
+    gradient = np.array([shares[f"gradient_share/{name}"] for name in names])
+    np.testing.assert_array_equal(gradient > 0, counts > 0)

@@ -1,0 +1,298 @@
+"""DeepLab v2, v3 and v3+: heads above a dilated residual network."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from segloss.models.layers import (
+    DTYPES,
+    NORMS,
+    Dropout,
+    NormedModule,
+    blank_padding,
+    check_hyperparameters,
+    conv_norm,
+    enlarge,
+    he_normal,
+)
+from segloss.models.resnet import RESNET_STAGE_SIZES, ResNet
+
+
+class DeepLab(NormedModule, kw_only=True):
+    """What DeepLab v2, v3 and v3+ have in common; each brings its head.
+
+    Parameters are float32. Weights are drawn from He's normal distribution.
+
+    Attributes beside those of `NormedModule`; the head is float32 in any case:
+        num_classes: channels of the logits.
+        backbone: "resnet50" or "resnet101".
+        stage_sizes: blocks of each stage of the backbone, for another than these.
+        width: channels of the backbone's stem, 64 in the papers. All other layers but
+            the last grow with it.
+        version: as in `ResNet`, and so are `multi_grid`, `ceil_pool` and `remat`.
+        output_stride: 8, 16 or 32, that of the features which the head takes.
+        rates: dilation of the 3x3 convolutions of the pyramid, in pixels of these.
+
+    Raises:
+        ValueError: at construction, if a hyperparameter is out of its range.
+    """
+
+    num_classes: int
+    backbone: str = "resnet101"
+    stage_sizes: Sequence[int] | None = None
+    width: int = 64
+    version: str = "v1.5"
+    output_stride: int = 8
+    multi_grid: Sequence[int] | None = None
+    ceil_pool: bool = False
+    rates: Sequence[int] | None = None
+    remat: bool = False
+
+    def __post_init__(self):
+        check_hyperparameters(
+            self,
+            at_least=dict(num_classes=1),
+            one_of=dict(backbone=tuple(RESNET_STAGE_SIZES), norm=NORMS, dtype=DTYPES),
+        )
+        if self.rates is not None and min(self.rates, default=0) < 1:
+            raise ValueError(
+                f"{type(self).__name__}: rates must be numbers >= 1, "
+                f"got {tuple(self.rates)}."
+            )
+        self._make_backbone(parent=None)  # checks the rest
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+        resize: bool = True,
+    ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
+        """Class scores of every pixel, float32.
+
+        Args:
+            images: normalised colours, of any size.
+            train: True normalises by the batch and updates `batch_stats`, which must
+                then be mutable. Drop-out needs the PRNG stream "dropout".
+            sample_valid: False marks padding samples. They may hold anything, and
+                change neither the statistics nor the logits of the others.
+            resize: False leaves logits at the size at which they are computed.
+        """
+        images = blank_padding(images, sample_valid)
+        apply = dict(train=train, sample_valid=sample_valid)
+        backbone = self._make_backbone(name="backbone")
+        logits = self._classify(backbone(images, **apply), **apply)
+        return enlarge(logits, images.shape[1:3]) if resize else logits
+
+    def _make_backbone(self, **fields) -> ResNet:
+        return ResNet(
+            stage_sizes=self.stage_sizes or RESNET_STAGE_SIZES[self.backbone],
+            width=self.width,
+            version=self.version,
+            output_stride=self.output_stride,
+            multi_grid=self.multi_grid,
+            ceil_pool=self.ceil_pool,
+            remat=self.remat,
+            **self.norm_fields,
+            **fields,
+        )
+
+
+class DeepLabV2(DeepLab, kw_only=True):
+    """DeepLab v2: Chen et al. 2016 (arXiv:1606.00915), sec. 3.
+
+    A ResNet as the authors' Caffe models have it, and the sum of four dilated
+    convolutions. They train from weights of other data, with `norm="frozen"` and in
+    three sizes (`MultiScale`). Attributes are those of `DeepLab`.
+    """
+
+    version: str = "v1"
+    ceil_pool: bool = True
+    rates: Sequence[int] = (6, 12, 18, 24)
+    norm_momentum: float = 0.999
+
+    def _classify(
+        self, features: tuple[Float[Array, "b _ _ _"], ...], **_
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        aspp = ASPPSum(features=self.num_classes, rates=self.rates, name="aspp")
+        return aspp(features[-1])
+
+
+class DeepLabV3(DeepLab, kw_only=True):
+    """DeepLab v3: Chen et al. 2017 (arXiv:1706.05587), sec. 3.3.
+
+    As torchvision has it, without the auxiliary head: v1.5 instead of v1, no multi-grid
+    (the paper's best is (1, 2, 4)), and drop-out and a 3x3 convolution between pyramid
+    and classes.
+
+    Attributes beside those of `DeepLab`:
+        rates: unless given (6, 12, 18) at `output_stride=16`, and twice that at 8.
+        dropout: share of the pyramid's output that is dropped in training, in [0, 1).
+    """
+
+    dropout: float | int = 0.5
+
+    def __post_init__(self):
+        check_hyperparameters(self, at_least={}, one_of={}, shares=("dropout",))
+        super().__post_init__()
+
+    def _classify(
+        self,
+        features: tuple[Float[Array, "b _ _ _"], ...],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        apply = dict(train=train, sample_valid=sample_valid)
+        x = self._pool(features[-1], **apply)
+        names = dict(conv="head_conv", norm_name="head_norm")
+        x = conv_norm(x, 4 * self.width, 3, **names, **self.norm_fields, **apply)
+        return make_head(self.num_classes)(nn.relu(x))
+
+    def _pool(
+        self,
+        x: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w 4*{self.width}"]:
+        rates = self.rates or [k * 16 // self.output_stride for k in (6, 12, 18)]
+        fields = dict(features=4 * self.width, rates=rates, name="aspp")
+        x = ASPP(**fields, **self.norm_fields)(
+            x, train=train, sample_valid=sample_valid
+        )
+        dropout = Dropout(rate=self.dropout, axis_name=self.axis_name, name="dropout")
+        return dropout(x, train=train)
+
+
+class DeepLabV3Plus(DeepLabV3, kw_only=True):
+    """DeepLab v3+: Chen et al. 2018 (arXiv:1802.02611), sec. 3.1.
+
+    The pyramid of v3, then a decoder that brings in the features at stride 4. With the
+    ResNet of the paper's sec. 4.2 and plain convolutions, without Xception's separable
+    ones. Attributes are those of `DeepLabV3`.
+    """
+
+    output_stride: int = 16
+    dropout: float | int = 0.1
+
+    def _classify(
+        self,
+        features: tuple[Float[Array, "b _ _ _"], ...],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        apply = dict(train=train, sample_valid=sample_valid)
+        x = self._pool(features[-1], **apply)
+        decoder = Decoder(width=self.width, name="decoder", **self.norm_fields)
+        return make_head(self.num_classes)(decoder(x, features[0], **apply))
+
+
+class ASPPSum(nn.Module, kw_only=True):
+    """Sum of dilated 3x3 convolutions: arXiv:1606.00915, figure 4, for ResNet.
+
+    Attributes:
+        features: channels of the output, which is float32.
+        rates: dilation of each convolution.
+    """
+
+    features: int
+    rates: Sequence[int]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w _"]
+    ) -> Float[Array, "b h w {self.features}"]:
+        # With 2048 inputs He's standard deviation is 0.01, as in the public reference.
+        branches = [
+            nn.Conv(
+                self.features,
+                (3, 3),
+                padding=rate,
+                kernel_dilation=rate,
+                kernel_init=he_normal,
+                dtype="float32",
+                name=f"conv{i}",
+            )(x)
+            for i, rate in enumerate(self.rates)
+        ]
+        return sum(branches)
+
+
+class ASPP(NormedModule, kw_only=True):
+    """Atrous spatial pyramid pooling: arXiv:1706.05587, figure 5.
+
+    A 1x1 convolution, dilated 3x3 ones and the mean of the image beside each other, and
+    a 1x1 convolution of them all.
+
+    Attributes beside those of `NormedModule`:
+        features: channels of each and of the output.
+        rates: dilation of each 3x3 convolution.
+    """
+
+    features: int
+    rates: Sequence[int]
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w {self.features}"]:
+        fields = dict(train=train, sample_valid=sample_valid, **self.norm_fields)
+
+        def layer(x, conv, norm_name, *, size=1, rate=1):
+            names = dict(conv=conv, norm_name=norm_name)
+            x = conv_norm(x, self.features, size, rate=rate, **names, **fields)
+            return nn.relu(x)
+
+        branches = [layer(x, "conv0", "norm0")]
+        for i, rate in enumerate(self.rates, start=1):
+            branches.append(layer(x, f"conv{i}", f"norm{i}", size=3, rate=rate))
+        mean = layer(x.mean(axis=(1, 2), keepdims=True), "pool_conv", "pool_norm")
+        branches.append(jnp.broadcast_to(mean, branches[0].shape))
+        return layer(jnp.concatenate(branches, axis=-1), "project", "project_norm")
+
+
+class Decoder(NormedModule, kw_only=True):
+    """Brings features to stride 4: arXiv:1802.02611, figure 2.
+
+    Attributes beside those of `NormedModule`:
+        width: a fourth of the channels of the output; 64 in the paper, where the
+            features at stride 4 have 48 channels, three fourths of it.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b _ _ _"],
+        fine: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w 4*{self.width}"]:
+        fields = dict(train=train, sample_valid=sample_valid, **self.norm_fields)
+        names = dict(conv="fine_conv", norm_name="fine_norm")
+        fine = nn.relu(conv_norm(fine, -(-3 * self.width // 4), 1, **names, **fields))
+        x = jnp.concatenate([enlarge(x, fine.shape[1:3]), fine], axis=-1)
+        for i in range(2):
+            names = dict(conv=f"conv{i}", norm_name=f"norm{i}")
+            x = nn.relu(conv_norm(x, 4 * self.width, 3, **names, **fields))
+        return x
+
+
+def make_head(num_classes: int) -> nn.Conv:
+    """The 1x1 convolution to float32 logits, named "head"."""
+    return nn.Conv(
+        num_classes, (1, 1), kernel_init=he_normal, dtype="float32", name="head"
+    )

@@ -1,0 +1,181 @@
+"""VGG-16, as a backbone."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from segloss.models.layers import (
+    DTYPES,
+    NORMS,
+    Dropout,
+    NormedModule,
+    blank_padding,
+    check_hyperparameters,
+    conv_norm,
+)
+
+VGG16_STAGE_SIZES = (2, 2, 3, 3, 3)
+
+
+class VGG16(NormedModule, kw_only=True):
+    """VGG-16: Simonyan & Zisserman 2015 (arXiv:1409.1556), table 1, column D.
+
+    Five stages of 3x3 convolutions with ReLU, each before a max-pooling; then, where
+    `fc_width` asks for them, the first two fully connected layers as convolutions that
+    keep the size. Pooling rounds sizes up, so any image size works. Submodules are
+    called as in the paper, `conv1_1` to `conv5_3`, `fc6` and `fc7`, and the norm of
+    `conv1_1` is `norm1_1`.
+
+    Parameters are float32. Weights are drawn from He's normal distribution.
+
+    Attributes beside those of `NormedModule`:
+        stage_sizes: convolutions of the five stages; (1, 1, 2, 2, 2) is VGG-11.
+        width: channels of stage 1; the stages have 1, 2, 4, 8 and 8 times as many.
+        output_stride: 8, 16 or 32 (the paper), the stride of the last map. Where it is
+            reached early, pooling keeps the size and later stages dilate their kernels:
+            Chen et al. 2015 (arXiv:1412.7062), section 3.1.
+        pool_window: 2 (the paper) or 3, as in DeepLab v1.
+        fc_width: channels of `fc6` and `fc7`, 4096 in the paper; 0 leaves them out.
+        fc_window: height and width of `fc6` on the last map, odd; 7 in the paper.
+        fc_rate: dilation of `fc6`.
+        dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
+        norm: "none" is the paper; others follow the 3x3 convolutions.
+        remat: True computes each stage's activations again for the gradient instead of
+            keeping them (`jax.checkpoint`): less memory, a third more time.
+
+    Raises:
+        ValueError: at construction, if a hyperparameter is out of its range.
+    """
+
+    stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
+    width: int = 64
+    output_stride: int = 32
+    pool_window: int = 2
+    fc_width: int = 0
+    fc_window: int = 7
+    fc_rate: int = 1
+    dropout: float | int = 0.5
+    norm: str = "none"
+    remat: bool = False
+
+    def __post_init__(self):
+        check_hyperparameters(
+            self,
+            at_least=dict(width=1, fc_width=0, fc_rate=1),
+            one_of=dict(
+                output_stride=(8, 16, 32),
+                pool_window=(2, 3),
+                norm=NORMS,
+                dtype=DTYPES,
+            ),
+            odd=("fc_window",),
+            shares=("dropout",),
+        )
+        check_stage_sizes(self)
+        super().__post_init__()
+
+    def setup(self):
+        self.drop = Dropout(rate=self.dropout, axis_name=self.axis_name)
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """The maps after the five poolings and, if there is one, after `fc7`.
+
+        Args:
+            images: normalised colours, of any size.
+            train: True drops out, for which it needs the PRNG stream "dropout", and
+                normalises by the batch and updates `batch_stats`, which must then be
+                mutable.
+            sample_valid: False marks padding samples. They may hold anything, and
+                change neither the statistics nor the maps of the others.
+        """
+        how = dict(train=train, sample_valid=sample_valid)
+        x = blank_padding(images, sample_valid).astype(self.dtype)
+        window, pad = (self.pool_window,) * 2, (self.pool_window - 2, 1)
+        maps, reached, rate = [], 1, 1
+        for number in range(1, 6):
+            x = self.stage(x, number, rate=rate, **how)
+            stride = 2 if reached < self.output_stride else 1
+            x = nn.max_pool(x, window, strides=(stride, stride), padding=(pad, pad))
+            reached, rate = reached * stride, rate * 2 // stride
+            maps.append(x)
+        if self.fc_width:
+            fc = dict(norm="none", **how)
+            x = self._layer(x, "fc6", self.fc_width, self.fc_window, self.fc_rate, **fc)
+            x = self.drop(x, train=train)
+            x = self._layer(x, "fc7", self.fc_width, 1, **fc)
+            maps.append(self.drop(x, train=train))
+        return tuple(maps)
+
+    def stage(
+        self,
+        x: Float[Array, "b h w _"],
+        number: int,
+        *,
+        rate: int = 1,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w _"]:
+        """The convolutions of the stage `number`, from 1, before its pooling."""
+
+        def convolve(module, x):
+            for i in range(1, self.stage_sizes[number - 1] + 1):
+                x = module._layer(
+                    x,
+                    f"conv{number}_{i}",
+                    stage_width(self.width, number),
+                    rate=rate,
+                    norm=self.norm,
+                    train=train,
+                    sample_valid=sample_valid,
+                )
+            return x
+
+        return (nn.remat(convolve) if self.remat else convolve)(self, x)
+
+    @nn.compact
+    def _layer(
+        self,
+        x: Float[Array, "b h w _"],
+        name: str,
+        features: int,
+        window: int = 3,
+        rate: int = 1,
+        *,
+        norm: str,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h w {features}"]:
+        x = conv_norm(
+            x,
+            features,
+            window,
+            conv=name,
+            norm_name=name.replace("conv", "norm"),
+            rate=rate,
+            train=train,
+            sample_valid=sample_valid,
+            **{**self.norm_fields, "norm": norm},
+        )
+        return nn.relu(x)
+
+
+def stage_width(width: int, number: int) -> int:
+    """Channels of the stage `number`, from 1, where the first has `width`."""
+    return width * min(2 ** (number - 1), 8)
+
+
+def check_stage_sizes(module: nn.Module) -> None:
+    """Raises ValueError unless there are five `stage_sizes`, each at least 1."""
+    sizes = tuple(module.stage_sizes)
+    if len(sizes) != 5 or min(sizes) < 1:
+        raise ValueError(
+            f"{type(module).__name__}: stage_sizes must be five numbers >= 1, "
+            f"got {sizes}."
+        )
