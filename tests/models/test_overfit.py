@@ -30,7 +30,7 @@ RESNET = dict(stage_sizes=(1,) * 4, width=8)
 # the coarsest features can tell the objects apart, and the steps to learn them in.
 RUNS = {
     "unet": (dict(name="unet", depth=2, width=8), 1, 100),
-    "segnet": (dict(name="segnet", **VGG), 2, 100),
+    "segnet": (dict(name="segnet", stage_sizes=(1,) * 5, width=16), 2, 200),
     "fcn-8s": (dict(stride=8, **FCN), 4, 150),
     "fcn-16s": (dict(stride=16, **FCN), 4, 150),
     "fcn-32s": (dict(stride=32, **FCN), 8, 150),
@@ -105,14 +105,14 @@ def test_network_learns_four_images_by_heart(run, four_images):
     print("IOU", mean_iou(confusion)); assert mean_iou(confusion) > 0.9
 
 
-def draw_volumes(rng, count, side=16):
+def draw_volumes(rng, count, side=12):
     """Balls (1) and cubes (2), of like brightness, in noise (0), and their labels."""
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1)
     volumes = rng.normal(0, 0.3, (count, side, side, side, 1))
     labels = np.zeros((count, side, side, side), np.int32)
     for volume, classes in zip(volumes, labels, strict=True):
         for class_id, order in ((1, 2), (2, np.inf)):
-            radius = rng.uniform(3, 4)
+            radius = rng.uniform(2.5, 3)
             # In halves of their own, so that neither hides the other.
             low = np.array([0, 0, (class_id - 1) * side / 2]) + radius
             high = np.array([side, side, class_id * side / 2]) - radius
