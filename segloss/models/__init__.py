@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from segloss.models.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
+from segloss.models.deeplab_v1 import DeepLabV1
 from segloss.models.fcn import FCN
 from segloss.models.multi_scale import MultiScale
 from segloss.models.resnet import ResNet
@@ -16,6 +17,7 @@ from segloss.models.vnet import VNet
 from segloss.registry import bind
 
 MODELS = {
+    "deeplab_v1": DeepLabV1,
     "deeplab_v2": DeepLabV2,
     "deeplab_v3": DeepLabV3,
     "deeplab_v3_plus": DeepLabV3Plus,
@@ -71,6 +73,7 @@ __all__ = [
     "FCN",
     "MODELS",
     "VGG16",
+    "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",

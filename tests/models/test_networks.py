@@ -14,7 +14,8 @@ from segloss.models import MODELS, make_model
 # Hyperparameters that make a network small; each network has a line.
 RESNET = dict(stage_sizes=(1,) * 4, width=4)
 TINY = {
-    "deeplab_v2": RESNET,
+    "deeplab_v1": dict(stage_sizes=(1,) * 5, width=2, fc_width=4),
+    "deeplab_v2": dict(RESNET, norm_momentum=0.9),
     "deeplab_v3": RESNET,
     "deeplab_v3_plus": RESNET,
     "fcn": dict(stage_sizes=(1,) * 5, width=2, fc_width=4, fc_window=3),
