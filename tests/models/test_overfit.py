@@ -34,7 +34,16 @@ RUNS = {
     "fcn-8s": (dict(stride=8, **FCN), 4, 150),
     "fcn-16s": (dict(stride=16, **FCN), 4, 150),
     "fcn-32s": (dict(stride=32, **FCN), 8, 150),
-    "deeplab_v2": (dict(name="deeplab_v2", rates=(1, 2, 3, 4), **RESNET), 2, 150),
+    "deeplab_v1": (
+        dict(name="deeplab_v1", norm="batch", fc_width=64, fc_rate=2, dropout=0.0, **VGG),
+        2,
+        150,
+    ),
+    "deeplab_v2": (
+        dict(name="deeplab_v2", rates=(1, 2, 3, 4), norm_momentum=0.9, **RESNET),
+        2,
+        150,
+    ),
     "deeplab_v3": (dict(name="deeplab_v3", dropout=0.0, **RESNET), 2, 150),
     "deeplab_v3_plus": (dict(name="deeplab_v3_plus", dropout=0.0, **RESNET), 2, 150),
 }
