@@ -12,7 +12,7 @@ from segloss.data import open_dataset
 from segloss.data.augment import augment
 from segloss.losses import soft_dice, softmax_cross_entropy
 from segloss.metrics import confusion_matrix, dice_per_class, mean_iou
-from segloss.models import make_model
+from segloss.models import MODELS, make_model
 from segloss.train.optimizers import adamw, cosine
 from segloss.train.step import (
     AXIS,
@@ -24,7 +24,8 @@ from segloss.train.step import (
 )
 
 VGG = dict(stage_sizes=(1,) * 5, width=8)
-FCN = dict(name="fcn", norm="batch", fc_width=64, fc_window=3, dropout=0.0, **VGG)
+FC = dict(norm="batch", fc_width=64, dropout=0.0, **VGG)
+FCN = dict(name="fcn", fc_window=3, **FC)
 RESNET = dict(stage_sizes=(1,) * 4, width=8)
 # Hyperparameters, how many times larger the images of 32 x 32 pixels are made so that
 # the coarsest features can tell the objects apart, and the steps to learn them in.
@@ -34,11 +35,7 @@ RUNS = {
     "fcn-8s": (dict(stride=8, **FCN), 4, 150),
     "fcn-16s": (dict(stride=16, **FCN), 4, 150),
     "fcn-32s": (dict(stride=32, **FCN), 8, 150),
-    "deeplab_v1": (
-        dict(name="deeplab_v1", norm="batch", fc_width=64, fc_rate=2, dropout=0.0, **VGG),
-        2,
-        150,
-    ),
+    "deeplab_v1": (dict(name="deeplab_v1", fc_rate=2, **FC), 2, 150),
     "deeplab_v2": (
         dict(name="deeplab_v2", rates=(1, 2, 3, 4), norm_momentum=0.9, **RESNET),
         2,
@@ -73,6 +70,12 @@ def make_batch(four_images, times):
 def make_optimizer(steps, learning_rate):
     schedule = cosine(steps + 1, learning_rate=learning_rate, warmup_steps=10)
     return adamw(schedule, weight_decay=0.0, clip_norm=5.0)
+
+
+def test_every_network_learns():
+    learners = {hyperparameters["name"] for hyperparameters, _, _ in RUNS.values()}
+    # The wrapper learns what its network does, V-Net volumes.
+    assert learners == MODELS.keys() - {"multi_scale", "vnet"}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,8 @@ def test_network_learns_four_images_by_heart(run, four_images):
     counts = evaluate(state.variables, batch)
     confusion = np.asarray(counts, np.int64).sum(axis=(0, 1))
     assert np.count_nonzero(confusion.sum(axis=1)) >= 5  # classes in the images
-    print("IOU", mean_iou(confusion)); assert mean_iou(confusion) > 0.9
+    print("IOU", mean_iou(confusion))
+    assert mean_iou(confusion) > 0.9
 
 
 def draw_volumes(rng, count, side=12):
@@ -169,4 +173,5 @@ def test_vnet_learns_volumes_with_dice():
     confusion = confusion_matrix(logits.argmax(axis=-1), labels, num_classes=3)
     confusion = np.asarray(confusion, np.int64)
     assert dice_per_class(confusion).min() > 0.9
-    print("IOU", mean_iou(confusion)); assert mean_iou(confusion) > 0.9
+    print("IOU", mean_iou(confusion))
+    assert mean_iou(confusion) > 0.9
