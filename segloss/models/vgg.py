@@ -97,6 +97,7 @@ class VGG16(NormedModule, kw_only=True):
         """
         how = dict(train=train, sample_valid=sample_valid)
         x = blank_padding(images, sample_valid).astype(self.dtype)
+        # Sizes are rounded up; a window of 3 has its centre on a pixel, as in Caffe.
         window, pad = (self.pool_window,) * 2, (self.pool_window - 2, 1)
         maps, reached, rate = [], 1, 1
         for number in range(1, 6):

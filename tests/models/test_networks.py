@@ -145,7 +145,7 @@ def slow_but_for(*quick):
     )
 
 
-@slow_but_for("fcn", "segnet", "vnet")
+@slow_but_for("vnet")
 def test_training_has_gradients_whatever_padding_holds(name):
     variables = variables_of(name)
     arrays = (variables["params"], name, IMAGES, LABELS, VALID)
