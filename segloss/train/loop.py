@@ -19,7 +19,13 @@ from segloss.data import BalanceBatch, Batch, estimate_acceptance, iterate_batch
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
-from segloss.train.setup import Setup, check_same_config, make_setup, write_config
+from segloss.train.setup import (
+    Setup,
+    check_same_config,
+    make_inference,
+    make_setup,
+    write_config,
+)
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
     TrainState,
@@ -122,7 +128,9 @@ class _Run:
     @functools.cached_property
     def _evaluation_step(self) -> Callable:
         return pmap_evaluation_step(
-            model=self.setup.model, num_classes=self.setup.dataset.num_classes
+            model=self.setup.model,
+            inference=make_inference(self.setup.config).in_one_look,
+            num_classes=self.setup.dataset.num_classes,
         )
 
     @functools.cached_property

@@ -30,6 +30,7 @@ from segloss.models import make_model
 from segloss.registry import bind
 from segloss.train.checkpoints import check_which
 from segloss.train.evaluation import write_json
+from segloss.train.inference import Inference
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.step import AXIS
 
@@ -59,9 +60,13 @@ FIELDS = (
 # Fields of `data` that say how it is read; its other fields choose the dataset.
 _READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
 _LOADING = ("crop_hw", *_READING_AHEAD, "on_bad_sample")
-# What runs did before these fields of `data` came.
-_BEFORE = {"num_workers": 0, "on_bad_sample": "raise"}
-_EVALUATE = ("split", "final_split", "batch_size", "size_multiple", "checkpoint")
+_INFERENCE = tuple(field.name for field in dataclasses.fields(Inference))
+_EVALUATE = ("split", "final_split", "batch_size", "checkpoint", *_INFERENCE)
+# What runs did before these fields came.
+_BEFORE = {
+    "data": {"num_workers": 0, "on_bad_sample": "raise"},
+    "evaluate": dataclasses.asdict(Inference()),
+}
 # What may differ when a run goes on: none of it changes the weights that come out.
 _FREE_TO_CHANGE = (
     "checkpoint_every_steps",
@@ -143,10 +148,9 @@ def check_fields(config: ConfigDict) -> None:
     for field in _COUNTS:
         if config[field] < 1:
             raise ValueError(f"config.{field} must be >= 1, got {config[field]}.")
-    for field in ("batch_size", "size_multiple"):
-        value = config.evaluate[field]
-        if value < 1:
-            raise ValueError(f"config.evaluate.{field} must be >= 1, got {value}.")
+    if (size := config.evaluate.batch_size) < 1:
+        raise ValueError(f"config.evaluate.batch_size must be >= 1, got {size}.")
+    make_inference(config)
     check_which(config.evaluate.checkpoint)
     for field in _LOADING:
         if field not in config.data:
@@ -203,6 +207,16 @@ def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The model of a config; its BatchNorm spans the devices of the train step."""
     name, hyperparameters = _split_name("model", config.model)
     return make_model(name, num_classes=num_classes, axis_name=AXIS, **hyperparameters)
+
+
+def make_inference(config: ConfigDict) -> Inference:
+    """How a config predicts images.
+
+    Raises:
+        ValueError: if a field is out of its range.
+    """
+    evaluate = _plain(config.evaluate)
+    return Inference(**{field: evaluate[field] for field in _INFERENCE})
 
 
 def make_configured_schedule(config: ConfigDict) -> optax.Schedule:
@@ -338,7 +352,9 @@ def read_config(workdir: Path) -> ConfigDict:
             f"{path} is missing; train with this --workdir first, or give --config."
         )
     config = json.loads(path.read_text())
-    return ConfigDict(config | {"data": _BEFORE | config["data"]})
+    return ConfigDict(
+        config | {section: was | config[section] for section, was in _BEFORE.items()}
+    )
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
