@@ -123,13 +123,10 @@ def _look(
     """Logits from the image at one scale, at its own size."""
     if scale == 1:
         return _in_windows(forward, normalize(images), inference)
-    # Integers alone, which make the same sizes of arrays, of ints and of symbols.
-    ratio = fractions.Fraction(scale).limit_denominator(1000)
-    p, q = ratio.numerator, ratio.denominator
     canvas_hw = images.shape[1:3]
-    scaled_hw = jnp.maximum((2 * p * hw + q) // (2 * q), 1)
+    scaled_hw = _scale(hw, scale)
     scaled_canvas_hw = round_up(
-        tuple(-(-p * n // q) for n in canvas_hw), inference.size_multiple
+        tuple(_scale(n, scale) for n in canvas_hw), inference.size_multiple
     )
     scaled = _resize(images.astype(jnp.float32), hw, scaled_hw, scaled_canvas_hw)
     inside = jax.vmap(functools.partial(_inside, canvas_hw=scaled_canvas_hw))(scaled_hw)
@@ -175,27 +172,40 @@ def _in_windows(
     return jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny))
 
 
+def _scale(size: Any, scale: float | int) -> Any:
+    """To the nearest pixel; under half the size a bit up, so that one is always left.
+
+    Integers alone, so that the result is the same for arrays, ints and symbols.
+    """
+    ratio = fractions.Fraction(scale).limit_denominator(1000)
+    p, q = ratio.numerator, ratio.denominator
+    return (2 * p * size + max(q, 2 * (q - p))) // (2 * q)
+
+
 def _resize(
     images: Float[Array, "b _ _ c"],
     hw: Int[Array, "b 2"],
     to_hw: Int[Array, "b 2"],
     canvas_hw: tuple[Any, Any],
 ) -> Float[Array, "b _ _ c"]:
-    """Bilinear interpolation of what lies in upper left corners, whatever beside it."""
+    """Bilinear interpolation of what lies in upper left corners, corners not aligned.
+
+    What lies beside an image is not seen; what comes to lie beside it has no meaning.
+    """
 
     def one(image, hw, to_hw):
-        for axis in range(2):
-            index = jnp.minimum(jnp.arange(image.shape[axis]), hw[axis] - 1)
-            image = jnp.take(image, index, axis=axis)
-        return jax.image.scale_and_translate(
-            image,
-            (*canvas_hw, image.shape[-1]),
-            spatial_dims=(0, 1),
-            scale=to_hw / hw,
-            translation=jnp.zeros(2),
-            method="linear",
-            antialias=False,
-        )
+        for axis, size in enumerate(canvas_hw):
+            last = hw[axis] - 1
+            place = (jnp.arange(size) + 0.5) * hw[axis] / to_hw[axis] - 0.5
+            place = jnp.clip(place, 0, last)
+            low = jnp.floor(place).astype(jnp.int32)
+            share = jnp.expand_dims(place - low, [1 - axis, 2])
+            below, above = (
+                jnp.take(image, index, axis=axis)
+                for index in (low, jnp.minimum(low + 1, last))
+            )
+            image = (1 - share) * below + share * above
+        return image
 
     return jax.vmap(one)(images, hw, to_hw)
 
