@@ -62,8 +62,13 @@ def test_train_evaluate_and_predict(tmp_path, small_folder):
         (("--config=configs/none.py",), "No such file or directory"),
         (("--config=configs/demo.py", "--config.foo=1"), "the config has no field"),
         (("--config=configs/demo.py:huge",), "must be 'full' or 'smoke', got 'huge'"),
+        (
+            ("--config=configs/demo.py", "--mode=export", "--size=512x512"),
+            "--size must be height and width in pixels such as 512,1024, got ('512x5",
+        ),
+        (("--config=configs/demo.py", "--set=model.deep=3"), "--set=model.deep=3: "),
         (("--config=configs/demo.py", "surplus"), "unknown argument 'surplus'"),
-        (("--mode=guess",), "should be one of <train|evaluate|predict|inspect>"),
+        (("--mode=guess",), "should be one of <train|evaluate|predict|export|inspect>"),
     ],
 )
 def test_wrong_use_is_one_clear_line(tmp_path, args, message):

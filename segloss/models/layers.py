@@ -260,7 +260,7 @@ def blank_padding(
 
 
 def enlarge(
-    logits: Float[Array, "b *small c"], size: tuple[int, ...]
+    logits: Float[Array, "b *small c"], size: tuple[Any, ...]
 ) -> Float[Array, "b *large c"]:
     """Bilinear interpolation to a spatial size, corners not aligned."""
     shape = (logits.shape[0], *size, logits.shape[-1])

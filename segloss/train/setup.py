@@ -1,5 +1,6 @@
 """From a config to the parts of a run, every field checked before anything starts."""
 
+import ast
 import dataclasses
 import functools
 import json
@@ -355,6 +356,28 @@ def read_config(workdir: Path) -> ConfigDict:
     return ConfigDict(
         config | {section: was | config[section] for section, was in _BEFORE.items()}
     )
+
+
+def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
+    """A copy with `FIELD=VALUE` for each of the changes, such as `evaluate.flip=True`.
+
+    A value that is no Python literal is text.
+
+    Raises:
+        ValueError: if there is no such field, or it holds values of another type.
+    """
+    config = config.copy_and_resolve_references().lock()
+    for change in changes:
+        field, _, text = change.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"--set={change}: {error.args[0]}") from error
+    return config
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

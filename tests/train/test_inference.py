@@ -87,12 +87,12 @@ def test_flip_of_a_network_without_sides_changes_nothing():
     np.testing.assert_array_equal(predict(network, flip=True), plain(network))
 
 
-@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.5)])
-def test_mirrored_image_gets_the_mirrored_prediction(network, scales):
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.75)])
+def test_mirrored_image_gets_the_mirrored_prediction(scales):
     """Even where the canvas is wider than the image, on the right alone."""
     image = np.kron(IMAGE, np.ones((2, 2, 1), np.uint8))
     mirrored = np.ascontiguousarray(image[:, ::-1])
-    look = functools.partial(predict, network, canvas_hw=(48, 64), size_multiple=16)
+    look = functools.partial(predict, unet(), canvas_hw=(48, 64), size_multiple=16)
     assert agreement(look(mirrored), look(image)[:, ::-1]) < 0.95
     both = functools.partial(look, scales=scales, flip=True)
     np.testing.assert_array_equal(both(mirrored), both(image)[:, ::-1])
