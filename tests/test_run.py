@@ -1,5 +1,6 @@
 """The command line, in processes of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def command(*args, **env):
 TERMINAL = {"FORCE_COLOR": "1"}
 
 
-def test_train_evaluate_and_predict(tmp_path, small_folder):
+def test_train_evaluate_predict_and_export(tmp_path, small_folder):
     workdir = f"--workdir={tmp_path / 'run'}"
     trained = command(
         "run.py",
@@ -45,12 +46,17 @@ def test_train_evaluate_and_predict(tmp_path, small_folder):
         workdir,
         "--mode=predict",
         f"--input={small_folder / 'val'}",
+        "--set=evaluate.flip=True",
         **TERMINAL,
     )
     assert predicted.returncode == 0, predicted.stderr
     assert (
         len(list((tmp_path / "run" / "predictions" / "val" / "indices").iterdir())) == 2
     )
+    exported = command("run.py", workdir, "--mode=export", "--size=36,52", **TERMINAL)
+    assert exported.returncode == 0, exported.stderr
+    about = json.loads((tmp_path / "run" / "exported" / "model.json").read_text())
+    assert (about["image_hw"], about["inference"]["flip"]) == ([36, 52], False)
 
 
 @pytest.mark.parametrize(
