@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from segloss import serving
 from segloss.data import round_up
-from segloss.data.augment import PAD_RGB
+from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
 from segloss.train.evaluation import versions, write_json
 from segloss.train.inference import is_size, predict_labels
 from segloss.train.log import make_console
@@ -28,8 +28,8 @@ def export(
     `exported/model.bin` takes RGB images, uint8 `[b, h, w, 3]`, of any number, and
     gives class ids, uint8 `[b, h, w]`; `exported/model.json` says which classes those
     are and where the model comes from; `exported/serving.py` loads it where only jax,
-    numpy and flatbuffers are installed. JAX reads such a file for at least six months
-    of its later versions, and for three weeks of its earlier ones.
+    numpy and flatbuffers are installed. JAX promises that a version at most six months
+    newer than the one here can read the file, and one at most three weeks older.
 
     Args:
         config: the run's config; `config.evaluate` says how images are predicted.
@@ -60,6 +60,8 @@ def export(
         "class_names": list(trained.class_names),
         "ignore_label": trained.ignore_label,
         "inference": dataclasses.asdict(trained.inference),
+        # What the model does to images itself.
+        "normalization": {"mean_rgb": MEAN_RGB, "stddev_rgb": STDDEV_RGB},
         "platforms": list(exported.platforms),
         "calling_convention_version": exported.calling_convention_version,
         "step": trained.step,
