@@ -54,7 +54,7 @@ def export(
             "image; give its --size=HEIGHT,WIDTH."
         )
     trained = load_trained(config, Path(workdir))
-    exported = _trace(trained, image_hw)
+    exported = make_exported(trained, image_hw)
     about = {
         "image_hw": image_hw and list(image_hw),
         "class_names": list(trained.class_names),
@@ -78,9 +78,10 @@ def export(
     return directory
 
 
-def _trace(
+def make_exported(
     trained: TrainedModel, image_hw: tuple[int, int] | None
 ) -> jax.export.Exported:
+    """What `model.bin` holds; see `export`, also for what it raises."""
     symbols = "b, h, w" if image_hw is None else f"b, {image_hw[0]}, {image_hw[1]}"
     shape = (*jax.export.symbolic_shape(symbols), 3)
     predict = jax.jit(functools.partial(_predict, trained=trained))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, Int, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 from segloss.data import round_up
 from segloss.data.augment import PAD_RGB, normalize
@@ -33,7 +33,7 @@ class Inference:
         window_hw: an image that is larger at a scale is seen in windows of so many
             pixels, the last of them aligned with the border; None is the whole image.
         window_stride: share of the window by which the next one lies further, in
-            (0, 1]; both of the above have 2 / 3 (windows of 512 pixels, 341 further).
+            (0, 1]; 2 / 3 in PSPNet and mmsegmentation (341 pixels for windows of 512).
         size_multiple: the sides are padded to a multiple of so many pixels.
 
     Raises:
@@ -210,7 +210,7 @@ def _resize(
     return jax.vmap(one)(images, hw, to_hw)
 
 
-def _inside(hw: Int[Array, "2"], canvas_hw: tuple[Any, Any]) -> Array:
+def _inside(hw: Int[Array, "2"], canvas_hw: tuple[Any, Any]) -> Bool[Array, "h w"]:
     rows, columns = (
         jnp.arange(n) < size for n, size in zip(canvas_hw, hw, strict=True)
     )

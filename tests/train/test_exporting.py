@@ -1,12 +1,16 @@
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from segloss.serving import load_exported
 from segloss.train import export, read_config
+from segloss.train.exporting import make_exported
 from segloss.train.trained import load_trained
 
 # Not even installed, as far as this process can tell.
@@ -76,6 +80,19 @@ def test_what_was_exported_lies_beside_it(exported):
     assert about["step"] == 4
     assert about["platforms"] == ["cpu", "cuda", "tpu"]
     assert about["inference"]["scales"] == [0.75]
+
+
+def test_network_that_asks_for_the_size_needs_one(exported):
+    class Square(nn.Module):
+        def __call__(self, images, *, train):
+            return images[..., :2] * math.sqrt(images.shape[1])
+
+    trained = dataclasses.replace(exported[0], model=Square(), variables={})
+    make_exported(trained, (32, 32))
+    with pytest.raises(
+        ValueError, match=r"Square cannot be exported .* give their --s"
+    ):
+        make_exported(trained, None)
 
 
 @pytest.mark.parametrize(
