@@ -49,6 +49,10 @@ def get_config(size: str = "full") -> ConfigDict:
         final_split="val",
         batch_size=10,
         size_multiple=1,
+        scales=(1.0,),
+        flip=False,
+        window_hw=config_dict.placeholder(tuple),
+        window_stride=2 / 3,
         checkpoint="newest",
     )
     return config.lock()

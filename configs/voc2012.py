@@ -64,6 +64,10 @@ def get_config(size: str = "full") -> ConfigDict:
         batch_size=4,
         # Sides are padded to a multiple, so that sizes are few and compiling is rare.
         size_multiple=32,
+        scales=(1.0,),
+        flip=False,
+        window_hw=config_dict.placeholder(tuple),
+        window_stride=2 / 3,
         checkpoint="newest",
     )
     return config.lock()

@@ -32,10 +32,11 @@ MAY_IMPORT = {
     "models": (ARRAYS | {"flax", "safetensors", "torch"}, {"registry"}),
     "report": (DRAWING, set()),
     "registry": (set(), set()),
+    "serving": ({"jax", "numpy"}, set()),
     "cli": ({"absl"}, {"train"}),
     "train": (
         LOADING | {"flax", "ml_collections", "optax", "orbax", "tensorboardX"},
-        {"losses", "metrics", "data", "models", "report", "registry"},
+        {"losses", "metrics", "data", "models", "report", "registry", "serving"},
     ),
 }
 

@@ -1,5 +1,6 @@
 """The command line, in processes of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def command(*args, **env):
 TERMINAL = {"FORCE_COLOR": "1"}
 
 
-def test_train_evaluate_and_predict(tmp_path, small_folder):
+def test_train_evaluate_predict_and_export(tmp_path, small_folder):
     workdir = f"--workdir={tmp_path / 'run'}"
     kernel = np.random.default_rng(0).normal(size=(1, 1, 4, 3))
     np.savez(tmp_path / "weights.npz", **{"params/head/kernel": kernel})
@@ -51,12 +52,17 @@ def test_train_evaluate_and_predict(tmp_path, small_folder):
         workdir,
         "--mode=predict",
         f"--input={small_folder / 'val'}",
+        "--set=evaluate.flip=True",
         **TERMINAL,
     )
     assert predicted.returncode == 0, predicted.stderr
     assert (
         len(list((tmp_path / "run" / "predictions" / "val" / "indices").iterdir())) == 2
     )
+    exported = command("run.py", workdir, "--mode=export", "--size=36,52", **TERMINAL)
+    assert exported.returncode == 0, exported.stderr
+    about = json.loads((tmp_path / "run" / "exported" / "model.json").read_text())
+    assert (about["image_hw"], about["inference"]["flip"]) == ([36, 52], False)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +74,13 @@ def test_train_evaluate_and_predict(tmp_path, small_folder):
         (("--config=configs/none.py",), "No such file or directory"),
         (("--config=configs/demo.py", "--config.foo=1"), "the config has no field"),
         (("--config=configs/demo.py:huge",), "must be 'full' or 'smoke', got 'huge'"),
+        (
+            ("--config=configs/demo.py", "--mode=export", "--size=512x512"),
+            "--size must be height and width in pixels such as 512,1024, got ('512x5",
+        ),
+        (("--config=configs/demo.py", "--set=model.deep=3"), "--set=model.deep=3: "),
         (("--config=configs/demo.py", "surplus"), "unknown argument 'surplus'"),
-        (("--mode=guess",), "should be one of <train|evaluate|predict|inspect>"),
+        (("--mode=guess",), "should be one of <train|evaluate|predict|export|inspect>"),
     ],
 )
 def test_wrong_use_is_one_clear_line(tmp_path, args, message):

@@ -93,8 +93,11 @@ class InOrder:
         return self.ids[k * self.batch_max : (k + 1) * self.batch_max]
 
 
-def round_up(hw: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """Height and width of the smallest canvas whose sides `multiple` divides."""
+def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
+    """Height and width of the smallest canvas whose sides `multiple` divides.
+
+    Integers, or symbols where a model is exported for images of any size.
+    """
     return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
 
 

@@ -347,10 +347,10 @@ def blank_padding(
 
 
 def enlarge(
-    logits: Float[Array, "b *small c"], size: tuple[int, ...]
+    logits: Float[Array, "b *small c"], size: tuple[Any, ...]
 ) -> Float[Array, "b *large c"]:
     """Bilinear interpolation to a spatial size, corners not aligned."""
-    shape = (len(logits), *size, logits.shape[-1])
+    shape = (logits.shape[0], *size, logits.shape[-1])
     return jax.image.resize(logits, shape, "bilinear")
 
 

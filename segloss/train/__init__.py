@@ -1,17 +1,25 @@
-"""Training, evaluation and prediction from a config."""
+"""Training, evaluation, prediction and export from a config."""
 
+from segloss.train.exporting import export
 from segloss.train.inspection import inspect_dataset
 from segloss.train.log import NonFiniteError
 from segloss.train.loop import Stopped, train
 from segloss.train.predict import predict
-from segloss.train.setup import check_same_config, make_setup, read_config
+from segloss.train.setup import (
+    change_fields,
+    check_same_config,
+    make_setup,
+    read_config,
+)
 from segloss.train.trained import evaluate_run
 
 __all__ = [
     "NonFiniteError",
     "Stopped",
+    "change_fields",
     "check_same_config",
     "evaluate_run",
+    "export",
     "inspect_dataset",
     "make_setup",
     "predict",

@@ -18,6 +18,7 @@ from jaxtyping import Int, Int64
 
 from segloss import __version__, metrics
 from segloss.data import Dataset, InOrder, iterate_batches, round_up
+from segloss.train.inference import Inference
 from segloss.train.step import shard
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -73,9 +74,10 @@ def evaluate(
     """
     source = dataset.source(split)
     labels = dataset.source(split, images=False)
+    image_hw = np.array([labels[i]["labels"].shape for i in range(len(labels))])
     groups = collections.defaultdict(list)
-    for i in range(len(labels)):
-        groups[round_up(labels[i]["labels"].shape, size_multiple)].append(i)
+    for i, hw in enumerate(image_hw.tolist()):
+        groups[round_up(tuple(hw), size_multiple)].append(i)
     num_classes = dataset.num_classes
     per_image = np.zeros((len(source), num_classes, num_classes), np.int32)
     for canvas_hw, ids in groups.items():
@@ -92,8 +94,11 @@ def evaluate(
             num_threads=num_threads,
         )
         for k, batch in enumerate(batches):
+            present = batch["sample_valid"]
+            batch["hw"] = np.full((len(present), 2), canvas_hw, np.int32)
+            batch["hw"][present] = image_hw[sampler[k]]
             counts = np.asarray(evaluation_step(replicated_variables, shard(batch)))
-            counts = counts.reshape(-1, *counts.shape[2:])[batch["sample_valid"]]
+            counts = counts.reshape(-1, *counts.shape[2:])[present]
             per_image[sampler[k]] = counts
             on_batch(len(counts))
     return Evaluation(split=split, per_image=per_image)
@@ -103,6 +108,7 @@ def make_results(
     evaluation: Evaluation,
     dataset: Dataset,
     *,
+    inference: Inference,
     step: int,
     seconds: float,
     commit: str | None,
@@ -112,6 +118,7 @@ def make_results(
     Args:
         evaluation: counts of the split.
         dataset: where the split lies.
+        inference: how often the model saw each image, and how.
         step: steps that the model was trained for.
         seconds: of training.
         commit: of the code that trained it.
@@ -139,15 +146,21 @@ def make_results(
             "num_images": len(evaluation.per_image),
             "step": step,
             "seconds": round(seconds, 1),
+            "inference": dataclasses.asdict(inference),
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "versions": {
-                "python": platform.python_version(),
-                "segloss": __version__,
-                **{name: metadata.version(name) for name in _PACKAGES},
-            },
+            "versions": versions(),
             "commit": commit,
         }
     )
+
+
+def versions() -> dict[str, str]:
+    """Of Python, segloss and the packages that the numbers come from."""
+    return {
+        "python": platform.python_version(),
+        "segloss": __version__,
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -177,7 +190,7 @@ def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:
 def _without_nan(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _without_nan(value) for key, value in tree.items()}
-    if isinstance(tree, list):
+    if isinstance(tree, list | tuple):
         return [_without_nan(value) for value in tree]
     return None if isinstance(tree, float) and math.isnan(tree) else tree
 

@@ -23,6 +23,7 @@ from segloss.train.log import MetricWriter, StepMeter, make_console, make_progre
 from segloss.train.setup import (
     Setup,
     check_same_config,
+    make_inference,
     make_setup,
     pretrained_file,
     write_config,
@@ -158,7 +159,9 @@ class _Run:
     @functools.cached_property
     def _evaluation_step(self) -> Callable:
         return pmap_evaluation_step(
-            model=self.setup.model, num_classes=self.setup.dataset.num_classes
+            model=self.setup.model,
+            inference=make_inference(self.setup.config).in_one_look,
+            num_classes=self.setup.dataset.num_classes,
         )
 
     @functools.cached_property

@@ -1,5 +1,6 @@
 """From a config to the parts of a run, every field checked before anything starts."""
 
+import ast
 import dataclasses
 import functools
 import json
@@ -30,6 +31,7 @@ from segloss.models import make_model
 from segloss.registry import bind
 from segloss.train.checkpoints import check_which
 from segloss.train.evaluation import write_json
+from segloss.train.inference import Inference
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.step import AXIS
 
@@ -59,9 +61,13 @@ FIELDS = (
 # Fields of `data` that say how it is read; its other fields choose the dataset.
 _READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
 _LOADING = ("crop_hw", *_READING_AHEAD, "on_bad_sample")
-# What runs did before these fields of `data` came.
-_BEFORE = {"num_workers": 0, "on_bad_sample": "raise"}
-_EVALUATE = ("split", "final_split", "batch_size", "size_multiple", "checkpoint")
+_INFERENCE = tuple(field.name for field in dataclasses.fields(Inference))
+_EVALUATE = ("split", "final_split", "batch_size", "checkpoint", *_INFERENCE)
+# What runs did before these fields came.
+_BEFORE = {
+    "data": {"num_workers": 0, "on_bad_sample": "raise"},
+    "evaluate": dataclasses.asdict(Inference()),
+}
 # What may differ when a run goes on: none of it changes the weights that come out.
 _FREE_TO_CHANGE = (
     "checkpoint_every_steps",
@@ -143,10 +149,9 @@ def check_fields(config: ConfigDict) -> None:
     for field in _COUNTS:
         if config[field] < 1:
             raise ValueError(f"config.{field} must be >= 1, got {config[field]}.")
-    for field in ("batch_size", "size_multiple"):
-        value = config.evaluate[field]
-        if value < 1:
-            raise ValueError(f"config.evaluate.{field} must be >= 1, got {value}.")
+    if (size := config.evaluate.batch_size) < 1:
+        raise ValueError(f"config.evaluate.batch_size must be >= 1, got {size}.")
+    make_inference(config)
     check_which(config.evaluate.checkpoint)
     for field in _LOADING:
         if field not in config.data:
@@ -209,6 +214,16 @@ def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
 def pretrained_file(config: ConfigDict) -> str | None:
     """The file of weights that a fresh run begins with; None if there is none."""
     return _plain(config.model).get("pretrained")
+
+
+def make_inference(config: ConfigDict) -> Inference:
+    """How a config predicts images.
+
+    Raises:
+        ValueError: if a field is out of its range.
+    """
+    evaluate = _plain(config.evaluate)
+    return Inference(**{field: evaluate[field] for field in _INFERENCE})
 
 
 def make_configured_schedule(config: ConfigDict) -> optax.Schedule:
@@ -345,7 +360,31 @@ def read_config(workdir: Path) -> ConfigDict:
             f"{path} is missing; train with this --workdir first, or give --config."
         )
     config = json.loads(path.read_text())
-    return ConfigDict(config | {"data": _BEFORE | config["data"]})
+    return ConfigDict(
+        config | {section: was | config[section] for section, was in _BEFORE.items()}
+    )
+
+
+def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
+    """A copy with `FIELD=VALUE` for each of the changes, such as `evaluate.flip=True`.
+
+    A value that is no Python literal is text.
+
+    Raises:
+        ValueError: if there is no such field, or it holds values of another type.
+    """
+    config = config.copy_and_resolve_references().lock()
+    for change in changes:
+        field, _, text = change.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"--set={change}: {error.args[0]}") from error
+    return config
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

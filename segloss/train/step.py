@@ -18,6 +18,7 @@ from segloss.data.pipeline import Batch
 from segloss.losses import gradient_share
 from segloss.losses.diagnostics import pixel_share
 from segloss.metrics import confusion_matrix
+from segloss.train.inference import Inference, predict_labels
 
 AXIS = "devices"
 
@@ -212,20 +213,19 @@ def _step_key(state: TrainState) -> jax.Array:
 
 
 def evaluation_step(
-    variables: dict[str, Any], batch: Batch, *, model: nn.Module, num_classes: int
+    variables: dict[str, Any],
+    batch: Batch,
+    *,
+    model: nn.Module,
+    inference: Inference,
+    num_classes: int,
 ) -> jax.Array:
     """Confusion matrix of each image, int32 `[b, num_classes, num_classes]`."""
-    predicted = predict_labels(variables, batch["images"], model=model)
+    predicted = predict_labels(
+        variables, batch["images"], batch["hw"], model=model, inference=inference
+    )
     count = functools.partial(confusion_matrix, num_classes=num_classes)
     return jax.vmap(count)(predicted, batch["labels"], batch["valid"])
-
-
-def predict_labels(
-    variables: dict[str, Any], images: jax.Array, *, model: nn.Module
-) -> jax.Array:
-    """Class id of each pixel of uint8 images, uint8 `[b, h, w]`."""
-    logits = model.apply(variables, normalize(images), train=False)
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
 
 def pmap_train_step(

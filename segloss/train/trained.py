@@ -24,18 +24,19 @@ from segloss.train.evaluation import (
     rank_images,
     write_json,
 )
+from segloss.train.inference import Inference, predict_labels
 from segloss.train.log import make_console, make_progress
 from segloss.train.setup import (
     check_fields,
     check_split,
     make_configured_model,
     make_configured_optimizer,
+    make_inference,
     open_configured_dataset,
 )
 from segloss.train.step import (
     make_state,
     pmap_evaluation_step,
-    predict_labels,
     replicate,
 )
 
@@ -48,21 +49,22 @@ class TrainedModel:
     variables: Any
     class_names: tuple[str, ...]
     ignore_label: int
-    size_multiple: int
+    inference: Inference
     step: int
     seconds: float
     commit: str | None
 
     @functools.cached_property
-    def _predict(self) -> Callable[[jax.Array], jax.Array]:
-        predict = jax.jit(functools.partial(predict_labels, model=self.model))
+    def _predict(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        how = dict(model=self.model, inference=self.inference)
+        predict = jax.jit(functools.partial(predict_labels, **how))
         return functools.partial(predict, jax.device_put(self.variables))
 
     def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
         """Class ids of one RGB image; compiled once per size of the padded image."""
         h, w, _ = image.shape
-        canvas = put_on_canvas(image, round_up((h, w), self.size_multiple))
-        return np.asarray(self._predict(canvas[None]))[0, :h, :w]
+        canvas = put_on_canvas(image, round_up((h, w), self.inference.size_multiple))
+        return np.asarray(self._predict(canvas[None], np.array([[h, w]])))[0, :h, :w]
 
 
 def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
@@ -91,7 +93,7 @@ def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
         variables=restored.state.variables,
         class_names=tuple(meta["class_names"]),
         ignore_label=meta["ignore_label"],
-        size_multiple=config.evaluate.size_multiple,
+        inference=make_inference(config),
         step=restored.step,
         seconds=meta["seconds"],
         commit=meta["commit"],
@@ -136,7 +138,11 @@ def final_evaluation(
     console: Console,
 ) -> dict[str, Any]:
     """Scores a split: `results.json`, `figures/examples.png` and tables."""
-    step = pmap_evaluation_step(model=trained.model, num_classes=dataset.num_classes)
+    step = pmap_evaluation_step(
+        model=trained.model,
+        inference=trained.inference,
+        num_classes=dataset.num_classes,
+    )
     with make_progress(console) as progress:
         task = progress.add_task(split, total=len(dataset.source(split)), status="")
         evaluation = evaluate(
@@ -145,13 +151,14 @@ def final_evaluation(
             dataset,
             split,
             batch_size=config.evaluate.batch_size,
-            size_multiple=config.evaluate.size_multiple,
+            size_multiple=trained.inference.size_multiple,
             num_threads=config.data.num_threads,
             on_batch=lambda images: progress.advance(task, images),
         )
     results = make_results(
         evaluation,
         dataset,
+        inference=trained.inference,
         step=trained.step,
         seconds=trained.seconds,
         commit=trained.commit,

@@ -36,6 +36,18 @@ def test_predictions_are_those_that_evaluation_scored(run, small_folder):
         np.testing.assert_array_equal(drawn, overlay(image, np.asarray(indices)))
 
 
+def test_what_is_seen_more_than_once_is_scored_as_predicted(run, small_folder):
+    config, workdir, results = run
+    config.evaluate.update(flip=True, scales=[1.0, 0.75], window_hw=[48, 48])
+    evaluated = evaluate_run(config, workdir)
+    assert evaluated["summary"] != results["summary"]
+    assert (
+        predict(config, workdir, small_folder / "val")["summary"]
+        == (evaluated["summary"])
+    )
+    assert (results["inference"]["flip"], evaluated["inference"]["flip"]) == (0, 1)
+
+
 def test_images_alone_of_any_size_are_predicted_without_scores(run, tmp_path):
     config, workdir, _ = run
     folder = tmp_path / "holiday"

@@ -2,8 +2,14 @@ import jax
 import numpy as np
 import pytest
 
-from segloss.train import make_setup, read_config
-from segloss.train.setup import check_fields, check_same_config, write_config
+from segloss.train import change_fields, make_setup, read_config
+from segloss.train.inference import Inference
+from segloss.train.setup import (
+    check_fields,
+    check_same_config,
+    make_inference,
+    write_config,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,7 @@ from segloss.train.setup import check_fields, check_same_config, write_config
         ("evaluate.batch_size", 0, "config.evaluate.batch_size must be >= 1, got 0"),
         ("augment.flip_probability", 2.0, r"flip_probability must be in \[0, 1\]"),
         ("loss.label_smoothing", 2.0, r"label_smoothing must be in \[0, 1\]"),
+        ("evaluate.scales", (), "config.evaluate.scales must be numbers > 0"),
         ("evaluate.every", 5, "config.evaluate has no field 'every'; known are split"),
     ],
 )
@@ -162,10 +169,47 @@ def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):
 def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_path):
     del tiny_config.data.num_workers
     del tiny_config.data.on_bad_sample
+    for field in ("scales", "flip", "window_hw", "window_stride"):
+        del tiny_config.evaluate[field]
     write_config(tiny_config, tmp_path)
     read = read_config(tmp_path)
     check_fields(read)
     assert (read.data.num_workers, read.data.on_bad_sample) == (0, "raise")
+    assert make_inference(read) == Inference(scales=(1.0,), flip=False, window_hw=None)
+
+
+def test_fields_of_a_config_are_changed_by_their_names(tiny_config, tmp_path):
+    write_config(tiny_config, tmp_path)
+    changed = change_fields(
+        read_config(tmp_path),
+        [
+            "evaluate.scales=0.75,1",
+            "evaluate.flip=True",
+            "evaluate.window_hw=32,64",
+            "evaluate.checkpoint=best",
+            "data.data_dir=/a=b",
+        ],
+    )
+    assert make_inference(changed) == Inference(
+        scales=(0.75, 1), flip=True, window_hw=(32, 64)
+    )
+    assert changed.evaluate.checkpoint == "best"
+    assert changed.data.data_dir == "/a=b"
+    assert not tiny_config.evaluate.flip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("evaluate.flop=True", "--set=evaluate.flop=True: .*flop"),
+        ("evaluation.flip=True", "--set=evaluation.flip=True: .*evaluation"),
+        ("total_steps=many", "--set=total_steps=many: .* type"),
+        ("seed", "--set=seed: "),
+    ],
+)
+def test_change_that_cannot_be_made_is_named(tiny_config, change, message):
+    with pytest.raises(ValueError, match=message):
+        change_fields(tiny_config, [change])
 
 
 def test_config_that_is_not_there(tmp_path):

@@ -1,0 +1,31 @@
+"""Prediction with an exported model; needs jax, numpy and flatbuffers, no segloss."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export
+
+
+def load_exported(directory: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The model that `directory` holds, compiled once per shape of its images.
+
+    It takes RGB images, uint8 `[b, h, w, 3]`, and gives class ids, uint8 `[b, h, w]`;
+    images that it cannot take are a ValueError.
+    """
+    hw = json.loads((Path(directory) / "model.json").read_text())["image_hw"]
+    model = export.deserialize((Path(directory) / "model.bin").read_bytes())
+    call = jax.jit(model.call)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        b, *image_hw, channels = images.shape if images.ndim == 4 else (0,) * 4
+        fits = b > 0 and channels == 3 and hw in (None, image_hw)
+        if not fits or images.dtype != np.uint8:
+            h, w = hw or "hw"
+            got = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"images must be uint8 [b, {h}, {w}, 3], got {got}.")
+        return np.asarray(call(images))
+
+    return predict

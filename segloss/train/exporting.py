@@ -1,0 +1,114 @@
+"""Export: a run's model as one file that needs neither segloss nor flax."""
+
+import dataclasses
+import functools
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from segloss import serving
+from segloss.data import round_up
+from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
+from segloss.train.evaluation import versions, write_json
+from segloss.train.inference import is_size, predict_labels
+from segloss.train.log import make_console
+from segloss.train.trained import TrainedModel, load_trained
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(
+    config: ConfigDict, workdir: str | Path, *, image_hw: tuple[int, int] | None = None
+) -> Path:
+    """Writes what `predict` does to an image, weights included, by `jax.export`.
+
+    `exported/model.bin` takes RGB images, uint8 `[b, h, w, 3]`, of any number, and
+    gives class ids, uint8 `[b, h, w]`; `exported/model.json` says which classes those
+    are and where the model comes from; `exported/serving.py` loads it where only jax,
+    numpy and flatbuffers are installed. JAX promises that a version at most six months
+    newer than the one here can read the file, and one at most three weeks older.
+
+    Args:
+        config: the run's config; `config.evaluate` says how images are predicted.
+        workdir: the run.
+        image_hw: height and width of the images; None is any.
+
+    Returns:
+        The directory of the three.
+
+    Raises:
+        FileNotFoundError: if the run has no checkpoint.
+        ValueError: if `image_hw` is no size, or the model needs one.
+    """
+    if image_hw is not None and not is_size(image_hw):
+        raise ValueError(
+            f"--size must be height and width in pixels such as 512,1024, "
+            f"got {image_hw!r}."
+        )
+    if image_hw is None and config.evaluate.window_hw is not None:
+        raise ValueError(
+            "config.evaluate.window_hw: how many windows there are depends on the "
+            "image; give its --size=HEIGHT,WIDTH."
+        )
+    trained = load_trained(config, Path(workdir))
+    exported = make_exported(trained, image_hw)
+    about = {
+        "image_hw": image_hw and list(image_hw),
+        "class_names": list(trained.class_names),
+        "ignore_label": trained.ignore_label,
+        "inference": dataclasses.asdict(trained.inference),
+        # What the model does to images itself.
+        "normalization": {"mean_rgb": MEAN_RGB, "stddev_rgb": STDDEV_RGB},
+        "platforms": list(exported.platforms),
+        "calling_convention_version": exported.calling_convention_version,
+        "step": trained.step,
+        "commit": trained.commit,
+        "versions": versions(),
+    }
+    directory = Path(workdir) / "exported"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    (directory / "model.bin").write_bytes(exported.serialize())
+    shutil.copy(serving.__file__, directory)
+    write_json(directory / "model.json", about)
+    make_console().print(f"exported model: {directory}", soft_wrap=True)
+    return directory
+
+
+def make_exported(
+    trained: TrainedModel, image_hw: tuple[int, int] | None
+) -> jax.export.Exported:
+    """What `model.bin` holds; see `export`, also for what it raises."""
+    symbols = "b, h, w" if image_hw is None else f"b, {image_hw[0]}, {image_hw[1]}"
+    shape = (*jax.export.symbolic_shape(symbols), 3)
+    predict = jax.jit(functools.partial(_predict, trained=trained))
+    try:
+        return jax.export.export(predict, platforms=PLATFORMS)(
+            jax.ShapeDtypeStruct(shape, jnp.uint8)
+        )
+    # Python that asks a size for its value raises nearly anything.
+    except Exception as error:
+        if image_hw is not None:
+            raise
+        raise ValueError(
+            f"{type(trained.model).__name__} cannot be exported for images of any "
+            f"size; give their --size=HEIGHT,WIDTH. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _predict(images: jax.Array, *, trained: TrainedModel) -> jax.Array:
+    """`TrainedModel.predict` of images of one size, which may be symbols."""
+    b, h, w, _ = images.shape
+    canvas_hw = round_up((h, w), trained.inference.size_multiple)
+    canvas = jnp.broadcast_to(jnp.array(PAD_RGB, jnp.uint8), (b, *canvas_hw, 3))
+    labels = predict_labels(
+        jax.device_put(trained.variables),
+        canvas.at[:, :h, :w].set(images),
+        jnp.broadcast_to(jnp.array([h, w]), (b, 2)),
+        model=trained.model,
+        inference=trained.inference,
+    )
+    return labels[:, :h, :w]

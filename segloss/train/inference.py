@@ -1,0 +1,240 @@
+"""Prediction: class ids from one look at an image, or from several."""
+
+import dataclasses
+import fractions
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Num, UInt8
+
+from segloss.data import round_up
+from segloss.data.augment import PAD_RGB, normalize
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How images are predicted: fields of `config.evaluate`.
+
+    An image that is seen at several `scales`, or mirrored too, gets the mean of the
+    softmax probabilities at its own size, as in the public code of DeepLabV3
+    (`predict_labels_multi_scale`) and in mmsegmentation (`SegTTAModel`). Where windows
+    overlap it gets the mean of their probabilities, as in the public code of PSPNet
+    (hszhao/semseg); mmsegmentation (`slide_inference`) takes the mean of the logits.
+
+    Attributes:
+        scales: factors of the image's size, resized bilinearly without antialiasing.
+        flip: sees each scale of the mirrored image, too.
+        window_hw: an image that is larger at a scale is seen in windows of so many
+            pixels, the last of them aligned with the border; None is the whole image.
+        window_stride: share of the window by which the next one lies further, in
+            (0, 1]; 2 / 3 in PSPNet and mmsegmentation (341 pixels for windows of 512).
+        size_multiple: the sides are padded to a multiple of so many pixels.
+
+    Raises:
+        ValueError: at construction, if a field is out of its range.
+    """
+
+    scales: Any = (1.0,)
+    flip: Any = False
+    window_hw: Any = None
+    window_stride: Any = 2 / 3
+    size_multiple: Any = 1
+
+    def __post_init__(self):
+        if not _are_numbers(self.scales) or not self.scales or min(self.scales) <= 0:
+            _refuse("scales", "numbers > 0 such as (0.75, 1.0, 1.25)", self.scales)
+        if not isinstance(self.flip, bool):
+            _refuse("flip", "True or False", self.flip)
+        if self.window_hw is not None and not is_size(self.window_hw):
+            _refuse("window_hw", "None, or height and width in pixels", self.window_hw)
+        if not _are_numbers((self.window_stride,)) or not 0 < self.window_stride <= 1:
+            _refuse("window_stride", "in (0, 1]", self.window_stride)
+        if self.size_multiple < 1:
+            _refuse("size_multiple", ">= 1", self.size_multiple)
+
+    @property
+    def in_one_look(self) -> "Inference":
+        """The same at the image's own size alone, which costs a part of the time."""
+        return dataclasses.replace(self, scales=(1.0,), flip=False)
+
+
+def predict_labels(
+    variables: dict[str, Any],
+    images: UInt8[Array, "b h w 3"],
+    hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
+    inference: Inference,
+) -> UInt8[Array, "b h w"]:
+    """Class id of each pixel.
+
+    Args:
+        variables: the model's.
+        images: RGB, padded; each lies in the upper left corner.
+        hw: height and width of each image without its padding.
+        model: gives logits at the size of what it sees.
+        inference: how often it sees each image, and how.
+    """
+    forward = functools.partial(model.apply, variables, train=False)
+    look = functools.partial(_look, forward, hw=hw, inference=inference)
+    if len(inference.scales) == 1 and not inference.flip:
+        return _most_likely(look(images, scale=inference.scales[0]))
+
+    def sum_of_probs(images):
+        return sum(jax.nn.softmax(look(images, scale=s)) for s in inference.scales)
+
+    if not inference.flip:
+        return _most_likely(sum_of_probs(images))
+    widths = hw[:, 1]
+    # Mapped, so that the network is compiled once for both.
+    seen, mirrored = lax.map(sum_of_probs, jnp.stack([images, _mirror(images, widths)]))
+    return _most_likely(seen + _mirror(mirrored, widths))
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """Where windows along one side begin, so that they cover each pixel of it."""
+    last = max(0, size - window)
+    return [*range(0, last, stride), last]
+
+
+def is_size(hw: Any) -> bool:
+    """Whether it is two positive integers."""
+    return (
+        isinstance(hw, tuple)
+        and len(hw) == 2
+        and all(isinstance(n, int) and n > 0 for n in hw)
+    )
+
+
+def _look(
+    forward: Callable,
+    images: UInt8[Array, "b h w 3"],
+    *,
+    hw: Int[Array, "b 2"],
+    scale: float | int,
+    inference: Inference,
+) -> Float[Array, "b h w c"]:
+    """Logits from the image at one scale, at its own size."""
+    if scale == 1:
+        return _in_windows(forward, normalize(images), inference)
+    canvas_hw = images.shape[1:3]
+    scaled_hw = _scale(hw, scale)
+    scaled_canvas_hw = round_up(
+        tuple(_scale(n, scale) for n in canvas_hw), inference.size_multiple
+    )
+    scaled = _resize(images.astype(jnp.float32), hw, scaled_hw, scaled_canvas_hw)
+    inside = jax.vmap(functools.partial(_inside, canvas_hw=scaled_canvas_hw))(scaled_hw)
+    pad = jnp.array(PAD_RGB, jnp.float32).reshape(1, 1, 1, 3)
+    scaled = jnp.where(inside[..., None], scaled, pad)
+    logits = _in_windows(forward, normalize(scaled / 255), inference)
+    return _resize(logits, scaled_hw, hw, canvas_hw)
+
+
+def _in_windows(
+    forward: Callable, images: Float[Array, "b h w 3"], inference: Inference
+) -> Float[Array, "b h w c"]:
+    """Logits of whole images where one window holds them, else log-probabilities."""
+    if inference.window_hw is None:
+        return forward(images)
+    b, *hw, _ = images.shape
+    window_hw = tuple(map(min, hw, inference.window_hw))
+    if window_hw == tuple(hw):
+        return forward(images)
+    starts = [
+        window_starts(n, window, max(1, round(window * inference.window_stride)))
+        for n, window in zip(hw, window_hw, strict=True)
+    ]
+    shape = (b, *window_hw, images.shape[-1])
+    num_classes = jax.eval_shape(forward, jax.ShapeDtypeStruct(shape, images.dtype))
+
+    def add(total, corner):
+        at = (0, *corner, 0)
+        probs = jax.nn.softmax(forward(lax.dynamic_slice(images, at, shape)))
+        here = lax.dynamic_slice(total, at, probs.shape)
+        return lax.dynamic_update_slice(total, here + probs, at), None
+
+    total, _ = lax.scan(
+        add,
+        jnp.zeros((b, *hw, num_classes.shape[-1])),
+        jnp.array(list(itertools.product(*starts))),
+    )
+    for axis, (n, window) in enumerate(zip(hw, window_hw, strict=True), start=1):
+        pixel = jnp.arange(n)[:, None] - jnp.array(starts[axis - 1])[None]
+        windows = ((pixel >= 0) & (pixel < window)).sum(axis=1)
+        total /= jnp.expand_dims(windows, [a for a in range(4) if a != axis])
+    # Probabilities underflow to 0, whose logarithm no interpolation survives.
+    return jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny))
+
+
+def _scale(size: Any, scale: float | int) -> Any:
+    """To the nearest pixel; under half the size a bit up, so that one is always left.
+
+    Integers alone, so that the result is the same for arrays, ints and symbols.
+    """
+    ratio = fractions.Fraction(scale).limit_denominator(1000)
+    p, q = ratio.numerator, ratio.denominator
+    return (2 * p * size + max(q, 2 * (q - p))) // (2 * q)
+
+
+def _resize(
+    images: Float[Array, "b _ _ c"],
+    hw: Int[Array, "b 2"],
+    to_hw: Int[Array, "b 2"],
+    canvas_hw: tuple[Any, Any],
+) -> Float[Array, "b _ _ c"]:
+    """Bilinear interpolation of what lies in upper left corners, corners not aligned.
+
+    What lies beside an image is not seen; what comes to lie beside it has no meaning.
+    """
+
+    def one(image, hw, to_hw):
+        for axis, size in enumerate(canvas_hw):
+            last = hw[axis] - 1
+            place = (jnp.arange(size) + 0.5) * hw[axis] / to_hw[axis] - 0.5
+            place = jnp.clip(place, 0, last)
+            low = jnp.floor(place).astype(jnp.int32)
+            share = jnp.expand_dims(place - low, [1 - axis, 2])
+            below, above = (
+                jnp.take(image, index, axis=axis)
+                for index in (low, jnp.minimum(low + 1, last))
+            )
+            image = (1 - share) * below + share * above
+        return image
+
+    return jax.vmap(one)(images, hw, to_hw)
+
+
+def _inside(hw: Int[Array, "2"], canvas_hw: tuple[Any, Any]) -> Bool[Array, "h w"]:
+    rows, columns = (
+        jnp.arange(n) < size for n, size in zip(canvas_hw, hw, strict=True)
+    )
+    return rows[:, None] & columns[None]
+
+
+def _mirror(
+    images: Num[Array, "b h w c"], widths: Int[Array, " b"]
+) -> Num[Array, "b h w c"]:
+    """Images turned left to right within their own width; padding stays in place."""
+    columns, widths = jnp.arange(images.shape[2])[None], widths[:, None]
+    source = jnp.where(columns < widths, widths - 1 - columns, columns)
+    return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
+
+
+def _most_likely(scores: Float[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
+    return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, tuple) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in values
+    )
+
+
+def _refuse(field: str, rule: str, value: Any) -> None:
+    raise ValueError(f"config.evaluate.{field} must be {rule}, got {value!r}.")
