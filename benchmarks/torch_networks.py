@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from benchmarks.torch_peers import import_with_torchvision
 from segloss.data.augment import MEAN_RGB, STDDEV_RGB
 
 
@@ -54,9 +55,8 @@ class DeepLabV3(nn.Module):
 
     def __init__(self, num_classes: int):
         super().__init__()
-        from torchvision.models.segmentation import deeplabv3_resnet101
-
-        self.network = deeplabv3_resnet101(
+        module = import_with_torchvision("torchvision.models.segmentation")
+        self.network = module.deeplabv3_resnet101(
             weights=None,
             weights_backbone=None,
             num_classes=num_classes,
