@@ -6,17 +6,26 @@ from typing import Any
 from flax import linen as nn
 
 from segloss.models.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
+from segloss.models.deeplab_v1 import DeepLabV1
+from segloss.models.fcn import FCN
 from segloss.models.multi_scale import MultiScale
 from segloss.models.resnet import ResNet
+from segloss.models.segnet import SegNet
 from segloss.models.unet import UNet
+from segloss.models.vgg import VGG16
+from segloss.models.vnet import VNet
 from segloss.registry import bind
 
 MODELS = {
+    "deeplab_v1": DeepLabV1,
     "deeplab_v2": DeepLabV2,
     "deeplab_v3": DeepLabV3,
     "deeplab_v3_plus": DeepLabV3Plus,
+    "fcn": FCN,
     "multi_scale": MultiScale,
+    "segnet": SegNet,
     "unet": UNet,
+    "vnet": VNet,
 }
 
 
@@ -61,12 +70,17 @@ def _make(
 
 
 __all__ = [
+    "FCN",
     "MODELS",
+    "VGG16",
+    "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "MultiScale",
     "ResNet",
+    "SegNet",
     "UNet",
+    "VNet",
     "make_model",
 ]

@@ -7,6 +7,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
+    DTYPES,
+    NORMS,
     Dropout,
     NormedModule,
     blank_padding,
@@ -52,7 +54,7 @@ class DeepLab(NormedModule, kw_only=True):
         check_hyperparameters(
             self,
             at_least=dict(num_classes=1),
-            one_of=dict(backbone=tuple(RESNET_STAGE_SIZES)),
+            one_of=dict(backbone=tuple(RESNET_STAGE_SIZES), norm=NORMS, dtype=DTYPES),
         )
         if self.rates is not None and min(self.rates, default=0) < 1:
             raise ValueError(
@@ -133,13 +135,10 @@ class DeepLabV3(DeepLab, kw_only=True):
         dropout: share of the pyramid's output that is dropped in training, in [0, 1).
     """
 
-    dropout: float = 0.5
+    dropout: float | int = 0.5
 
     def __post_init__(self):
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"{type(self).__name__}: dropout must be in [0, 1), got {self.dropout}."
-            )
+        check_hyperparameters(self, at_least={}, one_of={}, shares=("dropout",))
         super().__post_init__()
 
     def _classify(
@@ -180,7 +179,7 @@ class DeepLabV3Plus(DeepLabV3, kw_only=True):
     """
 
     output_stride: int = 16
-    dropout: float = 0.1
+    dropout: float | int = 0.1
 
     def _classify(
         self,
@@ -267,8 +266,8 @@ class Decoder(NormedModule, kw_only=True):
     """Brings features to stride 4: arXiv:1802.02611, figure 2.
 
     Attributes beside those of `NormedModule`:
-        width: a fourth of the channels of the output. Of the features at stride 4,
-            three fourths of it are taken, which is the paper's 48.
+        width: a fourth of the channels of the output; 64 in the paper, where the
+            features at stride 4 have 48 channels, three fourths of it.
     """
 
     width: int
@@ -284,7 +283,7 @@ class Decoder(NormedModule, kw_only=True):
     ) -> Float[Array, "b h w 4*{self.width}"]:
         fields = dict(train=train, sample_valid=sample_valid, **self.norm_fields)
         names = dict(conv="fine_conv", norm_name="fine_norm")
-        fine = nn.relu(conv_norm(fine, 3 * self.width // 4, 1, **names, **fields))
+        fine = nn.relu(conv_norm(fine, -(-3 * self.width // 4), 1, **names, **fields))
         x = jnp.concatenate([enlarge(x, fine.shape[1:3]), fine], axis=-1)
         for i in range(2):
             names = dict(conv=f"conv{i}", norm_name=f"norm{i}")

@@ -278,7 +278,7 @@ class Dropout(nn.Module, kw_only=True):
 
 
 class UpConv(nn.Module, kw_only=True):
-    """2x2 up-convolution: twice the height and width.
+    """2x2 up-convolution, or 2x2x2: twice each spatial size.
 
     A transposed convolution of stride 2. As its windows do not overlap it is one matrix
     product, which XLA runs ten times as fast on CPU as `nn.ConvTranspose`. The pixel
@@ -286,24 +286,31 @@ class UpConv(nn.Module, kw_only=True):
 
     Attributes:
         features: output channels.
+        use_bias: False where a norm follows, which would take a bias away.
         dtype: dtype of computation and output; parameters are float32.
     """
 
     features: int
+    use_bias: bool = True
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"]
-    ) -> Float[Array, "b 2*h 2*w {self.features}"]:
-        b, h, w, c = x.shape
+        self, x: Float[Array, "b *small c"]
+    ) -> Float[Array, "b *large {self.features}"]:
+        b, *size, c = x.shape
         # Each output pixel sees one input pixel, so the fan-in is c.
         init = functools.partial(he_normal, fan_in=c)
-        kernel = self.param("kernel", init, (2, 2, c, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        x = jnp.einsum("bhwc,ijcd->bhiwjd", x, kernel)
-        return x.reshape(b, 2 * h, 2 * w, self.features) + _like(x[:, 0, 0], bias)
+        kernel = self.param("kernel", init, (2,) * len(size) + (c, self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        axes, offsets = "dhw"[: len(size)], "ijk"[: len(size)]
+        both = "".join(map("".join, zip(axes, offsets, strict=True)))
+        x = jnp.einsum(f"b{axes}x,{offsets}xy->b{both}y", x, kernel)
+        x = x.reshape(b, *(2 * n for n in size), self.features)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x += _like(x, bias.astype(self.dtype))
+        return x
 
 
 def he_normal(

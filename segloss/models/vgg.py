@@ -1,5 +1,7 @@
 """VGG-16, as a backbone."""
 
+from collections.abc import Sequence
+
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
@@ -7,16 +9,16 @@ from segloss.models.layers import (
     DTYPES,
     NORMS,
     Dropout,
+    NormedModule,
     blank_padding,
     check_hyperparameters,
     conv_norm,
 )
 
-# Convolutions of each stage: Simonyan & Zisserman, table 1, column D.
-VGG16_STAGES = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
+VGG16_STAGE_SIZES = (2, 2, 3, 3, 3)
 
 
-class VGG16(nn.Module, kw_only=True):
+class VGG16(NormedModule, kw_only=True):
     """VGG-16: Simonyan & Zisserman 2015 (arXiv:1409.1556), table 1, column D.
 
     Five stages of 3x3 convolutions with ReLU, each before a max-pooling; then, where
@@ -27,7 +29,8 @@ class VGG16(nn.Module, kw_only=True):
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
-    Attributes:
+    Attributes beside those of `NormedModule`:
+        stage_sizes: convolutions of the five stages; (1, 1, 2, 2, 2) is VGG-11.
         width: channels of stage 1; the stages have 1, 2, 4, 8 and 8 times as many.
         output_stride: 8, 16 or 32 (the paper), the stride of the last map. Where it is
             reached early, pooling keeps the size and later stages dilate their kernels:
@@ -36,12 +39,8 @@ class VGG16(nn.Module, kw_only=True):
         fc_width: channels of `fc6` and `fc7`, 4096 in the paper; 0 leaves them out.
         fc_window: height and width of `fc6` on the last map, odd; 7 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout_rate: share dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: "batch", "frozen", "group" or "none" (the paper) after the 3x3
-            convolutions; see `apply_norm`.
-        dtype: "float32" or "bfloat16", in which all is computed but the statistics of
-            norms.
-        axis_name: mapped device axis over which the batch is split.
+        dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
+        norm: "none" is the paper; others follow the 3x3 convolutions.
         remat: True computes each stage's activations again for the gradient instead of
             keeping them (`jax.checkpoint`): less memory, a third more time.
 
@@ -49,16 +48,15 @@ class VGG16(nn.Module, kw_only=True):
         ValueError: at construction, if a hyperparameter is out of its range.
     """
 
+    stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
     width: int = 64
     output_stride: int = 32
     pool_window: int = 2
     fc_width: int = 0
     fc_window: int = 7
     fc_rate: int = 1
-    dropout_rate: float | int = 0.5
+    dropout: float | int = 0.5
     norm: str = "none"
-    dtype: str = "float32"
-    axis_name: str | None = None
     remat: bool = False
 
     def __post_init__(self):
@@ -72,12 +70,13 @@ class VGG16(nn.Module, kw_only=True):
                 dtype=DTYPES,
             ),
             odd=("fc_window",),
-            shares=("dropout_rate",),
+            shares=("dropout",),
         )
+        check_stage_sizes(self)
         super().__post_init__()
 
     def setup(self):
-        self.dropout = Dropout(rate=self.dropout_rate, axis_name=self.axis_name)
+        self.drop = Dropout(rate=self.dropout, axis_name=self.axis_name)
 
     def __call__(
         self,
@@ -98,9 +97,10 @@ class VGG16(nn.Module, kw_only=True):
         """
         how = dict(train=train, sample_valid=sample_valid)
         x = blank_padding(images, sample_valid).astype(self.dtype)
+        # Sizes are rounded up; a window of 3 has its centre on a pixel, as in Caffe.
         window, pad = (self.pool_window,) * 2, (self.pool_window - 2, 1)
         maps, reached, rate = [], 1, 1
-        for number in VGG16_STAGES:
+        for number in range(1, 6):
             x = self.stage(x, number, rate=rate, **how)
             stride = 2 if reached < self.output_stride else 1
             x = nn.max_pool(x, window, strides=(stride, stride), padding=(pad, pad))
@@ -109,9 +109,9 @@ class VGG16(nn.Module, kw_only=True):
         if self.fc_width:
             fc = dict(norm="none", **how)
             x = self._layer(x, "fc6", self.fc_width, self.fc_window, self.fc_rate, **fc)
-            x = self.dropout(x, train=train)
+            x = self.drop(x, train=train)
             x = self._layer(x, "fc7", self.fc_width, 1, **fc)
-            maps.append(self.dropout(x, train=train))
+            maps.append(self.drop(x, train=train))
         return tuple(maps)
 
     def stage(
@@ -126,7 +126,7 @@ class VGG16(nn.Module, kw_only=True):
         """The convolutions of the stage `number`, from 1, before its pooling."""
 
         def convolve(module, x):
-            for i in range(1, VGG16_STAGES[number] + 1):
+            for i in range(1, self.stage_sizes[number - 1] + 1):
                 x = module._layer(
                     x,
                     f"conv{number}_{i}",
@@ -160,11 +160,9 @@ class VGG16(nn.Module, kw_only=True):
             conv=name,
             norm_name=name.replace("conv", "norm"),
             rate=rate,
-            norm=norm,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
             train=train,
             sample_valid=sample_valid,
+            **{**self.norm_fields, "norm": norm},
         )
         return nn.relu(x)
 
@@ -172,3 +170,13 @@ class VGG16(nn.Module, kw_only=True):
 def stage_width(width: int, number: int) -> int:
     """Channels of the stage `number`, from 1, where the first has `width`."""
     return width * min(2 ** (number - 1), 8)
+
+
+def check_stage_sizes(module: nn.Module) -> None:
+    """Raises ValueError unless there are five `stage_sizes`, each at least 1."""
+    sizes = tuple(module.stage_sizes)
+    if len(sizes) != 5 or min(sizes) < 1:
+        raise ValueError(
+            f"{type(module).__name__}: stage_sizes must be five numbers >= 1, "
+            f"got {sizes}."
+        )

@@ -20,7 +20,7 @@ from segloss.train.setup import check_fields, check_same_config, write_config
         ("sampler.batch_size", 2, "balance_batch has no .* 'batch_size'; known are"),
         ("sampler.batch_cl", 200, "the largest batch_cl reachable"),
         ("sampler.min_pixels", 0, "ClassSets: min_pixels must be >= 1, got 0"),
-        ("model.name", "u-net", "no model is named 'u-net'; known are deeplab"),
+        ("model.name", "u-net", "no model is named 'u-net'; known are .*unet"),
         ("model.deep", 2, "unet has no hyperparameter 'deep'; known are"),
         ("loss.name", "dice", "no loss is named 'dice'; known are"),
         ("loss.gamma", 2.0, "softmax_cross_entropy has no hyperparameter 'gamma'"),

@@ -1,0 +1,151 @@
+"""Fully convolutional networks."""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
+
+from segloss.models.layers import (
+    DTYPES,
+    NORMS,
+    NormedModule,
+    check_hyperparameters,
+    enlarge,
+)
+from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
+
+
+class FCN(NormedModule, kw_only=True):
+    """FCN-32s, -16s, -8s: Shelhamer et al. 2017 (arXiv:1605.06211), figure 3.
+
+    Scores of VGG-16's `fc7`, doubled in size and added to those of pool4, and once more
+    of pool3. As in the paper (section 4.2) the layers that score begin at zero, and the
+    up-convolutions between them as bilinear interpolation, to be learned; the last
+    enlargement, to the size of the images, is fixed.
+
+    Departs from the reference in three points: layers keep the size and pooling rounds
+    it up, so any image size works without a border of 100 pixels; edges are repeated
+    where an up-convolution looks beyond them; and the last enlargement is
+    `jax.image.resize`.
+
+    Parameters are float32. Other weights are drawn from He's normal distribution.
+
+    Attributes beside those of `NormedModule`; scores are float32 in any case:
+        num_classes: channels of the logits.
+        stride: 32, 16 or 8, that of the finest scores: FCN-32s, -16s or -8s.
+        stage_sizes: convolutions of the five stages of VGG-16.
+        width: channels of the first stage of VGG-16; 64 in the paper.
+        fc_width: channels of `fc6` and `fc7`; 4096 in the paper.
+        fc_window: height and width of `fc6` at stride 32, odd; 7 in the paper.
+        dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
+        norm: "none" is the paper; others follow the 3x3 convolutions.
+        remat: True computes each stage's activations again for the gradient instead of
+            keeping them (`jax.checkpoint`): less memory, a third more time.
+
+    Raises:
+        ValueError: at construction, if a hyperparameter is out of its range.
+    """
+
+    num_classes: int
+    stride: int = 8
+    stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
+    width: int = 64
+    fc_width: int = 4096
+    fc_window: int = 7
+    dropout: float | int = 0.5
+    norm: str = "none"
+    remat: bool = False
+
+    def __post_init__(self):
+        check_hyperparameters(
+            self,
+            at_least=dict(num_classes=1, width=1, fc_width=1),
+            one_of=dict(stride=(8, 16, 32), norm=NORMS, dtype=DTYPES),
+            odd=("fc_window",),
+            shares=("dropout",),
+        )
+        check_stage_sizes(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+        resize: bool = True,
+    ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
+        """Class scores of every pixel, float32.
+
+        Args:
+            images: normalised colours, of any size.
+            train: True drops out, for which it needs the PRNG stream "dropout", and
+                normalises by the batch and updates `batch_stats`, which must then be
+                mutable.
+            sample_valid: False marks padding samples. They may hold anything, and
+                change neither the statistics nor the logits of the others.
+            resize: False leaves logits at the size at which they are computed, that of
+                the images over `stride`, rounded up.
+        """
+        backbone = VGG16(
+            stage_sizes=self.stage_sizes,
+            width=self.width,
+            fc_width=self.fc_width,
+            fc_window=self.fc_window,
+            dropout=self.dropout,
+            remat=self.remat,
+            name="backbone",
+            **self.norm_fields,
+        )
+        *_, pool3, pool4, _, fc7 = backbone(
+            images, train=train, sample_valid=sample_valid
+        )
+        score = functools.partial(
+            nn.Conv,
+            self.num_classes,
+            (1, 1),
+            kernel_init=nn.initializers.zeros,
+            dtype="float32",
+        )
+        logits = score(name="score_fr")(fc7)
+        for double, name, stride, skip in (
+            ("upscore2", "score_pool4", 16, pool4),
+            ("upscore_pool4", "score_pool3", 8, pool3),
+        ):
+            if stride < self.stride:
+                break
+            logits = self._double(logits, double)
+            logits = logits[:, : skip.shape[1], : skip.shape[2]]
+            logits += score(name=name)(skip)
+        if not resize:
+            return logits
+        _, h, w, _ = images.shape
+        size = tuple(self.stride * n for n in logits.shape[1:3])
+        return enlarge(logits, size)[:, :h, :w]
+
+    def _double(
+        self, x: Float[Array, "b h w c"], name: str
+    ) -> Float[Array, "b 2*h 2*w c"]:
+        """Learned up-convolution of stride 2 that begins as bilinear interpolation."""
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        return nn.ConvTranspose(
+            self.num_classes,
+            (4, 4),
+            strides=(2, 2),
+            use_bias=False,
+            kernel_init=bilinear,
+            dtype="float32",
+            name=name,
+        )(x)[:, 2:-2, 2:-2]
+
+
+def bilinear(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "4 4 c c"]:
+    """Kernel `shape` of an up-convolution of stride 2 that interpolates bilinearly."""
+    tent = jnp.array([0.25, 0.75, 0.75, 0.25], dtype)
+    return jnp.einsum("i,j,cd->ijcd", tent, tent, jnp.eye(shape[-1], dtype=dtype))

@@ -1,0 +1,25 @@
+"""Published weights in our networks: importers, files, and the command that converts.
+
+python -m segloss.models.pretrained IN OUT.safetensors
+"""
+
+from segloss.models.pretrained.files import read_weights, sha256_of
+from segloss.models.pretrained.layouts import (
+    from_deeplab_v2,
+    from_torchvision_deeplabv3,
+    from_torchvision_resnet,
+    from_torchvision_vgg16,
+)
+from segloss.models.pretrained.load import Weights, load_weights, put_into
+
+__all__ = [
+    "Weights",
+    "from_deeplab_v2",
+    "from_torchvision_deeplabv3",
+    "from_torchvision_resnet",
+    "from_torchvision_vgg16",
+    "load_weights",
+    "put_into",
+    "read_weights",
+    "sha256_of",
+]

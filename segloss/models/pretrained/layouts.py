@@ -1,0 +1,310 @@
+"""The layouts of published weights, and functions that bring them into ours."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from segloss.models.pretrained.rules import (
+    Entries,
+    Layout,
+    Shape,
+    conv,
+    dense,
+    norm,
+    size_of,
+)
+
+Variables = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _ResNetNames:
+    """What a library calls the layers of a ResNet of bottlenecks.
+
+    Attributes:
+        stem: the first convolution and its norm.
+        block: a block, with the places `{stage}` and `{block}`.
+        first: number of the first stage, and of its first block.
+        layers: convolution and norm of a block, three times.
+        shortcut: the same of the projection in the first block of a stage.
+    """
+
+    stem: tuple[str, str]
+    block: str
+    first: tuple[int, int]
+    layers: tuple[tuple[str, str], ...]
+    shortcut: tuple[str, str]
+
+
+_TORCHVISION = _ResNetNames(
+    stem=("conv1", "bn1"),
+    block="layer{stage}.{block}",
+    first=(1, 0),
+    layers=(("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
+    shortcut=("downsample.0", "downsample.1"),
+)
+_KAZUTO1011 = _ResNetNames(
+    stem=("layer1.conv1.conv", "layer1.conv1.bn"),
+    block="layer{stage}.block{block}",
+    first=(2, 1),
+    layers=tuple(
+        (f"{layer}.conv", f"{layer}.bn") for layer in ("reduce", "conv3x3", "increase")
+    ),
+    shortcut=("shortcut.conv", "shortcut.bn"),
+)
+
+
+def _conv_norm(names: tuple[str, str], paths: tuple[str, str], shape: Shape) -> Entries:
+    return conv(names[0], paths[0], shape) | norm(names[1], paths[1], shape[0])
+
+
+def _resnet(
+    shapes: Mapping[str, Shape],
+    names: _ResNetNames,
+    *,
+    prefix: str = "",
+    path: str = "",
+) -> Entries:
+    """A ResNet as wide as its stem, with the blocks that the names tell of."""
+    stem = tuple(prefix + name for name in names.stem)
+    width = size_of(shapes, f"{stem[0]}.weight", 64)
+    entries = _conv_norm(stem, (f"{path}conv1", f"{path}norm1"), (width, 3, 7, 7))
+    channels = width
+    for stage in range(4):
+        features = width << stage
+        for block in range(_count_blocks(shapes, names, prefix, stage)):
+            theirs = prefix + _block_name(names, stage, block)
+            ours = f"{path}stage{stage + 1}/block{block}"
+            sizes = (
+                (features, channels, 1, 1),
+                (features, features, 3, 3),
+                (4 * features, features, 1, 1),
+            )
+            for i, (layer, shape) in enumerate(zip(names.layers, sizes, strict=True)):
+                entries |= _conv_norm(
+                    tuple(f"{theirs}.{name}" for name in layer),
+                    (f"{ours}/conv{i + 1}", f"{ours}/norm{i + 1}"),
+                    shape,
+                )
+            if block == 0:
+                entries |= _conv_norm(
+                    tuple(f"{theirs}.{name}" for name in names.shortcut),
+                    (f"{ours}/shortcut", f"{ours}/shortcut_norm"),
+                    (4 * features, channels, 1, 1),
+                )
+            channels = 4 * features
+    return entries
+
+
+def _block_name(names: _ResNetNames, stage: int, block: int | str) -> str:
+    first_stage, first_block = names.first
+    if isinstance(block, int):
+        block += first_block
+    return names.block.format(stage=stage + first_stage, block=block)
+
+
+def _count_blocks(
+    shapes: Mapping[str, Shape], names: _ResNetNames, prefix: str, stage: int
+) -> int:
+    """How many numbers of blocks the names tell of; a stage has one at least."""
+    pattern = re.escape(prefix) + _block_name(names, stage, r"(\d+)\.")
+    found = {m[1] for name in shapes if (m := re.match(pattern, name))}
+    return max(1, len(found))
+
+
+def _torchvision_resnet(shapes: Mapping[str, Shape]) -> Entries:
+    return _resnet(shapes, _TORCHVISION)
+
+
+def _torchvision_deeplabv3(shapes: Mapping[str, Shape]) -> Entries:
+    entries = _resnet(shapes, _TORCHVISION, prefix="backbone.", path="backbone/")
+    channels = 32 * size_of(shapes, "backbone.conv1.weight", 64)
+    aspp = "classifier.0"
+    features = size_of(shapes, f"{aspp}.project.0.weight", 256)
+    classes = size_of(shapes, "classifier.4.weight", 21)
+    for i, size in enumerate((1, 3, 3, 3)):
+        entries |= _conv_norm(
+            (f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1"),
+            (f"aspp/conv{i}", f"aspp/norm{i}"),
+            (features, channels, size, size),
+        )
+    # Number 0 of the pooling branch is the pooling itself, number 3 of the head a ReLU.
+    return (
+        entries
+        | _conv_norm(
+            (f"{aspp}.convs.4.1", f"{aspp}.convs.4.2"),
+            ("aspp/pool_conv", "aspp/pool_norm"),
+            (features, channels, 1, 1),
+        )
+        | _conv_norm(
+            (f"{aspp}.project.0", f"{aspp}.project.1"),
+            ("aspp/project", "aspp/project_norm"),
+            (features, 5 * features, 1, 1),
+        )
+        | _conv_norm(
+            ("classifier.1", "classifier.2"),
+            ("head_conv", "head_norm"),
+            (features, features, 3, 3),
+        )
+        | conv("classifier.4", "head", (classes, features, 1, 1), bias=True)
+    )
+
+
+def _deeplab_v2(shapes: Mapping[str, Shape]) -> Entries:
+    prefix = "base." if any(name.startswith("base.") for name in shapes) else ""
+    entries = _resnet(shapes, _KAZUTO1011, prefix=prefix, path="backbone/")
+    # The initial weights from COCO are of a DeepLab v1, whose head is not taken over.
+    if not prefix and not any(name.startswith("aspp.") for name in shapes):
+        return entries
+    channels = 32 * size_of(shapes, f"{prefix}layer1.conv1.conv.weight", 64)
+    classes = size_of(shapes, f"{prefix}aspp.c0.weight", 21)
+    for i in range(4):
+        shape = (classes, channels, 3, 3)
+        entries |= conv(f"{prefix}aspp.c{i}", f"aspp/conv{i}", shape, bias=True)
+    return entries
+
+
+def _torchvision_vgg16(shapes: Mapping[str, Shape]) -> Entries:
+    width = size_of(shapes, "features.0.weight", 64)
+    entries, number, channels = {}, 0, 3
+    for stage, count in enumerate((2, 2, 3, 3, 3), start=1):
+        features = width << min(stage - 1, 3)
+        for i in range(1, count + 1):
+            shape = (features, channels, 3, 3)
+            path = f"conv{stage}_{i}"
+            entries |= conv(f"features.{number}", path, shape, bias=True)
+            channels = features
+            number += 2  # a ReLU follows
+        number += 1  # a pooling follows
+    hidden = size_of(shapes, "classifier.0.weight", 4096)
+    return (
+        entries
+        | dense("classifier.0", "fc6", (hidden, channels, 7, 7))
+        | dense("classifier.3", "fc7", (hidden, hidden, 1, 1))
+    )
+
+
+_COUNTERS = r".*\.num_batches_tracked"
+_CLASSIFIER = r"fc\.(weight|bias)"
+TORCHVISION_RESNET = Layout(
+    name="torchvision_resnet",
+    sign=r"layer\d\.\d+\.conv1\.",
+    expect=_torchvision_resnet,
+    set_aside=rf"{_COUNTERS}|{_CLASSIFIER}",
+)
+TORCHVISION_DEEPLABV3 = Layout(
+    name="torchvision_deeplabv3",
+    sign=r"backbone\.layer\d",
+    expect=_torchvision_deeplabv3,
+    set_aside=rf"{_COUNTERS}|aux_classifier\..*",
+)
+TORCHVISION_VGG16 = Layout(
+    name="torchvision_vgg16",
+    sign=r"features\.\d",
+    expect=_torchvision_vgg16,
+    set_aside=r"classifier\.6\.(weight|bias)",
+)
+DEEPLAB_V2 = Layout(
+    name="deeplab_v2",
+    sign=r"(base\.)?layer\d\.block\d",
+    expect=_deeplab_v2,
+    set_aside=rf"{_COUNTERS}|{_CLASSIFIER}",
+)
+LAYOUTS = (TORCHVISION_DEEPLABV3, TORCHVISION_RESNET, TORCHVISION_VGG16, DEEPLAB_V2)
+
+
+def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
+    """Variables of `ResNet` from torchvision's `resnet50`, `resnet101`, `resnet152`.
+
+    The classifier `fc` and the counters `num_batches_tracked` are set aside.
+
+    Args:
+        state_dict: name to array, or to what `np.asarray` takes.
+
+    Returns:
+        `{"params", "batch_stats"}`, nested dicts of float32 arrays, kernels HWIO.
+
+    Raises:
+        ValueError: naming what is left over, missing or of another shape.
+    """
+    return nest(TORCHVISION_RESNET.arrange(state_dict))
+
+
+def from_torchvision_deeplabv3(state_dict: Mapping[str, Any]) -> Variables:
+    """Variables of `DeepLabV3` from torchvision's `deeplabv3_resnet50` or `..101`.
+
+    The auxiliary head `aux_classifier`, which our network does not have, and the
+    counters `num_batches_tracked` are set aside. Else as `from_torchvision_resnet`.
+    """
+    return nest(TORCHVISION_DEEPLABV3.arrange(state_dict))
+
+
+def from_torchvision_vgg16(state_dict: Mapping[str, Any]) -> Variables:
+    """Variables of `VGG16` from torchvision's `vgg16`.
+
+    The dense layers `classifier.0` and `classifier.3` become the convolutions `fc6`
+    (7x7) and `fc7` (1x1), as in Long et al. 2015 (arXiv:1411.4038), sec. 3.1; the
+    classifier `classifier.6` is set aside. Else as `from_torchvision_resnet`.
+    """
+    return nest(TORCHVISION_VGG16.arrange(state_dict))
+
+
+def from_deeplab_v2(
+    state_dict: Mapping[str, Any], *, normalized_rgb: bool = False
+) -> Variables:
+    """Variables of `DeepLabV2` from kazuto1011/deeplab-pytorch.
+
+    Names begin with "base." where a network with multi-scale inputs was saved. Its
+    initial weights from COCO have no such prefix and are a DeepLab v1: its head `fc`
+    is set aside, so that the result holds a backbone only. The counters
+    `num_batches_tracked` are set aside.
+
+    Args:
+        state_dict: name to array, or to what `np.asarray` takes.
+        normalized_rgb: the network was trained on BGR in [0, 255] without the mean
+            (104.008, 116.669, 122.675). True makes it one for the images of
+            `segloss.data.augment.normalize`: exact but where a window of the first
+            convolution reaches over the edge of the image.
+
+    Returns:
+        `{"params", "batch_stats"}`, nested dicts of float32 arrays, kernels HWIO.
+
+    Raises:
+        ValueError: naming what is left over, missing or of another shape.
+    """
+    arrays = DEEPLAB_V2.arrange(state_dict)
+    return nest(for_normalized_rgb(arrays) if normalized_rgb else arrays)
+
+
+def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A DeepLab v2 of BGR in [0, 255] without its mean, made one of normalised RGB.
+
+    `255 rgb - mean = 255 stddev x + (255 mean_x - mean)`: the factor goes into the
+    first kernel, and the constant into the running mean that is taken off afterwards.
+    """
+    mean = np.array((122.675, 116.669, 104.008))
+    # Those of ImageNet, which `normalize` takes; models know nothing of data.
+    mean_x = 255 * np.array((0.485, 0.456, 0.406))
+    stddev_x = 255 * np.array((0.229, 0.224, 0.225))
+    kernel_at, mean_at = (
+        "params/backbone/conv1/kernel",
+        "batch_stats/backbone/norm1/mean",
+    )
+    kernel = arrays[kernel_at][:, :, ::-1].astype(np.float64)
+    shift = np.einsum("hwio,i->o", kernel, mean_x - mean)
+    scaled = np.einsum("hwio,i->hwio", kernel, stddev_x)
+    return {
+        **arrays,
+        kernel_at: scaled.astype(np.float32),
+        mean_at: (arrays[mean_at] - shift).astype(np.float32),
+    }
+
+
+def nest(arrays: Mapping[str, Any]) -> Variables:
+    """Nested dicts from paths, with both collections even where one is empty."""
+    nested = traverse_util.unflatten_dict(dict(arrays), sep="/")
+    return {"params": {}, "batch_stats": {}} | nested

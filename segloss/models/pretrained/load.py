@@ -1,0 +1,197 @@
+"""Weights of a file, put into a network."""
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from segloss.models.pretrained.files import read_weights
+from segloss.models.pretrained.layouts import (
+    DEEPLAB_V2,
+    LAYOUTS,
+    Variables,
+    for_normalized_rgb,
+    nest,
+)
+from segloss.models.pretrained.rules import Shape, shown
+
+# Where a network may keep the one that a file is of.
+_PLACES = ("", "network/", "backbone/", "network/backbone/")
+_COLLECTIONS = ("params/", "batch_stats/")
+_CLASS_HEADS = ("params/head/kernel", "params/aspp/conv0/kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights of a file, under our names and for the colours of `augment.normalize`.
+
+    Attributes:
+        source: the file.
+        layout: name of the layout that it has.
+        arrays: path ("params/conv1/kernel") to float32 array.
+    """
+
+    source: str
+    layout: str
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in all arrays but the running statistics."""
+        return sum(
+            array.size
+            for path, array in self.arrays.items()
+            if path.startswith("params/")
+        )
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes that the head tells apart; None where there is no head."""
+        heads = [self.arrays[path] for path in _CLASS_HEADS if path in self.arrays]
+        return heads[0].shape[-1] if heads else None
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Reads a file of any known layout, which its names tell.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file, if it is not what its name says, its layout is
+            unknown, or its arrays are not those of a whole network.
+    """
+    file = read_weights(path)
+    try:
+        layout, arrays = _arrange(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Weights(source=str(path), layout=layout, arrays=arrays)
+
+
+def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    if file and all(name.startswith(_COLLECTIONS) for name in file):
+        return "segloss", {k: np.asarray(v, np.float32) for k, v in file.items()}
+    for layout in LAYOUTS:
+        if layout.recognizes(file):
+            arrays = layout.arrange(file)
+            if layout is DEEPLAB_V2:
+                arrays = for_normalized_rgb(arrays)
+            return layout.name, arrays
+    raise ValueError(
+        f"its names ({shown(list(file))}) are of no layout known; known are "
+        f"{', '.join(layout.name for layout in LAYOUTS)}, and segloss, which is what "
+        "python -m segloss.models.pretrained writes."
+    )
+
+
+def put_into(
+    variables: Mapping[str, Any], weights: Weights, *, num_classes: int
+) -> Variables:
+    """Variables of a network, those that a file holds replaced by the file's.
+
+    The file may be of the whole network, of its `backbone`, or of the `network` of a
+    `MultiScale`. What it lacks stays as it is, and so does a class head of another
+    number of classes; warnings list both. Of a VGG-16, `fc6` and `fc7` are left out
+    where they do not fit, and biases become running means where a norm follows.
+
+    Args:
+        variables: `{"params", "batch_stats"}` of the network, fresh.
+        weights: what `load_weights` read.
+        num_classes: of the network.
+
+    Raises:
+        ValueError: if anything else of the file does not fit; it gives both shapes.
+    """
+    fresh = traverse_util.flatten_dict(dict(variables), sep="/")
+    shapes = {path: np.shape(array) for path, array in fresh.items()}
+    place = _find_place(shapes, weights)
+    arrays, left_out = _arrange_for(shapes, weights.arrays, place)
+    heads = {
+        path: classes
+        for path, array in arrays.items()
+        if (classes := _other_classes(array.shape, shapes.get(path), num_classes))
+    }
+    misfits = [
+        f"{path} {array.shape} must be {shapes.get(path, 'left out')}"
+        for path, array in arrays.items()
+        if array.shape != shapes.get(path) and path not in heads
+    ]
+    if misfits or len({*heads.values()}) > 1:
+        misfits += [f"{p} {arrays[p].shape} must be {shapes[p]}" for p in heads]
+        raise ValueError(
+            f"{weights.source}: {len(misfits)} arrays do not fit the network: "
+            f"{shown(misfits)}."
+        )
+    if heads:
+        changes = [f"{p} {arrays[p].shape} to {shapes[p]}" for p in heads]
+        warnings.warn(
+            f"{weights.source} tells {min(heads.values())} classes apart, not "
+            f"{num_classes}; its class head begins afresh: {shown(changes)}.",
+            stacklevel=2,
+        )
+    lacking = [f"{p} {shape}" for p, shape in shapes.items() if p not in arrays]
+    if lacking:
+        warnings.warn(
+            f"{weights.source} lacks {len(lacking)} of {len(shapes)} arrays, which "
+            f"begin afresh: {shown(lacking)}.",
+            stacklevel=2,
+        )
+    if left_out:
+        warnings.warn(
+            f"of {weights.source}, the network does without {shown(left_out)}.",
+            stacklevel=2,
+        )
+    replaced = {p: array for p, array in arrays.items() if p not in heads}
+    return nest(fresh | replaced)
+
+
+def _arrange_for(
+    shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], place: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays under the network's names, parameters first, and what is left out."""
+    ordered = sorted(arrays.items(), key=lambda item: not item[0].startswith("params/"))
+    placed = {path.replace("/", f"/{place}", 1): array for path, array in ordered}
+    if f"params/{place}conv1_1/kernel" not in placed:
+        return placed, []
+    # The file is VGG-16, a classifier; what it has above its trunk may serve or not.
+    above = [p for p in placed if p.startswith(f"params/{place}fc")]
+    if all(placed[p].shape == shapes.get(p) for p in above):
+        above = []
+    trunk = {}
+    for path, array in placed.items():
+        mean = re.sub(r"^params(.*)conv(._.)/bias$", r"batch_stats\1norm\2/mean", path)
+        if path not in shapes and mean in shapes:
+            # A fresh norm follows: it subtracts what the bias would have added.
+            trunk[mean] = -array
+        elif path not in above:
+            trunk[path] = array
+    return trunk, [f"{p} {placed[p].shape}" for p in above]
+
+
+def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
+    """Where in the network the one lies that the file is of."""
+    params = (path for path in weights.arrays if path.startswith("params/"))
+    names = {path.split("/")[1] for path in params}
+    for place in _PLACES:
+        root = f"params/{place}"
+        there = {p[len(root) :].split("/")[0] for p in shapes if p.startswith(root)}
+        if names & there:
+            return place
+    raise ValueError(
+        f"{weights.source} is of another network: it holds {shown(sorted(names))}, "
+        f"the network {shown(sorted({path.split('/')[1] for path in shapes}))}."
+    )
+
+
+def _other_classes(theirs: Shape, ours: Shape | None, num_classes: int) -> int | None:
+    """Number of classes, where that alone sets the shapes of a class head apart."""
+    if ours is None or len(theirs) != len(ours):
+        return None
+    differing = {(a, b) for a, b in zip(theirs, ours, strict=True) if a != b}
+    if len(differing) == 1 and {b for _, b in differing} == {num_classes}:
+        return differing.pop()[0]
+    return None

@@ -1,0 +1,176 @@
+"""SegNet."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, UInt8
+
+from segloss.models.layers import (
+    DTYPES,
+    NORMS,
+    NormedModule,
+    blank_padding,
+    check_hyperparameters,
+    conv_norm,
+    he_normal,
+)
+from segloss.models.vgg import (
+    VGG16,
+    VGG16_STAGE_SIZES,
+    check_stage_sizes,
+    stage_width,
+)
+
+
+class SegNet(NormedModule, kw_only=True):
+    """SegNet: Badrinarayanan et al. 2017 (arXiv:1511.00561), figure 2.
+
+    VGG-16 with BatchNorm after each convolution, and its mirror: each decoder puts
+    every value where the maximum that it came from was, and convolves. The last
+    convolution gives the logits. Pooling rounds sizes up and remembers them, so any
+    image size works.
+
+    Parameters are float32. Weights are drawn from He's normal distribution.
+
+    Attributes beside those of `NormedModule`; the head is float32 in any case:
+        num_classes: channels of the logits.
+        stage_sizes: convolutions of the five stages of VGG-16.
+        width: channels of the first stage of VGG-16; 64 in the paper.
+        remat: True computes each stage's activations again for the gradient instead of
+            keeping them (`jax.checkpoint`): less memory, a third more time.
+
+    Raises:
+        ValueError: at construction, if a hyperparameter is out of its range.
+    """
+
+    num_classes: int
+    stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
+    width: int = 64
+    remat: bool = False
+
+    def __post_init__(self):
+        check_hyperparameters(
+            self,
+            at_least=dict(num_classes=1, width=1),
+            one_of=dict(norm=NORMS, dtype=DTYPES),
+        )
+        check_stage_sizes(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b h w _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+        resize: bool = True,
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        """Class scores of every pixel, float32.
+
+        Args:
+            images: normalised colours, of any size.
+            train: True normalises by the batch and updates `batch_stats`, which must
+                then be mutable.
+            sample_valid: False marks padding samples. They may hold anything, and
+                change neither the statistics nor the logits of the others.
+            resize: changes nothing, as logits are computed at the size of the images.
+        """
+        backbone = VGG16(
+            stage_sizes=self.stage_sizes,
+            width=self.width,
+            remat=self.remat,
+            name="backbone",
+            **self.norm_fields,
+        )
+        x = blank_padding(images, sample_valid).astype(self.dtype)
+        pooled = []
+        for number in range(1, 6):
+            x = backbone.stage(x, number, train=train, sample_valid=sample_valid)
+            hw = x.shape[1:3]
+            x, indices = max_pool_with_indices(x)
+            pooled.append((indices, hw))
+        # `train` must be known where the stage is traced.
+        make_decoder = nn.remat(Decoder, static_argnums=(3,)) if self.remat else Decoder
+        for number in range(5, 0, -1):
+            x = max_unpool(x, *pooled.pop())
+            # Mirrors the encoder; the very last convolution is the head.
+            size = self.stage_sizes[number - 1]
+            widths = [stage_width(self.width, number)] * (size - 1)
+            if number > 1:
+                widths.append(stage_width(self.width, number - 1))
+            decoder = make_decoder(
+                widths=widths, name=f"decoder{number}", **self.norm_fields
+            )
+            x = decoder(x, sample_valid, train)
+        return nn.Conv(
+            self.num_classes,
+            (3, 3),
+            kernel_init=he_normal,
+            dtype="float32",
+            name="head",
+        )(x)
+
+
+class Decoder(NormedModule, kw_only=True):
+    """3x3 convolutions of `widths` channels, each with its norm and ReLU."""
+
+    widths: Sequence[int]
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w _"],
+        sample_valid: Bool[Array, " b"] | None,
+        train: bool,
+    ) -> Float[Array, "b h w _"]:
+        for i, width in enumerate(self.widths, start=1):
+            x = conv_norm(
+                x,
+                width,
+                3,
+                conv=f"conv{i}",
+                norm_name=f"norm{i}",
+                train=train,
+                sample_valid=sample_valid,
+                **self.norm_fields,
+            )
+            x = nn.relu(x)
+        return x
+
+
+def max_pool_with_indices(
+    x: Float[Array, "b h w c"],
+) -> tuple[Float[Array, "b h2 w2 c"], UInt8[Array, "b h2 w2 c"]]:
+    """Maximum of each 2x2 window, and which of the window's pixels it is.
+
+    Sizes are rounded up. Pixels are numbered 0, 1 in the first row and 2, 3 in the
+    second; of equal ones the first counts, and alone has the gradient.
+    """
+    _, h, w, _ = x.shape
+    below = ((0, 0), (0, h % 2), (0, w % 2), (0, 0))
+    x = jnp.pad(x, below, constant_values=-jnp.inf)
+    pixels = [x[:, i::2, j::2] for i in range(2) for j in range(2)]
+    highest = functools.reduce(jnp.maximum, pixels)
+    places = [jnp.full(highest.shape, place, jnp.uint8) for place in range(4)]
+    indices = jnp.select([pixel == highest for pixel in pixels], places)
+    return jax.lax.select_n(indices.astype(jnp.int32), *pixels), indices
+
+
+def max_unpool(
+    x: Float[Array, "b h2 w2 c"],
+    indices: UInt8[Array, "b h2 w2 c"],
+    hw: tuple[int, int],
+) -> Float[Array, "b h w c"]:
+    """Values back where their maxima were in an image of size `hw`, zeros elsewhere.
+
+    Four comparisons per window, as windows do not overlap; no scatter.
+    """
+    b, h2, w2, c = x.shape
+    pixels = jnp.arange(4, dtype=indices.dtype).reshape(1, 1, 2, 1, 2, 1)
+    here = indices[:, :, None, :, None] == pixels
+    x = jnp.where(here, x[:, :, None, :, None], 0)
+    return x.reshape(b, 2 * h2, 2 * w2, c)[:, : hw[0], : hw[1]]

@@ -1,0 +1,203 @@
+"""V-Net."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from segloss.models.layers import (
+    DTYPES,
+    NORMS,
+    NormedModule,
+    UpConv,
+    apply_norm,
+    blank_padding,
+    check_hyperparameters,
+    he_normal,
+)
+
+
+class VNet(NormedModule, kw_only=True):
+    """V-Net: Milletari et al. 2016 (arXiv:1606.04797), figure 2 and table 1.
+
+    Residual stages of 5x5x5 convolutions between strided 2x2x2 convolutions, which take
+    the place of pooling. A stage adds what it was given to what its last convolution
+    gives: on the way down its input, on the way up its input beside that of the way
+    down. It takes volumes, or images, with 5x5 and 2x2 convolutions.
+
+    Departs from the paper in three points: norms follow the convolutions, unless `norm`
+    is "none"; strided convolutions round sizes up, and up-convolved maps are cut to the
+    size of those they are put beside, so any size works; and where an image has more
+    channels than one, all are repeated to be added to the first stage.
+
+    Parameters are float32. Weights are drawn from He's normal distribution.
+
+    Attributes beside those of `NormedModule`; the head is float32 in any case:
+        num_classes: channels of the logits.
+        width: channels at full size, doubled at each halving; 16 in the paper.
+        convs: 5x5x5 convolutions of each stage on the way down, the lowest last; the
+            stages of the way up have as many as those beside them.
+        remat: True computes each stage's activations again for the gradient instead of
+            keeping them (`jax.checkpoint`): less memory, a third more time.
+
+    Raises:
+        ValueError: at construction, if a hyperparameter is out of its range.
+    """
+
+    num_classes: int
+    width: int = 16
+    convs: Sequence[int] = (1, 2, 3, 3, 3)
+    remat: bool = False
+
+    def __post_init__(self):
+        check_hyperparameters(
+            self,
+            at_least=dict(num_classes=1, width=1),
+            one_of=dict(norm=NORMS, dtype=DTYPES),
+        )
+        if not self.convs or min(self.convs) < 1:
+            raise ValueError(
+                "VNet: convs must be at least one number, each >= 1, "
+                f"got {tuple(self.convs)}."
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b *size _"],
+        *,
+        train: bool,
+        sample_valid: Bool[Array, " b"] | None = None,
+        resize: bool = True,
+    ) -> Float[Array, "b *size {self.num_classes}"]:
+        """Class scores of every voxel, float32.
+
+        Args:
+            images: normalised intensities `[b, d, h, w, _]` or colours `[b, h, w, _]`,
+                of any size.
+            train: True normalises by the batch and updates `batch_stats`, which must
+                then be mutable.
+            sample_valid: False marks padding samples. They may hold anything, and
+                change neither the statistics nor the logits of the others.
+            resize: changes nothing, as logits are computed at the size of the images.
+        """
+        # `train` must be known where the stage is traced.
+        make_stage = nn.remat(VStage, static_argnums=(4,)) if self.remat else VStage
+        x = blank_padding(images, sample_valid).astype(self.dtype)
+        skips = []
+        for level, convs in enumerate(self.convs):
+            stage = make_stage(
+                features=self.width << level,
+                convs=convs,
+                step="down" if level else None,
+                name=f"down{level}",
+                **self.norm_fields,
+            )
+            x = stage(x, None, sample_valid, train)
+            skips.append(x)
+        skips.pop()
+        for level, skip in reversed(list(enumerate(skips))):
+            stage = make_stage(
+                features=self.width << level,
+                convs=self.convs[level],
+                step="up",
+                name=f"up{level}",
+                **self.norm_fields,
+            )
+            x = stage(x, skip, sample_valid, train)
+        return nn.Conv(
+            self.num_classes,
+            (1,) * (x.ndim - 2),
+            kernel_init=he_normal,
+            dtype="float32",
+            name="head",
+        )(x)
+
+
+class VStage(NormedModule, kw_only=True):
+    """A change of size, then convolutions around which the input is added.
+
+    Attributes beside those of `NormedModule`:
+        features: channels after the change of size; on the way up those of the skip
+            come on top.
+        convs: number of 5x5x5 convolutions.
+        step: "down" halves the size, "up" doubles it and takes the skip in; None is
+            the first stage, whose input is repeated to `features` channels.
+    """
+
+    features: int
+    convs: int
+    step: str | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b *_ c"],
+        skip: Float[Array, "b *size c2"] | None,
+        sample_valid: Bool[Array, " b"] | None,
+        train: bool,
+    ) -> Float[Array, "b *size c3"]:
+        def norm(x, name):
+            return apply_norm(
+                x,
+                self.norm,
+                name=name,
+                train=train,
+                sample_valid=sample_valid,
+                dtype=self.dtype,
+                axis_name=self.axis_name,
+                momentum=self.norm_momentum,
+            )
+
+        def conv(x, features, window, stride, name):
+            return nn.Conv(
+                features,
+                (window,) * (x.ndim - 2),
+                strides=stride,
+                use_bias=self.norm == "none",
+                kernel_init=he_normal,
+                dtype=self.dtype,
+                name=name,
+            )(x)
+
+        if self.step is None:
+            repeats = -(-self.features // x.shape[-1])
+            residual = jnp.tile(x, repeats)[..., : self.features]
+        elif self.step == "down":
+            x = norm(conv(x, self.features, 2, 2, "downconv"), "downnorm")
+            residual = x = PReLU(dtype=self.dtype, name="downrelu")(x)
+        else:
+            x = UpConv(
+                features=self.features,
+                use_bias=self.norm == "none",
+                dtype=self.dtype,
+                name="upconv",
+            )(x)
+            x = x[(slice(None), *map(slice, skip.shape[1:-1]))]
+            x = PReLU(dtype=self.dtype, name="uprelu")(norm(x, "upnorm"))
+            residual = x = jnp.concatenate([x, skip], axis=-1)
+        features = residual.shape[-1]
+        for i in range(self.convs):
+            x = norm(conv(x, features, 5, 1, f"conv{i}"), f"norm{i}")
+            if i == self.convs - 1:
+                x += residual
+            x = PReLU(dtype=self.dtype, name=f"relu{i}")(x)
+        return x
+
+
+class PReLU(nn.Module, kw_only=True):
+    """ReLU that learns a slope below zero per channel, at first 0.25.
+
+    He et al. 2015 (arXiv:1502.01852), eq. 1; flax's learns one for all channels.
+    """
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        init = nn.initializers.constant(0.25)
+        slope = self.param("slope", init, x.shape[-1:]).astype(self.dtype)
+        slope = jnp.expand_dims(slope, range(x.ndim - 1))
+        return jnp.where(x >= 0, x, slope * x)

@@ -1,0 +1,177 @@
+"""Every network learns four images by heart."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segloss.data import open_dataset
+from segloss.data.augment import augment
+from segloss.losses import soft_dice, softmax_cross_entropy
+from segloss.metrics import confusion_matrix, dice_per_class, mean_iou
+from segloss.models import MODELS, make_model
+from segloss.train.optimizers import adamw, cosine
+from segloss.train.step import (
+    AXIS,
+    make_state,
+    pmap_evaluation_step,
+    pmap_train_step,
+    replicate,
+    shard,
+)
+
+VGG = dict(stage_sizes=(1,) * 5, width=8)
+FC = dict(norm="batch", fc_width=64, dropout=0.0, **VGG)
+FCN = dict(name="fcn", fc_window=3, **FC)
+RESNET = dict(stage_sizes=(1,) * 4, width=8)
+# Hyperparameters, how many times larger the images of 32 x 32 pixels are made so that
+# the coarsest features can tell the objects apart, and the steps to learn them in.
+RUNS = {
+    "unet": (dict(name="unet", depth=2, width=8), 1, 100),
+    "segnet": (dict(name="segnet", stage_sizes=(1,) * 5, width=16), 2, 200),
+    "fcn-8s": (dict(stride=8, **FCN), 4, 150),
+    "fcn-16s": (dict(stride=16, **FCN), 4, 150),
+    "fcn-32s": (dict(stride=32, **FCN), 8, 150),
+    "deeplab_v1": (dict(name="deeplab_v1", fc_rate=2, **FC), 2, 150),
+    "deeplab_v2": (
+        dict(name="deeplab_v2", rates=(1, 2, 3, 4), norm_momentum=0.9, **RESNET),
+        2,
+        150,
+    ),
+    "deeplab_v3": (dict(name="deeplab_v3", dropout=0.0, **RESNET), 2, 150),
+    "deeplab_v3_plus": (dict(name="deeplab_v3_plus", dropout=0.0, **RESNET), 2, 150),
+}
+QUICK = ("unet",)
+
+
+@pytest.fixture(scope="module")
+def four_images(datasets_dir):
+    """The first ones of the embedded set that the smoke run of the demo uses."""
+    sizes = dict(train=40, val=8, image_hw=(32, 32))
+    dataset = open_dataset("longtail_scenes", **sizes, data_dir=str(datasets_dir))
+    source = dataset.source("train")
+    samples = [source[i] for i in range(4)]
+    images, labels = (np.stack([s[k] for s in samples]) for k in ("image", "labels"))
+    return images, labels, labels != dataset.ignore_label
+
+
+def make_batch(four_images, times):
+    def enlarge(x):
+        return np.repeat(np.repeat(x, times, axis=1), times, axis=2)
+
+    images, labels, valid = map(enlarge, four_images)
+    everyone = np.ones(len(images), bool)
+    return dict(images=images, labels=labels, valid=valid, sample_valid=everyone)
+
+
+def make_optimizer(steps, learning_rate):
+    schedule = cosine(steps + 1, learning_rate=learning_rate, warmup_steps=10)
+    return adamw(schedule, weight_decay=0.0, clip_norm=5.0)
+
+
+def test_every_network_learns():
+    learners = {hyperparameters["name"] for hyperparameters, _, _ in RUNS.values()}
+    # The wrapper learns what its network does, V-Net volumes.
+    assert learners == MODELS.keys() - {"multi_scale", "vnet"}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [r if r in QUICK else pytest.param(r, marks=pytest.mark.slow) for r in RUNS],
+)
+def test_network_learns_four_images_by_heart(run, four_images):
+    hyperparameters, times, steps = RUNS[run]
+    batch = make_batch(four_images, times)
+    hw = batch["labels"].shape[1:]
+    model = make_model(**hyperparameters, num_classes=21, axis_name=AXIS)
+    optimizer = make_optimizer(steps, 1e-2)
+    as_they_are = functools.partial(
+        augment,
+        crop_hw=hw,
+        scale_range=(1.0, 1.0),
+        flip_probability=0.0,
+        brightness=0.0,
+        contrast=0.0,
+        saturation=0.0,
+    )
+    device = jax.devices()[:1]
+    step = pmap_train_step(
+        device,
+        model=model,
+        loss=softmax_cross_entropy,
+        optimizer=optimizer,
+        augment=as_they_are,
+    )
+    state = replicate(make_state(model, optimizer, seed=0, image_hw=hw), device)
+    batch = shard(batch, 1)
+    for _ in range(steps):
+        state, scalars = step(state, batch)
+        jax.block_until_ready(scalars)
+    evaluate = pmap_evaluation_step(model=model, num_classes=21)
+    counts = evaluate(state.variables, batch)
+    confusion = np.asarray(counts, np.int64).sum(axis=(0, 1))
+    assert np.count_nonzero(confusion.sum(axis=1)) >= 5  # classes in the images
+    print("IOU", mean_iou(confusion))
+    assert mean_iou(confusion) > 0.9
+
+
+def draw_volumes(rng, count, side=12):
+    """Balls (1) and cubes (2), of like brightness, in noise (0), and their labels."""
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1)
+    volumes = rng.normal(0, 0.3, (count, side, side, side, 1))
+    labels = np.zeros((count, side, side, side), np.int32)
+    for volume, classes in zip(volumes, labels, strict=True):
+        for class_id, order in ((1, 2), (2, np.inf)):
+            radius = rng.uniform(2.5, 3)
+            # In halves of their own, so that neither hides the other.
+            low = np.array([0, 0, (class_id - 1) * side / 2]) + radius
+            high = np.array([side, side, class_id * side / 2]) - radius
+            center = rng.uniform(low, np.maximum(low, high))
+            inside = np.linalg.norm(grid - center, ord=order, axis=-1) < radius
+            classes[inside] = class_id
+            volume[inside] += 1
+    return jnp.array(volumes, jnp.float32), jnp.array(labels)
+
+
+def test_vnet_learns_volumes_with_dice():
+    steps = 60
+    model = make_model("vnet", num_classes=3, width=4, convs=(1, 2))
+    optimizer = make_optimizer(steps, 1e-2)
+    rng = np.random.default_rng(0)
+    volumes, labels = draw_volumes(rng, 8)
+
+    def global_loss(params, batch_stats):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            volumes,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return soft_dice(logits, labels), updated["batch_stats"]
+
+    @jax.jit
+    def step(variables, opt_state):
+        grads, batch_stats = jax.grad(global_loss, has_aux=True)(
+            variables["params"], variables["batch_stats"]
+        )
+        updates, opt_state = optimizer.update(grads, opt_state, variables["params"])
+        params = optax.apply_updates(variables["params"], updates)
+        return {"params": params, "batch_stats": batch_stats}, opt_state
+
+    variables = jax.jit(functools.partial(model.init, train=False))(
+        jax.random.key(0), volumes
+    )
+    opt_state = optimizer.init(variables["params"])
+    for _ in range(steps):
+        variables, opt_state = step(variables, opt_state)
+    # Volumes that it has not seen.
+    volumes, labels = draw_volumes(rng, 8)
+    logits = jax.jit(functools.partial(model.apply, train=False))(variables, volumes)
+    confusion = confusion_matrix(logits.argmax(axis=-1), labels, num_classes=3)
+    confusion = np.asarray(confusion, np.int64)
+    assert dice_per_class(confusion).min() > 0.9
+    print("IOU", mean_iou(confusion))
+    assert mean_iou(confusion) > 0.9
