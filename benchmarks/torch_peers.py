@@ -7,9 +7,13 @@ import warnings
 
 def import_smp():
     """segmentation_models_pytorch, also beside a torchvision built for CUDA only."""
+    return import_with_torchvision("segmentation_models_pytorch")
+
+
+def import_with_torchvision(name):
+    """A module that imports torchvision, which may be built for CUDA only."""
     import torch
 
-    name = "segmentation_models_pytorch"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -44,22 +44,27 @@ def as_it_is(keys, images, labels, valid):
     return images / 255, labels, valid
 
 
+TINY = dict(stage_sizes=(1, 1, 1, 1), width=4)
+
+
 @pytest.mark.parametrize(
-    ("size", "scales", "smaller"),
+    ("size", "scales", "smaller", "learning_rate"),
     [
+        pytest.param(33, (0.5, 1.0), TINY, 2.5e-4, id="tiny"),
+        # The reference's rate, as above, is for features that were trained before:
+        # those of 101 random layers are so large that the loss would rise.
         pytest.param(
-            33, (0.5, 1.0), dict(stage_sizes=(1, 1, 1, 1), width=4), id="tiny"
+            321, (0.5, 0.75, 1.0), {}, 1e-6, id="full", marks=pytest.mark.slow
         ),
-        pytest.param(321, (0.5, 0.75, 1.0), {}, id="full", marks=pytest.mark.slow),
     ],
 )
-def test_loss_falls_over_5_steps_and_norms_stay(size, scales, smaller):
+def test_loss_falls_over_5_steps_and_norms_stay(size, scales, smaller, learning_rate):
     # Frozen statistics need weights of other data, so here the batch normalises.
     network = dict(name="deeplab_v2", norm="batch", **smaller)
     model = make_model(
         "multi_scale", num_classes=21, axis_name=AXIS, scales=scales, network=network
     )
-    schedule = polynomial(20_000, learning_rate=2.5e-4)
+    schedule = polynomial(20_000, learning_rate=learning_rate)
     optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4, groups=GROUPS)
     devices = jax.devices()[:1]
     train_step = pmap_train_step(
