@@ -44,7 +44,6 @@ RUNS = {
     "deeplab_v3": (dict(name="deeplab_v3", dropout=0.0, **RESNET), 2, 150),
     "deeplab_v3_plus": (dict(name="deeplab_v3_plus", dropout=0.0, **RESNET), 2, 150),
 }
-QUICK = ("unet",)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +77,8 @@ def test_every_network_learns():
     assert learners == MODELS.keys() - {"multi_scale", "vnet"}
 
 
-@pytest.mark.parametrize(
-    "run",
-    [r if r in QUICK else pytest.param(r, marks=pytest.mark.slow) for r in RUNS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
 def test_network_learns_four_images_by_heart(run, four_images):
     hyperparameters, times, steps = RUNS[run]
     batch = make_batch(four_images, times)
@@ -114,7 +111,6 @@ def test_network_learns_four_images_by_heart(run, four_images):
     counts = evaluate(state.variables, batch)
     confusion = np.asarray(counts, np.int64).sum(axis=(0, 1))
     assert np.count_nonzero(confusion.sum(axis=1)) >= 5  # classes in the images
-    print("IOU", mean_iou(confusion))
     assert mean_iou(confusion) > 0.9
 
 
@@ -166,5 +162,4 @@ def test_vnet_learns_volumes_with_dice():
     confusion = confusion_matrix(logits.argmax(axis=-1), labels, num_classes=3)
     confusion = np.asarray(confusion, np.int64)
     assert dice_per_class(confusion).min() > 0.9
-    print("IOU", mean_iou(confusion))
     assert mean_iou(confusion) > 0.9
