@@ -40,6 +40,7 @@ def get_config(size: str = "full") -> ConfigDict:
         width=4 if smoke else 16,
         norm="batch",
         input_stride=2,
+        pretrained=config_dict.placeholder(str),
     )
     config.loss = [
         dict(name="softmax_cross_entropy", weight=1.0),

@@ -37,6 +37,7 @@ def get_config(size: str = "full") -> ConfigDict:
         width=4 if smoke else 16,
         norm="batch",
         input_stride=2,
+        pretrained=config_dict.placeholder(str),
     )
     config.loss = dict(name="softmax_cross_entropy")
     config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)

@@ -35,7 +35,11 @@ def get_config(size: str = "full") -> ConfigDict:
     # Random batches, because which batch_cl can be had depends on the data.
     config.sampler = dict(name="random", batch_max=4 if smoke else 16)
     config.model = dict(
-        name="unet", depth=1 if smoke else 4, width=4 if smoke else 32, norm="batch"
+        name="unet",
+        depth=1 if smoke else 4,
+        width=4 if smoke else 32,
+        norm="batch",
+        pretrained=config_dict.placeholder(str),
     )
     config.loss = dict(name="softmax_cross_entropy")
     config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)

@@ -38,7 +38,11 @@ def get_config(size: str = "full") -> ConfigDict:
         name="balance_batch", batch_max=4 if smoke else 9, batch_cl=4 if smoke else 8
     )
     config.model = dict(
-        name="unet", depth=1 if smoke else 4, width=4 if smoke else 64, norm="batch"
+        name="unet",
+        depth=1 if smoke else 4,
+        width=4 if smoke else 64,
+        norm="batch",
+        pretrained=config_dict.placeholder(str),
     )
     config.loss = [
         dict(name="softmax_cross_entropy", weight=1.0),

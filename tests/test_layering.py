@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "losses": (ARRAYS, {"registry"}),
     "metrics": (ARRAYS, set()),
     "data": (LOADING | {"apache_beam"}, {"registry"}),
-    "models": (ARRAYS | {"flax"}, {"registry"}),
+    "models": (ARRAYS | {"flax", "safetensors", "torch"}, {"registry"}),
     "report": (DRAWING, set()),
     "registry": (set(), set()),
     "cli": ({"absl"}, {"train"}),

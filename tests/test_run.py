@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -26,15 +27,20 @@ TERMINAL = {"FORCE_COLOR": "1"}
 
 def test_train_evaluate_and_predict(tmp_path, small_folder):
     workdir = f"--workdir={tmp_path / 'run'}"
+    kernel = np.random.default_rng(0).normal(size=(1, 1, 4, 3))
+    np.savez(tmp_path / "weights.npz", **{"params/head/kernel": kernel})
     trained = command(
         "run.py",
         "--config=configs/folder.py:smoke",
         f"--config.data.root={small_folder}",
         f"--config.data.data_dir={tmp_path / 'datasets'}",
+        f"--config.model.pretrained={tmp_path / 'weights.npz'}",
         workdir,
         **TERMINAL,
     )
     assert trained.returncode == 0, trained.stderr
+    assert "begins with the weights of" in trained.stdout
+    assert "lacks 33 of 34 arrays" in trained.stderr
     assert "mean IoU" in trained.stdout
     evaluated = command(
         "run.py", workdir, "--mode=evaluate", "--split=train", **TERMINAL

@@ -16,10 +16,17 @@ from rich.progress import Progress
 
 from segloss import metrics
 from segloss.data import BalanceBatch, Batch, estimate_acceptance, iterate_batches
+from segloss.models.pretrained import Weights, load_weights, put_into, sha256_of
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
-from segloss.train.setup import Setup, check_same_config, make_setup, write_config
+from segloss.train.setup import (
+    Setup,
+    check_same_config,
+    make_setup,
+    pretrained_file,
+    write_config,
+)
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
     TrainState,
@@ -77,21 +84,15 @@ class _Run:
     commit: str | None = dataclasses.field(default_factory=current_commit)
     started: float = dataclasses.field(default_factory=time.monotonic)
     seconds_before: float = 0.0
+    # The file of weights that the run began with, and its SHA-256.
+    pretrained: dict[str, str] | None = None
 
     def train(self) -> dict[str, Any]:
         setup, config = self.setup, self.setup.config
-        state = make_state(
-            setup.model,
-            setup.optimizer,
-            seed=config.seed,
-            image_hw=tuple(config.data.crop_hw),
-        )
         with contextlib.closing(
             Checkpoints(self.workdir / "checkpoints")
         ) as checkpoints:
-            if checkpoints.newest_step is not None:
-                check_same_config(config, self.workdir)
-                state = self._go_on_from(checkpoints.restore(state))
+            state = self._first_state(checkpoints)
             write_config(config, self.workdir)
             self._introduce(state)
             with (
@@ -110,6 +111,24 @@ class _Run:
             self.console,
         )
 
+    def _first_state(self, checkpoints: Checkpoints) -> TrainState:
+        """That of the newest checkpoint, or a fresh one, with weights of a file."""
+        config = self.setup.config
+        goes_on = checkpoints.newest_step is not None
+        path = pretrained_file(config)
+        # Read first, because making a state may take a while.
+        weights = load_weights(path) if path and not goes_on else None
+        state = make_state(
+            self.setup.model,
+            self.setup.optimizer,
+            seed=config.seed,
+            image_hw=tuple(config.data.crop_hw),
+        )
+        if goes_on:
+            check_same_config(config, self.workdir)
+            return self._go_on_from(checkpoints.restore(state))
+        return self._begin_with(weights, state) if weights else state
+
     def _go_on_from(self, restored: Restored) -> TrainState:
         if restored.meta["fingerprint"] != self.setup.dataset.fingerprint:
             raise ValueError(
@@ -117,7 +136,24 @@ class _Run:
                 f"{restored.step}; choose another --workdir."
             )
         self.seconds_before = restored.meta["seconds"]
+        self.pretrained = restored.meta.get("pretrained")
         return restored.state
+
+    def _begin_with(self, weights: Weights, state: TrainState) -> TrainState:
+        setup, source = self.setup, weights.source
+        variables = put_into(
+            state.variables, weights, num_classes=setup.dataset.num_classes
+        )
+        self.pretrained = {"file": source, "sha256": sha256_of(source)}
+        self.console.print(
+            f"begins with the weights of {source}: {weights.layout}, "
+            f"{len(weights.arrays)} arrays, {weights.num_parameters / 1e6:.2f} M "
+            f"parameters, SHA-256 {self.pretrained['sha256'][:16]}",
+            soft_wrap=True,
+        )
+        return state.replace(
+            **variables, opt_state=setup.optimizer.init(variables["params"])
+        )
 
     @functools.cached_property
     def _evaluation_step(self) -> Callable:
@@ -200,16 +236,21 @@ class _Run:
                 checkpoints.save(
                     first_replica(state),
                     mean_iou=mean_iou,
-                    meta={
-                        "commit": self.commit,
-                        "seconds": self._seconds,
-                        "fingerprint": setup.dataset.fingerprint,
-                        "class_names": list(setup.dataset.class_names),
-                        "ignore_label": setup.dataset.ignore_label,
-                    },
+                    meta=self._meta(),
                 )
             if stopping:
                 raise self._stopped(step)
+
+    def _meta(self) -> dict[str, Any]:
+        dataset = self.setup.dataset
+        return {
+            "commit": self.commit,
+            "seconds": self._seconds,
+            "fingerprint": dataset.fingerprint,
+            "class_names": list(dataset.class_names),
+            "ignore_label": dataset.ignore_label,
+            "pretrained": self.pretrained,
+        }
 
     def _is_due(self, step: int, every_steps: int) -> bool:
         return step % every_steps == 0 or step == self.setup.config.total_steps

@@ -1,9 +1,13 @@
 """Optimizers and learning-rate schedules, put together from optax by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
+
+from segloss.registry import bind
+from segloss.train.parameter_groups import ParameterGroup, partition
 
 # A gradient transformation in place of optax's ready-made optimizers, because those tie
 # the kind of weight decay to the optimizer; here it is a choice of its own.
@@ -87,6 +91,7 @@ def sgd(
     weight_decay: float = 0.0,
     decay: str = "l2",
     clip_norm: float | None = None,
+    groups: Sequence[Mapping[str, Any]] = (),
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum.
 
@@ -97,10 +102,12 @@ def sgd(
         weight_decay: pull on kernels; biases and normalisation are left out.
         decay: "l2" adds the pull to the gradient (so momentum carries it on),
             "decoupled" to the update (Loshchilov and Hutter 2019, arXiv:1711.05101).
-        clip_norm: largest global norm of the gradient; None is any.
+        clip_norm: largest global norm of the gradient, of all groups; None is any.
+        groups: what is different for some of the parameters: fields of a
+            `ParameterGroup` each. The first that matches a parameter has it.
     """
     core = optax.trace(decay=momentum, nesterov=nesterov)
-    return _chain("sgd", core, schedule, weight_decay, decay, clip_norm)
+    return _chain("sgd", core, schedule, weight_decay, decay, clip_norm, groups)
 
 
 def adamw(
@@ -112,6 +119,7 @@ def adamw(
     weight_decay: float = 1e-2,
     decay: str = "decoupled",
     clip_norm: float | None = None,
+    groups: Sequence[Mapping[str, Any]] = (),
 ) -> optax.GradientTransformation:
     """Adam with weight decay: Loshchilov and Hutter 2019 (arXiv:1711.05101), alg. 2.
 
@@ -122,10 +130,12 @@ def adamw(
         eps: added to the root of the latter.
         weight_decay: pull on kernels; biases and normalisation are left out.
         decay: "decoupled" adds the pull to the update, "l2" to the gradient.
-        clip_norm: largest global norm of the gradient; None is any.
+        clip_norm: largest global norm of the gradient, of all groups; None is any.
+        groups: what is different for some of the parameters: fields of a
+            `ParameterGroup` each. The first that matches a parameter has it.
     """
     core = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
-    return _chain("adamw", core, schedule, weight_decay, decay, clip_norm)
+    return _chain("adamw", core, schedule, weight_decay, decay, clip_norm, groups)
 
 
 def _chain(
@@ -135,6 +145,7 @@ def _chain(
     weight_decay: float,
     decay: str,
     clip_norm: float | None,
+    groups: Sequence[Mapping[str, Any]],
 ) -> optax.GradientTransformation:
     if decay not in ("l2", "decoupled"):
         raise ValueError(f"{name}: decay must be 'l2' or 'decoupled', got {decay!r}.")
@@ -142,12 +153,31 @@ def _chain(
         raise ValueError(f"{name}: weight_decay must be >= 0, got {weight_decay}.")
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(f"{name}: clip_norm must be > 0 or None, got {clip_norm}.")
+
     clip = (
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     )
     pull = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
-    steps = (pull, core) if decay == "l2" else (core, pull)
-    return optax.chain(clip, *steps, optax.scale_by_learning_rate(schedule))
+    rate = optax.scale_by_learning_rate(schedule)
+
+    def steps(pull: optax.GradientTransformation) -> list[optax.GradientTransformation]:
+        return [pull, core] if decay == "l2" else [core, pull]
+
+    if not groups:
+        return optax.chain(clip, *steps(pull), rate)
+
+    def of_group(group: ParameterGroup) -> optax.GradientTransformation:
+        if group.frozen:
+            return optax.set_to_zero()
+        own_pull = pull
+        if group.weight_decay is not None:
+            own_pull = optax.add_decayed_weights(group.weight_decay)
+        factor = optax.scale(group.learning_rate_factor)
+        return optax.chain(*steps(own_pull), factor, rate)
+
+    known = {"groups": ParameterGroup}
+    chosen = [bind(name, known, "groups", fields)() for fields in groups]
+    return optax.chain(clip, partition(chosen, of_group))
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:

@@ -202,7 +202,13 @@ def open_configured_dataset(config: ConfigDict) -> Dataset:
 def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The model of a config; its BatchNorm spans the devices of the train step."""
     name, hyperparameters = _split_name("model", config.model)
+    hyperparameters.pop("pretrained", None)
     return make_model(name, num_classes=num_classes, axis_name=AXIS, **hyperparameters)
+
+
+def pretrained_file(config: ConfigDict) -> str | None:
+    """The file of weights that a fresh run begins with; None if there is none."""
+    return _plain(config.model).get("pretrained")
 
 
 def make_configured_schedule(config: ConfigDict) -> optax.Schedule:

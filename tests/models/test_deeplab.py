@@ -165,16 +165,16 @@ def test_decoder_sees_coarse_features_beside_the_fine_ones():
 
 @pytest.mark.parametrize("name", ["deeplab_v1", "deeplab_v3", "deeplab_v3_plus"])
 def test_drop_out_draws_numbers_in_training_only(name):
-    def apply(train, dropout, **options):
-        model = make_tiny(name, stage_sizes=sizes, norm="none", dropout=dropout)
-        return jax.eval_shape(
-            functools.partial(model.apply, train=train, **options),
-            shapes(model)[1],
-            IMAGES,
-        )
+    def make(dropout):
+        sizes = (1,) * (5 if name == "deeplab_v1" else 4)
+        return make_tiny(name, stage_sizes=sizes, norm="none", dropout=dropout)
 
-    sizes = (1,) * (5 if name == "deeplab_v1" else 4)
-    expected = apply(False, 0.5)
+    def apply(train, dropout, **options):
+        model = make(dropout)
+        how = functools.partial(model.apply, train=train, **options)
+        return jax.eval_shape(how, variables, IMAGES)
+
+    expected, variables = shapes(make(0.5))
     assert apply(True, 0.0) == expected
     assert apply(True, 0.5, rngs={"dropout": KEY}) == expected
     with pytest.raises(InvalidRngError, match="dropout"):

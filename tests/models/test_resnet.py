@@ -16,14 +16,15 @@ make_tiny = functools.partial(ResNet, stage_sizes=(1, 1, 2, 2), width=2)
 
 @functools.cache
 def tiny_variables():
-    variables = jax.jit(functools.partial(make_tiny().init, train=False))(KEY, IMAGES)
+    """Drawn at random throughout, as layers that begin at zero hide what is wrong."""
 
-    def draw(path, leaf):  # what is zero or one at first is not, once trained
-        low = 0.5 if path[-1].key in ("scale", "var") else -0.5
-        return leaf if leaf.ndim > 1 else RNG.uniform(low, low + 1, leaf.shape)
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return jnp.array(RNG.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+        stddev = np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.5
+        return jnp.array(RNG.normal(0, stddev, leaf.shape), leaf.dtype)
 
-    drawn = jax.tree_util.tree_map_with_path(draw, variables)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), drawn)
+    return jax.tree.map_with_path(draw, shapes(make_tiny())[1])
 
 
 def shapes(model, images=IMAGES):

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -30,6 +31,8 @@ from segloss.train.setup import check_fields, check_same_config, write_config
             r"effective_number: beta must be in \[0, 1\), got 2",
         ),
         ("optimizer.name", "lion", "no optimizer is named 'lion'; known are adamw"),
+        ("optimizer.groups", [{"mach": "a"}], "groups has no hyperparameter 'mach'"),
+        ("model.network", {"name": "u-net"}, "no model is named 'u-net'"),
         ("schedule.power", 2.0, "cosine has no hyperparameter 'power'; known are"),
         ("evaluate.split", "dev", "has no split 'dev'; it has train, val"),
         ("evaluate.checkpoint", "besst", "must be 'newest' or 'best', got 'besst'"),
@@ -168,3 +171,29 @@ def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_
 def test_config_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="train with this --workdir first"):
         read_config(tmp_path)
+
+
+def test_sections_within_sections_are_the_same_when_read(tiny_config, tmp_path):
+    with tiny_config.ignore_type():
+        tiny_config.model = dict(
+            name="multi_scale",
+            scales=(0.5, 1.0),
+            network=dict(name="unet", depth=1, width=4),
+        )
+        tiny_config.optimizer.groups = (
+            dict(match="head", learning_rate_factor=10.0),
+            dict(match="norm", frozen=True),
+        )
+    write_config(tiny_config, tmp_path)
+    read = read_config(tmp_path)
+    check_same_config(read, tmp_path)
+    before, after = make_setup(tiny_config), make_setup(read)
+    assert before.model == after.model
+    assert after.model.scales == (0.5, 1.0)
+    assert after.model.network.axis_name == "devices"
+    params = {"head": {"kernel": np.ones(2)}, "norm": {"scale": np.ones(3)}}
+    state, same = (setup.optimizer.init(params) for setup in (before, after))
+    assert jax.tree.structure(state) == jax.tree.structure(same)
+    tiny_config.optimizer.groups[1]["frozen"] = False
+    with pytest.raises(ValueError, match=r"another config: optimizer.groups was \["):
+        check_same_config(tiny_config, tmp_path)

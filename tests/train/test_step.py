@@ -199,7 +199,7 @@ def multi_scale_setup(tiny_config):
     """A network at two scales, on batches that augmentation leaves as they are."""
     still = dict(brightness=0.0, contrast=0.0, saturation=0.0, flip_probability=0.0)
     tiny_config.augment = dict(scale_range=(1.0, 1.0), **still)
-    unet = dict(name="unet", depth=1, width=4, norm="none", input_stride=2)
+    unet = dict(name="unet", depth=0, width=2, norm="none", input_stride=2)
     with tiny_config.ignore_type():
         tiny_config.model = dict(name="multi_scale", scales=(0.75, 1.0), network=unet)
         tiny_config.loss = [

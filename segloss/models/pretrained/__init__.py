@@ -3,7 +3,7 @@
 python -m segloss.models.pretrained IN OUT.safetensors
 """
 
-from segloss.models.pretrained.files import read_weights
+from segloss.models.pretrained.files import read_weights, sha256_of
 from segloss.models.pretrained.layouts import (
     from_deeplab_v2,
     from_torchvision_deeplabv3,
@@ -21,4 +21,5 @@ __all__ = [
     "load_weights",
     "put_into",
     "read_weights",
+    "sha256_of",
 ]

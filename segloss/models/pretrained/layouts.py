@@ -231,7 +231,7 @@ def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
     Raises:
         ValueError: naming what is left over, missing or of another shape.
     """
-    return _nest(TORCHVISION_RESNET.arrange(state_dict))
+    return nest(TORCHVISION_RESNET.arrange(state_dict))
 
 
 def from_torchvision_deeplabv3(state_dict: Mapping[str, Any]) -> Variables:
@@ -240,7 +240,7 @@ def from_torchvision_deeplabv3(state_dict: Mapping[str, Any]) -> Variables:
     The auxiliary head `aux_classifier`, which our network does not have, and the
     counters `num_batches_tracked` are set aside. Else as `from_torchvision_resnet`.
     """
-    return _nest(TORCHVISION_DEEPLABV3.arrange(state_dict))
+    return nest(TORCHVISION_DEEPLABV3.arrange(state_dict))
 
 
 def from_torchvision_vgg16(state_dict: Mapping[str, Any]) -> Variables:
@@ -250,7 +250,7 @@ def from_torchvision_vgg16(state_dict: Mapping[str, Any]) -> Variables:
     (7x7) and `fc7` (1x1), as in Long et al. 2015 (arXiv:1411.4038), sec. 3.1; the
     classifier `classifier.6` is set aside. Else as `from_torchvision_resnet`.
     """
-    return _nest(TORCHVISION_VGG16.arrange(state_dict))
+    return nest(TORCHVISION_VGG16.arrange(state_dict))
 
 
 def from_deeplab_v2(
@@ -277,7 +277,7 @@ def from_deeplab_v2(
         ValueError: naming what is left over, missing or of another shape.
     """
     arrays = DEEPLAB_V2.arrange(state_dict)
-    return _nest(for_normalized_rgb(arrays) if normalized_rgb else arrays)
+    return nest(for_normalized_rgb(arrays) if normalized_rgb else arrays)
 
 
 def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -304,6 +304,7 @@ def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     }
 
 
-def _nest(arrays: Mapping[str, np.ndarray]) -> Variables:
+def nest(arrays: Mapping[str, Any]) -> Variables:
+    """Nested dicts from paths, with both collections even where one is empty."""
     nested = traverse_util.unflatten_dict(dict(arrays), sep="/")
     return {"params": {}, "batch_stats": {}} | nested

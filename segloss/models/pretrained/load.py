@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,13 @@ import numpy as np
 from flax import traverse_util
 
 from segloss.models.pretrained.files import read_weights
-from segloss.models.pretrained.layouts import DEEPLAB_V2, LAYOUTS, for_normalized_rgb
+from segloss.models.pretrained.layouts import (
+    DEEPLAB_V2,
+    LAYOUTS,
+    Variables,
+    for_normalized_rgb,
+    nest,
+)
 from segloss.models.pretrained.rules import Shape, shown
 
 # Where a network may keep the one that a file is of.
@@ -84,16 +90,16 @@ def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
 
 def put_into(
     variables: Mapping[str, Any], weights: Weights, *, num_classes: int
-) -> dict[str, Any]:
-    """Fresh variables of a network, replaced by the weights of a file.
+) -> Variables:
+    """Variables of a network, those that a file holds replaced by the file's.
 
-    The file may be of the whole network, of its backbone, or of what `MultiScale`
-    wraps. What it lacks stays as it is, and so does a class head of another number of
-    classes; warnings list both. Where `fc6` and `fc7` of VGG-16 do not fit they are
-    left out.
+    The file may be of the whole network, of its `backbone`, or of the `network` of a
+    `MultiScale`. What it lacks stays as it is, and so does a class head of another
+    number of classes; warnings list both. Of a VGG-16, `fc6` and `fc7` are left out
+    where they do not fit, and biases become running means where a norm follows.
 
     Args:
-        variables: `{"params", "batch_stats"}` of the network.
+        variables: `{"params", "batch_stats"}` of the network, fresh.
         weights: what `load_weights` read.
         num_classes: of the network.
 
@@ -102,7 +108,8 @@ def put_into(
     """
     fresh = traverse_util.flatten_dict(dict(variables), sep="/")
     shapes = {path: np.shape(array) for path, array in fresh.items()}
-    arrays, left_out = _arrange_for(shapes, weights.arrays)
+    place = _find_place(shapes, weights)
+    arrays, left_out = _arrange_for(shapes, weights.arrays, place)
     heads = {
         path: classes
         for path, array in arrays.items()
@@ -127,30 +134,30 @@ def put_into(
             stacklevel=2,
         )
     lacking = [f"{p} {shape}" for p, shape in shapes.items() if p not in arrays]
-    if lacking or left_out:
+    if lacking:
         warnings.warn(
             f"{weights.source} lacks {len(lacking)} of {len(shapes)} arrays, which "
-            f"begin afresh: {shown(lacking) or 'none'}; left out of it: "
-            f"{shown(left_out) or 'none'}.",
+            f"begin afresh: {shown(lacking)}.",
+            stacklevel=2,
+        )
+    if left_out:
+        warnings.warn(
+            f"of {weights.source}, the network does without {shown(left_out)}.",
             stacklevel=2,
         )
     replaced = {p: array for p, array in arrays.items() if p not in heads}
-    return traverse_util.unflatten_dict(fresh | replaced, sep="/")
+    return nest(fresh | replaced)
 
 
 def _arrange_for(
-    shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray]
+    shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], place: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays under the names that a network of these shapes has, and what is left out.
-
-    Raises:
-        ValueError: if the file has no name in common with it.
-    """
-    place = _find_place(shapes, arrays)
-    placed = {path.replace("/", f"/{place}", 1): a for path, a in arrays.items()}
+    """Arrays under the network's names, parameters first, and what is left out."""
+    ordered = sorted(arrays.items(), key=lambda item: not item[0].startswith("params/"))
+    placed = {path.replace("/", f"/{place}", 1): array for path, array in ordered}
     if f"params/{place}conv1_1/kernel" not in placed:
         return placed, []
-    # The trunk of a classifier, VGG-16; what is above the trunk may serve or not.
+    # The file is VGG-16, a classifier; what it has above its trunk may serve or not.
     above = [p for p in placed if p.startswith(f"params/{place}fc")]
     if all(placed[p].shape == shapes.get(p) for p in above):
         above = []
@@ -158,23 +165,25 @@ def _arrange_for(
     for path, array in placed.items():
         mean = re.sub(r"^params(.*)conv(._.)/bias$", r"batch_stats\1norm\2/mean", path)
         if path not in shapes and mean in shapes:
-            # A norm follows: it subtracts what the bias would have added.
+            # A fresh norm follows: it subtracts what the bias would have added.
             trunk[mean] = -array
         elif path not in above:
             trunk[path] = array
     return trunk, [f"{p} {placed[p].shape}" for p in above]
 
 
-def _find_place(shapes: Mapping[str, Shape], arrays: Iterable[str]) -> str:
-    names = {path.split("/")[1] for path in arrays if path.startswith("params/")}
+def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
+    """Where in the network the one lies that the file is of."""
+    params = (path for path in weights.arrays if path.startswith("params/"))
+    names = {path.split("/")[1] for path in params}
     for place in _PLACES:
         root = f"params/{place}"
         there = {p[len(root) :].split("/")[0] for p in shapes if p.startswith(root)}
         if names & there:
             return place
     raise ValueError(
-        f"no array fits the network: the file is of {shown(sorted(names))}, the "
-        f"network of {shown(sorted({path.split('/')[1] for path in shapes}))}."
+        f"{weights.source} is of another network: it holds {shown(sorted(names))}, "
+        f"the network {shown(sorted({path.split('/')[1] for path in shapes}))}."
     )
 
 

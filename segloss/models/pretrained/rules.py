@@ -28,12 +28,12 @@ class Entry:
 
     def place(self, array: Any) -> np.ndarray:
         """The array as our networks hold it: float32, kernels HWIO."""
-        array = np.asarray(array).astype(np.float32)
+        array = np.asarray(array)
         if self.dense_as is not None:
             array = array.reshape(self.dense_as)
         if array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)
-        return np.ascontiguousarray(array)
+        return np.array(array, np.float32, order="C")
 
 
 # What a file must hold: name to entry.

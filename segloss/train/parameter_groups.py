@@ -1,0 +1,92 @@
+"""Parameters that an optimizer treats otherwise than the rest, chosen by their path."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """What is different for the parameters whose path matches.
+
+    Attributes:
+        match: regular expression, searched for in paths such as
+            "backbone/stage1/block0/conv1/kernel".
+        learning_rate_factor: times the schedule; over 0.
+        weight_decay: pull on every parameter of the group, biases and normalisation
+            too; None is as outside of any group.
+        frozen: True leaves the parameters as they are, and keeps no state for them.
+
+    Raises:
+        ValueError: if a field is out of its range.
+    """
+
+    match: str
+    learning_rate_factor: float | int = 1.0
+    weight_decay: float | int | None = None
+    frozen: bool = False
+
+    def __post_init__(self):
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise ValueError(
+                f"{self}: match must be a regular expression ({error})."
+            ) from None
+        if self.learning_rate_factor <= 0:
+            raise ValueError(
+                f"{self}: learning_rate_factor must be > 0, got "
+                f"{self.learning_rate_factor}; frozen=True stops training."
+            )
+        if self.weight_decay is not None and self.weight_decay < 0:
+            raise ValueError(
+                f"{self}: weight_decay must be >= 0, got {self.weight_decay}."
+            )
+        if self.frozen and (self.learning_rate_factor, self.weight_decay) != (1, None):
+            raise ValueError(
+                f"{self}: frozen must not come with learning_rate_factor or "
+                "weight_decay; leave them out."
+            )
+
+    def __str__(self) -> str:
+        return f"optimizer group {self.match!r}"
+
+
+def partition(
+    groups: Sequence[ParameterGroup],
+    make: Callable[[ParameterGroup], optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """Transforms each parameter as its group says: the first that matches its path.
+
+    Raises:
+        ValueError: on `init`, if a group is that of no parameter.
+    """
+    groups = {f"group{i}": group for i, group in enumerate(groups)}
+    groups["others"] = ParameterGroup(match="")
+
+    def label(params: optax.Params) -> optax.Params:
+        paths = {
+            path: jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        }
+        found = {
+            path: next(key for key, g in groups.items() if re.search(g.match, text))
+            for path, text in paths.items()
+        }
+        for key, group in groups.items():
+            if key not in {"others", *found.values()}:
+                raise ValueError(
+                    f"{group}: match must find a parameter that no group before it "
+                    f"does; of {len(paths)}, here are {_some(list(paths.values()))}."
+                )
+        return jax.tree_util.tree_map_with_path(lambda path, _: found[path], params)
+
+    return optax.partition({key: make(g) for key, g in groups.items()}, label)
+
+
+def _some(paths: Sequence[str]) -> str:
+    """A few from everywhere, for a message."""
+    return ", ".join(paths[:: -(-len(paths) // 8)])

@@ -1,0 +1,174 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from segloss.models import ResNet, make_model
+from segloss.models.pretrained import Weights, put_into
+from segloss.models.vgg import VGG16
+
+RESNET = dict(stage_sizes=(1, 1, 1, 1), width=4)
+DEEPLAB_V2 = dict(name="deeplab_v2", **RESNET)
+DEEPLAB_V3 = dict(name="deeplab_v3", **RESNET)
+MULTI_SCALE = dict(name="multi_scale", network=DEEPLAB_V2)
+FRESH, FILE = 7.0, 1.0
+
+
+@functools.cache
+def shapes_of(model):
+    images = jnp.zeros((1, 33, 33, 3))
+    init = functools.partial(model.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), images)
+
+
+def filled(model, value):
+    """Variables of the network, all of one value."""
+    variables = {"params": {}, "batch_stats": {}} | shapes_of(model)
+    return jax.tree.map(lambda s: np.full(s.shape, value, np.float32), variables)
+
+
+def network(num_classes=5, **fields):
+    return filled(make_model(num_classes=num_classes, **fields), FRESH)
+
+
+def weights(model):
+    arrays = traverse_util.flatten_dict(filled(model, FILE), sep="/")
+    return Weights(source="IN.pth", layout="segloss", arrays=arrays)
+
+
+def values(variables):
+    """Path to the value that fills the array."""
+    arrays = traverse_util.flatten_dict(variables, sep="/")
+    assert all((a == a.flat[0]).all() for a in arrays.values())
+    return {path: a.flat[0] for path, a in arrays.items()}
+
+
+def test_file_of_the_whole_network_replaces_everything():
+    file = weights(make_model(num_classes=5, **DEEPLAB_V3))
+    fresh = network(**DEEPLAB_V3)
+    variables = put_into(fresh, file, num_classes=5)
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, fresh)
+    assert {*values(variables).values()} == {FILE}
+    assert {*values(fresh).values()} == {FRESH}
+
+
+@pytest.mark.parametrize(
+    ("fields", "root"), [(DEEPLAB_V2, ""), (MULTI_SCALE, "network/")]
+)
+def test_file_of_a_backbone_leaves_the_head_fresh(fields, root):
+    lacking = rf"lacks 8 of \d+ arrays, .*: params/{root}aspp/conv0/.* and 3 more"
+    with pytest.warns(UserWarning, match=lacking) as caught:
+        variables = put_into(
+            network(**fields), weights(ResNet(**RESNET)), num_classes=5
+        )
+    assert len(caught) == 1
+    for path, value in values(variables).items():
+        assert value == (FRESH if "aspp" in path else FILE), path
+
+
+def test_file_of_the_network_goes_into_multi_scale():
+    file = weights(make_model(num_classes=5, **DEEPLAB_V2))
+    variables = put_into(network(**MULTI_SCALE), file, num_classes=5)
+    assert {*values(variables).values()} == {FILE}
+
+
+def test_class_head_of_other_size_begins_afresh_and_says_so():
+    file = weights(make_model(num_classes=21, **DEEPLAB_V3))
+    message = (
+        r"^IN.pth tells 21 classes apart, not 5; its class head begins afresh: "
+        r"params/head/bias \(21,\) to \(5,\), "
+        r"params/head/kernel \(1, 1, 16, 21\) to \(1, 1, 16, 5\)\.$"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        variables = put_into(network(**DEEPLAB_V3), file, num_classes=5)
+    assert len(caught) == 1
+    kept = {path for path, value in values(variables).items() if value == FRESH}
+    assert kept == {"params/head/bias", "params/head/kernel"}
+
+
+def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
+    fcn = dict(name="fcn", width=4, fc_width=8, fc_window=1)
+    with pytest.warns(UserWarning, match="score_fr.* and 3 more"):
+        variables = put_into(
+            network(**fcn), weights(make_model(num_classes=21, **fcn)), num_classes=5
+        )
+    for path, value in values(variables).items():
+        assert value == (FRESH if "score" in path else FILE), path
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            ResNet(stage_sizes=(1, 1, 1, 1), width=8),
+            r"^IN.pth: \d+ arrays do not fit the network: params/backbone/conv1/kernel "
+            r"\(7, 7, 3, 8\) must be \(7, 7, 3, 4\), .* and \d+ more\.$",
+        ),
+        (
+            ResNet(stage_sizes=(1, 2, 1, 1), width=4),
+            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be left ",
+        ),
+        (
+            make_model(num_classes=5, **DEEPLAB_V3),
+            r"params/aspp/conv0/kernel \(1, 1, 128, 16\) must be \(3, 3, 128, 5\), ",
+        ),
+        (
+            make_model("unet", num_classes=5, depth=1, width=4),
+            r"^IN.pth is of another network: it holds bottom, .*, the network aspp, ba",
+        ),
+    ],
+    ids=["width", "depth", "head", "kind"],
+)
+def test_what_does_not_fit_is_an_error_with_both_shapes(file, message):
+    with pytest.raises(ValueError, match=message):
+        put_into(network(**DEEPLAB_V2), weights(file), num_classes=5)
+
+
+def test_heads_of_several_numbers_of_classes_are_no_head():
+    file = weights(make_model(num_classes=21, **DEEPLAB_V3))
+    file.arrays["params/head/bias"] = np.ones(20, np.float32)
+    message = (
+        r"2 arrays do not fit the network: params/head/bias \(20,\) must be \(5,\), "
+        r"params/head/kernel \(1, 1, 16, 21\) must be \(1, 1, 16, 5\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        put_into(network(**DEEPLAB_V3), file, num_classes=5)
+
+
+def test_batch_statistics_do_not_go_into_group_norms():
+    fields = dict(norm="group", **DEEPLAB_V2)
+    with pytest.raises(ValueError, match=r"batch_stats/.* \(4,\) must be left out"):
+        put_into(network(**fields), weights(ResNet(**RESNET)), num_classes=5)
+
+
+def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
+    file = weights(VGG16(width=4, fc_width=16))
+    variables = put_into(
+        filled(VGG16(width=4, fc_width=16), FRESH), file, num_classes=5
+    )
+    assert {*values(variables).values()} == {FILE}
+    # Its `fc6` has a window of 3, so what follows does not fit, whatever its shape.
+    fresh = network(name="deeplab_v1", width=4, fc_width=16)
+    with (
+        pytest.warns(UserWarning, match=r"lacks 6 of 32 arrays.*fc7/kernel \(1, 1, 16"),
+        pytest.warns(UserWarning, match=r"without params/backbone/fc6/bias .*fc7/k"),
+    ):
+        variables = put_into(fresh, file, num_classes=5)
+    for path, value in values(variables).items():
+        assert value == (FRESH if "fc" in path or "head" in path else FILE), path
+
+
+def test_biases_of_vgg_become_means_where_norms_follow():
+    file = weights(VGG16(width=4))
+    fresh = network(name="segnet", width=4)
+    with pytest.warns(UserWarning, match=r"lacks \d+ of \d+ arrays"):
+        variables = put_into(fresh, file, num_classes=5)
+    expected = {"kernel": FILE, "scale": FRESH, "bias": FRESH, "var": FRESH}
+    # So (x - mean) is x + bias, as without a norm.
+    expected["mean"] = -FILE
+    for path, value in values(variables).items():
+        kind = path.rpartition("/")[2]
+        assert value == (expected[kind] if "/backbone/" in path else FRESH), path

@@ -1,0 +1,96 @@
+"""Runs that begin with the weights of a file."""
+
+import functools
+import hashlib
+import io
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+from rich.console import Console
+
+from segloss.train import loop, make_setup, train
+from segloss.train.checkpoints import Checkpoints
+from segloss.train.setup import check_same_config, make_configured_model, write_config
+from segloss.train.step import make_state
+
+
+def write_weights(config, path, *, num_classes):
+    """Random weights for the network of a config; returns them by path."""
+    model = make_configured_model(config, num_classes)
+    init = functools.partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.normal(size=leaf.shape).astype(np.float32)
+        for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()
+    }
+    safetensors.numpy.save_file(arrays, path)
+    return arrays
+
+
+def first_state(setup, workdir, save=False):
+    """The state that a run begins with, as paths; the run; and what it printed."""
+    console = Console(file=io.StringIO())
+    run = loop._Run(setup, workdir, console, on_step=lambda step: None)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = run._first_state(checkpoints)
+    if save:
+        write_config(setup.config, workdir)
+        state = state.replace(step=np.int32(1))
+        host = jax.tree.map(np.asarray, state)
+        checkpoints.save(host, mean_iou=None, meta=run._meta())
+    checkpoints.close()
+    variables = traverse_util.flatten_dict(state.variables, sep="/")
+    return variables, run, console.file.getvalue()
+
+
+def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
+    tmp_path, tiny_config
+):
+    path = tmp_path / "unet.safetensors"
+    arrays = write_weights(tiny_config, path, num_classes=5)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tiny_config.model.pretrained = str(path)
+    setup = make_setup(tiny_config)
+    fresh = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    fresh = traverse_util.flatten_dict(fresh.variables, sep="/")
+    with pytest.warns(
+        UserWarning, match="tells 5 classes apart, not 21; its class head"
+    ):
+        variables, run, said = first_state(setup, tmp_path / "run", save=True)
+    assert variables.keys() == fresh.keys() == arrays.keys()
+    for name, array in variables.items():
+        head = name.startswith("params/head/")
+        np.testing.assert_array_equal(array, (fresh if head else arrays)[name])
+    said = said.replace("\n", "")
+    assert (
+        f"begins with the weights of {path}: segloss, 34 arrays, 0.00 M param" in said
+    )
+    assert digest[:16] in said
+    assert run.pretrained == {"file": str(path), "sha256": digest}
+    path.unlink()
+    restored, run, said = first_state(setup, tmp_path / "run")
+    for name, array in restored.items():
+        np.testing.assert_array_equal(array, variables[name])
+    assert run.pretrained == {"file": str(path), "sha256": digest}
+    assert not said
+
+
+def test_file_that_cannot_be_used_stops_before_the_first_step(tmp_path, tiny_config):
+    tiny_config.model.pretrained = str(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_weights_chosen_later_are_no_part_of_a_run(tmp_path, tiny_config):
+    config = tiny_config.copy_and_resolve_references()
+    del config.model.pretrained  # as before there was the field
+    write_config(config, tmp_path)
+    check_same_config(tiny_config, tmp_path)
+    tiny_config.model.pretrained = "late.npz"
+    with pytest.raises(ValueError, match=r"model\.pretrained was None, is 'late.npz'"):
+        check_same_config(tiny_config, tmp_path)
