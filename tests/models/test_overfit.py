@@ -115,7 +115,7 @@ def test_network_learns_four_images_by_heart(run, four_images):
 
 
 def draw_volumes(rng, count, side=10):
-    """Bright balls (1) and dark ones (2) side by side in noise (0), and their labels."""
+    """Bright balls (1) and dark ones (2), side by side in noise (0), with labels."""
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1)
     volumes = rng.normal(0, 0.3, (count, side, side, side, 1))
     labels = np.zeros((count, side, side, side), np.int32)
