@@ -98,7 +98,7 @@ def _scaled(
     size = [max(1, math.floor(images.shape[dim] * scale)) for dim in dims]
     return jax.image.scale_and_translate(
         images,
-        (len(images), *size, images.shape[-1]),
+        (images.shape[0], *size, images.shape[-1]),
         spatial_dims=dims,
         scale=jnp.full(len(size), scale),
         translation=jnp.zeros(len(size)),

@@ -135,7 +135,7 @@ def make_results(
         {"name": name, **{key: float(value[c]) for key, value in scores.items()}}
         for c, name in enumerate(dataset.class_names)
     ]
-    return _without_nan(
+    return without_nan(
         {
             "summary": metrics.summary(confusion),
             "per_class": per_class,
@@ -187,11 +187,12 @@ def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:
             yield rank, int(order[place]), float(scores[order[place]])
 
 
-def _without_nan(tree: Any) -> Any:
+def without_nan(tree: Any) -> Any:
+    """The tree with None for NaN, which JSON does not have."""
     if isinstance(tree, dict):
-        return {key: _without_nan(value) for key, value in tree.items()}
+        return {key: without_nan(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_without_nan(value) for value in tree]
+        return [without_nan(value) for value in tree]
     return None if isinstance(tree, float) and math.isnan(tree) else tree
 
 

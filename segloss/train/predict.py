@@ -14,7 +14,7 @@ from PIL import Image
 from segloss import metrics
 from segloss.data import read_image, read_labels
 from segloss.report import overlay, summary_table, to_palette_png
-from segloss.train.evaluation import write_json
+from segloss.train.evaluation import without_nan, write_json
 from segloss.train.log import make_console, make_progress
 from segloss.train.trained import TrainedModel, load_trained
 
@@ -75,7 +75,7 @@ def predict(
     if not confusions:
         return None
     scores = _score(confusions)
-    write_json(directory / "scores.json", scores)
+    write_json(directory / "scores.json", without_nan(scores))
     console.print(summary_table({name: scores}))
     return scores
 

@@ -23,7 +23,9 @@ from segloss.models.pretrained import (
     from_deeplab_v2,
     from_torchvision_deeplabv3,
     from_torchvision_resnet,
+    from_torchvision_vgg16,
 )
+from segloss.models.vgg import VGG16
 
 ORACLES = pathlib.Path(__file__).parents[1] / "oracles"
 IMPORTERS = {
@@ -31,7 +33,9 @@ IMPORTERS = {
     "deeplab_v2": from_deeplab_v2,
     "deeplab_v3": from_torchvision_deeplabv3,
     "multi_scale": from_deeplab_v2,
+    "vgg16": from_torchvision_vgg16,
 }
+BACKBONES = {"resnet": ResNet, "vgg16": VGG16}
 
 
 @functools.cache
@@ -45,9 +49,9 @@ def make_network(case):
     name, hyperparameters, _ = CASES[case]
     shapes = json.loads(str(stored_values()[f"{case}/shapes"]))
     variables = IMPORTERS[name](random_weights(shapes))
-    if name == "resnet":
-        resnet = ResNet(**hyperparameters)
-        return lambda *arrays: resnet.apply(*arrays, train=False)[-1], variables
+    if name in BACKBONES:
+        backbone = BACKBONES[name](**hyperparameters)
+        return lambda *arrays: backbone.apply(*arrays, train=False)[-1], variables
     if name == "multi_scale":
         hyperparameters = dict(network=dict(hyperparameters, name="deeplab_v2"))
         variables = {kind: {"network": tree} for kind, tree in variables.items()}
@@ -79,15 +83,15 @@ def test_logits_and_gradient_by_the_image_are_those_of_torch(case, hw):
     value_and_grad = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))
     (loss, logits), gradient = value_and_grad(random_image(hw), variables)
     actual = {"logits": sample(logits), "loss": loss, "gradient": sample(gradient)}
+    stored = functools.partial("{}/{}x{}/{}".format, case, *hw)
     errors = {}
     for name, values in actual.items():
-        expected = stored_values()[f"{case}/{hw[0]}x{hw[1]}/{name}"]
+        expected = stored_values()[stored(name)]
         errors[name] = np.abs(values - expected) / np.abs(expected).max()
     assert errors["logits"].max() < 1e-3
     assert errors["loss"] < 1e-3
+    # Torch's own rounding in float32, which full networks of 10**8 units are beyond.
+    rounding = stored_values()[stored("gradient_rounding")]
+    assert np.quantile(errors["gradient"], 0.99) < max(1e-3, 4 * rounding)
     if case.startswith("tiny"):
         assert errors["gradient"].max() < 1e-3
-    else:
-        # Among 10**8 units rounding turns some ReLU on or off, and with it the gradient
-        # of the pixels below: torch's in float32 and float64 are up to 6e-3 apart.
-        assert np.quantile(errors["gradient"], 0.99) < 1e-2

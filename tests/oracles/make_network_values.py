@@ -6,8 +6,8 @@ python -m venv .venv-peers
 PYTHONPATH=. .venv-peers/bin/python tests/oracles/make_network_values.py
 
 Of each case of `network_cases.py` it stores a sample of the logits, the loss, and a
-sample of its gradient by the image, all channels last, and the names and shapes of the
-state dict. `tests/models/test_network_values.py` reads the file.
+sample of its gradient by the image, all channels last, how far rounding takes the
+latter, and the names and shapes of the state dict. `tests/models/test_network_values.py` reads the file.
 """
 
 import collections
@@ -31,6 +31,7 @@ from benchmarks.torch_peers import import_smp
 
 import_smp()  # which makes torchvision importable where it is built for CUDA
 from torchvision.models import resnet as tv_resnet  # noqa: E402
+from torchvision.models import vgg as tv_vgg  # noqa: E402
 from torchvision.models._utils import IntermediateLayerGetter  # noqa: E402
 from torchvision.models.segmentation import deeplabv3 as tv_deeplabv3  # noqa: E402
 
@@ -149,11 +150,36 @@ def resized(x, like):
     return F.interpolate(x, like.shape[2:], mode="bilinear")
 
 
+class FullyConvolutionalVGG16(nn.Module):
+    """torchvision's, its dense layers as convolutions and pooled sizes rounded up."""
+
+    def __init__(self, width=64, fc_width=4096):
+        super().__init__()
+        layers = []
+        for factor, convs in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
+            layers += [factor * width] * convs + ["M"]
+        self.features = tv_vgg.make_layers(layers)
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                layer.ceil_mode = True
+        fc6, fc7 = nn.Linear(8 * width * 7 * 7, fc_width), nn.Linear(fc_width, fc_width)
+        self.classifier = nn.ModuleDict({"0": fc6, "3": fc7})
+
+    def forward(self, x):
+        x = self.features(x)
+        for layer, size in zip(self.classifier.values(), (7, 1), strict=True):
+            kernel = layer.weight.view(len(layer.bias), -1, size, size)
+            x = F.relu(F.conv2d(x, kernel, layer.bias, padding=size // 2))
+        return {"out": x}
+
+
 # What torch runs for each case.
 NETWORKS = {
     "tiny deeplab_v2": lambda: DeepLabV2(**TINY),
     "tiny deeplab_v3": narrow_deeplab_v3,
     "tiny resnet": lambda: without_classifier(NarrowResNet(output_stride=16, **TINY)),
+    "tiny vgg16": lambda: FullyConvolutionalVGG16(width=4, fc_width=16),
+    "vgg16": FullyConvolutionalVGG16,
     "resnet50": lambda: without_classifier(tv_resnet.resnet50()),
     "resnet101": lambda: without_classifier(tv_resnet.resnet101()),
     "deeplab_v3 resnet50": lambda: tv_deeplabv3.deeplabv3_resnet50(**UNTRAINED),
@@ -163,13 +189,27 @@ NETWORKS = {
 
 
 def values_of(network, hw):
-    """Samples of the logits and of the gradient of their loss, and the loss."""
-    image = torch.tensor(random_image(hw)).movedim(-1, 1).requires_grad_()
-    logits = network(image)["out"]
+    """Samples of the logits and of the gradient of their loss, and the loss.
+
+    In float64, because in float32 rounding turns some ReLU on or off, and with it the
+    gradient of all pixels below: `gradient_rounding` is how far that takes torch.
+    """
+    exact, rounded = (
+        _values_of(network.to(dtype), torch.tensor(random_image(hw), dtype=dtype))
+        for dtype in (torch.float64, torch.float32)
+    )
+    errors = np.abs(rounded["gradient"] - exact["gradient"])
+    rounding = np.quantile(errors, 0.99) / np.abs(exact["gradient"]).max()
+    return {**exact, "gradient_rounding": np.float32(rounding)}
+
+
+def _values_of(network, images):
+    images = images.movedim(-1, 1).requires_grad_()
+    logits = network(images)["out"]
     labels = torch.tensor(random_labels(logits.movedim(1, -1).shape))
     loss = F.cross_entropy(logits, labels)
     loss.backward()
-    logits, gradient = (x.detach().movedim(1, -1) for x in (logits, image.grad))
+    logits, gradient = (x.detach().movedim(1, -1) for x in (logits, images.grad))
     return {
         "logits": sample(logits.numpy()),
         "loss": np.float32(loss.item()),
@@ -187,7 +227,7 @@ def main():
         stored[f"{case}/shapes"] = json.dumps(shapes)
         for hw in sizes:
             values = values_of(network, hw)
-            print(f"{case}, {hw}: loss {values['loss']:.4f}", flush=True)
+            print(f"{case}, {hw}: {values['gradient_rounding']:.1e}", flush=True)
             for name, value in values.items():
                 stored[f"{case}/{hw[0]}x{hw[1]}/{name}"] = value
     np.savez_compressed(OUTPUT, **stored)

@@ -15,8 +15,10 @@ CASES = {
     "tiny deeplab_v2": ("deeplab_v2", TINY, ((67, 97),)),
     "tiny deeplab_v3": ("deeplab_v3", TINY, ((129, 161),)),
     "tiny resnet": ("resnet", dict(TINY, output_stride=16), ((77, 58),)),
+    "tiny vgg16": ("vgg16", dict(width=4, fc_width=16), ((77, 58),)),
     "resnet50": ("resnet", dict(stage_sizes=(3, 4, 6, 3)), ODD_SIZES),
     "resnet101": ("resnet", dict(stage_sizes=(3, 4, 23, 3)), ODD_SIZES),
+    "vgg16": ("vgg16", dict(fc_width=4096), ODD_SIZES),
     "deeplab_v3 resnet50": ("deeplab_v3", RESNET50, ODD_SIZES),
     "deeplab_v3 resnet101": ("deeplab_v3", RESNET101, ODD_SIZES),
     "multi_scale deeplab_v2": ("multi_scale", RESNET101, ODD_SIZES),
@@ -38,7 +40,7 @@ def random_weights(shapes):
             return np.zeros(shape, np.int64)
         if name.endswith("running_var"):
             values = rng.uniform(2, 4, shape)
-        elif len(shape) == 4:
+        elif len(shape) in (2, 4):
             values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
         elif name.endswith("weight"):
             values = rng.uniform(0.5, 1.5, shape)
