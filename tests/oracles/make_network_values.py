@@ -7,7 +7,8 @@ PYTHONPATH=. .venv-peers/bin/python tests/oracles/make_network_values.py
 
 Of each case of `network_cases.py` it stores a sample of the logits, the loss, and a
 sample of its gradient by the image, all channels last, how far rounding takes the
-latter, and the names and shapes of the state dict. `tests/models/test_network_values.py` reads the file.
+latter, and the names and shapes of the state dict. The file is read by
+`tests/models/test_network_values.py`.
 """
 
 import collections
