@@ -8,15 +8,14 @@ from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
     DTYPES,
-    NORMS,
     Dropout,
-    NormedModule,
     blank_padding,
     check_hyperparameters,
     conv_norm,
     enlarge,
     he_normal,
 )
+from segloss.models.norms import NORMS, NormedModule
 from segloss.models.resnet import RESNET_STAGE_SIZES, ResNet
 
 

@@ -6,13 +6,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.deeplab import make_head
-from segloss.models.layers import (
-    DTYPES,
-    NORMS,
-    NormedModule,
-    check_hyperparameters,
-    enlarge,
-)
+from segloss.models.layers import DTYPES, check_hyperparameters, enlarge
+from segloss.models.norms import NORMS, NormedModule
 from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
 
 

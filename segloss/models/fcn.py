@@ -8,13 +8,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from segloss.models.layers import (
-    DTYPES,
-    NORMS,
-    NormedModule,
-    check_hyperparameters,
-    enlarge,
-)
+from segloss.models.layers import DTYPES, check_hyperparameters, enlarge
+from segloss.models.norms import NORMS, NormedModule
 from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
 
 

@@ -11,141 +11,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-NORMS = ("batch", "frozen", "group", "none")
+from segloss.models.norms import apply_norm, like
+
 DTYPES = ("float32", "bfloat16")
-
-
-class BatchNorm(nn.Module, kw_only=True):
-    """Batch normalisation over the valid samples of all devices.
-
-    `(x - mean) / sqrt(var + epsilon) * scale + bias` per channel: Ioffe & Szegedy 2015
-    (arXiv:1502.03167), algorithm 1. flax's own averages the means of the devices; this
-    one divides sums by counts over all of `axis_name`, so a device may hold fewer valid
-    samples than another, or none. Where no device holds any, the running statistics
-    normalise, and stay as they are. A sample that is not valid must still be finite.
-
-    Statistics and parameters are float32 and named as in flax.
-
-    Attributes:
-        momentum: share of the running statistics that one training step keeps.
-        epsilon: added to the variance, which is the biased one everywhere.
-        dtype: dtype of the output.
-        axis_name: mapped device axis whose devices share statistics.
-    """
-
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    dtype: str = "float32"
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b *spatial c"],
-        *,
-        train: bool,
-        sample_valid: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b *spatial c"]:
-        shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-        x = x.astype(jnp.float32)
-        mean, var = running_mean.value, running_var.value
-        if train:
-            count, batch_mean, batch_var = self._moments(x, sample_valid)
-            mean = jnp.where(count > 0, batch_mean, mean)
-            var = jnp.where(count > 0, batch_var, var)
-            if not self.is_initializing():
-                step = 1 - self.momentum
-                running_mean.value += step * (mean - running_mean.value)
-                running_var.value += step * (var - running_var.value)
-        gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = (x - _like(x, mean)) * _like(x, gain) + _like(x, bias)
-        return y.astype(self.dtype)
-
-    def _moments(
-        self, x: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None
-    ) -> tuple[Float[Array, " 1"], Float[Array, " c"], Float[Array, " c"]]:
-        """Number, mean and variance of a channel's valid elements on all devices."""
-        if sample_valid is None:
-            sample_valid = jnp.ones(x.shape[0], bool)
-        valid = jnp.expand_dims(sample_valid, range(1, x.ndim))
-
-        def total(values):
-            values = jnp.sum(values, axis=range(x.ndim - 1), where=valid)
-            # `init` runs outside the mapped function, where the axis has no meaning.
-            if self.axis_name is None or self.is_initializing():
-                return values
-            return jax.lax.psum(values, self.axis_name)
-
-        count = total(jnp.ones_like(x[..., :1]))
-        divisor = jnp.maximum(count, 1)
-        mean = total(x) / divisor
-        # Deviations from the mean sum to 0, so no gradient passes through it here.
-        deviation = x - _like(x, jax.lax.stop_gradient(mean))
-        return count, mean, total(deviation**2) / divisor
-
-
-def apply_norm(
-    x: Float[Array, "b *spatial c"],
-    norm: str,
-    *,
-    name: str,
-    train: bool,
-    sample_valid: Bool[Array, " b"] | None,
-    dtype: str,
-    axis_name: str | None,
-    momentum: float = 0.9,
-) -> Float[Array, "b *spatial c"]:
-    """Normalises, as a submodule `name` of the module that calls.
-
-    Args:
-        x: activations.
-        norm: "batch" (`BatchNorm`); "frozen", the same, but with the running statistics
-            even in training, as where weights come from elsewhere and batches are
-            small; "group" (Wu & He 2018, arXiv:1803.08494: 32 groups, or the largest
-            power of two that divides the channels); "none".
-        name: of the submodule; variables are alike under "batch" and "frozen".
-        train: as for `BatchNorm`, and so are the others.
-        sample_valid: False marks padding samples.
-        dtype: of the output.
-        axis_name: mapped device axis whose devices share batch statistics.
-        momentum: share of the running statistics that one training step keeps.
-    """
-    if norm in ("batch", "frozen"):
-        module = BatchNorm(
-            momentum=momentum, dtype=dtype, axis_name=axis_name, name=name
-        )
-        return module(x, train=train and norm == "batch", sample_valid=sample_valid)
-    if norm == "group":
-        groups = math.gcd(32, x.shape[-1])
-        return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
-    return x
-
-
-class NormedModule(nn.Module, kw_only=True):
-    """What modules that normalise have in common.
-
-    Attributes:
-        norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
-        norm_momentum: share of the running statistics that one training step keeps.
-        dtype: "float32" or "bfloat16", of computation and output; parameters, and the
-            statistics of norms, are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
-    """
-
-    norm: str = "batch"
-    norm_momentum: float = 0.9
-    dtype: str = "float32"
-    axis_name: str | None = None
-
-    @property
-    def norm_fields(self) -> dict[str, Any]:
-        """The attributes above, for `conv_norm` and submodules."""
-        names = ("norm", "norm_momentum", "dtype", "axis_name")
-        return {name: getattr(self, name) for name in names}
 
 
 def conv_norm(
@@ -309,7 +177,7 @@ class UpConv(nn.Module, kw_only=True):
         x = x.reshape(b, *(2 * n for n in size), self.features)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            x += _like(x, bias.astype(self.dtype))
+            x += like(x, bias.astype(self.dtype))
         return x
 
 
@@ -404,8 +272,3 @@ def space_to_depth(
     x = jnp.pad(images, ((0, 0), (0, -h % stride), (0, -w % stride), (0, 0)))
     x = x.reshape(b, -(-h // stride), stride, -(-w // stride), stride, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, x.shape[1], x.shape[3], -1)
-
-
-def _like(x: Float[Array, "..."], channels: Float[Array, " c"]) -> Float[Array, "..."]:
-    """`channels` with the rank of `x`: ranks are never promoted in silence here."""
-    return jnp.expand_dims(channels, range(x.ndim - 1))

@@ -8,12 +8,11 @@ from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
     DTYPES,
-    NORMS,
-    NormedModule,
     blank_padding,
     check_hyperparameters,
     conv_norm,
 )
+from segloss.models.norms import NORMS, NormedModule
 
 RESNET_STAGE_SIZES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 

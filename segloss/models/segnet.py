@@ -10,13 +10,12 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from segloss.models.layers import (
     DTYPES,
-    NORMS,
-    NormedModule,
     blank_padding,
     check_hyperparameters,
     conv_norm,
     he_normal,
 )
+from segloss.models.norms import NORMS, NormedModule
 from segloss.models.vgg import (
     VGG16,
     VGG16_STAGE_SIZES,

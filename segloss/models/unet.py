@@ -8,7 +8,6 @@ from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
     DTYPES,
-    NORMS,
     ConvNormReLU,
     UpConv,
     blank_padding,
@@ -17,6 +16,7 @@ from segloss.models.layers import (
     he_normal,
     space_to_depth,
 )
+from segloss.models.norms import NORMS
 
 
 class UNet(nn.Module, kw_only=True):

@@ -7,13 +7,12 @@ from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
     DTYPES,
-    NORMS,
     Dropout,
-    NormedModule,
     blank_padding,
     check_hyperparameters,
     conv_norm,
 )
+from segloss.models.norms import NORMS, NormedModule
 
 VGG16_STAGE_SIZES = (2, 2, 3, 3, 3)
 

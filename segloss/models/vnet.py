@@ -8,14 +8,12 @@ from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
     DTYPES,
-    NORMS,
-    NormedModule,
     UpConv,
-    apply_norm,
     blank_padding,
     check_hyperparameters,
     he_normal,
 )
+from segloss.models.norms import NORMS, NormedModule, apply_norm
 
 
 class VNet(NormedModule, kw_only=True):
