@@ -13,6 +13,7 @@ from segloss.data.augment import augment
 from segloss.losses import soft_dice, softmax_cross_entropy
 from segloss.metrics import confusion_matrix, dice_per_class, mean_iou
 from segloss.models import MODELS, make_model
+from segloss.train.inference import Inference
 from segloss.train.optimizers import adamw, cosine
 from segloss.train.step import (
     AXIS,
@@ -63,7 +64,8 @@ def make_batch(four_images, times):
 
     images, labels, valid = map(enlarge, four_images)
     everyone = np.ones(len(images), bool)
-    return dict(images=images, labels=labels, valid=valid, sample_valid=everyone)
+    hw = np.full((len(images), 2), labels.shape[1:])
+    return dict(images=images, labels=labels, valid=valid, sample_valid=everyone, hw=hw)
 
 
 def make_optimizer(steps, learning_rate):
@@ -107,7 +109,7 @@ def test_network_learns_four_images_by_heart(run, four_images):
     for _ in range(steps):
         state, scalars = step(state, batch)
         jax.block_until_ready(scalars)
-    evaluate = pmap_evaluation_step(model=model, num_classes=21)
+    evaluate = pmap_evaluation_step(model=model, num_classes=21, inference=Inference())
     counts = evaluate(state.variables, batch)
     confusion = np.asarray(counts, np.int64).sum(axis=(0, 1))
     assert np.count_nonzero(confusion.sum(axis=1)) >= 5  # classes in the images

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.train_step import MATMUL, OURS, Candidate, make_batch, make_table
+from benchmarks.steps import MATMUL, OURS, Candidate, make_batch, make_table
 from segloss.models import make_model
 
 
