@@ -20,6 +20,7 @@ def load_exported(directory: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     call = jax.jit(model.call)
 
     def predict(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
         b, *image_hw, channels = images.shape if images.ndim == 4 else (0,) * 4
         fits = b > 0 and channels == 3 and hw in (None, image_hw)
         if not fits or images.dtype != np.uint8:

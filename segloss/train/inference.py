@@ -4,6 +4,7 @@ import dataclasses
 import fractions
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +56,19 @@ class Inference:
             _refuse("window_hw", "None, or height and width in pixels", self.window_hw)
         if not _are_numbers((self.window_stride,)) or not 0 < self.window_stride <= 1:
             _refuse("window_stride", "in (0, 1]", self.window_stride)
-        if self.size_multiple < 1:
-            _refuse("size_multiple", ">= 1", self.size_multiple)
+        if not isinstance(self.size_multiple, int) or self.size_multiple < 1:
+            _refuse("size_multiple", "an integer >= 1", self.size_multiple)
+
+    @property
+    def name(self) -> str:
+        """Tells apart what is predicted in other ways; empty where it is plain."""
+        looks = [f"{scale:g}" for scale in self.scales]
+        parts = [f"scales_{'_'.join(looks)}"] if looks != ["1"] else []
+        parts += ["flip"] if self.flip else []
+        if self.window_hw is not None:
+            windows = "x".join(map(str, self.window_hw))
+            parts.append(f"windows_{windows}_{self.window_stride:.3g}")
+        return "_".join(parts)
 
     @property
     def in_one_look(self) -> "Inference":
@@ -232,7 +244,8 @@ def _most_likely(scores: Float[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, tuple) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in values
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+        for v in values
     )
 
 

@@ -376,14 +376,29 @@ def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
     config = config.copy_and_resolve_references().lock()
     for change in changes:
         field, _, text = change.partition("=")
+        *path, name = field.split(".")
+        section = config
+        for part in path:
+            section = section.get(part) if isinstance(section, ConfigDict) else None
+        if not isinstance(section, ConfigDict) or name not in section:
+            known = section if isinstance(section, ConfigDict) else config
+            raise ValueError(
+                f"--set={change}: there is no field {field!r}; known are "
+                f"{', '.join(known)}."
+            )
         try:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
             value = text
+        before = section[name]
+        if isinstance(before, tuple) and isinstance(value, int | float):
+            value = (value,)
         try:
-            config.update_from_flattened_dict({field: value})
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"--set={change}: {error.args[0]}") from error
+            section[name] = value
+        except TypeError as error:
+            raise ValueError(
+                f"--set={change}: must be of the type of {before!r}."
+            ) from error
     return config
 
 

@@ -105,7 +105,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint, and prints the tables.
 
-    Writes `evaluations/SPLIT_STEP/results.json` and a figure.
+    Writes `evaluations/SPLIT_STEP/results.json` and a figure; where `config.evaluate`
+    asks for scales, flip or windows, the directory's name says so.
 
     Args:
         config: the run's config.
@@ -125,7 +126,8 @@ def evaluate_run(
             f"{workdir} was trained on the classes {', '.join(trained.class_names)}; "
             f"{dataset.name} has {', '.join(dataset.class_names)}."
         )
-    directory = workdir / "evaluations" / f"{split}_{trained.step}"
+    name = "_".join(filter(None, (split, str(trained.step), trained.inference.name)))
+    directory = workdir / "evaluations" / name
     return final_evaluation(config, dataset, split, trained, directory, make_console())
 
 

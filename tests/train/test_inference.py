@@ -184,6 +184,12 @@ def test_windows_at_another_scale_of_such_a_network_change_nothing():
     np.testing.assert_array_equal(look(window_hw=(16, 16)), look())
 
 
+def test_ways_to_predict_have_names():
+    assert Inference(size_multiple=8).name == ""
+    ways = Inference(scales=(0.75, 1), flip=True, window_hw=(64, 32), window_stride=0.5)
+    assert ways.name == "scales_0.75_1_flip_windows_64x32_0.5"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -196,7 +202,10 @@ def test_windows_at_another_scale_of_such_a_network_change_nothing():
         (dict(window_hw=(32, 0)), r"window_hw must be None, or .*, got \(32, 0\)"),
         (dict(window_stride=0.0), r"window_stride must be in \(0, 1\], got 0.0"),
         (dict(window_stride=341), r"window_stride must be in \(0, 1\], got 341"),
-        (dict(size_multiple=0), "evaluate.size_multiple must be >= 1, got 0"),
+        (
+            dict(size_multiple=0),
+            "evaluate.size_multiple must be an integer >= 1, got 0",
+        ),
     ],
 )
 def test_field_out_of_range_is_named(fields, message):

@@ -196,14 +196,16 @@ def test_fields_of_a_config_are_changed_by_their_names(tiny_config, tmp_path):
     assert changed.evaluate.checkpoint == "best"
     assert changed.data.data_dir == "/a=b"
     assert not tiny_config.evaluate.flip
+    one_scale = change_fields(tiny_config, ["evaluate.scales=0.5"])
+    assert one_scale.evaluate.scales == (0.5,)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("evaluate.flop=True", "--set=evaluate.flop=True: .*flop"),
-        ("evaluation.flip=True", "--set=evaluation.flip=True: .*evaluation"),
-        ("total_steps=many", "--set=total_steps=many: .* type"),
+        ("evaluate.flop=True", "no field 'evaluate.flop'; known are .*split"),
+        ("evaluation.flip=True", "no field 'evaluation.flip'; known are "),
+        ("total_steps=many", "total_steps=many: must be of the type of 4"),
         ("seed", "--set=seed: "),
     ],
 )
