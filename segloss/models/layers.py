@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from segloss.models.norms import apply_norm, like
+from segloss.models.norms import NormedModule, apply_norm, like
 
 DTYPES = ("float32", "bfloat16")
 
@@ -73,21 +73,10 @@ def conv_norm(
     )
 
 
-class ConvNormReLU(nn.Module, kw_only=True):
-    """3x3 convolution (size kept, He normal), normalisation, ReLU.
-
-    Attributes:
-        features: output channels.
-        norm: see `apply_norm`. The convolution has a bias only under "none", as the
-            others bring their own.
-        dtype: dtype of computation and output; parameters are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
-    """
+class ConvNormReLU(NormedModule, kw_only=True):
+    """`conv_norm` of 3x3 that keeps the size, to `features` channels, then ReLU."""
 
     features: int
-    norm: str = "batch"
-    dtype: str = "float32"
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -97,23 +86,8 @@ class ConvNormReLU(nn.Module, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b h w {self.features}"]:
-        x = nn.Conv(
-            self.features,
-            (3, 3),
-            use_bias=self.norm == "none",
-            kernel_init=he_normal,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        x = apply_norm(
-            x,
-            self.norm,
-            name="norm",
-            train=train,
-            sample_valid=sample_valid,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        how = dict(train=train, sample_valid=sample_valid, **self.norm_fields)
+        x = conv_norm(x, self.features, 3, conv="conv", norm_name="norm", **how)
         return nn.relu(x)
 
 

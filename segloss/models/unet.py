@@ -16,10 +16,10 @@ from segloss.models.layers import (
     he_normal,
     space_to_depth,
 )
-from segloss.models.norms import NORMS
+from segloss.models.norms import NORMS, NormedModule
 
 
-class UNet(nn.Module, kw_only=True):
+class UNet(NormedModule, kw_only=True):
     """U-Net: Ronneberger et al. 2015 (arXiv:1505.04597), figure 1.
 
     Departs from the paper in four points, as later implementations do: convolutions are
@@ -29,17 +29,16 @@ class UNet(nn.Module, kw_only=True):
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
-    Attributes:
+    Attributes beside those of `NormedModule`; the head is float32 in any case:
         num_classes: channels of the logits.
         depth: how often the size is halved; 4 in the paper.
         width: channels at full size, doubled at each halving; 64 in the paper.
-        norm: "batch", "frozen", "group" or "none" (the paper); see `apply_norm`.
-        dtype: "float32" or "bfloat16", in which all is computed but the statistics of
-            norms and the head, whose logits are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
+        norm: "none" is the paper.
         input_stride: with 2, the network works at half the image size on squares of
             2x2 pixels as channels, and its logits are enlarged bilinearly: a third of
             the time, for coarser edges. 1 is the paper.
+        remat: True computes each level's activations again for the gradient instead of
+            keeping them (`jax.checkpoint`): less memory, a third more time.
 
     Raises:
         ValueError: at construction, if a hyperparameter is out of its range.
@@ -48,10 +47,8 @@ class UNet(nn.Module, kw_only=True):
     num_classes: int
     depth: int = 4
     width: int = 64
-    norm: str = "batch"
-    dtype: str = "float32"
-    axis_name: str | None = None
     input_stride: int = 1
+    remat: bool = False
 
     def __post_init__(self):
         check_hyperparameters(
@@ -81,24 +78,26 @@ class UNet(nn.Module, kw_only=True):
             resize: False leaves logits at the size at which they are computed.
         """
         images = blank_padding(images, sample_valid)
-        convs = functools.partial(
-            DoubleConv, norm=self.norm, dtype=self.dtype, axis_name=self.axis_name
+        # `train` must be known where the level is traced.
+        make_convs = (
+            nn.remat(DoubleConv, static_argnums=(3,)) if self.remat else DoubleConv
         )
-        apply = dict(train=train, sample_valid=sample_valid)
+        convs = functools.partial(make_convs, **self.norm_fields)
+        how = (sample_valid, train)
         x = space_to_depth(images.astype(self.dtype), stride=self.input_stride)
         skips = []
         for level in range(self.depth):
-            x = convs(features=self.width << level, name=f"down{level}")(x, **apply)
+            x = convs(features=self.width << level, name=f"down{level}")(x, *how)
             skips.append(x)
             x = nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")  # ceil(size / 2)
-        x = convs(features=self.width << self.depth, name="bottom")(x, **apply)
+        x = convs(features=self.width << self.depth, name="bottom")(x, *how)
         for level in reversed(range(self.depth)):
             skip = skips.pop()
             features = self.width << level
             x = UpConv(features=features, dtype=self.dtype, name=f"upconv{level}")(x)
             x = x[:, : skip.shape[1], : skip.shape[2]]
             x = jnp.concatenate([skip, x], axis=-1)
-            x = convs(features=features, name=f"up{level}")(x, **apply)
+            x = convs(features=features, name=f"up{level}")(x, *how)
         logits = nn.Conv(
             self.num_classes,
             (1, 1),
@@ -113,28 +112,21 @@ class UNet(nn.Module, kw_only=True):
         return enlarge(logits, size)[:, :h, :w]
 
 
-class DoubleConv(nn.Module, kw_only=True):
-    """Two `ConvNormReLU` in a row, which the attributes describe."""
+class DoubleConv(NormedModule, kw_only=True):
+    """Two `ConvNormReLU` of `features` channels in a row."""
 
     features: int
-    norm: str
-    dtype: str
-    axis_name: str | None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "b h w _"],
-        *,
-        train: bool,
         sample_valid: Bool[Array, " b"] | None,
+        train: bool,
     ) -> Float[Array, "b h w {self.features}"]:
         for i in range(2):
-            x = ConvNormReLU(
-                features=self.features,
-                norm=self.norm,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-                name=f"conv{i}",
-            )(x, train=train, sample_valid=sample_valid)
+            conv = ConvNormReLU(
+                features=self.features, name=f"conv{i}", **self.norm_fields
+            )
+            x = conv(x, train=train, sample_valid=sample_valid)
         return x

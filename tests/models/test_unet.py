@@ -163,6 +163,30 @@ def test_padding_samples_change_nothing_whatever_they_hold(garbage):
     assert_trees_close(jitted_value_and_grad(params, images, LABELS, valid), expected)
 
 
+def test_remat_computes_again_and_changes_nothing():
+    def make_gradient(remat):
+        model = make_tiny(remat=remat)
+
+        def loss(params):
+            logits, updated = model.apply(
+                {**tiny_variables(), "params": params},
+                IMAGES,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return jnp.mean(logits**2), updated["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)
+
+    def count(gradient):
+        return str(jax.make_jaxpr(gradient)(params)).count("conv_general_dilated[")
+
+    params = tiny_variables()["params"]
+    kept, again = make_gradient(False), make_gradient(True)
+    assert count(again) == count(kept) + 3 * 2  # two of each of three levels
+    assert_trees_close(jax.jit(again)(params), jax.jit(kept)(params), atol=1e-5)
+
+
 def test_input_stride_is_the_network_on_squares_enlarged():
     model = make_tiny(input_stride=2)
     variables = init(model)
@@ -208,7 +232,7 @@ def test_bfloat16_computes_in_bfloat16_around_float32_parameters(norm):
         (dict(dtype="float16"), "UNet: dtype must be one of .*, got 'float16'."),
         (
             dict(dept=3),
-            "no hyperparameter 'dept'; known are depth, width, norm, dtype, input_",
+            "no hyperparameter 'dept'; known are norm, norm_momentum, dtype, depth, ",
         ),
     ],
 )
