@@ -34,7 +34,8 @@ class ResNet(NormedModule, kw_only=True):
             Caffe), "v1.5" in the 3x3 (torchvision).
         output_stride: 8, 16 or 32, that of the last features.
         multi_grid: a factor for the rate of each block of the last stage
-            (arXiv:1706.05587, sec. 3.2.1); None is all ones.
+            (arXiv:1706.05587, sec. 3.2.1), all of which then dilate alike; under None
+            the first of v1.5 has the rate before the stage's own, as in torchvision.
         ceil_pool: True rounds the size up where the stem pools, as Caffe does.
         remat: True computes the activations of each stage again for the gradient
             instead of keeping them (`jax.checkpoint`).
@@ -128,7 +129,7 @@ class ResNet(NormedModule, kw_only=True):
             # stride in v1.5, behind it in v1. So it does where dilation replaces it.
             rates = [first if self.version == "v1.5" else rate] + [rate] * (blocks - 1)
             if i == 3 and self.multi_grid is not None:
-                rates = [r * k for r, k in zip(rates, self.multi_grid, strict=True)]
+                rates = [rate * k for k in self.multi_grid]
             yield stride, tuple(rates)
 
 

@@ -115,7 +115,7 @@ def test_size_at_which_logits_are_computed(name, output_stride, hw):
         ("deeplab_v3", dict(output_stride=16), [6, 12, 18]),
         ("deeplab_v3_plus", {}, [6, 12, 18]),
         ("deeplab_v3_plus", dict(output_stride=8), [2, 12, 24, 36]),
-        ("deeplab_v3_plus", dict(rates=(2, 3), multi_grid=(5,)), [5, 2, 3]),
+        ("deeplab_v3_plus", dict(rates=(2, 3), multi_grid=(5,)), [10, 2, 3]),
         # Of the three convolutions of conv5, and of fc6.
         ("deeplab_v1", dict(stage_sizes=(1, 1, 1, 1, 3)), [2, 2, 2, 12]),
     ],

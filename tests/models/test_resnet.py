@@ -114,10 +114,14 @@ def test_a_block_strides_where_its_version_says():
     assert strides == {"v1": [1] * 6, "v1.5": [1, 2, 2, 1, 2, 1]}
 
 
-def test_multi_grid_multiplies_the_rates_of_the_last_stage():
+@pytest.mark.parametrize("version", ["v1", "v1.5"])
+def test_multi_grid_multiplies_the_rate_of_the_last_stage(version):
     # The example of arXiv:1706.05587, sec. 3.2.1: 2 * (1, 2, 4).
     model = make_tiny(
-        stage_sizes=(1, 1, 1, 3), version="v1", output_stride=16, multi_grid=(1, 2, 4)
+        stage_sizes=(1, 1, 1, 3),
+        version=version,
+        output_stride=16,
+        multi_grid=(1, 2, 4),
     )
     rates = [c["rhs_dilation"] for c in convolutions(model)]
     assert rates == [(1, 1)] * 3 + [(2, 2), (4, 4), (8, 8)]
