@@ -44,8 +44,10 @@ def test_config_is_set_up(name, tmp_path, request):
     assert len(setup.sampler[0]) <= config.sampler.batch_max
     shape = (1, *config.data.crop_hw, 3)
     init = functools.partial(setup.model.init_with_output, train=False)
-    logits, _ = jax.eval_shape(init, jax.random.key(0), jnp.zeros(shape))
+    logits, variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros(shape))
     assert logits.shape == (*shape[:3], setup.dataset.num_classes)
+    # Refuses groups that are those of no parameter.
+    jax.eval_shape(setup.optimizer.init, variables["params"])
 
 
 @pytest.mark.parametrize("name", FINISHED)
