@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from segloss.models.layers import (
     DTYPES,
     Dropout,
+    are_counts,
     blank_padding,
     check_hyperparameters,
     conv_norm,
@@ -55,10 +56,9 @@ class DeepLab(NormedModule, kw_only=True):
             at_least=dict(num_classes=1),
             one_of=dict(backbone=tuple(RESNET_STAGE_SIZES), norm=NORMS, dtype=DTYPES),
         )
-        if self.rates is not None and min(self.rates, default=0) < 1:
+        if self.rates is not None and not are_counts(self.rates):
             raise ValueError(
-                f"{type(self).__name__}: rates must be numbers >= 1, "
-                f"got {tuple(self.rates)}."
+                f"{type(self).__name__}: rates must be numbers >= 1, got {self.rates}."
             )
         self._make_backbone(parent=None)  # checks the rest
         super().__post_init__()
@@ -89,8 +89,9 @@ class DeepLab(NormedModule, kw_only=True):
         return enlarge(logits, images.shape[1:3]) if resize else logits
 
     def _make_backbone(self, **fields) -> ResNet:
+        sizes = self.stage_sizes
         return ResNet(
-            stage_sizes=self.stage_sizes or RESNET_STAGE_SIZES[self.backbone],
+            stage_sizes=RESNET_STAGE_SIZES[self.backbone] if sizes is None else sizes,
             width=self.width,
             version=self.version,
             output_stride=self.output_stride,

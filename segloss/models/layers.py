@@ -234,6 +234,13 @@ def check_hyperparameters(
             raise ValueError(f"{network}: {name} must be in [0, 1), got {value}.")
 
 
+def are_counts(values: Any, length: int | None = None) -> bool:
+    """Whether these are several numbers >= 1: `length` of them, or at least one."""
+    if not isinstance(values, Sequence) or not values:
+        return False
+    return length in (None, len(values)) and min(values) >= 1
+
+
 def space_to_depth(
     images: Float[Array, "b h w c"], *, stride: int
 ) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) {stride}**2*c"]:

@@ -137,6 +137,12 @@ class NormedModule(nn.Module, kw_only=True):
     dtype: str = "float32"
     axis_name: str | None = None
 
+    def __post_init__(self):
+        if not 0 <= (value := self.norm_momentum) < 1:
+            name = type(self).__name__
+            raise ValueError(f"{name}: norm_momentum must be in [0, 1), got {value}.")
+        super().__post_init__()
+
     @property
     def norm_fields(self) -> dict[str, Any]:
         """The attributes above, for `conv_norm` and submodules."""

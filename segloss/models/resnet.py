@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from segloss.models.layers import (
     DTYPES,
+    are_counts,
     blank_padding,
     check_hyperparameters,
     conv_norm,
@@ -63,18 +64,16 @@ class ResNet(NormedModule, kw_only=True):
                 dtype=DTYPES,
             ),
         )
-        if len(self.stage_sizes) != 4 or min(self.stage_sizes) < 1:
+        if not are_counts(self.stage_sizes, 4):
             raise ValueError(
                 "ResNet: stage_sizes must be four numbers >= 1, "
-                f"got {tuple(self.stage_sizes)}."
+                f"got {self.stage_sizes}."
             )
         last = self.stage_sizes[-1]
-        if self.multi_grid is not None and (
-            len(self.multi_grid) != last or min(self.multi_grid) < 1
-        ):
+        if self.multi_grid is not None and not are_counts(self.multi_grid, last):
             raise ValueError(
                 "ResNet: multi_grid must be a number >= 1 for each block of the last "
-                f"stage, of which there are {last}, got {tuple(self.multi_grid)}."
+                f"stage, of which there are {last}, got {self.multi_grid}."
             )
         super().__post_init__()
 

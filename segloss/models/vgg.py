@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 from segloss.models.layers import (
     DTYPES,
     Dropout,
+    are_counts,
     blank_padding,
     check_hyperparameters,
     conv_norm,
@@ -173,9 +174,8 @@ def stage_width(width: int, number: int) -> int:
 
 def check_stage_sizes(module: nn.Module) -> None:
     """Raises ValueError unless there are five `stage_sizes`, each at least 1."""
-    sizes = tuple(module.stage_sizes)
-    if len(sizes) != 5 or min(sizes) < 1:
+    if not are_counts(module.stage_sizes, 5):
         raise ValueError(
             f"{type(module).__name__}: stage_sizes must be five numbers >= 1, "
-            f"got {sizes}."
+            f"got {module.stage_sizes}."
         )

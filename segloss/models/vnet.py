@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from segloss.models.layers import (
     DTYPES,
     UpConv,
+    are_counts,
     blank_padding,
     check_hyperparameters,
     he_normal,
@@ -54,10 +55,9 @@ class VNet(NormedModule, kw_only=True):
             at_least=dict(num_classes=1, width=1),
             one_of=dict(norm=NORMS, dtype=DTYPES),
         )
-        if not self.convs or min(self.convs) < 1:
+        if not are_counts(self.convs):
             raise ValueError(
-                "VNet: convs must be at least one number, each >= 1, "
-                f"got {tuple(self.convs)}."
+                f"VNet: convs must be at least one number, each >= 1, got {self.convs}."
             )
         super().__post_init__()
 

@@ -191,6 +191,7 @@ def test_drop_out_draws_numbers_in_training_only(name):
             dict(rates=()),
             "DeepLabV2: rates must be numbers >= 1, got ().",
         ),
+        ("deeplab_v3", dict(stage_sizes=()), "stage_sizes must be four numbers >= 1"),
         (
             "deeplab_v2",
             dict(backbone="vgg16"),

@@ -184,6 +184,7 @@ def test_training_on_two_devices_equals_one(name):
     ("hyperparameter", "message"),
     [
         (dict(norm="layer"), "norm must be one of batch, frozen, group, none, got 'l"),
+        (dict(norm_momentum=1.5), r"norm_momentum must be in \[0, 1\), got 1.5."),
         (dict(dtype="float16"), "dtype must be one of float32, bfloat16, got 'float1"),
     ],
 )
