@@ -76,7 +76,7 @@ class BatchNorm(nn.Module, kw_only=True):
                 return values
             return jax.lax.psum(values, self.axis_name)
 
-        count = total(jnp.oneslike(x[..., :1]))
+        count = total(jnp.ones_like(x[..., :1]))
         divisor = jnp.maximum(count, 1)
         mean = total(x) / divisor
         # Deviations from the mean sum to 0, so no gradient passes through it here.

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,10 @@ def put_into(
     """Variables of a network, those that a file holds replaced by the file's.
 
     The file may be of the whole network, of its `backbone`, or of the `network` of a
-    `MultiScale`. What it lacks stays as it is, and so does a class head of another
-    number of classes; warnings list both. Of a VGG-16, `fc6` and `fc7` are left out
-    where they do not fit, and biases become running means where a norm follows.
+    `MultiScale`. Modules above the backbone, or a head, that it lacks as a whole stay
+    as they are, and so does a class head of another number of classes; warnings list
+    both. Of a VGG-16, `fc6` and `fc7` are left out where they do not fit, and biases
+    become running means where a norm follows, whose other arrays stay as they are.
 
     Args:
         variables: `{"params", "batch_stats"}` of the network, fresh.
@@ -104,7 +105,8 @@ def put_into(
         num_classes: of the network.
 
     Raises:
-        ValueError: if anything else of the file does not fit; it gives both shapes.
+        ValueError: if anything else of the file does not fit, which gives both shapes,
+            or anything else is lacking.
     """
     fresh = traverse_util.flatten_dict(dict(variables), sep="/")
     shapes = {path: np.shape(array) for path, array in fresh.items()}
@@ -134,6 +136,12 @@ def put_into(
             stacklevel=2,
         )
     lacking = [f"{p} {shape}" for p, shape in shapes.items() if p not in arrays]
+    if gaps := _gaps(shapes, arrays, weights.arrays):
+        raise ValueError(
+            f"{weights.source} is no whole network or backbone of this depth: it lacks "
+            f"{len(gaps)} arrays ({shown([f'{p} {shapes[p]}' for p in gaps])}) of what "
+            "it must hold whole."
+        )
     if lacking:
         warnings.warn(
             f"{weights.source} lacks {len(lacking)} of {len(shapes)} arrays, which "
@@ -170,6 +178,39 @@ def _arrange_for(
         elif path not in above:
             trunk[path] = array
     return trunk, [f"{p} {placed[p].shape}" for p in above]
+
+
+def _gaps(
+    shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], file: Iterable[str]
+) -> list[str]:
+    """Paths that a file must hold and lacks.
+
+    Args:
+        shapes: of the network.
+        arrays: what is taken from the file.
+        file: paths of the file itself.
+    """
+    has_backbone = any("/backbone/" in path for path in shapes)
+    held = {_optional_module(path, has_backbone) for path in arrays} | {None}
+    gaps = [
+        p
+        for p in shapes.keys() - arrays.keys()
+        if _optional_module(p, has_backbone) in held
+    ]
+    if not any("/norm" in path for path in file):
+        # Only a VGG-16 goes without norms.
+        gaps = [p for p in gaps if not re.search(r"/norm._./(scale|bias|var)$", p)]
+    return sorted(gaps)
+
+
+def _optional_module(path: str, has_backbone: bool) -> str | None:
+    """The module, lacking as a whole in some files, that a path is in; None if none."""
+    name, *inner = path.split("/", 1)[1].removeprefix("network/").split("/")
+    if name == "backbone":
+        name = inner[0]
+    elif has_backbone:
+        return name
+    return name if re.match("head|fc", name) else None
 
 
 def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
