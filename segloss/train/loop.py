@@ -16,7 +16,13 @@ from rich.progress import Progress
 
 from segloss import metrics
 from segloss.data import BalanceBatch, Batch, estimate_acceptance, iterate_batches
-from segloss.models.pretrained import Weights, load_weights, put_into, sha256_of
+from segloss.models.pretrained import (
+    Weights,
+    load_weights,
+    put_into,
+    sha256_of,
+    warn_of_another_resnet,
+)
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
@@ -145,6 +151,7 @@ class _Run:
         variables = put_into(
             state.variables, weights, num_classes=setup.dataset.num_classes
         )
+        warn_of_another_resnet(setup.model, weights)
         self.pretrained = {"file": source, "sha256": sha256_of(source)}
         self.console.print(
             f"begins with the weights of {source}: {weights.layout}, "

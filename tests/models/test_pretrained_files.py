@@ -260,7 +260,7 @@ def test_conversion_keeps_every_value(tmp_path, resnet):
         "no class head; written to out.safetensors\n"
     )
     written = load_weights(tmp_path / "out.safetensors")
-    assert written.layout == "segloss"
+    assert written.layout == "torchvision_resnet"
     assert written.num_parameters == parameters
     variables = from_torchvision_resnet(resnet)
     for path, array in written.arrays.items():

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from segloss.models import ResNet, make_model
-from segloss.models.pretrained import Weights, put_into
+from segloss.models.pretrained import Weights, put_into, warn_of_another_resnet
 from segloss.models.vgg import VGG16
 
 RESNET = dict(stage_sizes=(1, 1, 1, 1), width=4)
@@ -163,6 +163,39 @@ def test_unet_may_lack_its_head_alone():
         del file.arrays[path]
     with pytest.raises(ValueError, match=r"lacks \d+ arrays .*/up0/"):
         put_into(network(**unet), file, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "layout", "changes"),
+    [
+        (
+            DEEPLAB_V3,
+            "deeplab_v2",
+            r"model.version='v1' \(is 'v1.5'\), model.ceil_pool=True \(is False\)\.$",
+        ),
+        (DEEPLAB_V3 | dict(ceil_pool=True), "deeplab_v2", r"set model.version='v1' .*"),
+        (DEEPLAB_V2, "torchvision_resnet", r"set model.version='v1.5' \(is 'v1'\), .*"),
+        (MULTI_SCALE, "torchvision_deeplabv3", "set model.network.version='v1.5'"),
+    ],
+)
+def test_weights_of_another_resnet_warn_which_fields_to_set(fields, layout, changes):
+    model = make_model(num_classes=5, **fields)
+    with pytest.warns(UserWarning, match=rf"^IN.pth \({layout}\) fits .*{changes}"):
+        warn_of_another_resnet(model, Weights("IN.pth", layout, {}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "layout"),
+    [
+        (DEEPLAB_V3, "torchvision_deeplabv3"),
+        (MULTI_SCALE, "deeplab_v2"),
+        (dict(name="segnet"), "torchvision_vgg16"),
+        (DEEPLAB_V2, "segloss"),
+    ],
+)
+def test_weights_of_the_same_resnet_do_not_warn(fields, layout):
+    model = make_model(num_classes=5, **fields)
+    warn_of_another_resnet(model, Weights("IN.pth", layout, {}))
 
 
 def test_heads_of_several_numbers_of_classes_are_no_head():

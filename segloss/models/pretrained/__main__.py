@@ -44,7 +44,7 @@ def convert(source: str, target: Path) -> str:
     if target.exists():
         raise FileExistsError(f"{target} is there already.")
     weights = load_weights(source)
-    write_weights(target, weights.arrays)
+    write_weights(target, weights.arrays, weights.layout)
     classes = weights.num_classes
     return (
         f"{source}: {weights.layout}, {len(weights.arrays)} arrays, "

@@ -47,8 +47,21 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def write_weights(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def read_layout(path: str | Path) -> str | None:
+    """The layout that `write_weights` noted; None where it did not."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(path, "numpy") as file:
+        return (file.metadata() or {}).get("layout")
+
+
+def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
     """Writes a `.safetensors` file, of which a reader sees all or nothing.
+
+    Args:
+        path: of the file, which must not be there.
+        arrays: name to array.
+        layout: what the weights were published in, noted beside them.
 
     Raises:
         FileExistsError: if there is such a file already.
@@ -57,7 +70,7 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # The writer takes the memory as it lies, strides or not.
     contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     try:
-        safetensors.numpy.save_file(contiguous, partial)
+        safetensors.numpy.save_file(contiguous, partial, {"layout": layout})
         os.link(partial, path)  # unlike a rename, never in the place of another file
     except FileExistsError as error:
         raise FileExistsError(f"{path} is there already.") from error

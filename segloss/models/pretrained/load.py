@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 
-from segloss.models.pretrained.files import read_weights
+from segloss.models.multi_scale import MultiScale
+from segloss.models.pretrained.files import read_layout, read_weights
 from segloss.models.pretrained.layouts import (
     DEEPLAB_V2,
     LAYOUTS,
@@ -32,7 +34,8 @@ class Weights:
 
     Attributes:
         source: the file.
-        layout: name of the layout that it has.
+        layout: name of the layout that the weights were published in; "segloss" where
+            the file has our names and does not say.
         arrays: path ("params/conv1/kernel") to float32 array.
     """
 
@@ -69,6 +72,8 @@ def load_weights(path: str | Path) -> Weights:
         layout, arrays = _arrange(file)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if layout == "segloss":
+        layout = read_layout(path) or layout
     return Weights(source=str(path), layout=layout, arrays=arrays)
 
 
@@ -178,6 +183,35 @@ def _arrange_for(
         elif path not in above:
             trunk[path] = array
     return trunk, [f"{p} {placed[p].shape}" for p in above]
+
+
+def warn_of_another_resnet(network: nn.Module, weights: Weights) -> None:
+    """Warns where weights fit a network, but are of a ResNet of another function.
+
+    Args:
+        network: one of `MODELS`.
+        weights: what `load_weights` read.
+    """
+    field = "model."
+    if isinstance(network, MultiScale):
+        network, field = network.network, "model.network."
+    theirs = {
+        k: v
+        for layout in LAYOUTS
+        if layout.name == weights.layout
+        for k, v in layout.resnet.items()
+    }
+    changes = [
+        f"{field}{name}={value!r} (is {getattr(network, name)!r})"
+        for name, value in theirs.items()
+        if getattr(network, name, value) != value
+    ]
+    if changes:
+        warnings.warn(
+            f"{weights.source} ({weights.layout}) fits the network but is of another "
+            f"function; for that of its weights, set {', '.join(changes)}.",
+            stacklevel=2,
+        )
 
 
 def _gaps(

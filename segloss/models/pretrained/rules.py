@@ -51,12 +51,14 @@ class Layout:
         expect: what a file must hold; it is told the shapes that the file has, since
             they say how deep and wide the network is.
         set_aside: regular expression of the whole names that no network of ours needs.
+        resnet: fields of the `ResNet` that the weights are of which leave shapes alone.
     """
 
     name: str
     sign: str
     expect: Callable[[Mapping[str, Shape]], Entries]
     set_aside: str
+    resnet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def recognizes(self, names: Iterable[str]) -> bool:
         """Whether names are of this layout, if of any."""
