@@ -236,7 +236,10 @@ def resnet():
                 state_dict[f"{name}.{kind}"] = rng.normal(size=shape)
         if not isinstance(shape, int):
             state_dict[name] = rng.normal(size=shape)
-    return {name: array.astype(np.float32) for name, array in state_dict.items()}
+    return {
+        name: (abs(array) if name.endswith("running_var") else array).astype(np.float32)
+        for name, array in state_dict.items()
+    }
 
 
 def test_conversion_keeps_every_value(tmp_path, resnet):
@@ -272,6 +275,34 @@ def test_conversion_keeps_every_value(tmp_path, resnet):
     kernel = written.arrays["params/conv1/kernel"]
     assert kernel[6, 0, 2, 0] == resnet["conv1.weight"][0, 2, 6, 0]
     assert {p.name for p in tmp_path.iterdir()} == {"in.npz", "out.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("running_mean", [np.nan], r"bn1\.running_mean holds NaN"),
+        ("running_mean", np.float16([np.inf]), "numbers infinite as float32"),
+        ("running_mean", [1e300], "numbers infinite as float32"),
+        ("running_mean", ["one"], "must be of bfloat16, .* float64, not of str"),
+        ("running_mean", [1j], "not of complex128"),
+        ("running_mean", [1], "not of int64"),
+        ("running_mean", np.array([0], "M8[s]"), "not of datetime64"),
+        ("running_var", [-0.5], r"bn1\.running_var holds variances below 0, as -0.5"),
+    ],
+)
+@pytest.mark.parametrize("converted", [False, True], ids=["torchvision", "segloss"])
+def test_values_that_no_weights_have_are_an_error(
+    tmp_path, resnet, name, values, message, converted
+):
+    arrays = resnet | {f"bn1.{name}": np.asarray(values)}
+    if converted:
+        kind = name.removeprefix("running_")
+        arrays = {f"batch_stats/norm1/{kind}": np.asarray(values)}
+        message = message.replace(r"bn1\.running_", "norm1/")
+    np.savez(tmp_path / "w.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"w\.npz: .*{message}") as caught:
+        load_weights(tmp_path / "w.npz")
+    assert "\n" not in str(caught.value)
 
 
 def test_conversion_never_overwrites(tmp_path, resnet):

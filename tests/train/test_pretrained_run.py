@@ -27,6 +27,7 @@ def write_weights(config, path, *, num_classes):
         name: rng.normal(size=leaf.shape).astype(np.float32)
         for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()
     }
+    arrays |= {name: np.abs(a) for name, a in arrays.items() if name.endswith("/var")}
     safetensors.numpy.save_file(arrays, path)
     return arrays
 

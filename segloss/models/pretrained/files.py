@@ -5,7 +5,6 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -112,12 +111,11 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
                 f"its entry {name!r} is a {type(value).__name__}, not a tensor; save "
                 "the state dict alone."
             )
-    return {name: _to_numpy(tensor) for name, tensor in loaded.items()}
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    # numpy has no bfloat16, and all is float32 in the end.
-    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+    # numpy has no bfloat16.
+    return {
+        name: (t.float() if t.dtype is torch.bfloat16 else t).detach().numpy()
+        for name, t in loaded.items()
+    }
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

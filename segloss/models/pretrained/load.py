@@ -20,7 +20,7 @@ from segloss.models.pretrained.layouts import (
     for_normalized_rgb,
     nest,
 )
-from segloss.models.pretrained.rules import Shape, shown
+from segloss.models.pretrained.rules import Shape, as_float32, shown
 
 # Where a network may keep the one that a file is of.
 _PLACES = ("", "network/", "backbone/", "network/backbone/")
@@ -65,7 +65,8 @@ def load_weights(path: str | Path) -> Weights:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, if it is not what its name says, its layout is
-            unknown, or its arrays are not those of a whole network.
+            unknown, its arrays are not those of a whole network, or their values
+            cannot be weights.
     """
     file = read_weights(path)
     try:
@@ -79,7 +80,7 @@ def load_weights(path: str | Path) -> Weights:
 
 def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
     if file and all(name.startswith(_COLLECTIONS) for name in file):
-        return "segloss", {k: np.asarray(v, np.float32) for k, v in file.items()}
+        return "segloss", {k: as_float32(k, v, k) for k, v in file.items()}
     for layout in LAYOUTS:
         if layout.recognizes(file):
             arrays = layout.arrange(file)
