@@ -17,6 +17,7 @@ from segloss.models.pretrained import (
     read_weights,
 )
 from segloss.models.pretrained.__main__ import main
+from segloss.models.pretrained.files import write_weights
 
 ROOT = Path(__file__).parents[2]
 ARRAYS = {
@@ -314,11 +315,17 @@ def test_conversion_never_overwrites(tmp_path, resnet):
     assert target.read_bytes() == b"mine"
 
 
+def test_what_cannot_be_written_is_an_error_in_a_line(tmp_path):
+    with pytest.raises(OSError, match=r"gone/w\.safetensors cannot be written: "):
+        write_weights(tmp_path / "gone" / "w.safetensors", ARRAYS, "segloss")
+
+
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
         ("in.npz", "out.npz", "out.npz: weights are written to .safetensors alone"),
         ("gone.npz", "out.safetensors", "gone.npz: no such file"),
+        ("gone.npz", "gone/out.safetensors", "error: .*gone: no such directory"),
     ],
 )
 def test_conversion_names_the_fault(tmp_path, source, target, message):

@@ -64,6 +64,7 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> 
 
     Raises:
         FileExistsError: if there is such a file already.
+        OSError: if it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     # The writer takes the memory as it lies, strides or not.
@@ -73,6 +74,8 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> 
         os.link(partial, path)  # unlike a rename, never in the place of another file
     except FileExistsError as error:
         raise FileExistsError(f"{path} is there already.") from error
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
