@@ -179,6 +179,7 @@ def test_members_of_an_npz_are_arrays(tmp_path):
             {"model": {}},
             "its entry 'model' is a dict, not a tensor; save the state dict",
         ),
+        ({3: 1}, "its entry 3 has no string for a name"),
         ([1, 2], "it holds a list, no names with tensors"),
     ],
 )

@@ -87,6 +87,13 @@ def test_file_that_cannot_be_used_stops_before_the_first_step(tmp_path, tiny_con
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_file_must_be_a_path(tiny_config):
+    del tiny_config.model.pretrained
+    tiny_config.model.pretrained = 3
+    with pytest.raises(ValueError, match=r"^config\.model\.pretrained must be .* 3\.$"):
+        make_setup(tiny_config)
+
+
 def test_weights_chosen_later_are_no_part_of_a_run(tmp_path, tiny_config):
     config = tiny_config.copy_and_resolve_references()
     del config.model.pretrained  # as before there was the field

@@ -109,6 +109,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(loaded, Mapping):
         raise ValueError(f"it holds a {type(loaded).__name__}, no names with tensors.")
     for name, value in loaded.items():
+        if not isinstance(name, str):
+            raise ValueError(f"its entry {name!r} has no string for a name.")
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"its entry {name!r} is a {type(value).__name__}, not a tensor; save "
