@@ -134,6 +134,12 @@ def put_into(
             f"{weights.source}: {len(misfits)} arrays do not fit the network: "
             f"{shown(misfits)}."
         )
+    if gaps := _gaps(shapes, arrays, weights.arrays):
+        raise ValueError(
+            f"{weights.source} is no whole network or backbone of this depth: it lacks "
+            f"{len(gaps)} arrays ({shown([f'{p} {shapes[p]}' for p in gaps])}) of what "
+            "it must hold whole."
+        )
     if heads:
         changes = [f"{p} {arrays[p].shape} to {shapes[p]}" for p in heads]
         warnings.warn(
@@ -142,12 +148,6 @@ def put_into(
             stacklevel=2,
         )
     lacking = [f"{p} {shape}" for p, shape in shapes.items() if p not in arrays]
-    if gaps := _gaps(shapes, arrays, weights.arrays):
-        raise ValueError(
-            f"{weights.source} is no whole network or backbone of this depth: it lacks "
-            f"{len(gaps)} arrays ({shown([f'{p} {shapes[p]}' for p in gaps])}) of what "
-            "it must hold whole."
-        )
     if lacking:
         warnings.warn(
             f"{weights.source} lacks {len(lacking)} of {len(shapes)} arrays, which "
