@@ -16,7 +16,13 @@ from rich.progress import Progress
 
 from segloss import metrics
 from segloss.data import BalanceBatch, Batch, estimate_acceptance, iterate_batches
-from segloss.models.pretrained import Weights, load_weights, put_into, sha256_of
+from segloss.models.pretrained import (
+    Weights,
+    load_weights,
+    put_into,
+    sha256_of,
+    warn_of_another_resnet,
+)
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
@@ -90,10 +96,9 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         setup, config = self.setup, self.setup.config
-        with contextlib.closing(
-            Checkpoints(self.workdir / "checkpoints")
-        ) as checkpoints:
-            state = self._first_state(checkpoints)
+        # Before anything is written: weights of a file may not fit.
+        state = self._first_state()
+        with contextlib.closing(Checkpoints(self._checkpoints_at)) as checkpoints:
             write_config(config, self.workdir)
             self._introduce(state)
             with (
@@ -112,23 +117,34 @@ class _Run:
             self.console,
         )
 
-    def _first_state(self, checkpoints: Checkpoints) -> TrainState:
+    @property
+    def _checkpoints_at(self) -> Path:
+        return self.workdir / "checkpoints"
+
+    def _first_state(self) -> TrainState:
         """That of the newest checkpoint, or a fresh one, with weights of a file."""
-        config = self.setup.config
-        goes_on = checkpoints.newest_step is not None
-        path = pretrained_file(config)
+        if self._checkpoints_at.is_dir():
+            with contextlib.closing(
+                Checkpoints(self._checkpoints_at, read_only=True)
+            ) as checkpoints:
+                if checkpoints.newest_step is not None:
+                    state = self._fresh_state()
+                    check_same_config(self.setup.config, self.workdir)
+                    return self._go_on_from(checkpoints.restore(state))
+        path = pretrained_file(self.setup.config)
         # Read first, because making a state may take a while.
-        weights = load_weights(path) if path and not goes_on else None
-        state = make_state(
+        weights = load_weights(path) if path else None
+        state = self._fresh_state()
+        return self._begin_with(weights, state) if weights else state
+
+    def _fresh_state(self) -> TrainState:
+        config = self.setup.config
+        return make_state(
             self.setup.model,
             self.setup.optimizer,
             seed=config.seed,
             image_hw=tuple(config.data.crop_hw),
         )
-        if goes_on:
-            check_same_config(config, self.workdir)
-            return self._go_on_from(checkpoints.restore(state))
-        return self._begin_with(weights, state) if weights else state
 
     def _go_on_from(self, restored: Restored) -> TrainState:
         if restored.meta["fingerprint"] != self.setup.dataset.fingerprint:
@@ -145,6 +161,7 @@ class _Run:
         variables = put_into(
             state.variables, weights, num_classes=setup.dataset.num_classes
         )
+        warn_of_another_resnet(setup.model, weights)
         self.pretrained = {"file": source, "sha256": sha256_of(source)}
         self.console.print(
             f"begins with the weights of {source}: {weights.layout}, "

@@ -152,6 +152,7 @@ def check_fields(config: ConfigDict) -> None:
     if (size := config.evaluate.batch_size) < 1:
         raise ValueError(f"config.evaluate.batch_size must be >= 1, got {size}.")
     make_inference(config)
+    pretrained_file(config)
     check_which(config.evaluate.checkpoint)
     for field in _LOADING:
         if field not in config.data:
@@ -212,8 +213,15 @@ def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
 
 
 def pretrained_file(config: ConfigDict) -> str | None:
-    """The file of weights that a fresh run begins with; None if there is none."""
-    return _plain(config.model).get("pretrained")
+    """The file of weights that a fresh run begins with; None if there is none.
+
+    Raises:
+        ValueError: if the field is no path.
+    """
+    path = _plain(config.model).get("pretrained")
+    if not isinstance(path, str | None):
+        raise ValueError(f"config.model.pretrained must be a path, got {path!r}.")
+    return path
 
 
 def make_inference(config: ConfigDict) -> Inference:

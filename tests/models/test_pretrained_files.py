@@ -17,6 +17,7 @@ from segloss.models.pretrained import (
     read_weights,
 )
 from segloss.models.pretrained.__main__ import main
+from segloss.models.pretrained.files import write_weights
 
 ROOT = Path(__file__).parents[2]
 ARRAYS = {
@@ -178,6 +179,7 @@ def test_members_of_an_npz_are_arrays(tmp_path):
             {"model": {}},
             "its entry 'model' is a dict, not a tensor; save the state dict",
         ),
+        ({3: 1}, "its entry 3 has no string for a name"),
         ([1, 2], "it holds a list, no names with tensors"),
     ],
 )
@@ -236,7 +238,10 @@ def resnet():
                 state_dict[f"{name}.{kind}"] = rng.normal(size=shape)
         if not isinstance(shape, int):
             state_dict[name] = rng.normal(size=shape)
-    return {name: array.astype(np.float32) for name, array in state_dict.items()}
+    return {
+        name: (abs(array) if name.endswith("running_var") else array).astype(np.float32)
+        for name, array in state_dict.items()
+    }
 
 
 def test_conversion_keeps_every_value(tmp_path, resnet):
@@ -260,7 +265,7 @@ def test_conversion_keeps_every_value(tmp_path, resnet):
         "no class head; written to out.safetensors\n"
     )
     written = load_weights(tmp_path / "out.safetensors")
-    assert written.layout == "segloss"
+    assert written.layout == "torchvision_resnet"
     assert written.num_parameters == parameters
     variables = from_torchvision_resnet(resnet)
     for path, array in written.arrays.items():
@@ -274,6 +279,34 @@ def test_conversion_keeps_every_value(tmp_path, resnet):
     assert {p.name for p in tmp_path.iterdir()} == {"in.npz", "out.safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("running_mean", [np.nan], r"bn1\.running_mean holds NaN"),
+        ("running_mean", np.float16([np.inf]), "numbers infinite as float32"),
+        ("running_mean", [1e300], "numbers infinite as float32"),
+        ("running_mean", ["one"], "must be of bfloat16, .* float64, not of str"),
+        ("running_mean", [1j], "not of complex128"),
+        ("running_mean", [1], "not of int64"),
+        ("running_mean", np.array([0], "M8[s]"), "not of datetime64"),
+        ("running_var", [-0.5], r"bn1\.running_var holds variances below 0, as -0.5"),
+    ],
+)
+@pytest.mark.parametrize("converted", [False, True], ids=["torchvision", "segloss"])
+def test_values_that_no_weights_have_are_an_error(
+    tmp_path, resnet, name, values, message, converted
+):
+    arrays = resnet | {f"bn1.{name}": np.asarray(values)}
+    if converted:
+        kind = name.removeprefix("running_")
+        arrays = {f"batch_stats/norm1/{kind}": np.asarray(values)}
+        message = message.replace(r"bn1\.running_", "norm1/")
+    np.savez(tmp_path / "w.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"w\.npz: .*{message}") as caught:
+        load_weights(tmp_path / "w.npz")
+    assert "\n" not in str(caught.value)
+
+
 def test_conversion_never_overwrites(tmp_path, resnet):
     np.savez(tmp_path / "in.npz", **resnet)
     target = tmp_path / "out.safetensors"
@@ -283,11 +316,17 @@ def test_conversion_never_overwrites(tmp_path, resnet):
     assert target.read_bytes() == b"mine"
 
 
+def test_what_cannot_be_written_is_an_error_in_a_line(tmp_path):
+    with pytest.raises(OSError, match=r"gone/w\.safetensors cannot be written: "):
+        write_weights(tmp_path / "gone" / "w.safetensors", ARRAYS, "segloss")
+
+
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
         ("in.npz", "out.npz", "out.npz: weights are written to .safetensors alone"),
         ("gone.npz", "out.safetensors", "gone.npz: no such file"),
+        ("gone.npz", "gone/out.safetensors", "error: .*gone: no such directory"),
     ],
 )
 def test_conversion_names_the_fault(tmp_path, source, target, message):

@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from segloss.models import ResNet, make_model
-from segloss.models.pretrained import Weights, put_into
+from segloss.models.pretrained import Weights, put_into, warn_of_another_resnet
 from segloss.models.vgg import VGG16
 
 RESNET = dict(stage_sizes=(1, 1, 1, 1), width=4)
@@ -125,6 +127,75 @@ def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
 def test_what_does_not_fit_is_an_error_with_both_shapes(file, message):
     with pytest.raises(ValueError, match=message):
         put_into(network(**DEEPLAB_V2), weights(file), num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("file", "kept", "gap"),
+    [
+        (ResNet(**RESNET), r"(?!.*block1/)", "stage2/block1/norm1/mean"),
+        (ResNet(**RESNET), r"params/conv1", "conv1/.*|stage1"),
+        (ResNet(**RESNET), r"(?!.*stage4/)", "stage4/block0/norm1/mean"),
+        (ResNet(**RESNET), r"(?!.*/var)", "norm1/var"),
+        (make_model(num_classes=5, **DEEPLAB_V2), "params/aspp", "norm1/mean"),
+        (make_model(num_classes=5, **DEEPLAB_V2), "(?!.*/aspp/conv3)", "aspp/conv3/b"),
+    ],
+    ids=["depth", "one_array", "stage", "statistics", "head_alone", "head"],
+)
+def test_part_of_a_module_is_an_error_with_the_shapes(file, kept, gap):
+    deep = DEEPLAB_V2 | dict(stage_sizes=(1, 2, 1, 1))
+    fields = deep if gap.startswith("stage2") else DEEPLAB_V2
+    file = weights(file)
+    arrays = {p: a for p, a in file.arrays.items() if re.match(kept, p)}
+    file = dataclasses.replace(file, arrays=arrays)
+    message = rf"^IN.pth is no whole .* it lacks \d+ arrays \(.*({gap}).* \(.*\d,\)"
+    with pytest.raises(ValueError, match=message):
+        put_into(network(**fields), file, num_classes=5)
+
+
+def test_unet_may_lack_its_head_alone():
+    unet = dict(name="unet", depth=1, width=4)
+    file = weights(make_model(num_classes=5, **unet))
+    for path in [p for p in file.arrays if "/head/" in p]:
+        del file.arrays[path]
+    with pytest.warns(UserWarning, match="lacks 2 of"):
+        put_into(network(**unet), file, num_classes=5)
+    for path in [p for p in file.arrays if "/up0/" in p]:
+        del file.arrays[path]
+    with pytest.raises(ValueError, match=r"lacks \d+ arrays .*/up0/"):
+        put_into(network(**unet), file, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "layout", "changes"),
+    [
+        (
+            DEEPLAB_V3,
+            "deeplab_v2",
+            r"model.version='v1' \(is 'v1.5'\), model.ceil_pool=True \(is False\)\.$",
+        ),
+        (DEEPLAB_V3 | dict(ceil_pool=True), "deeplab_v2", r"set model.version='v1' .*"),
+        (DEEPLAB_V2, "torchvision_resnet", r"set model.version='v1.5' \(is 'v1'\), .*"),
+        (MULTI_SCALE, "torchvision_deeplabv3", "set model.network.version='v1.5'"),
+    ],
+)
+def test_weights_of_another_resnet_warn_which_fields_to_set(fields, layout, changes):
+    model = make_model(num_classes=5, **fields)
+    with pytest.warns(UserWarning, match=rf"^IN.pth \({layout}\) fits .*{changes}"):
+        warn_of_another_resnet(model, Weights("IN.pth", layout, {}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "layout"),
+    [
+        (DEEPLAB_V3, "torchvision_deeplabv3"),
+        (MULTI_SCALE, "deeplab_v2"),
+        (dict(name="segnet"), "torchvision_vgg16"),
+        (DEEPLAB_V2, "segloss"),
+    ],
+)
+def test_weights_of_the_same_resnet_do_not_warn(fields, layout):
+    model = make_model(num_classes=5, **fields)
+    warn_of_another_resnet(model, Weights("IN.pth", layout, {}))
 
 
 def test_heads_of_several_numbers_of_classes_are_no_head():

@@ -27,6 +27,7 @@ def write_weights(config, path, *, num_classes):
         name: rng.normal(size=leaf.shape).astype(np.float32)
         for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items()
     }
+    arrays |= {name: np.abs(a) for name, a in arrays.items() if name.endswith("/var")}
     safetensors.numpy.save_file(arrays, path)
     return arrays
 
@@ -35,14 +36,14 @@ def first_state(setup, workdir, save=False):
     """The state that a run begins with, as paths; the run; and what it printed."""
     console = Console(file=io.StringIO())
     run = loop._Run(setup, workdir, console, on_step=lambda step: None)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    state = run._first_state(checkpoints)
+    state = run._first_state()
     if save:
+        checkpoints = Checkpoints(workdir / "checkpoints")
         write_config(setup.config, workdir)
         state = state.replace(step=np.int32(1))
         host = jax.tree.map(np.asarray, state)
         checkpoints.save(host, mean_iou=None, meta=run._meta())
-    checkpoints.close()
+        checkpoints.close()
     variables = traverse_util.flatten_dict(state.variables, sep="/")
     return variables, run, console.file.getvalue()
 
@@ -83,7 +84,20 @@ def test_file_that_cannot_be_used_stops_before_the_first_step(tmp_path, tiny_con
     tiny_config.model.pretrained = str(tmp_path / "none.npz")
     with pytest.raises(FileNotFoundError, match=r"none\.npz: no such file"):
         train(tiny_config, tmp_path / "run")
-    assert not (tmp_path / "run" / "config.json").exists()
+    tiny_config.model.pretrained = str(tmp_path / "wide.safetensors")
+    wide = tiny_config.copy_and_resolve_references()
+    wide.model.width *= 2
+    write_weights(wide, tmp_path / "wide.safetensors", num_classes=21)
+    with pytest.raises(ValueError, match="do not fit the network"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_file_must_be_a_path(tiny_config):
+    del tiny_config.model.pretrained
+    tiny_config.model.pretrained = 3
+    with pytest.raises(ValueError, match=r"^config\.model\.pretrained must be .* 3\.$"):
+        make_setup(tiny_config)
 
 
 def test_weights_chosen_later_are_no_part_of_a_run(tmp_path, tiny_config):

@@ -10,7 +10,12 @@ from segloss.models.pretrained.layouts import (
     from_torchvision_resnet,
     from_torchvision_vgg16,
 )
-from segloss.models.pretrained.load import Weights, load_weights, put_into
+from segloss.models.pretrained.load import (
+    Weights,
+    load_weights,
+    put_into,
+    warn_of_another_resnet,
+)
 
 __all__ = [
     "Weights",
@@ -22,4 +27,5 @@ __all__ = [
     "put_into",
     "read_weights",
     "sha256_of",
+    "warn_of_another_resnet",
 ]

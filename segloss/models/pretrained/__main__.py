@@ -43,8 +43,10 @@ def convert(source: str, target: Path) -> str:
         raise ValueError(f"{target}: weights are written to .safetensors alone.")
     if target.exists():
         raise FileExistsError(f"{target} is there already.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target.parent}: no such directory.")
     weights = load_weights(source)
-    write_weights(target, weights.arrays)
+    write_weights(target, weights.arrays, weights.layout)
     classes = weights.num_classes
     return (
         f"{source}: {weights.layout}, {len(weights.arrays)} arrays, "

@@ -5,7 +5,6 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -47,20 +46,36 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def write_weights(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def read_layout(path: str | Path) -> str | None:
+    """The layout that `write_weights` noted; None where it did not."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(path, "numpy") as file:
+        return (file.metadata() or {}).get("layout")
+
+
+def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
     """Writes a `.safetensors` file, of which a reader sees all or nothing.
+
+    Args:
+        path: of the file, which must not be there.
+        arrays: name to array.
+        layout: what the weights were published in, noted beside them.
 
     Raises:
         FileExistsError: if there is such a file already.
+        OSError: if it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     # The writer takes the memory as it lies, strides or not.
     contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     try:
-        safetensors.numpy.save_file(contiguous, partial)
+        safetensors.numpy.save_file(contiguous, partial, {"layout": layout})
         os.link(partial, path)  # unlike a rename, never in the place of another file
     except FileExistsError as error:
         raise FileExistsError(f"{path} is there already.") from error
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -94,17 +109,18 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(loaded, Mapping):
         raise ValueError(f"it holds a {type(loaded).__name__}, no names with tensors.")
     for name, value in loaded.items():
+        if not isinstance(name, str):
+            raise ValueError(f"its entry {name!r} has no string for a name.")
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"its entry {name!r} is a {type(value).__name__}, not a tensor; save "
                 "the state dict alone."
             )
-    return {name: _to_numpy(tensor) for name, tensor in loaded.items()}
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    # numpy has no bfloat16, and all is float32 in the end.
-    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+    # numpy has no bfloat16.
+    return {
+        name: (t.float() if t.dtype is torch.bfloat16 else t).detach().numpy()
+        for name, t in loaded.items()
+    }
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

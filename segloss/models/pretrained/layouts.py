@@ -190,17 +190,21 @@ def _torchvision_vgg16(shapes: Mapping[str, Shape]) -> Entries:
 
 _COUNTERS = r".*\.num_batches_tracked"
 _CLASSIFIER = r"fc\.(weight|bias)"
+_V1_5 = dict(version="v1.5", ceil_pool=False)
+_V1 = dict(version="v1", ceil_pool=True)
 TORCHVISION_RESNET = Layout(
     name="torchvision_resnet",
     sign=r"layer\d\.\d+\.conv1\.",
     expect=_torchvision_resnet,
     set_aside=rf"{_COUNTERS}|{_CLASSIFIER}",
+    resnet=_V1_5,
 )
 TORCHVISION_DEEPLABV3 = Layout(
     name="torchvision_deeplabv3",
     sign=r"backbone\.layer\d",
     expect=_torchvision_deeplabv3,
     set_aside=rf"{_COUNTERS}|aux_classifier\..*",
+    resnet=_V1_5,
 )
 TORCHVISION_VGG16 = Layout(
     name="torchvision_vgg16",
@@ -213,6 +217,7 @@ DEEPLAB_V2 = Layout(
     sign=r"(base\.)?layer\d\.block\d",
     expect=_deeplab_v2,
     set_aside=rf"{_COUNTERS}|{_CLASSIFIER}",
+    resnet=_V1,
 )
 LAYOUTS = (TORCHVISION_DEEPLABV3, TORCHVISION_RESNET, TORCHVISION_VGG16, DEEPLAB_V2)
 

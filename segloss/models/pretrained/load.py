@@ -3,14 +3,16 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
 
-from segloss.models.pretrained.files import read_weights
+from segloss.models.multi_scale import MultiScale
+from segloss.models.pretrained.files import read_layout, read_weights
 from segloss.models.pretrained.layouts import (
     DEEPLAB_V2,
     LAYOUTS,
@@ -18,7 +20,7 @@ from segloss.models.pretrained.layouts import (
     for_normalized_rgb,
     nest,
 )
-from segloss.models.pretrained.rules import Shape, shown
+from segloss.models.pretrained.rules import Shape, as_float32, shown
 
 # Where a network may keep the one that a file is of.
 _PLACES = ("", "network/", "backbone/", "network/backbone/")
@@ -32,7 +34,8 @@ class Weights:
 
     Attributes:
         source: the file.
-        layout: name of the layout that it has.
+        layout: name of the layout that the weights were published in; "segloss" where
+            the file has our names and does not say.
         arrays: path ("params/conv1/kernel") to float32 array.
     """
 
@@ -62,19 +65,22 @@ def load_weights(path: str | Path) -> Weights:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, if it is not what its name says, its layout is
-            unknown, or its arrays are not those of a whole network.
+            unknown, its arrays are not those of a whole network, or their values
+            cannot be weights.
     """
     file = read_weights(path)
     try:
         layout, arrays = _arrange(file)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if layout == "segloss":
+        layout = read_layout(path) or layout
     return Weights(source=str(path), layout=layout, arrays=arrays)
 
 
 def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
     if file and all(name.startswith(_COLLECTIONS) for name in file):
-        return "segloss", {k: np.asarray(v, np.float32) for k, v in file.items()}
+        return "segloss", {k: as_float32(k, v, k) for k, v in file.items()}
     for layout in LAYOUTS:
         if layout.recognizes(file):
             arrays = layout.arrange(file)
@@ -94,9 +100,10 @@ def put_into(
     """Variables of a network, those that a file holds replaced by the file's.
 
     The file may be of the whole network, of its `backbone`, or of the `network` of a
-    `MultiScale`. What it lacks stays as it is, and so does a class head of another
-    number of classes; warnings list both. Of a VGG-16, `fc6` and `fc7` are left out
-    where they do not fit, and biases become running means where a norm follows.
+    `MultiScale`. Modules above the backbone, or a head, that it lacks as a whole stay
+    as they are, and so does a class head of another number of classes; warnings list
+    both. Of a VGG-16, `fc6` and `fc7` are left out where they do not fit, and biases
+    become running means where a norm follows, whose other arrays stay as they are.
 
     Args:
         variables: `{"params", "batch_stats"}` of the network, fresh.
@@ -104,7 +111,8 @@ def put_into(
         num_classes: of the network.
 
     Raises:
-        ValueError: if anything else of the file does not fit; it gives both shapes.
+        ValueError: if anything else of the file does not fit, which gives both shapes,
+            or anything else is lacking.
     """
     fresh = traverse_util.flatten_dict(dict(variables), sep="/")
     shapes = {path: np.shape(array) for path, array in fresh.items()}
@@ -125,6 +133,12 @@ def put_into(
         raise ValueError(
             f"{weights.source}: {len(misfits)} arrays do not fit the network: "
             f"{shown(misfits)}."
+        )
+    if gaps := _gaps(shapes, arrays, weights.arrays):
+        raise ValueError(
+            f"{weights.source} is no whole network or backbone of this depth: it lacks "
+            f"{len(gaps)} arrays ({shown([f'{p} {shapes[p]}' for p in gaps])}) of what "
+            "it must hold whole."
         )
     if heads:
         changes = [f"{p} {arrays[p].shape} to {shapes[p]}" for p in heads]
@@ -170,6 +184,68 @@ def _arrange_for(
         elif path not in above:
             trunk[path] = array
     return trunk, [f"{p} {placed[p].shape}" for p in above]
+
+
+def warn_of_another_resnet(network: nn.Module, weights: Weights) -> None:
+    """Warns where weights fit a network, but are of a ResNet of another function.
+
+    Args:
+        network: one of `MODELS`.
+        weights: what `load_weights` read.
+    """
+    field = "model."
+    if isinstance(network, MultiScale):
+        network, field = network.network, "model.network."
+    theirs = {
+        k: v
+        for layout in LAYOUTS
+        if layout.name == weights.layout
+        for k, v in layout.resnet.items()
+    }
+    changes = [
+        f"{field}{name}={value!r} (is {getattr(network, name)!r})"
+        for name, value in theirs.items()
+        if getattr(network, name, value) != value
+    ]
+    if changes:
+        warnings.warn(
+            f"{weights.source} ({weights.layout}) fits the network but is of another "
+            f"function; for that of its weights, set {', '.join(changes)}.",
+            stacklevel=2,
+        )
+
+
+def _gaps(
+    shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], file: Iterable[str]
+) -> list[str]:
+    """Paths that a file must hold and lacks.
+
+    Args:
+        shapes: of the network.
+        arrays: what is taken from the file.
+        file: paths of the file itself.
+    """
+    has_backbone = any("/backbone/" in path for path in shapes)
+    held = {_optional_module(path, has_backbone) for path in arrays} | {None}
+    gaps = [
+        p
+        for p in shapes.keys() - arrays.keys()
+        if _optional_module(p, has_backbone) in held
+    ]
+    if not any("/norm" in path for path in file):
+        # Only a VGG-16 goes without norms.
+        gaps = [p for p in gaps if not re.search(r"/norm._./(scale|bias|var)$", p)]
+    return sorted(gaps)
+
+
+def _optional_module(path: str, has_backbone: bool) -> str | None:
+    """The module, lacking as a whole in some files, that a path is in; None if none."""
+    name, *inner = path.split("/", 1)[1].removeprefix("network/").split("/")
+    if name == "backbone":
+        name = inner[0]
+    elif has_backbone:
+        return name
+    return name if re.match("head|fc", name) else None
 
 
 def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 Shape = tuple[int, ...]
 # How many names a message shows of each kind.
 _SHOWN = 5
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +27,18 @@ class Entry:
     shape: Shape
     dense_as: Shape | None = None
 
-    def place(self, array: Any) -> np.ndarray:
-        """The array as our networks hold it: float32, kernels HWIO."""
-        array = np.asarray(array)
+    def place(self, name: str, array: Any) -> np.ndarray:
+        """The array, in the file called `name`, as our networks hold it: kernels HWIO.
+
+        Raises:
+            ValueError: see `as_float32`.
+        """
+        array = as_float32(name, array, self.path)
         if self.dense_as is not None:
             array = array.reshape(self.dense_as)
         if array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)
-        return np.array(array, np.float32, order="C")
+        return np.ascontiguousarray(array)
 
 
 # What a file must hold: name to entry.
@@ -51,12 +56,14 @@ class Layout:
         expect: what a file must hold; it is told the shapes that the file has, since
             they say how deep and wide the network is.
         set_aside: regular expression of the whole names that no network of ours needs.
+        resnet: fields of the `ResNet` that the weights are of which leave shapes alone.
     """
 
     name: str
     sign: str
     expect: Callable[[Mapping[str, Shape]], Entries]
     set_aside: str
+    resnet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def recognizes(self, names: Iterable[str]) -> bool:
         """Whether names are of this layout, if of any."""
@@ -66,7 +73,8 @@ class Layout:
         """Path to array, each name of the file used once.
 
         Raises:
-            ValueError: naming what is left over, missing or of another shape.
+            ValueError: naming what is left over, missing or of another shape, or see
+                `as_float32`.
         """
         shapes = {
             name: tuple(np.shape(array))
@@ -98,8 +106,35 @@ class Layout:
                 "those of one whole network."
             )
         return {
-            entry.path: entry.place(state_dict[name]) for name, entry in entries.items()
+            entry.path: entry.place(name, state_dict[name])
+            for name, entry in entries.items()
         }
+
+
+def as_float32(name: str, array: Any, path: str) -> np.ndarray:
+    """A float32 copy of real numbers.
+
+    Args:
+        name: of the array in its file, for messages.
+        array: what `np.asarray` takes.
+        path: where it goes, which tells a variance.
+
+    Raises:
+        ValueError: naming the array, if it is of another type, is not finite, or is a
+            variance below 0.
+    """
+    array = np.asarray(array)
+    if array.dtype.name not in _DTYPES:
+        raise ValueError(
+            f"{name} must be of {', '.join(_DTYPES)}, not of {array.dtype.name}."
+        )
+    with np.errstate(over="ignore"):  # becomes infinite
+        array = np.array(array, np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds NaN, or numbers infinite as float32.")
+    if path.endswith("/var") and (array < 0).any():
+        raise ValueError(f"{name} holds variances below 0, as {array.min()}.")
+    return array
 
 
 def conv(name: str, path: str, shape: Shape, *, bias: bool = False) -> Entries:
