@@ -145,7 +145,7 @@ def test_padding_samples_may_hold_anything():
         (dict(network=dict(name="uet")), "no model is named 'uet'; known are"),
         (
             dict(network=dict(name="unet", dept=3)),
-            "unet has no hyperparameter 'dept'; known are depth, width",
+            "unet has no hyperparameter 'dept'; known are .*depth, width",
         ),
         (
             dict(network=dict(name="unet", num_classes=9)),
