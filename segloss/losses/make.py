@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Float
 from segloss.losses import (
     boundary,
     cross_entropy,
+    dice,
+    iou,
     lovasz,
-    overlap,
     sigmoid,
     topology,
 )
@@ -19,11 +20,11 @@ from segloss.registry import bind
 LOSSES = {
     "boundary_loss": boundary.boundary_loss,
     "focal_loss": cross_entropy.focal_loss,
-    "focal_tversky": overlap.focal_tversky,
+    "focal_tversky": iou.focal_tversky,
     "gated_sigmoid_cross_entropy": sigmoid.gated_sigmoid_cross_entropy,
-    "generalized_dice": overlap.generalized_dice,
+    "generalized_dice": dice.generalized_dice,
     "log_bilinear_loss": cross_entropy.log_bilinear_loss,
-    "log_cosh_dice": overlap.log_cosh_dice,
+    "log_cosh_dice": dice.log_cosh_dice,
     "lovasz_hinge": lovasz.lovasz_hinge,
     "lovasz_softmax": lovasz.lovasz_softmax,
     "normalized_sigmoid_cross_entropy": sigmoid.normalized_sigmoid_cross_entropy,
@@ -31,11 +32,11 @@ LOSSES = {
     "sigmoid_cross_entropy": sigmoid.sigmoid_cross_entropy,
     "sigmoid_focal_loss": sigmoid.sigmoid_focal_loss,
     "soft_cldice": topology.soft_cldice,
-    "soft_dice": overlap.soft_dice,
-    "soft_iou": overlap.soft_iou,
+    "soft_dice": dice.soft_dice,
+    "soft_iou": iou.soft_iou,
     "softmax_cross_entropy": cross_entropy.softmax_cross_entropy,
     "top_k_cross_entropy": cross_entropy.top_k_cross_entropy,
-    "tversky": overlap.tversky,
+    "tversky": iou.tversky,
 }
 
 Loss = Callable[..., Float[Array, ""]]

@@ -6,40 +6,26 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from segloss.models.layers import (
-    DTYPES,
-    Dropout,
-    are_counts,
-    blank_padding,
-    check_hyperparameters,
-    conv_norm,
-    enlarge,
-    he_normal,
-)
-from segloss.models.norms import NORMS, NormedModule
+from segloss.models.checks import are_counts, check_hyperparameters
+from segloss.models.layers import Dropout, conv_norm, enlarge, he_normal
+from segloss.models.network import Network
+from segloss.models.norms import NormedModule
 from segloss.models.resnet import RESNET_STAGE_SIZES, ResNet
 
 
-class DeepLab(NormedModule, kw_only=True):
+class DeepLab(Network, kw_only=True):
     """What DeepLab v2, v3 and v3+ have in common; each brings its head.
 
-    Parameters are float32. Weights are drawn from He's normal distribution.
-
-    Attributes beside those of `NormedModule`; the head is float32 in any case:
-        num_classes: channels of the logits.
+    Attributes beside those of `Network`:
         backbone: "resnet50" or "resnet101".
         stage_sizes: blocks of each stage of the backbone, for another than these.
         width: channels of the backbone's stem, 64 in the papers. All other layers but
             the last grow with it.
-        version: as in `ResNet`, and so are `multi_grid`, `ceil_pool` and `remat`.
+        version: as in `ResNet`, and so are `multi_grid` and `ceil_pool`.
         output_stride: 8, 16 or 32, that of the features which the head takes.
         rates: dilation of the 3x3 convolutions of the pyramid, in pixels of these.
-
-    Raises:
-        ValueError: at construction, if a hyperparameter is out of its range.
     """
 
-    num_classes: int
     backbone: str = "resnet101"
     stage_sizes: Sequence[int] | None = None
     width: int = 64
@@ -48,14 +34,9 @@ class DeepLab(NormedModule, kw_only=True):
     multi_grid: Sequence[int] | None = None
     ceil_pool: bool = False
     rates: Sequence[int] | None = None
-    remat: bool = False
 
     def __post_init__(self):
-        check_hyperparameters(
-            self,
-            at_least=dict(num_classes=1),
-            one_of=dict(backbone=tuple(RESNET_STAGE_SIZES), norm=NORMS, dtype=DTYPES),
-        )
+        check_hyperparameters(self, one_of=dict(backbone=tuple(RESNET_STAGE_SIZES)))
         if self.rates is not None and not are_counts(self.rates):
             raise ValueError(
                 f"{type(self).__name__}: rates must be numbers >= 1, got {self.rates}."
@@ -64,29 +45,16 @@ class DeepLab(NormedModule, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
+    def _logits(
         self,
         images: Float[Array, "b h w _"],
         *,
         train: bool,
-        sample_valid: Bool[Array, " b"] | None = None,
-        resize: bool = True,
+        sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
-        """Class scores of every pixel, float32.
-
-        Args:
-            images: normalised colours, of any size.
-            train: True normalises by the batch and updates `batch_stats`, which must
-                then be mutable. Drop-out needs the PRNG stream "dropout".
-            sample_valid: False marks padding samples. They may hold anything, and
-                change neither the statistics nor the logits of the others.
-            resize: False leaves logits at the size at which they are computed.
-        """
-        images = blank_padding(images, sample_valid)
         apply = dict(train=train, sample_valid=sample_valid)
         backbone = self._make_backbone(name="backbone")
-        logits = self._classify(backbone(images, **apply), **apply)
-        return enlarge(logits, images.shape[1:3]) if resize else logits
+        return self._classify(backbone(images, **apply), **apply)
 
     def _make_backbone(self, **fields) -> ResNet:
         sizes = self.stage_sizes
@@ -138,7 +106,7 @@ class DeepLabV3(DeepLab, kw_only=True):
     dropout: float | int = 0.5
 
     def __post_init__(self):
-        check_hyperparameters(self, at_least={}, one_of={}, shares=("dropout",))
+        check_hyperparameters(self, shares=("dropout",))
         super().__post_init__()
 
     def _classify(
@@ -152,7 +120,7 @@ class DeepLabV3(DeepLab, kw_only=True):
         x = self._pool(features[-1], **apply)
         names = dict(conv="head_conv", norm_name="head_norm")
         x = conv_norm(x, 4 * self.width, 3, **names, **self.norm_fields, **apply)
-        return make_head(self.num_classes)(nn.relu(x))
+        return self._head(nn.relu(x))
 
     def _pool(
         self,
@@ -191,7 +159,7 @@ class DeepLabV3Plus(DeepLabV3, kw_only=True):
         apply = dict(train=train, sample_valid=sample_valid)
         x = self._pool(features[-1], **apply)
         decoder = Decoder(width=self.width, name="decoder", **self.norm_fields)
-        return make_head(self.num_classes)(decoder(x, features[0], **apply))
+        return self._head(decoder(x, features[0], **apply))
 
 
 class ASPPSum(nn.Module, kw_only=True):
@@ -289,10 +257,3 @@ class Decoder(NormedModule, kw_only=True):
             names = dict(conv=f"conv{i}", norm_name=f"norm{i}")
             x = nn.relu(conv_norm(x, 4 * self.width, 3, **names, **fields))
         return x
-
-
-def make_head(num_classes: int) -> nn.Conv:
-    """The 1x1 convolution to float32 logits, named "head"."""
-    return nn.Conv(
-        num_classes, (1, 1), kernel_init=he_normal, dtype="float32", name="head"
-    )

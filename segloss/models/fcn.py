@@ -2,18 +2,20 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from segloss.models.layers import DTYPES, check_hyperparameters, enlarge
-from segloss.models.norms import NORMS, NormedModule
+from segloss.models.checks import check_hyperparameters
+from segloss.models.layers import enlarge_by
+from segloss.models.network import Network
 from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
 
 
-class FCN(NormedModule, kw_only=True):
+class FCN(Network, kw_only=True):
     """FCN-32s, -16s, -8s: Shelhamer et al. 2017 (arXiv:1605.06211), figure 3.
 
     Scores of VGG-16's `fc7`, doubled in size and added to those of pool4, and once more
@@ -26,10 +28,7 @@ class FCN(NormedModule, kw_only=True):
     where an up-convolution looks beyond them; and the last enlargement is
     `jax.image.resize`.
 
-    Parameters are float32. Other weights are drawn from He's normal distribution.
-
-    Attributes beside those of `NormedModule`; scores are float32 in any case:
-        num_classes: channels of the logits.
+    Attributes beside those of `Network`:
         stride: 32, 16 or 8, that of the finest scores: FCN-32s, -16s or -8s.
         stage_sizes: convolutions of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
@@ -37,14 +36,8 @@ class FCN(NormedModule, kw_only=True):
         fc_window: height and width of `fc6` at stride 32, odd; 7 in the paper.
         dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
         norm: "none" is the paper; others follow the 3x3 convolutions.
-        remat: True computes each stage's activations again for the gradient instead of
-            keeping them (`jax.checkpoint`): less memory, a third more time.
-
-    Raises:
-        ValueError: at construction, if a hyperparameter is out of its range.
     """
 
-    num_classes: int
     stride: int = 8
     stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
     width: int = 64
@@ -52,13 +45,12 @@ class FCN(NormedModule, kw_only=True):
     fc_window: int = 7
     dropout: float | int = 0.5
     norm: str = "none"
-    remat: bool = False
 
     def __post_init__(self):
         check_hyperparameters(
             self,
-            at_least=dict(num_classes=1, width=1, fc_width=1),
-            one_of=dict(stride=(8, 16, 32), norm=NORMS, dtype=DTYPES),
+            at_least=dict(width=1, fc_width=1),
+            one_of=dict(stride=(8, 16, 32)),
             odd=("fc_window",),
             shares=("dropout",),
         )
@@ -66,26 +58,13 @@ class FCN(NormedModule, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
+    def _logits(
         self,
         images: Float[Array, "b h w _"],
         *,
         train: bool,
-        sample_valid: Bool[Array, " b"] | None = None,
-        resize: bool = True,
+        sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
-        """Class scores of every pixel, float32.
-
-        Args:
-            images: normalised colours, of any size.
-            train: True drops out, for which it needs the PRNG stream "dropout", and
-                normalises by the batch and updates `batch_stats`, which must then be
-                mutable.
-            sample_valid: False marks padding samples. They may hold anything, and
-                change neither the statistics nor the logits of the others.
-            resize: False leaves logits at the size at which they are computed, that of
-                the images over `stride`, rounded up.
-        """
         backbone = VGG16(
             stage_sizes=self.stage_sizes,
             width=self.width,
@@ -116,11 +95,12 @@ class FCN(NormedModule, kw_only=True):
             logits = self._double(logits, double)
             logits = logits[:, : skip.shape[1], : skip.shape[2]]
             logits += score(name=name)(skip)
-        if not resize:
-            return logits
-        _, h, w, _ = images.shape
-        size = tuple(self.stride * n for n in logits.shape[1:3])
-        return enlarge(logits, size)[:, :h, :w]
+        return logits
+
+    def _enlarge(
+        self, logits: Float[Array, "b h w c"], size: tuple[Any, ...]
+    ) -> Float[Array, "b h2 w2 c"]:
+        return enlarge_by(self.stride, logits, size)
 
     def _double(
         self, x: Float[Array, "b h w c"], name: str

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +11,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from segloss.models.norms import NormedModule, apply_norm, like
-
-DTYPES = ("float32", "bfloat16")
 
 
 def conv_norm(
@@ -61,16 +58,9 @@ def conv_norm(
         dtype=dtype,
         name=conv,
     )(x)
-    return apply_norm(
-        x,
-        norm,
-        name=norm_name,
-        train=train,
-        sample_valid=sample_valid,
-        dtype=dtype,
-        axis_name=axis_name,
-        momentum=norm_momentum,
-    )
+    how = dict(train=train, sample_valid=sample_valid, norm_momentum=norm_momentum)
+    how |= dict(dtype=dtype, axis_name=axis_name)
+    return apply_norm(x, norm=norm, name=norm_name, **how)
 
 
 class ConvNormReLU(NormedModule, kw_only=True):
@@ -196,49 +186,12 @@ def enlarge(
     return jax.image.resize(logits, shape, "bilinear")
 
 
-def check_hyperparameters(
-    module: nn.Module,
-    *,
-    at_least: Mapping[str, int],
-    one_of: Mapping[str, Sequence[Any]],
-    odd: Sequence[str] = (),
-    shares: Sequence[str] = (),
-) -> None:
-    """Checks attributes of a module, for its `__post_init__`.
-
-    Args:
-        module: the module.
-        at_least: least value by name.
-        one_of: known values by name.
-        odd: names of those that must be odd and at least 1.
-        shares: names of those that must be in [0, 1).
-
-    Raises:
-        ValueError: naming the attribute that breaks its rule.
-    """
-    network = type(module).__name__
-    for name, least in at_least.items():
-        if (value := getattr(module, name)) < least:
-            raise ValueError(f"{network}: {name} must be >= {least}, got {value}.")
-    for name, known in one_of.items():
-        if (value := getattr(module, name)) not in known:
-            raise ValueError(
-                f"{network}: {name} must be one of {', '.join(map(str, known))}, "
-                f"got {value!r}."
-            )
-    for name in odd:
-        if (value := getattr(module, name)) < 1 or value % 2 == 0:
-            raise ValueError(f"{network}: {name} must be odd and >= 1, got {value}.")
-    for name in shares:
-        if not 0 <= (value := getattr(module, name)) < 1:
-            raise ValueError(f"{network}: {name} must be in [0, 1), got {value}.")
-
-
-def are_counts(values: Any, length: int | None = None) -> bool:
-    """Whether these are several numbers >= 1: `length` of them, or at least one."""
-    if not isinstance(values, Sequence) or not values:
-        return False
-    return length in (None, len(values)) and min(values) >= 1
+def enlarge_by(
+    stride: int, logits: Float[Array, "b h w c"], size: tuple[Any, ...]
+) -> Float[Array, "b h2 w2 c"]:
+    """Bilinear interpolation by a whole factor, cut to a size."""
+    large = enlarge(logits, tuple(stride * n for n in logits.shape[1:3]))
+    return large[:, : size[0], : size[1]]
 
 
 def space_to_depth(

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from segloss.models.checks import check_hyperparameters
+
 NORMS = ("batch", "frozen", "group", "none")
+DTYPES = ("float32", "bfloat16")
 
 
 class BatchNorm(nn.Module, kw_only=True):
@@ -86,33 +89,33 @@ class BatchNorm(nn.Module, kw_only=True):
 
 def apply_norm(
     x: Float[Array, "b *spatial c"],
-    norm: str,
     *,
     name: str,
-    train: bool,
-    sample_valid: Bool[Array, " b"] | None,
+    norm: str,
+    norm_momentum: float = 0.9,
     dtype: str,
     axis_name: str | None,
-    momentum: float = 0.9,
+    train: bool,
+    sample_valid: Bool[Array, " b"] | None,
 ) -> Float[Array, "b *spatial c"]:
     """Normalises, as a submodule `name` of the module that calls.
 
     Args:
         x: activations.
+        name: of the submodule; variables are alike under "batch" and "frozen".
         norm: "batch" (`BatchNorm`); "frozen", the same, but with the running statistics
             even in training, as where weights come from elsewhere and batches are
             small; "group" (Wu & He 2018, arXiv:1803.08494: 32 groups, or the largest
             power of two that divides the channels); "none".
-        name: of the submodule; variables are alike under "batch" and "frozen".
-        train: as for `BatchNorm`, and so are the others.
-        sample_valid: False marks padding samples.
+        norm_momentum: share of the running statistics that one training step keeps.
         dtype: of the output.
         axis_name: mapped device axis whose devices share batch statistics.
-        momentum: share of the running statistics that one training step keeps.
+        train: as for `BatchNorm`, and so is the last.
+        sample_valid: False marks padding samples.
     """
     if norm in ("batch", "frozen"):
         module = BatchNorm(
-            momentum=momentum, dtype=dtype, axis_name=axis_name, name=name
+            momentum=norm_momentum, dtype=dtype, axis_name=axis_name, name=name
         )
         return module(x, train=train and norm == "batch", sample_valid=sample_valid)
     if norm == "group":
@@ -138,14 +141,16 @@ class NormedModule(nn.Module, kw_only=True):
     axis_name: str | None = None
 
     def __post_init__(self):
-        if not 0 <= (value := self.norm_momentum) < 1:
-            name = type(self).__name__
-            raise ValueError(f"{name}: norm_momentum must be in [0, 1), got {value}.")
+        check_hyperparameters(
+            self,
+            one_of=dict(norm=NORMS, dtype=DTYPES),
+            shares=("norm_momentum",),
+        )
         super().__post_init__()
 
     @property
     def norm_fields(self) -> dict[str, Any]:
-        """The attributes above, for `conv_norm` and submodules."""
+        """The attributes above, for `apply_norm`, `conv_norm` and submodules."""
         names = ("norm", "norm_momentum", "dtype", "axis_name")
         return {name: getattr(self, name) for name in names}
 

@@ -6,14 +6,9 @@ from collections.abc import Iterator, Sequence
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from segloss.models.layers import (
-    DTYPES,
-    are_counts,
-    blank_padding,
-    check_hyperparameters,
-    conv_norm,
-)
-from segloss.models.norms import NORMS, NormedModule
+from segloss.models.checks import are_counts, check_hyperparameters
+from segloss.models.layers import blank_padding, conv_norm
+from segloss.models.norms import NormedModule
 
 RESNET_STAGE_SIZES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
@@ -60,8 +55,6 @@ class ResNet(NormedModule, kw_only=True):
             one_of=dict(
                 version=("v1", "v1.5"),
                 output_stride=(8, 16, 32),
-                norm=NORMS,
-                dtype=DTYPES,
             ),
         )
         if not are_counts(self.stage_sizes, 4):

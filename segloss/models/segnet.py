@@ -8,23 +8,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
-from segloss.models.layers import (
-    DTYPES,
-    blank_padding,
-    check_hyperparameters,
-    conv_norm,
-    he_normal,
-)
-from segloss.models.norms import NORMS, NormedModule
-from segloss.models.vgg import (
-    VGG16,
-    VGG16_STAGE_SIZES,
-    check_stage_sizes,
-    stage_width,
-)
+from segloss.models.checks import check_hyperparameters
+from segloss.models.layers import conv_norm
+from segloss.models.network import Network
+from segloss.models.norms import NormedModule
+from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes, stage_width
 
 
-class SegNet(NormedModule, kw_only=True):
+class SegNet(Network, kw_only=True):
     """SegNet: Badrinarayanan et al. 2017 (arXiv:1511.00561), figure 2.
 
     VGG-16 with BatchNorm after each convolution, and its mirror: each decoder puts
@@ -32,52 +23,30 @@ class SegNet(NormedModule, kw_only=True):
     convolution gives the logits. Pooling rounds sizes up and remembers them, so any
     image size works.
 
-    Parameters are float32. Weights are drawn from He's normal distribution.
-
-    Attributes beside those of `NormedModule`; the head is float32 in any case:
-        num_classes: channels of the logits.
+    Attributes beside those of `Network`:
         stage_sizes: convolutions of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
-        remat: True computes each stage's activations again for the gradient instead of
-            keeping them (`jax.checkpoint`): less memory, a third more time.
-
-    Raises:
-        ValueError: at construction, if a hyperparameter is out of its range.
     """
 
-    num_classes: int
     stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
     width: int = 64
-    remat: bool = False
 
     def __post_init__(self):
         check_hyperparameters(
             self,
-            at_least=dict(num_classes=1, width=1),
-            one_of=dict(norm=NORMS, dtype=DTYPES),
+            at_least=dict(width=1),
         )
         check_stage_sizes(self)
         super().__post_init__()
 
     @nn.compact
-    def __call__(
+    def _logits(
         self,
         images: Float[Array, "b h w _"],
         *,
         train: bool,
-        sample_valid: Bool[Array, " b"] | None = None,
-        resize: bool = True,
+        sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w {self.num_classes}"]:
-        """Class scores of every pixel, float32.
-
-        Args:
-            images: normalised colours, of any size.
-            train: True normalises by the batch and updates `batch_stats`, which must
-                then be mutable.
-            sample_valid: False marks padding samples. They may hold anything, and
-                change neither the statistics nor the logits of the others.
-            resize: changes nothing, as logits are computed at the size of the images.
-        """
         backbone = VGG16(
             stage_sizes=self.stage_sizes,
             width=self.width,
@@ -85,7 +54,7 @@ class SegNet(NormedModule, kw_only=True):
             name="backbone",
             **self.norm_fields,
         )
-        x = blank_padding(images, sample_valid).astype(self.dtype)
+        x = images.astype(self.dtype)
         pooled = []
         for number in range(1, 6):
             x = backbone.stage(x, number, train=train, sample_valid=sample_valid)
@@ -105,13 +74,7 @@ class SegNet(NormedModule, kw_only=True):
                 widths=widths, name=f"decoder{number}", **self.norm_fields
             )
             x = decoder(x, sample_valid, train)
-        return nn.Conv(
-            self.num_classes,
-            (3, 3),
-            kernel_init=he_normal,
-            dtype="float32",
-            name="head",
-        )(x)
+        return self._head(x, window=3)
 
 
 class Decoder(NormedModule, kw_only=True):

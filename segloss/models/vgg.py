@@ -5,15 +5,9 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from segloss.models.layers import (
-    DTYPES,
-    Dropout,
-    are_counts,
-    blank_padding,
-    check_hyperparameters,
-    conv_norm,
-)
-from segloss.models.norms import NORMS, NormedModule
+from segloss.models.checks import are_counts, check_hyperparameters
+from segloss.models.layers import Dropout, blank_padding, conv_norm
+from segloss.models.norms import NormedModule
 
 VGG16_STAGE_SIZES = (2, 2, 3, 3, 3)
 
@@ -66,8 +60,6 @@ class VGG16(NormedModule, kw_only=True):
             one_of=dict(
                 output_stride=(8, 16, 32),
                 pool_window=(2, 3),
-                norm=NORMS,
-                dtype=DTYPES,
             ),
             odd=("fc_window",),
             shares=("dropout",),

@@ -6,18 +6,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from segloss.models.layers import (
-    DTYPES,
-    UpConv,
-    are_counts,
-    blank_padding,
-    check_hyperparameters,
-    he_normal,
-)
-from segloss.models.norms import NORMS, NormedModule, apply_norm
+from segloss.models.checks import are_counts, check_hyperparameters
+from segloss.models.layers import UpConv, he_normal
+from segloss.models.network import Network
+from segloss.models.norms import NormedModule, apply_norm
 
 
-class VNet(NormedModule, kw_only=True):
+class VNet(Network, kw_only=True):
     """V-Net: Milletari et al. 2016 (arXiv:1606.04797), figure 2 and table 1.
 
     Residual stages of 5x5x5 convolutions between strided 2x2x2 convolutions, which take
@@ -30,30 +25,19 @@ class VNet(NormedModule, kw_only=True):
     size of those they are put beside, so any size works; and where an image has more
     channels than one, all are repeated to be added to the first stage.
 
-    Parameters are float32. Weights are drawn from He's normal distribution.
-
-    Attributes beside those of `NormedModule`; the head is float32 in any case:
-        num_classes: channels of the logits.
+    Attributes beside those of `Network`:
         width: channels at full size, doubled at each halving; 16 in the paper.
         convs: 5x5x5 convolutions of each stage on the way down, the lowest last; the
             stages of the way up have as many as those beside them.
-        remat: True computes each stage's activations again for the gradient instead of
-            keeping them (`jax.checkpoint`): less memory, a third more time.
-
-    Raises:
-        ValueError: at construction, if a hyperparameter is out of its range.
     """
 
-    num_classes: int
     width: int = 16
     convs: Sequence[int] = (1, 2, 3, 3, 3)
-    remat: bool = False
 
     def __post_init__(self):
         check_hyperparameters(
             self,
-            at_least=dict(num_classes=1, width=1),
-            one_of=dict(norm=NORMS, dtype=DTYPES),
+            at_least=dict(width=1),
         )
         if not are_counts(self.convs):
             raise ValueError(
@@ -62,28 +46,16 @@ class VNet(NormedModule, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
+    def _logits(
         self,
         images: Float[Array, "b *size _"],
         *,
         train: bool,
-        sample_valid: Bool[Array, " b"] | None = None,
-        resize: bool = True,
+        sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b *size {self.num_classes}"]:
-        """Class scores of every voxel, float32.
-
-        Args:
-            images: normalised intensities `[b, d, h, w, _]` or colours `[b, h, w, _]`,
-                of any size.
-            train: True normalises by the batch and updates `batch_stats`, which must
-                then be mutable.
-            sample_valid: False marks padding samples. They may hold anything, and
-                change neither the statistics nor the logits of the others.
-            resize: changes nothing, as logits are computed at the size of the images.
-        """
         # `train` must be known where the stage is traced.
         make_stage = nn.remat(VStage, static_argnums=(4,)) if self.remat else VStage
-        x = blank_padding(images, sample_valid).astype(self.dtype)
+        x = images.astype(self.dtype)
         skips = []
         for level, convs in enumerate(self.convs):
             stage = make_stage(
@@ -105,13 +77,7 @@ class VNet(NormedModule, kw_only=True):
                 **self.norm_fields,
             )
             x = stage(x, skip, sample_valid, train)
-        return nn.Conv(
-            self.num_classes,
-            (1,) * (x.ndim - 2),
-            kernel_init=he_normal,
-            dtype="float32",
-            name="head",
-        )(x)
+        return self._head(x)
 
 
 class VStage(NormedModule, kw_only=True):
@@ -137,17 +103,10 @@ class VStage(NormedModule, kw_only=True):
         sample_valid: Bool[Array, " b"] | None,
         train: bool,
     ) -> Float[Array, "b *size c3"]:
+        how = dict(train=train, sample_valid=sample_valid, **self.norm_fields)
+
         def norm(x, name):
-            return apply_norm(
-                x,
-                self.norm,
-                name=name,
-                train=train,
-                sample_valid=sample_valid,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-                momentum=self.norm_momentum,
-            )
+            return apply_norm(x, name=name, **how)
 
         def conv(x, features, window, stride, name):
             return nn.Conv(

@@ -5,12 +5,8 @@ from segloss.train.inspection import inspect_dataset
 from segloss.train.log import NonFiniteError
 from segloss.train.loop import Stopped, train
 from segloss.train.predict import predict
-from segloss.train.setup import (
-    change_fields,
-    check_same_config,
-    make_setup,
-    read_config,
-)
+from segloss.train.setup import make_setup
+from segloss.train.stored_config import change_fields, check_same_config, read_config
 from segloss.train.trained import evaluate_run
 
 __all__ = [

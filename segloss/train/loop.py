@@ -26,14 +26,7 @@ from segloss.models.pretrained import (
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
-from segloss.train.setup import (
-    Setup,
-    check_same_config,
-    make_inference,
-    make_setup,
-    pretrained_file,
-    write_config,
-)
+from segloss.train.setup import Setup, make_inference, make_setup, pretrained_file
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
     TrainState,
@@ -45,6 +38,7 @@ from segloss.train.step import (
     prefetch_to_devices,
     replicate,
 )
+from segloss.train.stored_config import check_same_config, write_config
 from segloss.train.trained import final_evaluation, load_trained
 
 

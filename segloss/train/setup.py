@@ -1,11 +1,8 @@
 """From a config to the parts of a run, every field checked before anything starts."""
 
-import ast
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,7 +27,6 @@ from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.models import make_model
 from segloss.registry import bind
 from segloss.train.checkpoints import check_which
-from segloss.train.evaluation import write_json
 from segloss.train.inference import Inference
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.step import AXIS
@@ -59,27 +55,10 @@ FIELDS = (
     "evaluate",
 )
 # Fields of `data` that say how it is read; its other fields choose the dataset.
-_READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
-_LOADING = ("crop_hw", *_READING_AHEAD, "on_bad_sample")
+READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
+_LOADING = ("crop_hw", *READING_AHEAD, "on_bad_sample")
 _INFERENCE = tuple(field.name for field in dataclasses.fields(Inference))
 _EVALUATE = ("split", "final_split", "batch_size", "checkpoint", *_INFERENCE)
-# What runs did before these fields came.
-_BEFORE = {
-    "data": {"num_workers": 0, "on_bad_sample": "raise"},
-    "evaluate": dataclasses.asdict(Inference()),
-}
-# What may differ when a run goes on: none of it changes the weights that come out.
-_FREE_TO_CHANGE = (
-    "checkpoint_every_steps",
-    "evaluate_every_steps",
-    "log_every_steps",
-    "evaluate",
-    "data.root",
-    "data.data_dir",
-    *(f"data.{field}" for field in _READING_AHEAD),
-    # A run that a bad sample stopped may go on without that sample.
-    "data.on_bad_sample",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +141,7 @@ def check_fields(config: ConfigDict) -> None:
         raise ValueError(
             f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
         )
-    for field in _READING_AHEAD:
+    for field in READING_AHEAD:
         if config.data[field] < 0:
             raise ValueError(
                 f"config.data.{field} must be >= 0, got {config.data[field]}."
@@ -325,96 +304,3 @@ def _check_names(where: str, section: Section, known: tuple[str, ...]) -> None:
     for field in known:
         if field not in section:
             raise ValueError(f"{where}.{field} is missing.")
-
-
-def check_same_config(config: ConfigDict, workdir: Path) -> None:
-    """Checks that a run that goes on does so with the config it began with.
-
-    Raises:
-        ValueError: if the run in `workdir` has another config; it lists the fields.
-    """
-    before, now = _flatten(_to_json(read_config(workdir))), _flatten(_to_json(config))
-    differing = [
-        f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
-        for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field)
-        and not any(f"{field}.".startswith(f"{free}.") for free in _FREE_TO_CHANGE)
-    ]
-    if differing:
-        raise ValueError(
-            f"{workdir} holds a run of another config: {'; '.join(differing)}. "
-            "Choose another --workdir, or go back to that config."
-        )
-
-
-def write_config(config: ConfigDict, workdir: Path) -> None:
-    """Writes `config.json`."""
-    write_json(workdir / "config.json", _to_json(config))
-
-
-def _to_json(config: ConfigDict) -> Any:
-    return json.loads(config.to_json_best_effort())
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The config that the run in `workdir` was trained with.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing; train with this --workdir first, or give --config."
-        )
-    config = json.loads(path.read_text())
-    return ConfigDict(
-        config | {section: was | config[section] for section, was in _BEFORE.items()}
-    )
-
-
-def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
-    """A copy with `FIELD=VALUE` for each of the changes, such as `evaluate.flip=True`.
-
-    A value that is no Python literal is text.
-
-    Raises:
-        ValueError: if there is no such field, or it holds values of another type.
-    """
-    config = config.copy_and_resolve_references().lock()
-    for change in changes:
-        field, _, text = change.partition("=")
-        *path, name = field.split(".")
-        section = config
-        for part in path:
-            section = section.get(part) if isinstance(section, ConfigDict) else None
-        if not isinstance(section, ConfigDict) or name not in section:
-            known = section if isinstance(section, ConfigDict) else config
-            raise ValueError(
-                f"--set={change}: there is no field {field!r}; known are "
-                f"{', '.join(known)}."
-            )
-        try:
-            value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            value = text
-        before = section[name]
-        if isinstance(before, tuple) and isinstance(value, int | float):
-            value = (value,)
-        try:
-            section[name] = value
-        except TypeError as error:
-            raise ValueError(
-                f"--set={change}: must be of the type of {before!r}."
-            ) from error
-    return config
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, branch in tree.items()
-        for key, value in _flatten(branch, f"{prefix}.{name}".lstrip(".")).items()
-    }

@@ -33,7 +33,9 @@ def test_table_has_rates_and_shares_of_each_step():
 def test_peer_has_the_parameters_of_ours(name):
     pytest.importorskip("torch")
     if name == "deeplab_v3" and importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
+        pytest.skip(
+            "torchvision, the peer, is not installed (see make_network_values.py)"
+        )
     from benchmarks import torch_networks
 
     peer = torch_networks.NETWORKS[name](21)

@@ -10,7 +10,6 @@ from segloss.models.layers import (
     ConvNormReLU,
     Dropout,
     UpConv,
-    are_counts,
     space_to_depth,
 )
 
@@ -81,13 +80,6 @@ def test_space_to_depth_lists_each_square_and_fills_up_with_zeros():
     expected = [[[[1, 2, 4, 5], [3, 0, 6, 0]]]]
     np.testing.assert_array_equal(space_to_depth(image, stride=2), expected)
     np.testing.assert_array_equal(space_to_depth(image, stride=1), image)
-
-
-def test_counts_are_a_sequence_of_numbers_from_1_on():
-    assert are_counts((3, 1))
-    assert are_counts([3, 1], 2)
-    assert not any(map(are_counts, (5, (), (3, 0))))
-    assert not are_counts((3, 1), 3)
 
 
 def drop(x, axis_name=None):

@@ -153,7 +153,7 @@ def test_frozen_norm_uses_and_keeps_running_statistics_in_training():
         @nn.compact
         def __call__(self, x, train):
             how = dict(sample_valid=None, dtype="float32", axis_name=None)
-            return apply_norm(x, self.norm, name="norm", train=train, **how)
+            return apply_norm(x, norm=self.norm, name="norm", train=train, **how)
 
     x = jnp.asarray(RNG.normal(3, 2, (2, 4, 4, 6)), jnp.float32)
     variables = Frozen("frozen").init(KEY, x, train=False)

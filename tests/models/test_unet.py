@@ -232,7 +232,7 @@ def test_bfloat16_computes_in_bfloat16_around_float32_parameters(norm):
         (dict(dtype="float16"), "UNet: dtype must be one of .*, got 'float16'."),
         (
             dict(dept=3),
-            "no hyperparameter 'dept'; known are norm, norm_momentum, dtype, depth, ",
+            "no hyperparameter 'dept'; known are .*, remat, depth, width, ",
         ),
     ],
 )

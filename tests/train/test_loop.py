@@ -18,8 +18,8 @@ from segloss.data import iterate_batches, longtail_scenes, pipeline
 from segloss.train import NonFiniteError, Stopped, loop, make_setup, train
 from segloss.train.checkpoints import Checkpoints
 from segloss.train.evaluation import evaluate
-from segloss.train.setup import write_config
 from segloss.train.step import make_state
+from segloss.train.stored_config import write_config
 
 ROOT = Path(__file__).parents[2]
 

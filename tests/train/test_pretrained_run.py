@@ -13,8 +13,9 @@ from rich.console import Console
 
 from segloss.train import loop, make_setup, train
 from segloss.train.checkpoints import Checkpoints
-from segloss.train.setup import check_same_config, make_configured_model, write_config
+from segloss.train.setup import make_configured_model
 from segloss.train.step import make_state
+from segloss.train.stored_config import check_same_config, write_config
 
 
 def write_weights(config, path, *, num_classes):

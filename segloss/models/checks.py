@@ -1,0 +1,52 @@
+"""Checks of the attributes of modules."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from flax import linen as nn
+
+
+def check_hyperparameters(
+    module: nn.Module,
+    *,
+    at_least: Mapping[str, int] = MappingProxyType({}),
+    one_of: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    odd: Sequence[str] = (),
+    shares: Sequence[str] = (),
+) -> None:
+    """Checks attributes of a module, for its `__post_init__`.
+
+    Args:
+        module: the module.
+        at_least: least value by name.
+        one_of: known values by name.
+        odd: names of those that must be odd and at least 1.
+        shares: names of those that must be in [0, 1).
+
+    Raises:
+        ValueError: naming the attribute that breaks its rule.
+    """
+    network = type(module).__name__
+    for name, least in at_least.items():
+        if (value := getattr(module, name)) < least:
+            raise ValueError(f"{network}: {name} must be >= {least}, got {value}.")
+    for name, known in one_of.items():
+        if (value := getattr(module, name)) not in known:
+            raise ValueError(
+                f"{network}: {name} must be one of {', '.join(map(str, known))}, "
+                f"got {value!r}."
+            )
+    for name in odd:
+        if (value := getattr(module, name)) < 1 or value % 2 == 0:
+            raise ValueError(f"{network}: {name} must be odd and >= 1, got {value}.")
+    for name in shares:
+        if not 0 <= (value := getattr(module, name)) < 1:
+            raise ValueError(f"{network}: {name} must be in [0, 1), got {value}.")
+
+
+def are_counts(values: Any, length: int | None = None) -> bool:
+    """Whether these are several numbers >= 1: `length` of them, or at least one."""
+    if not isinstance(values, Sequence) or not values:
+        return False
+    return length in (None, len(values)) and min(values) >= 1

@@ -1,0 +1,103 @@
+import jax
+import numpy as np
+import pytest
+
+from segloss.train import change_fields, make_setup, read_config
+from segloss.train.inference import Inference
+from segloss.train.setup import check_fields, make_inference
+from segloss.train.stored_config import check_same_config, write_config
+
+
+def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):
+    write_config(tiny_config, tmp_path)
+    check_same_config(tiny_config, tmp_path)
+    check_same_config(read_config(tmp_path), tmp_path)
+    # How often it evaluates and how it loads may change, the rest may not.
+    tiny_config.evaluate_every_steps = 7
+    tiny_config.evaluate.batch_size = 3
+    tiny_config.data.num_threads = 5
+    tiny_config.data.num_workers = 2
+    tiny_config.data.on_bad_sample = "skip"
+    check_same_config(tiny_config, tmp_path)
+    tiny_config.seed = 9
+    with pytest.raises(ValueError, match="another config: seed was 0, is 9"):
+        check_same_config(tiny_config, tmp_path)
+
+
+def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_path):
+    del tiny_config.data.num_workers
+    del tiny_config.data.on_bad_sample
+    for field in ("scales", "flip", "window_hw", "window_stride"):
+        del tiny_config.evaluate[field]
+    write_config(tiny_config, tmp_path)
+    read = read_config(tmp_path)
+    check_fields(read)
+    assert (read.data.num_workers, read.data.on_bad_sample) == (0, "raise")
+    assert make_inference(read) == Inference(scales=(1.0,), flip=False, window_hw=None)
+
+
+def test_fields_of_a_config_are_changed_by_their_names(tiny_config, tmp_path):
+    write_config(tiny_config, tmp_path)
+    changed = change_fields(
+        read_config(tmp_path),
+        [
+            "evaluate.scales=0.75,1",
+            "evaluate.flip=True",
+            "evaluate.window_hw=32,64",
+            "evaluate.checkpoint=best",
+            "data.data_dir=/a=b",
+        ],
+    )
+    assert make_inference(changed) == Inference(
+        scales=(0.75, 1), flip=True, window_hw=(32, 64)
+    )
+    assert changed.evaluate.checkpoint == "best"
+    assert changed.data.data_dir == "/a=b"
+    assert not tiny_config.evaluate.flip
+    one_scale = change_fields(tiny_config, ["evaluate.scales=0.5"])
+    assert one_scale.evaluate.scales == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("evaluate.flop=True", "no field 'evaluate.flop'; known are .*split"),
+        ("evaluation.flip=True", "no field 'evaluation.flip'; known are "),
+        ("total_steps=many", "total_steps=many: must be of the type of 4"),
+        ("seed", "--set=seed: "),
+    ],
+)
+def test_change_that_cannot_be_made_is_named(tiny_config, change, message):
+    with pytest.raises(ValueError, match=message):
+        change_fields(tiny_config, [change])
+
+
+def test_config_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train with this --workdir first"):
+        read_config(tmp_path)
+
+
+def test_sections_within_sections_are_the_same_when_read(tiny_config, tmp_path):
+    with tiny_config.ignore_type():
+        tiny_config.model = dict(
+            name="multi_scale",
+            scales=(0.5, 1.0),
+            network=dict(name="unet", depth=1, width=4),
+        )
+        tiny_config.optimizer.groups = (
+            dict(match="head", learning_rate_factor=10.0),
+            dict(match="norm", frozen=True),
+        )
+    write_config(tiny_config, tmp_path)
+    read = read_config(tmp_path)
+    check_same_config(read, tmp_path)
+    before, after = make_setup(tiny_config), make_setup(read)
+    assert before.model == after.model
+    assert after.model.scales == (0.5, 1.0)
+    assert after.model.network.axis_name == "devices"
+    params = {"head": {"kernel": np.ones(2)}, "norm": {"scale": np.ones(3)}}
+    state, same = (setup.optimizer.init(params) for setup in (before, after))
+    assert jax.tree.structure(state) == jax.tree.structure(same)
+    tiny_config.optimizer.groups[1]["frozen"] = False
+    with pytest.raises(ValueError, match=r"another config: optimizer.groups was \["):
+        check_same_config(tiny_config, tmp_path)
