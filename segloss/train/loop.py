@@ -91,6 +91,8 @@ class _Run:
     commit: str | None = dataclasses.field(default_factory=current_commit)
     started: float = dataclasses.field(default_factory=time.monotonic)
     seconds_before: float = 0.0
+    # None for a run that began before they were counted.
+    images_seen: int | None = 0
     # The file of weights that the run began with, and its SHA-256.
     pretrained: dict[str, str] | None = None
 
@@ -153,6 +155,7 @@ class _Run:
                 f"{restored.step}; choose another --workdir."
             )
         self.seconds_before = restored.meta["seconds"]
+        self.images_seen = restored.meta.get("images_seen")
         self.pretrained = restored.meta.get("pretrained")
         return restored.state
 
@@ -234,10 +237,13 @@ class _Run:
                 # on CPU devices.
                 shares = jax.block_until_ready(self._attention_step(state, batch))
             state, scalars = step_fn(state, batch)
+            images = int(np.asarray(batch["sample_valid"]).sum())
+            if self.images_seen is not None:
+                self.images_seen += images
             meter.add(
                 step,
                 scalars | shares,
-                images=int(np.asarray(batch["sample_valid"]).sum()),
+                images=images,
                 skipped=int(np.asarray(batch["sample_skipped"]).sum())
                 if "sample_skipped" in batch
                 else None,
@@ -268,6 +274,7 @@ class _Run:
         return {
             "commit": self.commit,
             "seconds": self._seconds,
+            "images_seen": self.images_seen,
             "fingerprint": dataset.fingerprint,
             "class_names": list(dataset.class_names),
             "ignore_label": dataset.ignore_label,
