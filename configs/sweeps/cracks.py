@@ -41,7 +41,7 @@ def get_config(size: str = "full") -> ConfigDict:
         config.loss = LOSSES["bce"]
         return config.lock()
     config = folder.get_config(size).unlock()
-    config.total_steps = 400
+    config.total_steps = 500
     # At the end alone.
     config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
     config.data.root = "../shared/data/crackforest"

@@ -50,14 +50,14 @@ def get_config(size: str = "full") -> ConfigDict:
     config.data.root = "../shared/data/voc_animals_256"
     config.data.num_threads = 1
     # Half size: the network sees images of long side 128. Scores are those of 256.
-    config.data.crop_hw = (112, 112)
-    config.augment.scale_range = (0.375, 0.75)
+    config.data.crop_hw = (96, 96)
+    config.augment.scale_range = (0.375, 0.625)
     config.evaluate.update(scales=(0.5,), batch_size=8)
     config.model.update(depth=4, width=12, input_stride=2)
     config.sampler = dict(name="random", batch_max=BATCH_MAX)
     del config.loss
     config.loss = LOSSES["ce"]
-    config.schedule.update(learning_rate=1e-2, warmup_steps=50)
+    config.schedule.update(learning_rate=4e-3, warmup_steps=50)
     return config.lock()
 
 
