@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments.board import DONE, Row, arm_table
+from experiments.fingerprint import (
+    check_unmixed,
+    code_fingerprint,
+    config_fingerprint,
+)
 from experiments.sweep import expand, load_study
 
 ROOT = Path(__file__).parents[2]
@@ -23,17 +30,17 @@ COMPARISONS = (("disturbed", "whole"),)
 def get_config(size="full"):
     config = demo.get_config("smoke").unlock()
     config.data.data_dir = {data_dir!r}
-    config.total_steps = 60
+    config.total_steps = 40
     config.checkpoint_every_steps = 2
-    config.evaluate_every_steps = 60
+    config.evaluate_every_steps = 40
     return config.lock()
 
 def sweep():
     for arm in ("disturbed", "whole"):
         yield {{"arm": arm, "seed": 3, "loss": dict(name="soft_dice")}}
 """
-# One device, which compiles and steps faster.
-ENVIRONMENT = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+# One device, which compiles and steps faster than eight.
+ENVIRONMENT = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1")}
 
 
 class Sweep:
@@ -119,10 +126,86 @@ def test_a_run_killed_retried_stopped_and_resumed_gives_the_results_of_a_whole_o
     assert "SIGINT: the same command goes on from here." in stopped
     assert "whole" not in stopped
     at_kill, at_stop = sweep.steps
-    assert 4 <= at_kill < at_stop < 60
+    assert 4 <= at_kill < at_stop < 40
     assert "disturbed/seed=3: done, mean IoU 0." in resumed
     disturbed, whole = (results(sweep, arm) for arm in ("disturbed", "whole"))
     for name in ("summary", "confusion", "per_class", "step"):
         assert disturbed[name] == whole[name]
     logs = sorted((sweep.workdir / ".jobs/disturbed/seed=3").iterdir())
     assert [log.name for log in logs] == ["1", "2", "3"]
+
+
+@pytest.fixture
+def runs(sweep):
+    study = load_study(sweep.study)
+    return expand(study.get_config(), study.sweep())
+
+
+def copied(sweep, runs, tmp_path):
+    """The same runs elsewhere, without what is large."""
+    for run in runs:
+        folder = run.folder(tmp_path)
+        folder.mkdir(parents=True)
+        for name in ("run.json", "config.json", "results.json", "metrics.jsonl"):
+            shutil.copy(run.folder(sweep.workdir) / name, folder)
+    return tmp_path
+
+
+def test_record_of_a_run_says_what_it_was_made_of(sweep, runs):
+    record = json.loads((sweep.folder / "run.json").read_text())
+    assert (record["arm"], record["seed"]) == ("disturbed", 3)
+    assert record["overrides"] == {"loss": {"name": "soft_dice"}}
+    assert record["code"] == code_fingerprint()
+    assert record["config"] == config_fingerprint(runs[0].config)
+
+
+def test_runs_of_other_code_are_refused_all_at_once(sweep, runs, tmp_path):
+    workdir = copied(sweep, runs, tmp_path)
+    code = code_fingerprint()
+    check_unmixed(runs, workdir, code=code)
+    record = json.loads((runs[1].folder(workdir) / "run.json").read_text())
+    record["versions"]["jax"] = "0.4.2"
+    (runs[1].folder(workdir) / "run.json").write_text(json.dumps(record))
+    (runs[0].folder(workdir) / "run.json").unlink()
+    with pytest.raises(ValueError, match="are never mixed") as refused:
+        check_unmixed(runs, workdir, code="other")
+    first, second = str(refused.value).splitlines()[1:3]
+    assert first.endswith("disturbed/seed=3: has no run.json, so no sweep made it.")
+    assert "whole/seed=3: the code changed since, at commit " in second
+    assert "; jax was 0.4.2, is " in second
+
+
+def test_runs_of_another_config_are_refused_by_the_fields_that_differ(
+    sweep, runs, tmp_path
+):
+    workdir = copied(sweep, runs, tmp_path)
+    for run in runs:
+        run.config.data.num_threads = 2
+        run.config.log_every_steps = 7
+    check_unmixed(runs, workdir, code=code_fingerprint())
+    runs[0].config.evaluate.flip = True
+    runs[0].config.total_steps = 41
+    with pytest.raises(ValueError, match="are never mixed") as refused:
+        check_unmixed(runs, workdir, code=code_fingerprint())
+    _, fault, advice = str(refused.value).splitlines()
+    assert fault.endswith(
+        "disturbed/seed=3: the config changed: evaluate.flip was False, is True; "
+        "total_steps was 40, is 41."
+    )
+    assert advice.startswith("Choose another --workdir, or delete these folders")
+
+
+def test_a_run_that_left_nothing_to_mix_with_starts_anew(sweep, runs, tmp_path):
+    workdir = copied(sweep, runs, tmp_path)
+    for run in runs:
+        (run.folder(workdir) / "results.json").unlink()
+    check_unmixed(runs, workdir, code="other")
+
+
+def test_rows_know_what_is_done(sweep, runs):
+    rows = [Row(run, run.folder(sweep.workdir)) for run in runs]
+    assert [row.state for row in rows] == [DONE, DONE]
+    assert rows[0].curve.step == 40
+    assert rows[0].curve.mean_iou == rows[0].summary["mean_iou"]
+    table = arm_table(rows)
+    assert [list(column.cells) for column in table.columns][1] == ["1", "1"]
