@@ -101,6 +101,7 @@ class Runner:
     def _end(
         self, row: Row, attempt: Attempt, outcome: Outcome, first_step: int
     ) -> None:
+        row.curve.refresh()
         # A result is never asked to come twice, whatever killed the process after it.
         if outcome.state == "done" or row.is_finished:
             score = row.summary["mean_iou"]
@@ -111,7 +112,6 @@ class Runner:
         if self._signals:
             self.board.change(row, STOPPED, f" at step {row.curve.step}")
             return
-        row.curve.refresh()
         if outcome.state == "stopped" and row.curve.step > first_step:
             step = row.curve.step
             self.board.change(row, WAITING, f", its job was stopped at step {step}")

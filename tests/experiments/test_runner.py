@@ -43,8 +43,12 @@ class PlayedAttempt:
     def __init__(self, launcher, job, log, play):
         self.launcher, self.job, self.log, self.play = launcher, job, log, play
         self.stopping = False
+        self.polls = 0
 
     def poll(self):
+        self.polls += 1
+        if self.polls == 1:
+            return None
         step, outcome = self.play
         if outcome in ("goes on", "signals"):
             if not self.stopping:
