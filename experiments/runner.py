@@ -24,6 +24,7 @@ from experiments.worker import Job, Outcome
 _LOGS = ".jobs"
 _POLL_SECONDS = 0.2
 _LAST_LINES = 15
+_WAIT_FOR_KILLED_SECONDS = 20
 
 
 @dataclasses.dataclass
@@ -141,13 +142,16 @@ class Runner:
         before = len(self._signals)
         for attempt, _ in self._attempts.values():
             attempt.stop()
-        killed = False
+        killed_at = None
         while self._attempts:
-            if len(self._signals) > before and not killed:
-                killed = True
+            if killed_at is None and len(self._signals) > before:
+                killed_at = time.monotonic()
                 for attempt, _ in self._attempts.values():
                     attempt.kill()
             self._settle()
+            if killed_at and time.monotonic() - killed_at > _WAIT_FOR_KILLED_SECONDS:
+                # What they run on does not answer; their locks keep others out.
+                return
             time.sleep(_POLL_SECONDS)
 
     @contextlib.contextmanager
