@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import statistics
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -47,6 +48,7 @@ class Curve:
     def __init__(self, path: pathlib.Path, split: str):
         self._path = path
         self._score = f"{split}_mean_iou"
+        self._lock = threading.Lock()
         self._read = 0
         self.step = 0
         self.loss: float | None = None
@@ -54,7 +56,12 @@ class Curve:
 
     def refresh(self) -> None:
         """Reads what came since; all of it where a run that goes on cut the file."""
-        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+        # The table is drawn by a thread of its own.
+        with (
+            self._lock,
+            contextlib.suppress(FileNotFoundError),
+            self._path.open("rb") as file,
+        ):
             if file.seek(0, 2) < self._read:
                 self._read = self.step = 0
             file.seek(self._read)
@@ -149,11 +156,13 @@ class Board:
         """A line above the table."""
         self.console.print(text, soft_wrap=True)
 
-    def change(self, row: Row, state: str, remark: str = "") -> None:
-        """Puts a run into another state, in a line where no table shows it."""
+    def change(
+        self, row: Row, state: str, remark: str = "", *, always: bool = False
+    ) -> None:
+        """Puts a run into another state, and says so where no table does."""
         row.state = state
         row.curve.refresh()
-        if not self.console.is_terminal:
+        if always or not self.console.is_terminal:
             clock = time.strftime("%H:%M:%S")
             self.say(f"{clock} {row.run.key}: {row.status}{remark}")
 

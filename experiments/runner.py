@@ -23,6 +23,7 @@ from experiments.worker import Job, Outcome
 
 _LOGS = ".jobs"
 _POLL_SECONDS = 0.2
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_LINES = 15
 _WAIT_FOR_KILLED_SECONDS = 20
 
@@ -119,11 +120,11 @@ class Runner:
             return
         row.error = outcome.error or "its job was stopped before its first step"
         if outcome.state == "faulty" or row.retries >= self.retries:
-            self.board.change(row, FAILED, f", {row.error}")
+            self.board.change(row, FAILED, f", {row.error}", always=True)
             self._show_log(row, attempt)
             return
         row.retries += 1
-        self.board.change(row, WAITING, f" after {row.error}")
+        self.board.change(row, WAITING, f" after {row.error}", always=True)
 
     def _show_log(self, row: Row, attempt: Attempt) -> None:
         lines = []
@@ -159,8 +160,11 @@ class Runner:
         def note(number, frame):
             self._signals.append(number)
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, note) for number in numbers}
+        before = {n: signal.getsignal(n) for n in _STOPPING}
+        for number, handler in before.items():
+            # As nohup has it.
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, note)
         try:
             yield
         finally:

@@ -80,22 +80,19 @@ daemons+=($!)
 within 30 srun --time=1 true
 sinfo
 
-sweep() {  # WORKDIR ARGS...
-  local workdir=$1
-  shift
-  "$python" -m experiments.run --launcher=slurm --slurm_partition=main --slurm_time=30 \
-    --workdir="$scratch/$workdir" "$@"
-}
+# No function: of one in the background, a signal would not reach what it runs.
+sweep=("$python" -m experiments.run --launcher=slurm --slurm_partition=main --slurm_time=30)
 
 echo "== two runs"
-sweep smoke --config=configs/sweeps/demo_samplers.py --smoke
+"${sweep[@]}" --workdir="$scratch/smoke" --config=configs/sweeps/demo_samplers.py --smoke
 for arm in random balance_batch; do
   test -s "$scratch/smoke/$arm/seed=0/results.json"
   grep -q "SLURM\|JobEnvironment(job_id=" "$scratch"/smoke/.jobs/$arm/seed=0/1/*_log.out
 done
 
 # Long enough to be stopped on the way.
-long=(long --config=configs/sweeps/demo_samplers.py:smoke --jobs=1
+long=("${sweep[@]}" --workdir="$scratch/long" --jobs=1
+  --config=configs/sweeps/demo_samplers.py:smoke
   --config.total_steps=400 --config.checkpoint_every_steps=20
   --config.evaluate_every_steps=400)
 run=$scratch/long/random/seed=0
@@ -105,7 +102,7 @@ has_job() { test -n "$(job)"; }
 job() { squeue --noheader --states=RUNNING --format=%i | head -n 1; }
 
 echo "== what Slurm sends before the time limit: the run goes on in another job"
-sweep "${long[@]}" >"$scratch/first.log" 2>&1 &
+"${long[@]}" >"$scratch/first.log" 2>&1 &
 sweeping=$!
 within 180 has_checkpoint
 scancel --signal=USR2 "$(job)"
@@ -113,7 +110,7 @@ within 60 grep "random/seed=0: waiting, its job was stopped at step" "$scratch/f
 within 60 has_job
 
 echo "== the sweep is stopped: its job saves and ends"
-within 180 grep "goes on from step" "$run"/../../.jobs/random/seed=0/2/*_log.out
+within 180 grep -r "goes on from step" "$scratch/long/.jobs/random/seed=0"
 kill -TERM "$sweeping"
 code=0
 wait "$sweeping" || code=$?
@@ -124,6 +121,6 @@ test -z "$(squeue --noheader)"
 grep -q "random/seed=0: stopped at step" "$scratch/first.log"
 
 echo "== and goes on"
-sweep "${long[@]}" | tee "$scratch/second.log"
+"${long[@]}" | tee "$scratch/second.log"
 grep -q "random/seed=0: done" "$scratch/second.log"
 test -s "$scratch/long/balance_batch/seed=0/results.json"
