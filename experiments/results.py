@@ -40,7 +40,9 @@ def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
         path = workdir / "results.json"
         if not path.exists():
             raise ValueError(f"{path} is missing; the run is not finished.")
-        runs[workdir.name] = json.loads(path.read_text())
+        # A run of a sweep lies in ARM/seed=S.
+        arm = [workdir.parent.name] if workdir.name.startswith("seed=") else []
+        runs["/".join([*arm, workdir.name])] = json.loads(path.read_text())
     before, rest = text.split(_BEGIN)
     after = rest.split(_END)[1]
     parts = [markdown_table(summary_table(runs))]
