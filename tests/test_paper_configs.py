@@ -128,8 +128,8 @@ def test_figures_have_the_batches_of_the_paper(name, batch_max):
         expected[f"cl{batch_cl}-images"] = {"sampler": sampler, "total_steps": steps}
     assert arms(name) == expected
     assert study(name).get_config().sampler.to_dict() == random(batch_max)
-    papers = {9: "ce", 4: "soft_iou", 6: "soft_dice"}
-    assert study(name).PAPER == papers[batch_max]
+    paper = study(name).PAPER
+    assert paper == {9: "ce", 4: "soft_iou", 6: "soft_dice"}[batch_max]
     # Every arm of Balance-batch, with random batches as large as its own may be.
     assert sorted(study(name).COMPARISONS) == sorted(
         (arm, f"random{batch_max}") for arm in expected if arm.startswith("cl")
