@@ -110,6 +110,7 @@ def make_results(
     *,
     inference: Inference,
     step: int,
+    images_seen: int | None,
     seconds: float,
     commit: str | None,
 ) -> dict[str, Any]:
@@ -120,6 +121,7 @@ def make_results(
         dataset: where the split lies.
         inference: how often the model saw each image, and how.
         step: steps that the model was trained for.
+        images_seen: images that these steps used; None where it is not known.
         seconds: of training.
         commit: of the code that trained it.
     """
@@ -145,6 +147,7 @@ def make_results(
             "split": evaluation.split,
             "num_images": len(evaluation.per_image),
             "step": step,
+            "images_seen": images_seen,
             "seconds": round(seconds, 1),
             "inference": dataclasses.asdict(inference),
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

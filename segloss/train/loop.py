@@ -26,7 +26,13 @@ from segloss.models.pretrained import (
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
-from segloss.train.setup import Setup, make_inference, make_setup, pretrained_file
+from segloss.train.setup import (
+    Setup,
+    count_outputs,
+    make_inference,
+    make_setup,
+    pretrained_file,
+)
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
     TrainState,
@@ -85,6 +91,8 @@ class _Run:
     commit: str | None = dataclasses.field(default_factory=current_commit)
     started: float = dataclasses.field(default_factory=time.monotonic)
     seconds_before: float = 0.0
+    # None for a run that began before they were counted.
+    images_seen: int | None = 0
     # The file of weights that the run began with, and its SHA-256.
     pretrained: dict[str, str] | None = None
 
@@ -147,13 +155,16 @@ class _Run:
                 f"{restored.step}; choose another --workdir."
             )
         self.seconds_before = restored.meta["seconds"]
+        self.images_seen = restored.meta.get("images_seen")
         self.pretrained = restored.meta.get("pretrained")
         return restored.state
 
     def _begin_with(self, weights: Weights, state: TrainState) -> TrainState:
         setup, source = self.setup, weights.source
         variables = put_into(
-            state.variables, weights, num_classes=setup.dataset.num_classes
+            state.variables,
+            weights,
+            num_classes=count_outputs(setup.config, setup.dataset.num_classes),
         )
         warn_of_another_resnet(setup.model, weights)
         self.pretrained = {"file": source, "sha256": sha256_of(source)}
@@ -226,10 +237,13 @@ class _Run:
                 # on CPU devices.
                 shares = jax.block_until_ready(self._attention_step(state, batch))
             state, scalars = step_fn(state, batch)
+            images = int(np.asarray(batch["sample_valid"]).sum())
+            if self.images_seen is not None:
+                self.images_seen += images
             meter.add(
                 step,
                 scalars | shares,
-                images=int(np.asarray(batch["sample_valid"]).sum()),
+                images=images,
                 skipped=int(np.asarray(batch["sample_skipped"]).sum())
                 if "sample_skipped" in batch
                 else None,
@@ -260,6 +274,7 @@ class _Run:
         return {
             "commit": self.commit,
             "seconds": self._seconds,
+            "images_seen": self.images_seen,
             "fingerprint": dataset.fingerprint,
             "class_names": list(dataset.class_names),
             "ignore_label": dataset.ignore_label,

@@ -51,6 +51,7 @@ class TrainedModel:
     ignore_label: int
     inference: Inference
     step: int
+    images_seen: int | None
     seconds: float
     commit: str | None
 
@@ -95,6 +96,7 @@ def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
         ignore_label=meta["ignore_label"],
         inference=make_inference(config),
         step=restored.step,
+        images_seen=meta.get("images_seen"),
         seconds=meta["seconds"],
         commit=meta["commit"],
     )
@@ -139,7 +141,7 @@ def final_evaluation(
     directory: Path,
     console: Console,
 ) -> dict[str, Any]:
-    """Scores a split: `results.json`, `figures/examples.png` and tables."""
+    """Scores a split: `results.json`, `confusions.npz`, a figure and tables."""
     step = pmap_evaluation_step(
         model=trained.model,
         inference=trained.inference,
@@ -162,11 +164,15 @@ def final_evaluation(
         dataset,
         inference=trained.inference,
         step=trained.step,
+        images_seen=trained.images_seen,
         seconds=trained.seconds,
         commit=trained.commit,
     )
     figure = directory / "figures" / "examples.png"
     _draw_examples(evaluation, dataset, trained, figure)
+    directory.mkdir(parents=True, exist_ok=True)
+    # So that scores of a part of the images, or of several runs, can be had later.
+    np.savez_compressed(directory / "confusions.npz", per_image=evaluation.per_image)
     # Last, because a run with results is a finished run.
     write_json(directory / "results.json", results)
     console.print(class_table(results))

@@ -99,7 +99,7 @@ def test_stopped_after_2_steps_and_resumed_equals_4_bit_for_bit(
     chex.assert_trees_all_equal(a.state, b.state)
     assert a.state.batch_stats, "BatchNorm statistics must be part of the comparison"
     results = json.loads((finished_run / "results.json").read_text())
-    for key in ("summary", "confusion", "per_class"):
+    for key in ("summary", "confusion", "per_class", "images_seen"):
         assert again[key] == results[key]
 
 
@@ -126,6 +126,9 @@ def test_bad_image_is_skipped_and_counted_where_asked_for(
         train(tiny_config, tmp_path / "run")
     lines = [line for line in curve(tmp_path / "run") if "loss" in line]
     assert [line.get("skipped_samples", 0) for line in lines] == chosen
+    used = sum(len(sampler[k]) for k in range(4)) - sum(chosen)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["images_seen"] == used
 
 
 def test_signal_during_evaluation_saves_without_waiting_for_its_end(
@@ -173,6 +176,7 @@ def test_what_a_run_leaves(finished_run):
     assert found == {
         "checkpoints",
         "config.json",
+        "confusions.npz",
         "figures",
         "metrics.jsonl",
         "results.json",
@@ -180,6 +184,9 @@ def test_what_a_run_leaves(finished_run):
     }
     results = json.loads((finished_run / "results.json").read_text())
     assert results["num_images"] == 8
+    per_image = np.load(finished_run / "confusions.npz")["per_image"]
+    assert per_image.shape == (8, 21, 21)
+    np.testing.assert_array_equal(per_image.sum(axis=0), results["confusion"])
     assert np.sum(results["confusion"]) > 0
     assert len(results["per_class"]) == 21
     lines = [
