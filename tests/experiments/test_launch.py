@@ -6,7 +6,7 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import launch
+from experiments import launch, slurm
 from experiments.worker import Job
 
 # Slurm as far as it is asked: one job, which runs at once. `slurm.sh` in
@@ -40,12 +40,12 @@ def machine(tmp_path, monkeypatch):
         (directory / name).write_text(script)
         (directory / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    monkeypatch.setattr(launch, "_ASK_SLURM_EVERY_SECONDS", -1)
+    monkeypatch.setattr(slurm, "_ASK_SLURM_EVERY_SECONDS", -1)
     return directory
 
 
 def test_a_job_of_slurm_is_watched_and_stopped(machine, tmp_path):
-    slurm = launch.Slurm(
+    cluster = slurm.Slurm(
         {
             "slurm_partition": "gpu",
             "timeout_min": 60,
@@ -56,7 +56,7 @@ def test_a_job_of_slurm_is_watched_and_stopped(machine, tmp_path):
     job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop")
     job.stop_file.touch()
     (machine / "down").touch()
-    attempt = slurm.start(job, tmp_path / "job")
+    attempt = cluster.start(job, tmp_path / "job")
     attempt.stop()
     while not (machine / "over").exists():
         assert attempt.poll() is None
@@ -75,9 +75,9 @@ def test_a_job_of_slurm_is_watched_and_stopped(machine, tmp_path):
 
 def test_a_job_that_leaves_nothing_was_killed(machine, tmp_path, monkeypatch):
     (machine / "srun").write_text("#!/bin/bash\nkill -KILL $$\n")
-    monkeypatch.setattr(launch, "_FILES_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr(slurm, "_FILES_WITHIN_SECONDS", 0.2)
     job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop")
-    attempt = launch.Slurm({}).start(job, tmp_path / "job")
+    attempt = slurm.Slurm({}).start(job, tmp_path / "job")
     while (outcome := attempt.poll()) is None:
         time.sleep(0.05)
     assert (outcome.state, outcome.error) == ("crashed", "it was killed")
@@ -87,10 +87,10 @@ def test_what_slurm_refuses_is_one_line(machine, tmp_path, monkeypatch):
     (machine / "sbatch").write_text("#!/bin/bash\necho no such queue >&2\nexit 1\n")
     job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop")
     with pytest.raises(ValueError, match=r"--launcher=slurm: .*no such queue"):
-        launch.Slurm({}).start(job, tmp_path / "job")
+        slurm.Slurm({}).start(job, tmp_path / "job")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="there is no sbatch on this machine"):
-        launch.Slurm({})
+        slurm.Slurm({})
 
 
 def test_devices_are_shared_out(machine, monkeypatch):
