@@ -83,7 +83,7 @@ def plan() -> tuple[StudyConfig, list[PlannedRun]]:
 
 def make_launcher(name: str, workdir: pathlib.Path):
     """The launcher of that name, as the flags have it."""
-    from experiments import launch
+    from experiments import launch, slurm
 
     if name == "inline":
         return launch.Inline(cache=workdir / ".jobs" / "compiled")
@@ -101,7 +101,7 @@ def make_launcher(name: str, workdir: pathlib.Path):
         raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
     if others:
         settings["slurm_additional_parameters"] = others
-    return launch.Slurm(settings, JOBS.value)
+    return slurm.Slurm(settings, JOBS.value)
 
 
 def main(argv: list[str]) -> None:

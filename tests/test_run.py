@@ -123,7 +123,3 @@ def test_sweep_runs_every_arm_and_skips_what_is_done(tmp_path):
         assert "trains for 4 steps" in log.read_text()
     assert "python -m experiments.collect demo_samplers --workdir=" in first.stdout
     assert "2 done" in second.stdout
-    other = command(*args, "--config.total_steps=5")
-    assert other.returncode == 1
-    assert other.stderr.count("total_steps was 4, is 5") == 2
-    assert "Traceback" not in other.stderr

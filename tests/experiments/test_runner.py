@@ -9,7 +9,6 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import launch
 from experiments.board import DONE, FAILED, STOPPED, WAITING, Board, Row, arm_table
 from experiments.runner import Runner, failures
 from experiments.sweep import expand
@@ -206,28 +205,3 @@ def test_a_job_does_not_begin_what_is_done_stopped_or_of_other_code(
     assert run_job(job(tmp_path)) == Outcome("done")
     (tmp_path / "stop").touch()
     assert run_job(job(tmp_path)).state == "stopped"
-
-
-def test_devices_are_shared_out(monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert launch.accelerators() == []
-    assert launch.Local().jobs == 1
-    monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert launch.accelerators() == ["4", "6", "7"]
-    assert launch.Local().jobs == 3
-    of = {
-        jobs: [
-            launch._environment(["4", "6", "7"], slot, jobs)["CUDA_VISIBLE_DEVICES"]
-            for slot in range(jobs)
-        ]
-        for jobs in (1, 2, 3, 4)
-    }
-    assert of == {
-        1: ["4,6,7"],
-        2: ["4,7", "6"],
-        3: ["4", "6", "7"],
-        4: ["4", "6", "7", "4"],
-    }
-    shared = launch._environment(["4"], 0, 3)
-    assert shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.300"
