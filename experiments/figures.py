@@ -1,0 +1,410 @@
+"""The plots of a study as panels: side by side in a README, one by one on a page."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.compare import Comparison, conclusion, verdict
+from experiments.paper import Reported
+from experiments.statistics import Interval, mean_scores
+from experiments.store import Run, Study, confusions
+from segloss import metrics
+
+_DPI = 110
+_COLUMNS = 3
+_LEAST_SHARE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours of a figure."""
+
+    ink: str
+    muted: str
+    grid: str
+    gain: str
+    loss: str
+    quiet: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme(
+    ink="#1c2330",
+    muted="#5b6675",
+    grid="#d9dee6",
+    gain="#0f7b5f",
+    loss="#b4431f",
+    quiet="#a7b0bd",
+    # Told apart by readers who see few colours as well (after Okabe and Ito 2008).
+    series=(
+        "#0b67a8",
+        "#c8501b",
+        "#108467",
+        "#a6467f",
+        "#946c00",
+        "#3a8fc2",
+        "#6a56b8",
+        "#4a5361",
+    ),
+)
+# Colours that no figure has otherwise, to be replaced by those of the page.
+_VARIABLES = {
+    "#fe0101": "ink",
+    "#fe0102": "muted",
+    "#fe0103": "grid",
+    "#fe0104": "gain",
+    "#fe0105": "loss",
+    "#fe0106": "quiet",
+    **{f"#fe02{i:02x}": f"series-{i}" for i in range(len(LIGHT.series))},
+}
+_PAGE = Theme(*list(_VARIABLES)[:6], series=tuple(list(_VARIABLES)[6:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One plot.
+
+    Attributes:
+        title: above it.
+        words: what it shows, for who cannot see it.
+        hw_inches: its size.
+        draw: draws it in the colours of a theme.
+    """
+
+    title: str
+    words: str
+    hw_inches: tuple[float, float]
+    draw: Callable[[Axes, Theme], None]
+
+
+def curve_panels(study: Study) -> Iterator[Panel]:
+    """Mean IoU of the watched split by step, a panel for each baseline."""
+    for title, arms in _groups(study):
+        curves = {arm: _curves(study.arms[arm]) for arm in arms}
+        ends = (f"{a} {100 * c[1].mean(0)[-1]:.1f}" for a, c in curves.items() if c)
+        if any(curves.values()):
+            yield Panel(
+                title,
+                f"Mean IoU by step, in percent at the end: {', '.join(ends)}.",
+                (3.4, 4.6),
+                lambda axes, theme, curves=curves: _draw_curves(axes, theme, curves),
+            )
+
+
+def difference_panel(comparisons: Sequence[Comparison]) -> Panel:
+    """All differences of mean IoU with their intervals."""
+    return Panel(
+        "difference of mean IoU",
+        " ".join(conclusion(c).split(". ")[0] + "." for c in comparisons),
+        (0.9 + 0.36 * len(comparisons), 7.2),
+        lambda axes, theme: _draw_differences(axes, theme, comparisons),
+    )
+
+
+def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Panel]:
+    """Differences of each class's IoU, frequent classes first."""
+    shares = _pixel_shares(study)
+    labels = [f"{name}  {share:.1%}" for name, share in shares.items()]
+    ends = [
+        100 * end
+        for comparison in comparisons
+        for interval in comparison.per_class.values()
+        for end in (interval.low, interval.high)
+        if not math.isnan(end)
+    ]
+    # The same in all panels, so that lengths can be compared.
+    limits = (min([0, *ends]) - 1, max([0, *ends]) + 1)
+    for comparison in comparisons:
+        intervals = [comparison.per_class[name] for name in shares]
+        yield Panel(
+            comparison.name,
+            conclusion(comparison),
+            (0.9 + 0.24 * len(labels), 4.6),
+            lambda axes, theme, intervals=intervals: _draw_classes(
+                axes, theme, intervals, labels, limits
+            ),
+        )
+
+
+def share_panels(study: Study) -> Iterator[Panel]:
+    """Each class's share of the gradient, beside its share of the pixels."""
+    names, pixels = zip(*_pixel_shares(study).items(), strict=True)
+    for title, arms in _groups(study):
+        shares = {
+            arm: np.mean(
+                [[r.gradient_shares[n] for n in names] for r in logged], axis=0
+            )
+            for arm in arms
+            if (logged := [r for r in study.arms[arm] if r.gradient_shares])
+        }
+        if shares:
+            largest = (
+                f"{a}: {names[s.argmax()]} {s.max():.0%}" for a, s in shares.items()
+            )
+            yield Panel(
+                title,
+                f"Class with the largest share of the gradient: {'; '.join(largest)}.",
+                (1.1 + 0.24 * len(names), 4.6),
+                lambda axes, theme, shares=shares: _draw_shares(
+                    axes, theme, shares, np.array(pixels), names
+                ),
+            )
+
+
+def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
+    """Mean IoU by size of random batches and by `batch_cl`, with the paper's points."""
+    theirs = [row for row in reported if row.metric == "mean_iou"]
+    for field, sampler, label in (
+        ("batch_max", "random", "size of random batches"),
+        ("batch_cl", "balance_batch", "distinct classes wanted (batch_cl)"),
+    ):
+        lines = _lines_by(study, field, sampler)
+        points = [
+            (getattr(row, field), row.value) for row in theirs if row.sampler == sampler
+        ]
+        if any(len(line) > 1 for line in lines.values()):
+            ends = (
+                f"{name}: " + ", ".join(f"{100 * s.mean:.1f} at {x}" for x, s in line)
+                for name, line in lines.items()
+            )
+            yield Panel(
+                f"mean IoU by {label}",
+                f"Mean IoU in percent. {'; '.join(ends)}.",
+                (3.4, 4.6),
+                lambda axes, theme, lines=lines, points=points, label=label: (
+                    _draw_lines(axes, theme, lines, points, label)
+                ),
+            )
+
+
+def grid_figure(panels: Sequence[Panel]) -> Figure:
+    """All panels side by side, for a README."""
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    height, width = (max(p.hw_inches[i] for p in panels) for i in (0, 1))
+    figure = Figure((width * columns, height * rows), dpi=_DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        _draw(panel, axes, LIGHT)
+        axes.set_title(panel.title, fontsize=10, color=LIGHT.ink)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def svg(panel: Panel) -> str:
+    """A panel as SVG in the colours and the font of the page that holds it."""
+    height, width = panel.hw_inches
+    figure = Figure((width, height), layout="constrained", facecolor="none")
+    _draw(panel, figure.subplots(), _PAGE)
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title}):
+        nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
+    drawn = text.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    for color, name in _VARIABLES.items():
+        drawn = drawn.replace(color, f"var(--{name})")
+    return drawn.replace("'DejaVu Sans', ", "").replace("'DejaVu Sans'", "inherit")
+
+
+def _draw(panel: Panel, axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(theme.grid)
+    axes.set_axisbelow(True)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    panel.draw(axes, theme)
+    axes.tick_params(
+        which="both", labelcolor=theme.muted, labelsize=8, length=0, width=0
+    )
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=theme.muted, fontsize=8.5)
+    if axes.get_legend():
+        for text in axes.get_legend().get_texts():
+            text.set(color=theme.ink, fontsize=8)
+
+
+def _pixel_shares(study: Study) -> dict[str, float]:
+    """Share of the labelled pixels by class, the largest first."""
+    first = study.runs[0]
+    shares = zip(first.class_names, first.pixel_share, strict=True)
+    return dict(sorted(shares, key=lambda pair: -pair[1]))
+
+
+def _groups(study: Study) -> Iterator[tuple[str, list[str]]]:
+    """Each baseline with the arms that are compared with it; the rest together."""
+    baselines = dict.fromkeys(baseline for _, baseline in study.comparisons)
+    for baseline in baselines:
+        treated = [arm for arm, other in study.comparisons if other == baseline]
+        yield f"compared with {baseline}", [baseline, *treated]
+    compared = {arm for pair in study.comparisons for arm in pair}
+    rest = [arm for arm in study.arms if arm not in compared]
+    if rest:
+        yield "arms without a comparison" if compared else "all arms", rest
+
+
+def _curves(runs: Sequence[Run]) -> tuple[list[float], np.ndarray] | None:
+    """Steps at which all seeds were evaluated, and mean IoU by seed and step."""
+    by_seed = [
+        {
+            point["step"]: value
+            for point in run.curve
+            for name, value in point.items()
+            if name.endswith("_mean_iou")
+        }
+        for run in runs
+    ]
+    steps = sorted(set.intersection(*map(set, by_seed)))
+    if not steps:
+        return None
+    return steps, np.array([[scores[step] for step in steps] for scores in by_seed])
+
+
+def _draw_curves(axes: Axes, theme: Theme, curves: dict) -> None:
+    for i, (arm, curve) in enumerate(curves.items()):
+        if curve is None:
+            continue
+        steps, scores = curve[0], 100 * curve[1]
+        style = dict(color=_color(theme, i), linestyle=_style(theme, i), markersize=3)
+        axes.plot(steps, scores.mean(0), marker="o", linewidth=1.6, label=arm, **style)
+        axes.fill_between(
+            steps, scores.min(0), scores.max(0), color=style["color"], alpha=0.16, lw=0
+        )
+    axes.set_xlabel("step; the band is from the smallest to the largest seed")
+    axes.set_ylabel("mean IoU in percent")
+    axes.legend(frameon=False, ncols=1 + (len(curves) > 6))
+
+
+def _draw_differences(
+    axes: Axes, theme: Theme, comparisons: Sequence[Comparison]
+) -> None:
+    intervals = [c.scores["mean_iou"] for c in comparisons]
+    for row, interval in enumerate(intervals):
+        color = getattr(theme, _role(interval))
+        ends = [100 * interval.low, 100 * interval.high]
+        axes.plot(ends, [row, row], color=color, linewidth=3, solid_capstyle="round")
+        axes.plot(100 * interval.estimate, row, "o", color=color, markersize=7)
+    axes.axvline(0, color=theme.ink, linewidth=1)
+    names = [f"{c.name}\n{c.at}" for c in comparisons]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("points of mean IoU; the line is the 95 % interval")
+
+
+def _draw_classes(
+    axes: Axes,
+    theme: Theme,
+    intervals: Sequence[Interval],
+    labels: Sequence[str],
+    limits: tuple[float, float],
+) -> None:
+    for row, interval in enumerate(intervals):
+        if math.isnan(interval.low):
+            continue
+        color = getattr(theme, _role(interval))
+        axes.barh(row, 100 * interval.estimate, height=0.62, color=color, alpha=0.75)
+        axes.plot(
+            [100 * interval.low, 100 * interval.high],
+            [row, row],
+            color=theme.ink,
+            linewidth=1.1,
+            marker="|",
+            markersize=5,
+        )
+    axes.axvline(0, color=theme.ink, linewidth=1)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(limits)
+    axes.set_xlabel("points of IoU; share of the pixels beside each class")
+
+
+def _draw_shares(
+    axes: Axes,
+    theme: Theme,
+    shares: dict[str, np.ndarray],
+    pixels: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    rows = np.arange(len(names))
+    style = dict(color=theme.quiet, markersize=13, markeredgewidth=2.5)
+    axes.plot(_visible(pixels), rows, "|", label="share of the pixels", **style)
+    for i, (arm, share) in enumerate(shares.items()):
+        place = rows + 0.5 * ((i + 0.5) / len(shares) - 0.5)
+        style = dict(color=_color(theme, i), markersize=4.5)
+        marker = "os^D"[i // len(theme.series) % 4]
+        axes.plot(_visible(share), place, marker, label=arm, **style)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.set_yticks(rows, names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("share of the gradient, when last logged")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2)
+
+
+def _visible(shares: np.ndarray) -> np.ndarray:
+    """A logarithmic axis has no 0."""
+    return np.maximum(shares, _LEAST_SHARE)
+
+
+def _lines_by(study: Study, field: str, sampler: str) -> dict:
+    """Loss, size and steps of arms to their (value of the field, mean IoU)."""
+    lines: dict[str, list] = {}
+    fewest = min(run.total_steps for run in study.runs)
+    for runs in study.arms.values():
+        run = runs[0]
+        if run.sampler["name"] != sampler or field not in run.sampler:
+            continue
+        parts = [run.loss["name"] if isinstance(run.loss, dict) else "several losses"]
+        if field != "batch_max":
+            parts.append(f"batch_max {run.sampler['batch_max']}")
+        if run.total_steps > fewest:
+            parts.append("more steps")
+        spread = mean_scores(confusions(runs), metrics.mean_iou)
+        key = ", ".join(parts).replace("_", " ").replace("batch max", "batch_max")
+        lines.setdefault(key, []).append((run.sampler[field], spread))
+    return {key: sorted(line, key=lambda p: p[0]) for key, line in lines.items()}
+
+
+def _draw_lines(
+    axes: Axes, theme: Theme, lines: dict, points: Sequence[tuple], label: str
+) -> None:
+    for i, (name, line) in enumerate(lines.items()):
+        x = [value for value, _ in line]
+        color = _color(theme, i)
+        style = dict(color=color, linestyle=_style(theme, i), marker="o", markersize=4)
+        axes.plot(x, [100 * s.mean for _, s in line], label=f"ours, {name}", **style)
+        low, high = (
+            [100 * getattr(s, end) for _, s in line] for end in ("low", "high")
+        )
+        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
+    if points:
+        x, y = zip(*sorted(points), strict=True)
+        axes.plot(x, y, "D", color=theme.ink, markersize=5, label="paper")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(label)
+    axes.set_ylabel("mean IoU in percent")
+    axes.legend(frameon=False)
+
+
+def _role(interval: Interval) -> str:
+    return {"gain": "gain", "loss": "loss"}.get(verdict(interval), "quiet")
+
+
+def _color(theme: Theme, i: int) -> str:
+    return theme.series[i % len(theme.series)]
+
+
+def _style(theme: Theme, i: int) -> str:
+    return ("-", "--", ":", "-.")[i // len(theme.series) % 4]

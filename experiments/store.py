@@ -1,0 +1,437 @@
+"""What a study leaves for good: a record per run, and confusions of each test image.
+
+Run folders hold gigabytes and lie outside of git; what is stored here is small, is
+committed, and is all that tables, plots and reports are made from.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+# Where data lie and how they are read ahead changes no figure, and paths are private.
+_NOT_SETTING = (
+    "seed",
+    "checkpoint_every_steps",
+    "log_every_steps",
+    "data.root",
+    "data.data_dir",
+    "data.num_threads",
+    "data.num_workers",
+    "data.prefetch_batches",
+)
+_CURVE_POINTS = 100
+# What `--smoke` keeps of a sweep, as the runner has it.
+_SMOKE_SEEDS = 2
+_SMOKE_FIELDS = ("arm", "seed", "sampler", "loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training of one arm.
+
+    Attributes:
+        arm: the arm's name.
+        seed: runs of other arms with this seed are its pairs.
+        loss: `config.loss`.
+        sampler: `config.sampler`.
+        total_steps: steps of training.
+        images_seen: images that those steps used.
+        summary: scores of the final split; None where there is none.
+        class_names: names by class id.
+        per_image: confusions of the split's images, rows labels, columns predictions.
+        curve: points with `step`, and `loss` (mean since the point before) or the
+            watched split's `SPLIT_mean_iou`, or both.
+        gradient_shares: each class's share of the gradient when it was last logged.
+        seconds: of training.
+        commit: of the code, None outside of a checkout.
+        devices: number and kind.
+        versions: of Python and packages.
+        code: fingerprint of code and versions.
+        split: name of the final split.
+        pixel_share: each class's share of the split's labelled pixels.
+    """
+
+    arm: str
+    seed: int
+    loss: Any
+    sampler: dict[str, Any]
+    total_steps: int
+    images_seen: int
+    summary: dict[str, float | None]
+    class_names: tuple[str, ...]
+    per_image: Int[np.ndarray, "n c c"]
+    curve: list[dict[str, float]]
+    gradient_shares: dict[str, float] | None
+    seconds: float
+    commit: str | None
+    devices: str
+    versions: dict[str, str]
+    code: str
+    split: str
+    pixel_share: list[float]
+
+    @property
+    def key(self) -> str:
+        """The run's folder below the study's, and its name among the confusions."""
+        return f"{self.arm}/seed={self.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question, and the runs that answer it.
+
+    Attributes:
+        name: of the config in `configs/sweeps/`.
+        question: in a sentence or two.
+        comparisons: (arm, its baseline), in order of interest.
+        paper: which of the paper's numbers stand beside; None is none.
+        runs: in the order of the sweep.
+        setting: fields of the config, dotted, that all runs share.
+    """
+
+    name: str
+    question: str
+    comparisons: tuple[tuple[str, str], ...]
+    paper: str | None
+    runs: tuple[Run, ...]
+    setting: dict[str, Any]
+
+    @property
+    def arms(self) -> dict[str, tuple[Run, ...]]:
+        """Runs of each arm, by seed."""
+        names = dict.fromkeys(run.arm for run in self.runs)
+        return {
+            name: tuple(
+                sorted((r for r in self.runs if r.arm == name), key=lambda r: r.seed)
+            )
+            for name in names
+        }
+
+    def pairs(self, arm: str, baseline: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+        """Runs of both, the same seed in the same place.
+
+        Raises:
+            ValueError: if one of them lacks a seed of the other.
+        """
+        arms = self.arms
+        for name in (arm, baseline):
+            if name not in arms:
+                raise ValueError(
+                    f"study {self.name}: a comparison names the arm {name!r}; the "
+                    f"runs have {', '.join(arms)}."
+                )
+        seeds = [[run.seed for run in arms[name]] for name in (arm, baseline)]
+        if seeds[0] != seeds[1]:
+            raise ValueError(
+                f"study {self.name}: {arm} has the seeds {seeds[0]}, its baseline "
+                f"{baseline} has {seeds[1]}; pairs need the same."
+            )
+        return arms[arm], arms[baseline]
+
+
+def confusions(runs: Sequence[Run]) -> Int[np.ndarray, "s n c c"]:
+    """The confusions of several runs, one after the other."""
+    return np.stack([run.per_image for run in runs])
+
+
+def collect(
+    study_config_path: str | pathlib.Path,
+    workdir: str | pathlib.Path,
+    *,
+    smoke: bool = False,
+) -> Study:
+    """Reads the finished runs of a study from their folders.
+
+    Args:
+        study_config_path: `configs/sweeps/STUDY.py`.
+        workdir: where the runner put them, each in `ARM/seed=S/`.
+        smoke: whether the runner was asked for `--smoke`, which is a part of the sweep.
+
+    Raises:
+        ValueError: if runs are missing, or differ in code, in the fields that the sweep
+            leaves alone, or in the images they were scored on. It names them.
+    """
+    path, workdir = pathlib.Path(study_config_path), pathlib.Path(workdir)
+    module = _load_module(path)
+    planned = [_to_json(run) for run in module.sweep()]
+    comparisons = tuple((arm, baseline) for arm, baseline in module.COMPARISONS)
+    if smoke:
+        planned = list(_smoke_part(planned, comparisons[0]))
+        comparisons = comparisons[:1]
+    folders = {f"{p['arm']}/seed={p['seed']}": p for p in planned}
+    missing = [k for k in folders if not (workdir / k / "results.json").exists()]
+    if missing:
+        raise ValueError(
+            f"{workdir} lacks {len(missing)} of {len(folders)} runs of {path.stem}: "
+            f"{', '.join(missing)}; run the same experiments.run again, which goes on."
+        )
+    runs, settings = [], {}
+    for key, overrides in folders.items():
+        run, config = _read_run(workdir / key)
+        _check_overrides(workdir / key, overrides, config)
+        runs.append(run)
+        settings[key] = _setting(config, planned)
+    _check_one_setting(settings)
+    study = Study(
+        name=path.stem,
+        question=module.QUESTION,
+        comparisons=comparisons,
+        paper=getattr(module, "PAPER", None),
+        runs=tuple(runs),
+        setting=next(iter(settings.values())),
+    )
+    _check_comparable(study)
+    return study
+
+
+def save(study: Study, folder: str | pathlib.Path) -> None:
+    """Writes `study.json`, `runs.json` (a line per run) and `confusions.npz`.
+
+    The bytes depend on the study alone.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = dataclasses.asdict(dataclasses.replace(study, runs=()))
+    del about["runs"]
+    text = json.dumps(about, indent=2, sort_keys=True, allow_nan=False)
+    (folder / "study.json").write_text(text + "\n")
+    records = (json.dumps(_record(r), sort_keys=True) for r in study.runs)
+    (folder / "runs.json").write_text("[\n" + ",\n".join(records) + "\n]\n")
+    # NumPy gives each array the date at which zip files begin.
+    np.savez_compressed(
+        folder / "confusions.npz", **{run.key: run.per_image for run in study.runs}
+    )
+
+
+def load(folder: str | pathlib.Path) -> Study:
+    """Reads what `save` wrote.
+
+    Raises:
+        ValueError: if a file is missing, or the two are not of the same runs.
+    """
+    folder = pathlib.Path(folder)
+    for name in ("study.json", "runs.json", "confusions.npz"):
+        if not (folder / name).exists():
+            raise ValueError(
+                f"{folder / name} is missing; python -m experiments.collect STUDY "
+                "--workdir=DIR writes it."
+            )
+    about = json.loads((folder / "study.json").read_text())
+    records = json.loads((folder / "runs.json").read_text())
+    with np.load(folder / "confusions.npz") as arrays:
+        per_image = {key: arrays[key] for key in arrays.files}
+    keys = [f"{r['arm']}/seed={r['seed']}" for r in records]
+    if keys != list(per_image):
+        differing = sorted({*keys} ^ {*per_image}) or ["their order"]
+        raise ValueError(
+            f"{folder}: runs.json and confusions.npz differ in "
+            f"{', '.join(differing)}; collect the study anew."
+        )
+    runs = [
+        Run(
+            **record | {"class_names": tuple(record["class_names"])},
+            per_image=per_image[key],
+        )
+        for key, record in zip(keys, records, strict=True)
+    ]
+    about["comparisons"] = tuple(map(tuple, about["comparisons"]))
+    study = Study(**about, runs=tuple(runs))
+    _check_comparable(study)
+    return study
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted paths to the values of nested dicts."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        path: value
+        for name, branch in tree.items()
+        for path, value in flatten(branch, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+def _load_module(path: pathlib.Path) -> Any:
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.py"))
+        raise ValueError(f"{path} is missing; known studies are {', '.join(known)}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("QUESTION", "COMPARISONS", "sweep"):
+        if not hasattr(module, name):
+            raise ValueError(f"{path} has no {name!r}, which a study needs.")
+    return module
+
+
+def _smoke_part(
+    planned: Sequence[Mapping[str, Any]], arms: tuple[str, str]
+) -> Iterator[dict[str, Any]]:
+    for arm in dict.fromkeys(p["arm"] for p in planned):
+        of_arm = [p for p in planned if p["arm"] == arm and arm in arms]
+        for run in of_arm[:_SMOKE_SEEDS]:
+            yield {field: run[field] for field in _SMOKE_FIELDS if field in run}
+
+
+def _read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
+    results, config, about = (
+        json.loads((folder / name).read_text())
+        for name in ("results.json", "config.json", "run.json")
+    )
+    with np.load(folder / "confusions.npz") as arrays:
+        per_image = arrays["per_image"]
+    if not np.array_equal(per_image.sum(axis=0, dtype=np.int64), results["confusion"]):
+        raise ValueError(
+            f"{folder}: confusions.npz does not add up to the confusion of "
+            "results.json; delete the folder and run it again."
+        )
+    lines = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    run = Run(
+        arm=about["arm"],
+        seed=about["seed"],
+        loss=config["loss"],
+        sampler=config["sampler"],
+        total_steps=results["step"],
+        images_seen=results["images_seen"],
+        summary=results["summary"],
+        class_names=tuple(row["name"] for row in results["per_class"]),
+        per_image=per_image,
+        curve=_curve(lines, config["evaluate"]["split"]),
+        gradient_shares=_last_shares(lines),
+        seconds=results["seconds"],
+        commit=results["commit"],
+        devices=results["devices"],
+        versions=results["versions"],
+        code=about["code"],
+        split=results["split"],
+        pixel_share=[_round(row["pixel_share"]) for row in results["per_class"]],
+    )
+    return run, config
+
+
+def _check_overrides(
+    folder: pathlib.Path, overrides: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    for path, wanted in overrides.items():
+        is_there = config
+        for name in path.split("."):
+            is_there = None if path == "arm" else is_there[name]
+        if path != "arm" and is_there != wanted:
+            raise ValueError(
+                f"{folder}: {path} is {is_there!r}, the sweep says {wanted!r}; results "
+                "of different configs are never mixed. Delete the folder and run it "
+                "again, or go back to that sweep."
+            )
+
+
+def _setting(
+    config: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The fields that no run overrides, without those that change no figure."""
+    left_out = {*_NOT_SETTING, *(path for run in planned for path in run)}
+    kept = {
+        path: value
+        for path, value in flatten(dict(config)).items()
+        if not any(f"{path}.".startswith(f"{out}.") for out in left_out)
+    }
+    if kept.get("model.pretrained"):
+        kept["model.pretrained"] = pathlib.PurePath(kept["model.pretrained"]).name
+    return kept
+
+
+def _check_one_setting(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    (first, expected), *others = settings.items()
+    for key, setting in others:
+        differing = [
+            f"{path} is {setting.get(path)!r} in {key}, {expected.get(path)!r} in "
+            f"{first}"
+            for path in sorted(setting.keys() | expected.keys())
+            if setting.get(path) != expected.get(path)
+        ]
+        if differing:
+            raise ValueError(
+                f"results of different configs are never mixed: {'; '.join(differing)}."
+                " Delete the runs that should not be, and run them again."
+            )
+
+
+def _check_comparable(study: Study) -> None:
+    """All of one code, on the same images of the same classes."""
+    if not study.runs:
+        raise ValueError(f"study {study.name} holds no run.")
+    first = study.runs[0]
+    for what, of_run in {
+        "code": lambda run: run.code,
+        "split": lambda run: run.split,
+        "classes": lambda run: run.class_names,
+        "confusions (images, classes, classes)": lambda run: run.per_image.shape,
+        # The same images in the same order have the same labels.
+        "labels of the images": lambda run: run.per_image.sum(axis=2).tobytes(),
+    }.items():
+        others = [run.key for run in study.runs if of_run(run) != of_run(first)]
+        if others:
+            raise ValueError(
+                f"study {study.name}: results of different {what} are never mixed; "
+                f"{first.key} differs from {', '.join(others)}. Choose another "
+                "--workdir, or delete those runs and run them again."
+            )
+
+
+def _record(run: Run) -> dict[str, Any]:
+    fields = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    del fields["per_image"]
+    return fields
+
+
+def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, float]]:
+    """Some hundred points: mean loss since the last one, and every evaluation."""
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    every = math.ceil(max(losses, default=1) / _CURVE_POINTS)
+    points: dict[int, dict[str, float]] = {}
+    window = []
+    for step, loss in sorted(losses.items()):
+        window.append(loss)
+        if step % every == 0 or step == max(losses):
+            points[step] = {
+                "step": step,
+                "loss": _round(math.fsum(window) / len(window)),
+            }
+            window = []
+    name = f"{split}_mean_iou"
+    for line in lines:
+        if line.get(name) is not None:
+            point = points.setdefault(line["step"], {"step": line["step"]})
+            point[name] = _round(line[name])
+    return [points[step] for step in sorted(points)]
+
+
+def _last_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    start = "gradient_share/"
+    for line in reversed(lines):
+        shares = {
+            name.removeprefix(start): _round(value)
+            for name, value in line.items()
+            if name.startswith(start)
+        }
+        if shares:
+            return shares
+    return None
+
+
+def _round(value: float) -> float:
+    """Six digits, which is more than anything here is known to."""
+    return float(f"{value:.6g}")
+
+
+def _to_json(tree: Any) -> Any:
+    """Tuples as lists, as a run's config.json has them."""
+    return json.loads(json.dumps(tree))
