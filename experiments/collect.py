@@ -9,21 +9,14 @@ bytes each time. What a run of `experiments.run --smoke` left is collected withi
 """
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from absl import flags
 
 from experiments import tables
 from experiments.compare import Comparison, compare, conclusion
-from experiments.figures import (
-    Panel,
-    batch_panels,
-    class_panels,
-    curve_panels,
-    difference_panel,
-    grid_figure,
-    share_panels,
-)
+from experiments.figures import make_plots
+from experiments.panels import Panel, grid_figure
 from experiments.paper import PAPER_CSV, Reported, read_reported
 from experiments.readme import EMPTY, replace_results
 from experiments.store import Study, collect, load, save
@@ -51,12 +44,12 @@ def write_results(
     """
     reported = read_reported(study.paper, paper_csv)
     comparisons = compare(study, resamples=resamples)
-    plots = folder / "plots"
-    for stale in plots.glob("*.png"):
+    plots = make_plots(study, comparisons, reported)
+    for stale in (folder / "plots").glob("*.png"):
         stale.unlink()
-    for name, (_, panels) in _plots(study, comparisons, reported).items():
-        save_figure(grid_figure(panels), plots / f"{name}.png")
-    parts = _parts(study, comparisons, reported)
+    for name, (_, panels) in plots.items():
+        save_figure(grid_figure(panels), folder / "plots" / f"{name}.png")
+    parts = _parts(study, comparisons, reported, plots)
     replace_results(folder / "README.md", "\n".join(parts))
 
 
@@ -70,37 +63,12 @@ def study_config(name: str) -> pathlib.Path:
     return _ROOT / "configs" / "sweeps" / f"{name}.py"
 
 
-def _plots(
-    study: Study, comparisons: Sequence[Comparison], reported: Sequence[Reported]
-) -> dict[str, tuple[str, list[Panel]]]:
-    """File name to words and panels, of those that the study has."""
-    found = {
-        "differences": (
-            "Difference of mean IoU of each comparison",
-            [difference_panel(comparisons)] if comparisons else [],
-        ),
-        "batches": (
-            "Mean IoU by batch size and batch_cl",
-            list(batch_panels(study, reported)),
-        ),
-        "curves": ("Mean IoU by step", list(curve_panels(study))),
-        "classes": (
-            "Difference of each class's IoU",
-            list(class_panels(study, comparisons)),
-        ),
-        "gradient_shares": (
-            "Each class's share of the gradient",
-            list(share_panels(study)),
-        ),
-    }
-    return {name: (words, panels) for name, (words, panels) in found.items() if panels}
-
-
 def _parts(
-    study: Study, comparisons: Sequence[Comparison], reported: Sequence[Reported]
+    study: Study,
+    comparisons: Sequence[Comparison],
+    reported: Sequence[Reported],
+    plots: Mapping[str, tuple[str, list[Panel]]],
 ) -> Iterator[str]:
-    plots = _plots(study, comparisons, reported)
-
     def plot(name: str) -> Iterator[str]:
         if name in plots:
             yield f"![{plots[name][0]}](plots/{name}.png)\n"

@@ -1,88 +1,46 @@
-"""The plots of a study as panels: side by side in a README, one by one on a page."""
+"""The plots of a study."""
 
-import dataclasses
-import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.compare import Comparison, conclusion, verdict
+from experiments.panels import Panel, Theme
 from experiments.paper import Reported
 from experiments.statistics import Interval, mean_scores
 from experiments.store import Run, Study, confusions
 from segloss import metrics
 
-_DPI = 110
-_COLUMNS = 3
 _LEAST_SHARE = 1e-4
 
 
-@dataclasses.dataclass(frozen=True)
-class Theme:
-    """Colours of a figure."""
-
-    ink: str
-    muted: str
-    grid: str
-    gain: str
-    loss: str
-    quiet: str
-    series: tuple[str, ...]
-
-
-LIGHT = Theme(
-    ink="#1c2330",
-    muted="#5b6675",
-    grid="#d9dee6",
-    gain="#0f7b5f",
-    loss="#b4431f",
-    quiet="#a7b0bd",
-    # Told apart by readers who see few colours as well (after Okabe and Ito 2008).
-    series=(
-        "#0b67a8",
-        "#c8501b",
-        "#108467",
-        "#a6467f",
-        "#946c00",
-        "#3a8fc2",
-        "#6a56b8",
-        "#4a5361",
-    ),
-)
-# Colours that no figure has otherwise, to be replaced by those of the page.
-_VARIABLES = {
-    "#fe0101": "ink",
-    "#fe0102": "muted",
-    "#fe0103": "grid",
-    "#fe0104": "gain",
-    "#fe0105": "loss",
-    "#fe0106": "quiet",
-    **{f"#fe02{i:02x}": f"series-{i}" for i in range(len(LIGHT.series))},
-}
-_PAGE = Theme(*list(_VARIABLES)[:6], series=tuple(list(_VARIABLES)[6:]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """One plot.
-
-    Attributes:
-        title: above it.
-        words: what it shows, for who cannot see it.
-        hw_inches: its size.
-        draw: draws it in the colours of a theme.
-    """
-
-    title: str
-    words: str
-    hw_inches: tuple[float, float]
-    draw: Callable[[Axes, Theme], None]
+def make_plots(
+    study: Study, comparisons: Sequence[Comparison], reported: Sequence[Reported]
+) -> dict[str, tuple[str, list[Panel]]]:
+    """Name of each plot that the study has to its title and its panels."""
+    found = {
+        "differences": (
+            "Difference of mean IoU of each comparison",
+            [difference_panel(comparisons)] if comparisons else [],
+        ),
+        "batches": (
+            "Mean IoU by batch size and by batch_cl",
+            list(batch_panels(study, reported)),
+        ),
+        "curves": ("Mean IoU by step", list(curve_panels(study))),
+        "classes": (
+            "Difference of each class's IoU",
+            list(class_panels(study, comparisons)),
+        ),
+        "gradient_shares": (
+            "Each class's share of the gradient",
+            list(share_panels(study)),
+        ),
+    }
+    return {name: (title, panels) for name, (title, panels) in found.items() if panels}
 
 
 def curve_panels(study: Study) -> Iterator[Panel]:
@@ -111,7 +69,7 @@ def difference_panel(comparisons: Sequence[Comparison]) -> Panel:
 
 def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Panel]:
     """Differences of each class's IoU, frequent classes first."""
-    shares = _pixel_shares(study)
+    shares = study.pixel_shares
     labels = [f"{name}  {share:.1%}" for name, share in shares.items()]
     ends = [
         100 * end
@@ -136,7 +94,7 @@ def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Pa
 
 def share_panels(study: Study) -> Iterator[Panel]:
     """Each class's share of the gradient, beside its share of the pixels."""
-    names, pixels = zip(*_pixel_shares(study).items(), strict=True)
+    names, pixels = zip(*study.pixel_shares.items(), strict=True)
     for title, arms in _groups(study):
         shares = {
             arm: np.mean(
@@ -185,61 +143,6 @@ def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
             )
 
 
-def grid_figure(panels: Sequence[Panel]) -> Figure:
-    """All panels side by side, for a README."""
-    columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    height, width = (max(p.hw_inches[i] for p in panels) for i in (0, 1))
-    figure = Figure((width * columns, height * rows), dpi=_DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=False):
-        _draw(panel, axes, LIGHT)
-        axes.set_title(panel.title, fontsize=10, color=LIGHT.ink)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    return figure
-
-
-def svg(panel: Panel) -> str:
-    """A panel as SVG in the colours and the font of the page that holds it."""
-    height, width = panel.hw_inches
-    figure = Figure((width, height), layout="constrained", facecolor="none")
-    _draw(panel, figure.subplots(), _PAGE)
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title}):
-        nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-        FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
-    drawn = text.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    for color, name in _VARIABLES.items():
-        drawn = drawn.replace(color, f"var(--{name})")
-    return drawn.replace("'DejaVu Sans', ", "").replace("'DejaVu Sans'", "inherit")
-
-
-def _draw(panel: Panel, axes: Axes, theme: Theme) -> None:
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color(theme.grid)
-    axes.set_axisbelow(True)
-    axes.grid(color=theme.grid, linewidth=0.8)
-    panel.draw(axes, theme)
-    axes.tick_params(
-        which="both", labelcolor=theme.muted, labelsize=8, length=0, width=0
-    )
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=theme.muted, fontsize=8.5)
-    if axes.get_legend():
-        for text in axes.get_legend().get_texts():
-            text.set(color=theme.ink, fontsize=8)
-
-
-def _pixel_shares(study: Study) -> dict[str, float]:
-    """Share of the labelled pixels by class, the largest first."""
-    first = study.runs[0]
-    shares = zip(first.class_names, first.pixel_share, strict=True)
-    return dict(sorted(shares, key=lambda pair: -pair[1]))
-
-
 def _groups(study: Study) -> Iterator[tuple[str, list[str]]]:
     """Each baseline with the arms that are compared with it; the rest together."""
     baselines = dict.fromkeys(baseline for _, baseline in study.comparisons)
@@ -279,7 +182,7 @@ def _draw_curves(axes: Axes, theme: Theme, curves: dict) -> None:
         axes.fill_between(
             steps, scores.min(0), scores.max(0), color=style["color"], alpha=0.16, lw=0
         )
-    axes.set_xlabel("step; the band is from the smallest to the largest seed")
+    axes.set_xlabel("step; band: smallest to largest seed")
     axes.set_ylabel("mean IoU in percent")
     axes.legend(frameon=False, ncols=1 + (len(curves) > 6))
 
@@ -350,7 +253,18 @@ def _draw_shares(
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("share of the gradient, when last logged")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2)
+    _legend_below(axes, columns=2)
+
+
+def _legend_below(axes: Axes, *, columns: int) -> None:
+    axes.legend(
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        # Letters, so that axis labels have room, however tall the axes are.
+        borderaxespad=4,
+        ncols=columns,
+    )
 
 
 def _visible(shares: np.ndarray) -> np.ndarray:
@@ -395,7 +309,7 @@ def _draw_lines(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(label)
     axes.set_ylabel("mean IoU in percent")
-    axes.legend(frameon=False)
+    _legend_below(axes, columns=1)
 
 
 def _role(interval: Interval) -> str:

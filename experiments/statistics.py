@@ -170,7 +170,7 @@ def _weighted_mean(
     return np.divide(total, size, out=np.full_like(total, np.nan), where=size > 0)
 
 
-def _quantiles(drawn: Float[np.ndarray, "*k r"]) -> Float[np.ndarray, "ends *k"]:
+def _quantiles(drawn: Float[np.ndarray, "*k r"]) -> Any:
     ends = (1 - _CONFIDENCE) / 2 * 100, (1 + _CONFIDENCE) / 2 * 100
     with warnings.catch_warnings():
         # A row without any value is NaN, as it should be.

@@ -7,7 +7,6 @@ committed, and is all that tables, plots and reports are made from.
 import dataclasses
 import importlib.util
 import json
-import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,72 +14,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-# Where data lie and how they are read ahead changes no figure, and paths are private.
-_NOT_SETTING = (
-    "seed",
-    "checkpoint_every_steps",
-    "log_every_steps",
-    "data.root",
-    "data.data_dir",
-    "data.num_threads",
-    "data.num_workers",
-    "data.prefetch_batches",
-)
-_CURVE_POINTS = 100
+from experiments.run_folder import Run, read_run, shared_setting
+
 # What `--smoke` keeps of a sweep, as the runner has it.
 _SMOKE_SEEDS = 2
 _SMOKE_FIELDS = ("arm", "seed", "sampler", "loss")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training of one arm.
-
-    Attributes:
-        arm: the arm's name.
-        seed: runs of other arms with this seed are its pairs.
-        loss: `config.loss`.
-        sampler: `config.sampler`.
-        total_steps: steps of training.
-        images_seen: images that those steps used.
-        summary: scores of the final split; None where there is none.
-        class_names: names by class id.
-        per_image: confusions of the split's images, rows labels, columns predictions.
-        curve: points with `step`, and `loss` (mean since the point before) or the
-            watched split's `SPLIT_mean_iou`, or both.
-        gradient_shares: each class's share of the gradient when it was last logged.
-        seconds: of training.
-        commit: of the code, None outside of a checkout.
-        devices: number and kind.
-        versions: of Python and packages.
-        code: fingerprint of code and versions.
-        split: name of the final split.
-        pixel_share: each class's share of the split's labelled pixels.
-    """
-
-    arm: str
-    seed: int
-    loss: Any
-    sampler: dict[str, Any]
-    total_steps: int
-    images_seen: int
-    summary: dict[str, float | None]
-    class_names: tuple[str, ...]
-    per_image: Int[np.ndarray, "n c c"]
-    curve: list[dict[str, float]]
-    gradient_shares: dict[str, float] | None
-    seconds: float
-    commit: str | None
-    devices: str
-    versions: dict[str, str]
-    code: str
-    split: str
-    pixel_share: list[float]
-
-    @property
-    def key(self) -> str:
-        """The run's folder below the study's, and its name among the confusions."""
-        return f"{self.arm}/seed={self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +51,13 @@ class Study:
             )
             for name in names
         }
+
+    @property
+    def pixel_shares(self) -> dict[str, float]:
+        """Share of the labelled pixels by class, the largest first."""
+        first = self.runs[0]
+        shares = zip(first.class_names, first.pixel_share, strict=True)
+        return dict(sorted(shares, key=lambda pair: -pair[1]))
 
     def pairs(self, arm: str, baseline: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
         """Runs of both, the same seed in the same place.
@@ -174,10 +119,10 @@ def collect(
         )
     runs, settings = [], {}
     for key, overrides in folders.items():
-        run, config = _read_run(workdir / key)
+        run, config = read_run(workdir / key)
         _check_overrides(workdir / key, overrides, config)
         runs.append(run)
-        settings[key] = _setting(config, planned)
+        settings[key] = shared_setting(config, planned)
     _check_one_setting(settings)
     study = Study(
         name=path.stem,
@@ -247,17 +192,6 @@ def load(folder: str | pathlib.Path) -> Study:
     return study
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted paths to the values of nested dicts."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        path: value
-        for name, branch in tree.items()
-        for path, value in flatten(branch, f"{prefix}.{name}".lstrip(".")).items()
-    }
-
-
 def _load_module(path: pathlib.Path) -> Any:
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.py"))
@@ -280,44 +214,6 @@ def _smoke_part(
             yield {field: run[field] for field in _SMOKE_FIELDS if field in run}
 
 
-def _read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
-    results, config, about = (
-        json.loads((folder / name).read_text())
-        for name in ("results.json", "config.json", "run.json")
-    )
-    with np.load(folder / "confusions.npz") as arrays:
-        per_image = arrays["per_image"]
-    if not np.array_equal(per_image.sum(axis=0, dtype=np.int64), results["confusion"]):
-        raise ValueError(
-            f"{folder}: confusions.npz does not add up to the confusion of "
-            "results.json; delete the folder and run it again."
-        )
-    lines = [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-    run = Run(
-        arm=about["arm"],
-        seed=about["seed"],
-        loss=config["loss"],
-        sampler=config["sampler"],
-        total_steps=results["step"],
-        images_seen=results["images_seen"],
-        summary=results["summary"],
-        class_names=tuple(row["name"] for row in results["per_class"]),
-        per_image=per_image,
-        curve=_curve(lines, config["evaluate"]["split"]),
-        gradient_shares=_last_shares(lines),
-        seconds=results["seconds"],
-        commit=results["commit"],
-        devices=results["devices"],
-        versions=results["versions"],
-        code=about["code"],
-        split=results["split"],
-        pixel_share=[_round(row["pixel_share"]) for row in results["per_class"]],
-    )
-    return run, config
-
-
 def _check_overrides(
     folder: pathlib.Path, overrides: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
@@ -333,29 +229,13 @@ def _check_overrides(
             )
 
 
-def _setting(
-    config: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The fields that no run overrides, without those that change no figure."""
-    left_out = {*_NOT_SETTING, *(path for run in planned for path in run)}
-    kept = {
-        path: value
-        for path, value in flatten(dict(config)).items()
-        if not any(f"{path}.".startswith(f"{out}.") for out in left_out)
-    }
-    if kept.get("model.pretrained"):
-        kept["model.pretrained"] = pathlib.PurePath(kept["model.pretrained"]).name
-    return kept
-
-
 def _check_one_setting(settings: Mapping[str, Mapping[str, Any]]) -> None:
     (first, expected), *others = settings.items()
-    for key, setting in others:
+    for key, other in others:
         differing = [
-            f"{path} is {setting.get(path)!r} in {key}, {expected.get(path)!r} in "
-            f"{first}"
-            for path in sorted(setting.keys() | expected.keys())
-            if setting.get(path) != expected.get(path)
+            f"{path} is {other.get(path)!r} in {key}, {expected.get(path)!r} in {first}"
+            for path in sorted(other.keys() | expected.keys())
+            if other.get(path) != expected.get(path)
         ]
         if differing:
             raise ValueError(
@@ -390,46 +270,6 @@ def _record(run: Run) -> dict[str, Any]:
     fields = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
     del fields["per_image"]
     return fields
-
-
-def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, float]]:
-    """Some hundred points: mean loss since the last one, and every evaluation."""
-    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
-    every = math.ceil(max(losses, default=1) / _CURVE_POINTS)
-    points: dict[int, dict[str, float]] = {}
-    window = []
-    for step, loss in sorted(losses.items()):
-        window.append(loss)
-        if step % every == 0 or step == max(losses):
-            points[step] = {
-                "step": step,
-                "loss": _round(math.fsum(window) / len(window)),
-            }
-            window = []
-    name = f"{split}_mean_iou"
-    for line in lines:
-        if line.get(name) is not None:
-            point = points.setdefault(line["step"], {"step": line["step"]})
-            point[name] = _round(line[name])
-    return [points[step] for step in sorted(points)]
-
-
-def _last_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    start = "gradient_share/"
-    for line in reversed(lines):
-        shares = {
-            name.removeprefix(start): _round(value)
-            for name, value in line.items()
-            if name.startswith(start)
-        }
-        if shares:
-            return shares
-    return None
-
-
-def _round(value: float) -> float:
-    """Six digits, which is more than anything here is known to."""
-    return float(f"{value:.6g}")
 
 
 def _to_json(tree: Any) -> Any:

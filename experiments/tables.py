@@ -61,16 +61,15 @@ def settings_table(study: Study) -> Table:
 def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
     """Differences of the scores in points, each with its interval."""
     table = Table("arm", "against", "at", caption_justify="left")
-    for name in SCORES.values():
+    table.add_column(SCORES["mean_iou"], justify="right")
+    table.add_column("which shows")
+    for name in list(SCORES.values())[1:]:
         table.add_column(name, justify="right")
-    table.add_column("mean IoU shows")
     for comparison in comparisons:
         cells = (comparison.arm, comparison.baseline, comparison.at)
-        intervals = comparison.scores
+        first, *others = comparison.scores.values()
         table.add_row(
-            *map(Text, cells),
-            *(points(intervals[score]) for score in SCORES),
-            verdict(intervals["mean_iou"]),
+            *map(Text, cells), points(first), verdict(first), *map(points, others)
         )
     table.caption = (
         "points (percent minus percent), with 95 % intervals of a paired bootstrap "
@@ -82,8 +81,7 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
 def class_differences_table(comparisons: Sequence[Comparison], study: Study) -> Table:
     """Differences of each class's IoU in points, a column for each comparison."""
     table = _make_table("class", ["pixels", *(c.name for c in comparisons)])
-    rows = zip(study.runs[0].class_names, study.runs[0].pixel_share, strict=True)
-    for name, share in rows:
+    for name, share in study.pixel_shares.items():
         cells = (points(c.per_class[name]) for c in comparisons)
         table.add_row(Text(name), f"{share:.2%}", *cells)
     means = (points(c.scores["mean_iou"]) for c in comparisons)

@@ -7,16 +7,18 @@ from segloss.train.loop import Stopped, train
 from segloss.train.predict import predict
 from segloss.train.setup import make_setup
 from segloss.train.stored_config import change_fields, check_same_config, read_config
-from segloss.train.trained import evaluate_run
+from segloss.train.trained import TrainedModel, evaluate_run, load_trained
 
 __all__ = [
     "NonFiniteError",
     "Stopped",
+    "TrainedModel",
     "change_fields",
     "check_same_config",
     "evaluate_run",
     "export",
     "inspect_dataset",
+    "load_trained",
     "make_setup",
     "predict",
     "read_config",

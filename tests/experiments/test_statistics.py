@@ -53,9 +53,9 @@ def test_two_seeds_and_two_images_have_all_resamples_by_hand():
 def test_interval_equals_that_of_a_slow_loop():
     rng = np.random.default_rng(0)
     arms = rng.integers(0, 40, (2, 3, 6, 3, 3)).astype(np.int32)
-    fast = difference(*arms, metrics.mean_iou, resamples=2000)
+    fast = difference(*arms, metrics.mean_iou, resamples=1000)
     slow = []
-    for _ in range(2000):
+    for _ in range(1000):
         seeds, images = rng.integers(0, 3, 3), rng.integers(0, 6, 6)
         scores = [
             np.mean([metrics.mean_iou(arm[s][images].sum(axis=0)) for s in seeds])
@@ -63,7 +63,7 @@ def test_interval_equals_that_of_a_slow_loop():
         ]
         slow.append(scores[0] - scores[1])
     low, high = np.percentile(slow, [2.5, 97.5])
-    assert (fast.low, fast.high) == pytest.approx((low, high), abs=0.008)
+    assert (fast.low, fast.high) == pytest.approx((low, high), abs=0.01)
     plain = np.mean(
         [
             metrics.mean_iou(t.sum(0)) - metrics.mean_iou(b.sum(0))
