@@ -21,6 +21,9 @@ _SMOKE_SEEDS = 2
 _SMOKE_FIELDS = ("arm", "seed", "sampler", "loss")
 
 
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A question, and the runs that answer it.
@@ -79,6 +82,16 @@ class Study:
                 f"{baseline} has {seeds[1]}; pairs need the same."
             )
         return arms[arm], arms[baseline]
+
+
+def study_folder(name: str) -> pathlib.Path:
+    """Where README, results and plots of a study lie."""
+    return _ROOT / "experiments" / name
+
+
+def study_config(name: str) -> pathlib.Path:
+    """The config of a study."""
+    return _ROOT / "configs" / "sweeps" / f"{name}.py"
 
 
 def confusions(runs: Sequence[Run]) -> Int[np.ndarray, "s n c c"]:
@@ -145,9 +158,9 @@ def save(study: Study, folder: str | pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = dataclasses.asdict(dataclasses.replace(study, runs=()))
     del about["runs"]
-    text = json.dumps(about, indent=2, sort_keys=True, allow_nan=False)
+    text = json.dumps(about, indent=2, allow_nan=False)
     (folder / "study.json").write_text(text + "\n")
-    records = (json.dumps(_record(r), sort_keys=True) for r in study.runs)
+    records = (json.dumps(_record(r), allow_nan=False) for r in study.runs)
     (folder / "runs.json").write_text("[\n" + ",\n".join(records) + "\n]\n")
     # NumPy gives each array the date at which zip files begin.
     np.savez_compressed(

@@ -12,35 +12,30 @@ import pathlib
 
 from absl import flags
 
-from experiments.collect import study_folder
 from experiments.report.page import make_page
-from experiments.store import load
+from experiments.report.pictures import make_pictures
+from experiments.store import load, study_folder
 from segloss import cli
 
-FLAGS = flags.FLAGS
-if "workdir" not in FLAGS:
-    flags.DEFINE_string("workdir", None, "Where the study's runs lie.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie.")
+SMOKE = flags.DEFINE_bool("smoke", False, "What --smoke ran, within --workdir.")
 OUTPUT = flags.DEFINE_string("output", None, "The file, if not report.html in DIR.")
 
 
 def main(argv: list[str]) -> None:
-    from experiments.report.pictures import make_pictures
-
     _, name = argv
-    folder = study_folder(name)
-    workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else None
-    if FLAGS.smoke:
-        if workdir is None:
-            raise ValueError("--smoke needs --workdir, where what it ran lies.")
-        folder = workdir
-    output = pathlib.Path(
-        OUTPUT.value or (workdir or pathlib.Path("runs") / name) / "report.html"
-    )
+    if SMOKE.value and WORKDIR.value is None:
+        raise ValueError("--smoke needs --workdir, where what it ran lies.")
+    workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
+    folder = workdir if SMOKE.value else study_folder(name)
     study = load(folder / "results")
     pictures = make_pictures(study, workdir) if workdir else []
+    page = make_page(study, pictures=pictures)
+    output = (workdir or pathlib.Path("runs") / name) / "report.html"
+    output = pathlib.Path(OUTPUT.value or output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(make_page(study, pictures=pictures))
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    output.write_text(page)
+    print(f"{output}: {len(page) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
