@@ -34,7 +34,9 @@ def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
         path = workdir / "results.json"
         if not path.exists():
             raise ValueError(f"{path} is missing; the run is not finished.")
-        runs[workdir.name] = json.loads(path.read_text())
+        # A run of a sweep lies in ARM/seed=S.
+        arm = [workdir.parent.name] if workdir.name.startswith("seed=") else []
+        runs["/".join([*arm, workdir.name])] = json.loads(path.read_text())
     parts = [markdown_table(summary_table(runs))]
     if len(workdirs) == 1:
         curve = readme.parent / "curve.png"

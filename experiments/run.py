@@ -1,103 +1,145 @@
-r"""Runs every arm of a sweep, one after the other, and shows their scores side by side.
+r"""Runs what a sweep asks for: skips what is done, resumes and retries the rest.
 
-python -m experiments.run --config=configs/sweeps/demo_samplers.py \
-    --workdir=runs/demo-compare
+python -m experiments.run --config=configs/sweeps/demo_samplers.py --workdir=DIR
+python -m experiments.run --config=configs/sweeps/STUDY.py:ARG --workdir=DIR --jobs=2
+python -m experiments.run --config=... --workdir=DIR --smoke
+python -m experiments.run --config=... --workdir=DIR --launcher=slurm \
+    --slurm_partition=gpu --slurm_gpus=1 --slurm_time=600 --slurm_set=mem=32G
+
+The same command goes on with a sweep that was stopped. Each run lies in
+DIR/ARM/seed=S/, the log of each of its tries in DIR/.jobs/ARM/seed=S/.
+
+--smoke takes seconds: the base at size `smoke`, of the sweep the arms of the first
+comparison with two seeds, and of their overrides `sampler` and `loss` alone.
 """
 
-import importlib.util
-import json
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from rich.console import Console
 
+from experiments.sweep import (
+    PlannedRun,
+    StudyConfig,
+    check_comparisons,
+    expand,
+    load_study,
+    smoke_overrides,
+)
 from segloss import cli
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file with `get_config` and `sweep`."
+    "config", None, "A study of configs/sweeps, with the argument of its `get_config`."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Holds a run per arm.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Holds a folder per run.", required=True)
+LAUNCHER = flags.DEFINE_enum(
+    "launcher",
+    None,
+    ["local", "slurm", "inline"],
+    "Where runs are trained: processes here, jobs of Slurm, or one after the other in "
+    "this process. Default: inline for --smoke, else local.",
+)
+JOBS = flags.DEFINE_integer(
+    "jobs",
+    None,
+    "Runs at once. Default: local, one per accelerator, 1 on CPU; slurm, all.",
+    lower_bound=1,
+)
+RETRIES = flags.DEFINE_integer(
+    "retries", 2, "How often a run that crashed is tried again.", lower_bound=0
+)
+SMOKE = flags.DEFINE_bool("smoke", False, "Tries the study out, in seconds.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Shows the runs, and starts none.")
+SLURM_PARTITION = flags.DEFINE_string("slurm_partition", None, "Where jobs queue.")
+SLURM_TIME = flags.DEFINE_integer(
+    "slurm_time", 1440, "Minutes of a job; a run that needs more goes on in another."
+)
+SLURM_GPUS = flags.DEFINE_integer("slurm_gpus", None, "GPUs of a job.")
+SLURM_SET = flags.DEFINE_multi_string(
+    "slurm_set", [], "KEY=VALUE for any other flag of sbatch, such as mem=32G."
+)
 
 
-def expand(base: ConfigDict, overrides: Iterator[Mapping[str, Any]]):
-    """Yields (arm, config) for each set of overrides, dotted paths to values.
-
-    An arm is named by its overrides, a section by its `name`, a list by its members.
-
-    Raises:
-        ValueError: if a path is not in the config, or two arms have the same name.
-    """
-    seen = set()
-    for override in overrides:
-        config = base.copy_and_resolve_references()
-        labels = []
-        with config.unlocked():
-            for path, value in override.items():
-                *parents, field = path.split(".")
-                section = config
-                for parent in parents:
-                    section = section[parent]
-                if field not in section:
-                    raise ValueError(f"sweep: the config has no field {path!r}.")
-                # Deleted first: an update would keep the siblings of another `name`.
-                del section[field]
-                section[field] = value
-                labels.append(f"{path}={_label(value)}")
-        arm = ",".join(labels)
-        if arm in seen:
-            raise ValueError(f"sweep: two arms are named {arm!r}.")
-        seen.add(arm)
-        yield arm, config
-
-
-def _label(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return value["name"]
-    if isinstance(value, list):
-        return "+".join(map(_label, value))
-    return str(value)
-
-
-def load_sweep(path: str):
-    """The `sweep` function of a config file.
+def plan() -> tuple[StudyConfig, list[PlannedRun]]:
+    """The study and the runs that the flags ask for.
 
     Raises:
-        ValueError: if the file has none.
+        ValueError: if the sweep is wrong.
     """
-    spec = importlib.util.spec_from_file_location("sweep_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "sweep"):
-        raise ValueError(
-            f"{path} has no function 'sweep'; run.py takes single configs."
-        )
-    return module.sweep
+    flag = flags.FLAGS["config"]
+    # Without the argument of `get_config`, which follows a colon.
+    path = config_flags.get_config_filename(flag).split(":", 1)[0]
+    study = load_study(path)
+    runs = expand(CONFIG.value, study.sweep())
+    check_comparisons(study.comparisons, runs)
+    if SMOKE.value:
+        base = study.get_config("smoke")
+        # Those of the command line, which were applied to the other size.
+        base.update_from_flattened_dict(config_flags.get_override_values(flag))
+        runs = expand(base, smoke_overrides(study))
+    return study, runs
+
+
+def make_launcher(name: str, workdir: pathlib.Path):
+    """The launcher of that name, as the flags have it."""
+    from experiments import launch
+
+    if name == "inline":
+        return launch.Inline(cache=workdir / ".jobs" / "compiled")
+    if name == "local":
+        return launch.Local(JOBS.value)
+    settings = {
+        "name": workdir.name or "sweep",
+        "timeout_min": SLURM_TIME.value,
+        "slurm_partition": SLURM_PARTITION.value,
+        "gpus_per_node": SLURM_GPUS.value,
+    }
+    settings = {key: value for key, value in settings.items() if value is not None}
+    others = dict(setting.partition("=")[::2] for setting in SLURM_SET.value)
+    if not all(others.values()):
+        raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
+    if others:
+        settings["slurm_additional_parameters"] = others
+    return launch.Slurm(settings, JOBS.value)
 
 
 def main(argv: list[str]) -> None:
-    from segloss import train
-    from segloss.report import class_table, summary_table
+    from experiments.board import DONE, Board, Row, arm_table
+    from experiments.fingerprint import check_unmixed, code_fingerprint
+    from experiments.runner import Runner, exit_with
+    from experiments.worker import check_free, locked
 
+    study, runs = plan()
     workdir = pathlib.Path(WORKDIR.value)
-    # Without the argument of `get_config`, which follows a colon.
-    path = config_flags.get_config_filename(flags.FLAGS["config"]).rsplit(":", 1)[0]
-    sweep = load_sweep(path)
-    results = {}
-    for arm, config in expand(CONFIG.value, sweep()):
-        path = workdir / arm / "results.json"
-        if path.exists():
-            train.check_same_config(config, workdir / arm)
-            results[arm] = json.loads(path.read_text())
-        else:
-            results[arm] = train.train(config, workdir / arm)
-    console = Console()
-    for arm, result in results.items():
-        console.rule(arm)
-        console.print(class_table(result))
-    console.print(summary_table(results))
+    console = Console(markup=False, highlight=False)
+    console.print(f"{study.name}: {study.question}", soft_wrap=True)
+    code = code_fingerprint()
+    check_unmixed(runs, workdir, code=code)
+    rows = [Row(run, run.folder(workdir)) for run in runs]
+    board = Board(rows, console)
+    if DRY_RUN.value:
+        console.print(board.table())
+        return
+    name = LAUNCHER.value or ("inline" if SMOKE.value else "local")
+    with locked(workdir):
+        check_free([row.folder for row in rows])
+        runner = Runner(
+            board=board,
+            launcher=make_launcher(name, workdir),
+            workdir=workdir,
+            code=code,
+            retries=RETRIES.value,
+        )
+        exit_code = runner.run()
+    if any(row.state == DONE for row in rows):
+        console.print(arm_table(rows))
+        console.print(
+            "Mean over the seeds, and their range; for differences with intervals: "
+            f"python -m experiments.collect {study.name} --workdir={workdir}",
+            soft_wrap=True,
+        )
+    exit_with(exit_code, rows)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-# Where data lie and how they are read ahead changes no figure, and paths are private.
-_NOT_SETTING = (
-    "seed",
-    "checkpoint_every_steps",
-    "log_every_steps",
-    "data.root",
-    "data.data_dir",
-    "data.num_threads",
-    "data.num_workers",
-    "data.prefetch_batches",
-)
+from experiments.fingerprint import FREE, RECORD
+
 _CURVE_POINTS = 100
 
 
@@ -83,7 +74,7 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
     """
     results, config, about = (
         json.loads((folder / name).read_text())
-        for name in ("results.json", "config.json", "run.json")
+        for name in ("results.json", "config.json", RECORD)
     )
     with np.load(folder / "confusions.npz") as arrays:
         per_image = arrays["per_image"]
@@ -122,7 +113,7 @@ def shared_setting(
     config: Mapping[str, Any], planned: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The fields that no run overrides, without those that change no figure."""
-    left_out = {*_NOT_SETTING, *(path for run in planned for path in run)}
+    left_out = {"seed", *FREE, *(path for run in planned for path in run)}
     kept = {
         path: value
         for path, value in _flatten(dict(config)).items()

@@ -5,21 +5,16 @@ committed, and is all that tables, plots and reports are made from.
 """
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from experiments.run_folder import Run, read_run, shared_setting
-
-# What `--smoke` keeps of a sweep, as the runner has it.
-_SMOKE_SEEDS = 2
-_SMOKE_FIELDS = ("arm", "seed", "sampler", "loss")
-
+from experiments.sweep import load_study, smoke_overrides
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -117,12 +112,11 @@ def collect(
             leaves alone, or in the images they were scored on. It names them.
     """
     path, workdir = pathlib.Path(study_config_path), pathlib.Path(workdir)
-    module = _load_module(path)
-    planned = [_to_json(run) for run in module.sweep()]
-    comparisons = tuple((arm, baseline) for arm, baseline in module.COMPARISONS)
-    if smoke:
-        planned = list(_smoke_part(planned, comparisons[0]))
-        comparisons = comparisons[:1]
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.py")))
+        raise ValueError(f"{path} is missing; known studies are {known}.")
+    about = load_study(path)
+    planned = _to_json(smoke_overrides(about) if smoke else list(about.sweep()))
     folders = {f"{p['arm']}/seed={p['seed']}": p for p in planned}
     missing = [k for k in folders if not (workdir / k / "results.json").exists()]
     if missing:
@@ -139,9 +133,9 @@ def collect(
     _check_one_setting(settings)
     study = Study(
         name=path.stem,
-        question=module.QUESTION,
-        comparisons=comparisons,
-        paper=getattr(module, "PAPER", None),
+        question=about.question,
+        comparisons=about.comparisons[:1] if smoke else about.comparisons,
+        paper=about.paper,
         runs=tuple(runs),
         setting=next(iter(settings.values())),
     )
@@ -203,28 +197,6 @@ def load(folder: str | pathlib.Path) -> Study:
     study = Study(**about, runs=tuple(runs))
     _check_comparable(study)
     return study
-
-
-def _load_module(path: pathlib.Path) -> Any:
-    if not path.exists():
-        known = sorted(p.stem for p in path.parent.glob("*.py"))
-        raise ValueError(f"{path} is missing; known studies are {', '.join(known)}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name in ("QUESTION", "COMPARISONS", "sweep"):
-        if not hasattr(module, name):
-            raise ValueError(f"{path} has no {name!r}, which a study needs.")
-    return module
-
-
-def _smoke_part(
-    planned: Sequence[Mapping[str, Any]], arms: tuple[str, str]
-) -> Iterator[dict[str, Any]]:
-    for arm in dict.fromkeys(p["arm"] for p in planned):
-        of_arm = [p for p in planned if p["arm"] == arm and arm in arms]
-        for run in of_arm[:_SMOKE_SEEDS]:
-            yield {field: run[field] for field in _SMOKE_FIELDS if field in run}
 
 
 def _check_overrides(

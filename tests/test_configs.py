@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.run import expand
+from experiments.sweep import check_comparisons, expand, load_study
 from segloss.train.setup import make_setup
 
 ROOT = Path(__file__).parents[1]
@@ -74,8 +74,10 @@ def test_full_config_loads_and_a_size_that_is_none_is_refused(name):
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_arm_of_a_sweep_is_set_up(name, tmp_path, request):
     config = smoke(f"sweeps.{name}", tmp_path, request)
-    module = importlib.import_module(f"configs.sweeps.{name}")
-    arms = dict(expand(config, module.sweep()))
+    study = load_study(ROOT / "configs" / "sweeps" / f"{name}.py")
+    runs = expand(config, study.sweep())
+    check_comparisons(study.comparisons, runs)
+    arms = {run.arm: run.config for run in runs}
     assert len(arms) > 1
     for arm_config in arms.values():
         make_setup(arm_config)  # `test_run.py` trains the arms of one

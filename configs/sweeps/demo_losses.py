@@ -33,14 +33,24 @@ PENALTY = tuple(
 )
 
 
+QUESTION = (
+    "What does each loss of class ids make of the embedded scenes with Balance-batch? "
+    "One seed: an overview, no ranking."
+)
+_LOSSES = {name: dict(name=name) for name in ALONE}
+_LOSSES["log_bilinear_loss"] = dict(name="log_bilinear_loss", penalty=PENALTY)
+for _name, _weight in BESIDE_CROSS_ENTROPY.items():
+    _LOSSES[_name] = [
+        dict(name="softmax_cross_entropy", weight=1.0),
+        dict(name=_name, weight=_weight),
+    ]
+COMPARISONS = tuple((arm, ALONE[0]) for arm in _LOSSES if arm != ALONE[0])
+
+
 def get_config(size: str = "full") -> ConfigDict:
     return demo.get_config(size)
 
 
 def sweep() -> Iterator[dict]:
-    for name in ALONE:
-        yield {"loss": dict(name=name)}
-    yield {"loss": dict(name="log_bilinear_loss", penalty=PENALTY)}
-    for name, weight in BESIDE_CROSS_ENTROPY.items():
-        cross_entropy = dict(name="softmax_cross_entropy", weight=1.0)
-        yield {"loss": [cross_entropy, dict(name=name, weight=weight)]}
+    for arm, loss in _LOSSES.items():
+        yield {"arm": arm, "seed": 0, "loss": loss}

@@ -20,10 +20,18 @@ SAMPLERS = (
 )
 
 
+QUESTION = "What does each sampler make of the embedded scenes, on equal steps?"
+COMPARISONS = tuple((s["name"], "random") for s in SAMPLERS if s["name"] != "random")
+
+
 def get_config(size: str = "full") -> ConfigDict:
     return demo.get_config(size)
 
 
 def sweep() -> Iterator[dict]:
     for sampler in SAMPLERS:
-        yield {"sampler": dict(batch_max=9, **sampler)}
+        yield {
+            "arm": sampler["name"],
+            "seed": 0,
+            "sampler": dict(batch_max=9, **sampler),
+        }

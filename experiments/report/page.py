@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
 from rich.table import Table
 
 from experiments import tables
@@ -72,7 +71,7 @@ def make_page(
     reported = read_reported(study.paper, paper_csv)
     comparisons = compare(study, resamples=resamples)
     plots = {
-        name: (title, [(panel, Markup(svg(panel))) for panel in panels])
+        name: (title, [(panel, svg(panel)) for panel in panels])
         for name, (title, panels) in make_plots(study, comparisons, reported).items()
     }
     environment = jinja2.Environment(

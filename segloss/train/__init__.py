@@ -6,7 +6,12 @@ from segloss.train.log import NonFiniteError
 from segloss.train.loop import Stopped, train
 from segloss.train.predict import predict
 from segloss.train.setup import make_setup
-from segloss.train.stored_config import change_fields, check_same_config, read_config
+from segloss.train.stored_config import (
+    change_fields,
+    check_same_config,
+    flat_fields,
+    read_config,
+)
 from segloss.train.trained import TrainedModel, evaluate_run, load_trained
 
 __all__ = [
@@ -17,6 +22,7 @@ __all__ = [
     "check_same_config",
     "evaluate_run",
     "export",
+    "flat_fields",
     "inspect_dataset",
     "load_trained",
     "make_setup",

@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +32,41 @@ _FREE_TO_CHANGE = (
 )
 
 
-def check_same_config(config: ConfigDict, workdir: Path) -> None:
+def check_same_config(
+    config: ConfigDict, workdir: Path, *, free: Iterable[str] = _FREE_TO_CHANGE
+) -> None:
     """Checks that a run that goes on does so with the config it began with.
+
+    Args:
+        config: that of now.
+        workdir: where the run lies.
+        free: fields, or sections, that may differ.
 
     Raises:
         ValueError: if the run in `workdir` has another config; it lists the fields.
     """
-    before, now = _flatten(_to_json(read_config(workdir))), _flatten(_to_json(config))
+    before = flat_fields(read_config(workdir), without=free)
+    now = flat_fields(config, without=free)
     differing = [
         f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
         for field in sorted(before.keys() | now.keys())
         if before.get(field) != now.get(field)
-        and not any(f"{field}.".startswith(f"{free}.") for free in _FREE_TO_CHANGE)
     ]
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config: {'; '.join(differing)}. "
             "Choose another --workdir, or go back to that config."
         )
+
+
+def flat_fields(config: ConfigDict, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """Dotted paths to plain values, but for those at or under `without`."""
+    without = tuple(f"{field}." for field in without)
+    return {
+        field: value
+        for field, value in _flatten(_to_json(config)).items()
+        if not f"{field}.".startswith(without)
+    }
 
 
 def write_config(config: ConfigDict, workdir: Path) -> None:

@@ -72,6 +72,7 @@ def real_study(finished_run, tmp_path_factory):
     (directory / "twice.py").write_text(
         'QUESTION = "Is a run like itself?"\n'
         'COMPARISONS = (("again", "once"),)\n'
+        "def get_config(size): ...\n"
         "def sweep():\n"
         '    yield {"arm": "once", "seed": 0}\n'
         '    yield {"arm": "again", "seed": 0}\n'

@@ -1,10 +1,9 @@
 import json
+import shutil
 
 import pytest
-from ml_collections import ConfigDict
 
 from experiments.results import write_results
-from experiments.run import expand, load_sweep
 
 RESULTS = {
     "summary": {
@@ -70,40 +69,11 @@ def test_what_is_missing_is_named(run, tmp_path):
         write_results(readme, [tmp_path / "other"])
 
 
-def base():
-    return ConfigDict(
-        {"seed": 0, "sampler": {"name": "balance_batch", "batch_cl": 8}}
-    ).lock()
-
-
-def test_arms_replace_whole_sections_and_leave_the_base_alone():
-    arms = dict(
-        expand(
-            base(),
-            iter(
-                [
-                    {"sampler": {"name": "random", "batch_max": 4}},
-                    {"sampler.batch_cl": 3, "seed": 7},
-                ]
-            ),
-        )
-    )
-    assert arms["sampler=random"].sampler.to_dict() == {
-        "name": "random",
-        "batch_max": 4,
-    }
-    second = arms["sampler.batch_cl=3,seed=7"]
-    assert (second.sampler.batch_cl, second.seed) == (3, 7)
-    assert second.sampler.name == "balance_batch"
-    assert base().sampler.batch_cl == 8
-
-
-def test_sweeps_that_cannot_be_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="has no field 'seeed'"):
-        list(expand(base(), iter([{"seeed": 1}])))
-    with pytest.raises(ValueError, match="two arms are named 'seed=1'"):
-        list(expand(base(), iter([{"seed": 1}, {"seed": 1}])))
-    plain = tmp_path / "plain.py"
-    plain.write_text("def get_config():\n    return 1\n")
-    with pytest.raises(ValueError, match="has no function 'sweep'"):
-        load_sweep(str(plain))
+def test_runs_of_a_sweep_are_named_by_arm_and_seed(run, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results -->\n<!-- end of results -->\n")
+    for arm in ("a", "b"):
+        shutil.copytree(run, tmp_path / arm / "seed=0")
+    write_results(readme, [tmp_path / arm / "seed=0" for arm in ("a", "b")])
+    assert "| a/seed=0 | 0.500 |" in readme.read_text()
+    assert "b/seed=0: 7 images of `test`" in readme.read_text()

@@ -10,6 +10,9 @@ CONFIG = """
 QUESTION = "Does Balance-batch find poles?"
 COMPARISONS = (("cl3", "random4"), ("cl3-images", "random4"))
 
+def get_config(size="full"):
+    raise AssertionError("what the runs were trained with is in their folders")
+
 def sweep():
     balanced = dict(name="balance_batch", batch_max=4, batch_cl=3)
     for arm, sampler, steps in (
@@ -161,7 +164,7 @@ def test_files_that_lack_something_are_refused(tmp_path, config):
     with pytest.raises(ValueError, match=r"pole\.py is missing; known .* poles"):
         collect(config.with_name("pole.py"), tmp_path)
     config.write_text("def sweep():\n    return []\n")
-    with pytest.raises(ValueError, match="has no 'QUESTION'"):
+    with pytest.raises(ValueError, match="has no 'get_config'"):
         collect(config, tmp_path)
     study = make_study()
     save(study, tmp_path / "a")

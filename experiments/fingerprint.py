@@ -1,0 +1,143 @@
+"""What must be the same for two runs to be results of one study: code and config."""
+
+import ast
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from importlib import metadata
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import segloss
+from experiments.sweep import PlannedRun
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# Fields that change no figure of a run. `evaluate` is none of them, though a run could
+# go on with another: its figures would be no others' equals. Nor is `on_bad_sample`.
+FREE = (
+    "checkpoint_every_steps",
+    "log_every_steps",
+    "data.root",
+    "data.data_dir",
+    "data.num_threads",
+    "data.num_workers",
+    "data.prefetch_batches",
+)
+RECORD = "run.json"
+
+
+def package_versions() -> dict[str, str]:
+    """Those of the packages that compute."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def code_fingerprint(root: pathlib.Path | None = None) -> str:
+    """SHA-256 of segloss as Python reads it, and of the packages that compute.
+
+    Comments, docstrings and layout do not count.
+
+    Args:
+        root: folder of the package; None is that of the segloss which is imported.
+    """
+    root = root or pathlib.Path(segloss.__file__).parent
+    digest = hashlib.sha256(json.dumps(package_versions()).encode())
+    for path in sorted(root.rglob("*.py")):
+        code = ast.unparse(_without_docstrings(ast.parse(path.read_text())))
+        digest.update(f"\n{path.relative_to(root).as_posix()}\n{code}".encode())
+    return digest.hexdigest()
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)] or [ast.Pass()]
+    return tree
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    )
+
+
+def config_fingerprint(config: ConfigDict) -> str:
+    """SHA-256 of the fields of a config that change a figure."""
+    from segloss import train
+
+    fields = train.flat_fields(config, without=FREE)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def make_record(run: PlannedRun, *, code: str) -> dict[str, Any]:
+    """What `run.json` of a run holds."""
+    from segloss.train.evaluation import current_commit
+
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "overrides": run.overrides,
+        "code": code,
+        "config": config_fingerprint(run.config),
+        "commit": current_commit(),
+        "versions": package_versions(),
+    }
+
+
+def has_begun(folder: pathlib.Path) -> bool:
+    """Whether a run left something that another could be mixed with."""
+    steps = (folder / "checkpoints").glob("*")
+    return (folder / "results.json").exists() or any(s.name.isdigit() for s in steps)
+
+
+def check_unmixed(
+    runs: Iterable[PlannedRun], workdir: pathlib.Path, *, code: str
+) -> None:
+    """Checks that every run that has begun did so with this code and its config.
+
+    Raises:
+        ValueError: listing each run that did not, and what differs.
+    """
+    faults = []
+    for run in runs:
+        folder = run.folder(workdir)
+        if has_begun(folder):
+            faults += [f"{folder}: {d}" for d in _differences(run, folder, code=code)]
+    if faults:
+        raise ValueError(
+            "runs of other code or config are never mixed:\n  "
+            + "\n  ".join(faults)
+            + "\nChoose another --workdir, or delete these folders to run them anew."
+        )
+
+
+def _differences(run: PlannedRun, folder: pathlib.Path, *, code: str) -> list[str]:
+    from segloss import train
+
+    path = folder / RECORD
+    if not path.exists():
+        return [f"has no {RECORD}, so no sweep made it."]
+    record = json.loads(path.read_text())
+    differences = []
+    if record["code"] != code:
+        commit = (record.get("commit") or "none")[:12]
+        before = record.get("versions", {})
+        versions = "".join(
+            f"; {name} was {before.get(name)}, is {version}"
+            for name, version in package_versions().items()
+            if before.get(name) != version
+        )
+        differences.append(f"the code changed since, at commit {commit}{versions}.")
+    if record["config"] != config_fingerprint(run.config):
+        try:
+            train.check_same_config(run.config, folder, free=FREE)
+            differences.append("the config changed since.")
+        except (FileNotFoundError, ValueError) as error:
+            # What is wrong, without where, and what to do, which are said for all.
+            text = str(error).split("another config: ")[-1]
+            differences.append(f"the config changed: {text.split('. Choose')[0]}.")
+    return differences

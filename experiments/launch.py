@@ -1,0 +1,308 @@
+"""Where the runs of a sweep are trained: in this process, on this machine, by Slurm."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import submitit
+
+from experiments.worker import Job, Outcome, read_lock, run_job
+
+# submitit ends a local job after this; a run takes what it takes.
+_NO_LIMIT_MINUTES = 60 * 24 * 365
+# Files of another machine may be seen late.
+_FILES_WITHIN_SECONDS = 20
+_ASK_SLURM_EVERY_SECONDS = 5
+# The others, such as COMPLETED, FAILED, PREEMPTED or TIMEOUT, are over.
+_ALIVE_IN_SLURM = {
+    "COMPLETING",
+    "CONFIGURING",
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "RUNNING",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+    "SUSPENDED",
+}
+
+
+class Attempt(Protocol):
+    """One try of a run."""
+
+    log: pathlib.Path
+
+    def poll(self) -> Outcome | None:
+        """How it ended; None while it has not."""
+
+    def stop(self) -> None:
+        """Asks it to save its state and end."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+class Launcher(Protocol):
+    """A place for runs."""
+
+    jobs: int
+    # Whether a signal for a run is one for the sweep.
+    in_process: bool
+
+    def start(self, job: Job, directory: pathlib.Path) -> Attempt:
+        """Starts a job; `directory` is new, and takes its log."""
+
+
+class Inline:
+    """One run after the other in this process: no start-up, one compilation cache."""
+
+    jobs = 1
+    in_process = True
+
+    def __init__(self, cache: pathlib.Path):
+        self._cache = cache
+
+    def start(self, job: Job, directory: pathlib.Path) -> Attempt:
+        """Returns once the job is over."""
+        import jax
+
+        if not jax.config.jax_compilation_cache_dir:
+            jax.config.update("jax_compilation_cache_dir", str(self._cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        directory.mkdir(parents=True)
+        log = directory / "log.txt"
+        with (
+            log.open("w") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            try:
+                outcome = run_job(job)
+            except Exception as error:
+                traceback.print_exc()
+                outcome = Outcome("crashed", error=str(error))
+        return _Over(log, outcome)
+
+
+class _Over:
+    def __init__(self, log: pathlib.Path, outcome: Outcome):
+        self.log = log
+        self._outcome = outcome
+
+    def poll(self) -> Outcome | None:
+        return self._outcome
+
+    def stop(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+class Local:
+    """Processes on this machine, through submitit.
+
+    Args:
+        jobs: how many at once; None is one per accelerator, and one without any.
+    """
+
+    in_process = False
+
+    def __init__(self, jobs: int | None = None):
+        devices = accelerators()
+        self.jobs = jobs or max(1, len(devices))
+        self._free = list(range(self.jobs))[::-1]
+        self._environments = [
+            _environment(devices, slot, self.jobs) for slot in range(self.jobs)
+        ]
+
+    def start(self, job: Job, directory: pathlib.Path) -> Attempt:
+        slot = self._free.pop()
+        job = dataclasses.replace(
+            job, environment=self._environments[slot], own_group=True
+        )
+        executor = submitit.AutoExecutor(directory, cluster="local")
+        executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, stderr_to_stdout=True)
+        # Inherited, so that Ctrl-C does not end what submitit puts around the job.
+        with _ignored(signal.SIGINT):
+            submitted = executor.submit(run_job, job)
+        return _LocalAttempt(submitted, job, lambda: self._free.append(slot))
+
+
+@contextlib.contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+class _LocalAttempt:
+    def __init__(self, submitted: submitit.Job, job: Job, release: Any):
+        self.log = submitted.paths.stdout
+        self._submitted = submitted
+        self._job = job
+        self._release = release
+        self._outcome: Outcome | None = None
+
+    def poll(self) -> Outcome | None:
+        if self._outcome is None and self._submitted.done():
+            self._outcome = _outcome(self._submitted)
+            self._release()
+        return self._outcome
+
+    def stop(self) -> None:
+        self._job.stop_file.touch()
+        # Not `cancel`, which kills after a second; this is passed on to the job.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(self._submitted.job_id), signal.SIGTERM)
+
+    def kill(self) -> None:
+        if lock := read_lock(self._job.folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(lock[0], signal.SIGKILL)
+
+
+def _outcome(submitted: submitit.Job) -> Outcome:
+    """What a job that is over returned."""
+    if not submitted.paths.result_pickle.exists():
+        return Outcome("crashed", error="it was killed")
+    if submitted.exception() is not None:
+        lines = str(submitted.exception()).strip().splitlines()
+        # Of submitit's frame around the traceback, the line with the exception.
+        rules = [i for i, line in enumerate(lines) if line.startswith("-----")]
+        return Outcome("crashed", error=lines[rules[-1] - 1] if rules else lines[-1])
+    return submitted.result()
+
+
+def accelerators() -> list[str]:
+    """The GPUs of this machine that may be used, without starting jax on them."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [device for device in visible.split(",") if device]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return [
+        str(index)
+        for index, _ in enumerate(
+            line for line in done.stdout.splitlines() if line.startswith("GPU ")
+        )
+    ]
+
+
+def _environment(devices: Sequence[str], slot: int, jobs: int) -> dict[str, str | None]:
+    """The devices of one of so many jobs: its share, or one that it shares."""
+    # submitit sets it to nothing.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not devices:
+        return {"CUDA_VISIBLE_DEVICES": visible}
+    if jobs <= len(devices):
+        return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot::jobs])}
+    sharing = -(-jobs // len(devices))
+    return {
+        "CUDA_VISIBLE_DEVICES": devices[slot % len(devices)],
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": os.environ.get(
+            "XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / sharing:.3f}"
+        ),
+    }
+
+
+class Slurm:
+    """Jobs of Slurm, through submitit; a run that meets its time limit goes on.
+
+    Args:
+        jobs: how many may be in the queue at once; None is all.
+        settings: of submitit's `update_parameters`.
+
+    Raises:
+        ValueError: if there is no Slurm here.
+    """
+
+    in_process = False
+
+    def __init__(self, settings: Mapping[str, Any], jobs: int | None = None):
+        if shutil.which("sbatch") is None:
+            raise ValueError("--launcher=slurm: there is no sbatch on this machine.")
+        self.jobs = jobs or sys.maxsize
+        self._settings = settings
+        self._states: dict[str, str] = {}
+        self._asked = 0.0
+
+    def start(self, job: Job, directory: pathlib.Path) -> Attempt:
+        executor = submitit.AutoExecutor(directory, cluster="slurm")
+        try:
+            executor.update_parameters(stderr_to_stdout=True, **self._settings)
+            submitted = executor.submit(run_job, job)
+        except submitit.core.utils.FailedJobError as error:
+            raise ValueError(
+                f"--launcher=slurm: {str(error).strip().splitlines()[-1]}"
+            ) from error
+        self._states[submitted.job_id] = "PENDING"
+        return _SlurmAttempt(submitted, job, self)
+
+    def is_over(self, job_id: str) -> bool:
+        """Whether Slurm has ended a job, or has forgotten it."""
+        if time.monotonic() - self._asked > _ASK_SLURM_EVERY_SECONDS:
+            # Not `sacct`, which needs a database that small clusters do not have.
+            done = subprocess.run(
+                ["squeue", "--me", "--states=all", "--noheader", "--format=%i %T"],
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode == 0:
+                lines = map(str.split, done.stdout.splitlines())
+                self._states = {line[0]: line[-1] for line in lines if line}
+            self._asked = time.monotonic()
+        return self._states.get(job_id) not in _ALIVE_IN_SLURM
+
+
+class _SlurmAttempt:
+    def __init__(self, submitted: submitit.Job, job: Job, slurm: Slurm):
+        self.log = submitted.paths.stdout
+        self._submitted = submitted
+        self._job = job
+        self._slurm = slurm
+        self._over_since: float | None = None
+
+    def poll(self) -> Outcome | None:
+        if not self._slurm.is_over(self._submitted.job_id):
+            self._over_since = None
+            return None
+        if self._over_since is None:
+            self._over_since = time.monotonic()
+        waited = time.monotonic() - self._over_since
+        if self._job.stop_file.exists():
+            waited = float("inf")
+        if (
+            not self._submitted.paths.result_pickle.exists()
+            and waited < _FILES_WITHIN_SECONDS
+        ):
+            return None
+        return _outcome(self._submitted)
+
+    def stop(self) -> None:
+        self._job.stop_file.touch()
+        self._cancel("--state=PENDING")
+        # The steps of the job alone, without Slurm's kill half a minute later.
+        self._cancel("--signal=TERM")
+
+    def kill(self) -> None:
+        self._cancel("--signal=KILL")
+
+    def _cancel(self, how: str) -> None:
+        subprocess.run(["scancel", how, self._submitted.job_id], capture_output=True)

@@ -1,0 +1,193 @@
+"""Keeps a launcher busy with the runs of a sweep until none is left."""
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from experiments.board import (
+    DONE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Board,
+    Row,
+)
+from experiments.fingerprint import make_record
+from experiments.launch import Attempt, Launcher
+from experiments.worker import Job, Outcome
+
+_LOGS = ".jobs"
+_POLL_SECONDS = 0.2
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LAST_LINES = 15
+_WAIT_FOR_KILLED_SECONDS = 20
+
+
+@dataclasses.dataclass
+class Runner:
+    """Runs what is not done, and again what crashed.
+
+    Attributes:
+        workdir: holds the runs, and `.jobs/` with the log of every try.
+        code: fingerprint of the code.
+        retries: how often a run that crashes is tried again.
+    """
+
+    board: Board
+    launcher: Launcher
+    workdir: pathlib.Path
+    code: str
+    retries: int
+    _attempts: dict[int, tuple[Attempt, int]] = dataclasses.field(default_factory=dict)
+    _signals: list[int] = dataclasses.field(default_factory=list)
+
+    def run(self) -> int:
+        """Returns the exit code: 0, 1 if a run failed, 128 plus a signal that came."""
+        with self._signals_noted(), self.board.shown():
+            try:
+                self._loop()
+            finally:
+                self._end_attempts()
+        if self._signals:
+            return 128 + self._signals[0]
+        return int(any(row.state == FAILED for row in self._rows))
+
+    @property
+    def _rows(self) -> Sequence[Row]:
+        return self.board.rows
+
+    def _loop(self) -> None:
+        while not self._signals:
+            for index, row in enumerate(self._rows):
+                if self._signals or len(self._attempts) >= self.launcher.jobs:
+                    break
+                if row.state == WAITING:
+                    self._start(index)
+                    self._settle()
+            self._settle()
+            if not self._attempts and all(r.state != WAITING for r in self._rows):
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _start(self, index: int) -> None:
+        row = self._rows[index]
+        directory = self._new_directory(row)
+        job = Job(
+            config=row.run.config,
+            folder=row.folder.absolute(),
+            record=make_record(row.run, code=self.code),
+            stop_file=directory / "stop",
+        )
+        row.curve.refresh()
+        row.start_clock()
+        self.board.change(row, RUNNING)
+        self._attempts[index] = (self.launcher.start(job, directory), row.curve.step)
+
+    def _new_directory(self, row: Row) -> pathlib.Path:
+        logs = (self.workdir / _LOGS / row.run.key).absolute()
+        logs.mkdir(parents=True, exist_ok=True)
+        taken = [int(p.name) for p in logs.iterdir() if p.name.isdecimal()]
+        return logs / str(max(taken, default=0) + 1)
+
+    def _settle(self) -> None:
+        for index, (attempt, first_step) in list(self._attempts.items()):
+            if (outcome := attempt.poll()) is not None:
+                del self._attempts[index]
+                self._end(self._rows[index], attempt, outcome, first_step)
+
+    def _end(
+        self, row: Row, attempt: Attempt, outcome: Outcome, first_step: int
+    ) -> None:
+        row.curve.refresh()
+        # A result is never asked to come twice, whatever killed the process after it.
+        if outcome.state == "done" or row.is_finished:
+            score = row.summary["mean_iou"]
+            self.board.change(row, DONE, f", mean IoU {_or_none(score)}")
+            return
+        if outcome.state == "stopped" and self.launcher.in_process:
+            self._signals.append(outcome.signal or signal.SIGTERM)
+        if self._signals:
+            self.board.change(row, STOPPED, f" at step {row.curve.step}")
+            return
+        if outcome.state == "stopped" and row.curve.step > first_step:
+            step = row.curve.step
+            self.board.change(row, WAITING, f", its job was stopped at step {step}")
+            return
+        row.error = outcome.error or "its job was stopped before its first step"
+        if outcome.state == "faulty" or row.retries >= self.retries:
+            self.board.change(row, FAILED, f", {row.error}", always=True)
+            self._show_log(row, attempt)
+            return
+        row.retries += 1
+        self.board.change(row, WAITING, f" after {row.error}", always=True)
+
+    def _show_log(self, row: Row, attempt: Attempt) -> None:
+        lines = []
+        with contextlib.suppress(OSError):
+            lines = attempt.log.read_text(errors="replace").splitlines()
+        where = f"{row.run.key} failed; the end of {attempt.log}:"
+        self.board.say("\n  ".join([where, *lines[-_LAST_LINES:]]))
+
+    def _end_attempts(self) -> None:
+        """Lets what still runs save its state, after a signal or an error here."""
+        if not self._attempts:
+            return
+        self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
+        if not self._signals:
+            self._signals.append(signal.SIGTERM)
+        before = len(self._signals)
+        for attempt, _ in self._attempts.values():
+            attempt.stop()
+        killed_at = None
+        while self._attempts:
+            if killed_at is None and len(self._signals) > before:
+                killed_at = time.monotonic()
+                for attempt, _ in self._attempts.values():
+                    attempt.kill()
+            self._settle()
+            if killed_at and time.monotonic() - killed_at > _WAIT_FOR_KILLED_SECONDS:
+                # What they run on does not answer; their locks keep others out.
+                return
+            time.sleep(_POLL_SECONDS)
+
+    @contextlib.contextmanager
+    def _signals_noted(self) -> Iterator[None]:
+        def note(number, frame):
+            self._signals.append(number)
+
+        before = {n: signal.getsignal(n) for n in _STOPPING}
+        for number, handler in before.items():
+            # As nohup has it.
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _or_none(score: float | None) -> str:
+    return "none" if score is None else f"{score:.3f}"
+
+
+def failures(rows: Sequence[Row]) -> str:
+    """The runs that failed, in a line each; empty where there is none."""
+    return "\n".join(
+        f"  {row.run.key}: {row.error}" for row in rows if row.state == FAILED
+    )
+
+
+def exit_with(code: int, rows: Sequence[Row]) -> None:
+    """Ends the command as its runs went."""
+    if code > 128:
+        name = signal.Signals(code - 128).name
+        print(f"{name}: the same command goes on from here.", file=sys.stderr)
+    elif code:
+        print(f"error: these runs failed:\n{failures(rows)}", file=sys.stderr)
+    sys.exit(code)

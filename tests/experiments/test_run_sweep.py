@@ -1,0 +1,211 @@
+"""A sweep in processes of its own: killed, stopped, resumed, and never mixed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.board import DONE, Row, arm_table
+from experiments.fingerprint import (
+    check_unmixed,
+    code_fingerprint,
+    config_fingerprint,
+)
+from experiments.sweep import expand, load_study
+
+ROOT = Path(__file__).parents[2]
+# Two arms that are one: what happens to the first must not be seen in its results.
+STUDY = """
+from configs import demo
+
+QUESTION = "Does a run that was killed and stopped equal one that was not?"
+COMPARISONS = (("disturbed", "whole"),)
+
+def get_config(size="full"):
+    config = demo.get_config("smoke").unlock()
+    config.data.data_dir = {data_dir!r}
+    config.total_steps = 40
+    config.checkpoint_every_steps = 2
+    config.evaluate_every_steps = 40
+    return config.lock()
+
+def sweep():
+    for arm in ("disturbed", "whole"):
+        yield {{"arm": arm, "seed": 3, "loss": dict(name="soft_dice")}}
+"""
+# One device, which compiles and steps faster than eight.
+ENVIRONMENT = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1")}
+
+
+class Sweep:
+    """The command on a study of its own."""
+
+    def __init__(self, directory, datasets_dir):
+        self.study = directory / "study.py"
+        self.study.write_text(STUDY.format(data_dir=str(datasets_dir)))
+        self.workdir = directory / "runs"
+        self.output = directory / "output.txt"
+
+    def start(self, *args):
+        command = [
+            sys.executable,
+            "-mexperiments.run",
+            f"--config={self.study}",
+            f"--workdir={self.workdir}",
+            *args,
+        ]
+        with self.output.open("w") as file:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | ENVIRONMENT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def until(self, process, condition):
+        for _ in range(6000):
+            if condition():
+                return
+            assert process.poll() is None, self.output.read_text()
+            time.sleep(0.02)
+        raise AssertionError(self.output.read_text())
+
+    def newest(self):
+        """Newest checkpoint of the run that is disturbed."""
+        checkpoints = (self.folder / "checkpoints").glob("*")
+        return max((int(p.name) for p in checkpoints if p.name.isdigit()), default=0)
+
+    @property
+    def folder(self):
+        return self.workdir / "disturbed" / "seed=3"
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, datasets_dir):
+    """A sweep whose first run was killed, then stopped with its runner, then done."""
+    sweep = Sweep(tmp_path_factory.mktemp("sweep"), datasets_dir)
+    first = sweep.start("--launcher=local")
+    try:
+        sweep.until(first, lambda: sweep.newest() >= 4)
+        os.kill(int((sweep.folder / ".lock").read_text().split()[0]), signal.SIGKILL)
+        sweep.until(first, lambda: "retry 1 after" in sweep.output.read_text())
+        at_kill = sweep.newest()
+        sweep.until(first, lambda: sweep.newest() >= at_kill + 4)
+        # As Ctrl-C does, which signals everything that the terminal started.
+        os.killpg(first.pid, signal.SIGINT)
+        assert first.wait(timeout=300) == 128 + signal.SIGINT
+    finally:
+        first.kill()
+    stopped = sweep.output.read_text()
+    at_stop = sweep.newest()
+    second = sweep.start("--launcher=local")
+    assert second.wait(timeout=300) == 0, sweep.output.read_text()
+    sweep.outputs = (stopped, sweep.output.read_text())
+    sweep.steps = (at_kill, at_stop)
+    return sweep
+
+
+def results(sweep, arm):
+    return json.loads((sweep.workdir / arm / "seed=3" / "results.json").read_text())
+
+
+def test_a_run_killed_retried_stopped_and_resumed_gives_the_results_of_a_whole_one(
+    sweep,
+):
+    stopped, resumed = sweep.outputs
+    assert "disturbed/seed=3: retry 1 after it was killed" in stopped
+    assert "disturbed/seed=3: stopped at step" in stopped
+    assert "SIGINT: the same command goes on from here." in stopped
+    assert "whole" not in stopped
+    at_kill, at_stop = sweep.steps
+    assert 4 <= at_kill < at_stop < 40
+    assert "disturbed/seed=3: done, mean IoU 0." in resumed
+    disturbed, whole = (results(sweep, arm) for arm in ("disturbed", "whole"))
+    for name in ("summary", "confusion", "per_class", "step"):
+        assert disturbed[name] == whole[name]
+    logs = sorted((sweep.workdir / ".jobs/disturbed/seed=3").iterdir())
+    assert [log.name for log in logs] == ["1", "2", "3"]
+
+
+@pytest.fixture
+def runs(sweep):
+    study = load_study(sweep.study)
+    return expand(study.get_config(), study.sweep())
+
+
+def copied(sweep, runs, tmp_path):
+    """The same runs elsewhere, without what is large."""
+    for run in runs:
+        folder = run.folder(tmp_path)
+        folder.mkdir(parents=True)
+        for name in ("run.json", "config.json", "results.json", "metrics.jsonl"):
+            shutil.copy(run.folder(sweep.workdir) / name, folder)
+    return tmp_path
+
+
+def test_record_of_a_run_says_what_it_was_made_of(sweep, runs):
+    record = json.loads((sweep.folder / "run.json").read_text())
+    assert (record["arm"], record["seed"]) == ("disturbed", 3)
+    assert record["overrides"] == {"loss": {"name": "soft_dice"}}
+    assert record["code"] == code_fingerprint()
+    assert record["config"] == config_fingerprint(runs[0].config)
+
+
+def test_runs_of_other_code_are_refused_all_at_once(sweep, runs, tmp_path):
+    workdir = copied(sweep, runs, tmp_path)
+    code = code_fingerprint()
+    check_unmixed(runs, workdir, code=code)
+    record = json.loads((runs[1].folder(workdir) / "run.json").read_text())
+    record["versions"]["jax"] = "0.4.2"
+    (runs[1].folder(workdir) / "run.json").write_text(json.dumps(record))
+    (runs[0].folder(workdir) / "run.json").unlink()
+    with pytest.raises(ValueError, match="are never mixed") as refused:
+        check_unmixed(runs, workdir, code="other")
+    first, second = str(refused.value).splitlines()[1:3]
+    assert first.endswith("disturbed/seed=3: has no run.json, so no sweep made it.")
+    assert "whole/seed=3: the code changed since, at commit " in second
+    assert "; jax was 0.4.2, is " in second
+
+
+def test_runs_of_another_config_are_refused_by_the_fields_that_differ(
+    sweep, runs, tmp_path
+):
+    workdir = copied(sweep, runs, tmp_path)
+    for run in runs:
+        run.config.data.num_threads = 2
+        run.config.log_every_steps = 7
+    check_unmixed(runs, workdir, code=code_fingerprint())
+    runs[0].config.evaluate.flip = True
+    runs[0].config.total_steps = 41
+    with pytest.raises(ValueError, match="are never mixed") as refused:
+        check_unmixed(runs, workdir, code=code_fingerprint())
+    _, fault, advice = str(refused.value).splitlines()
+    assert fault.endswith(
+        "disturbed/seed=3: the config changed: evaluate.flip was False, is True; "
+        "total_steps was 40, is 41."
+    )
+    assert advice.startswith("Choose another --workdir, or delete these folders")
+
+
+def test_a_run_that_left_nothing_to_mix_with_starts_anew(sweep, runs, tmp_path):
+    workdir = copied(sweep, runs, tmp_path)
+    for run in runs:
+        (run.folder(workdir) / "results.json").unlink()
+    check_unmixed(runs, workdir, code="other")
+
+
+def test_rows_know_what_is_done(sweep, runs):
+    rows = [Row(run, run.folder(sweep.workdir)) for run in runs]
+    assert [row.state for row in rows] == [DONE, DONE]
+    assert rows[0].curve.step == 40
+    assert rows[0].curve.mean_iou == rows[0].summary["mean_iou"]
+    table = arm_table(rows)
+    assert [list(column.cells) for column in table.columns][1] == ["1", "1"]

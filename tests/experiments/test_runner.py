@@ -1,0 +1,233 @@
+"""The runner's decisions, with jobs that are played."""
+
+import io
+import json
+import os
+import signal
+
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import launch
+from experiments.board import DONE, FAILED, STOPPED, WAITING, Board, Row, arm_table
+from experiments.runner import Runner, failures
+from experiments.sweep import expand
+from experiments.worker import Job, Outcome, check_free, locked, run_job
+
+CRASH = Outcome("crashed", error="it was killed")
+
+
+class Played:
+    """A launcher whose runs end as a list per arm says; a number trains so far."""
+
+    in_process = False
+
+    def __init__(self, plays, jobs=2):
+        self.plays = plays
+        self.jobs = jobs
+        self.at_once = 0
+        self.most = 0
+
+    def start(self, job, directory):
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        directory.mkdir(parents=True)
+        (directory / "log.txt").write_text(f"log of {directory.name}\n")
+        job.folder.mkdir(parents=True, exist_ok=True)
+        play = self.plays[job.record["arm"]].pop(0)
+        return PlayedAttempt(self, job, directory / "log.txt", play)
+
+
+class PlayedAttempt:
+    def __init__(self, launcher, job, log, play):
+        self.launcher, self.job, self.log, self.play = launcher, job, log, play
+        self.stopping = False
+        self.polls = 0
+
+    def poll(self):
+        self.polls += 1
+        if self.polls == 1:
+            return None
+        step, outcome = self.play
+        if outcome in ("goes on", "signals"):
+            if not self.stopping:
+                if outcome == "signals":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return None
+            outcome = Outcome("stopped", signal=signal.SIGTERM)
+        if step:
+            line = json.dumps({"step": step, "loss": 0.5, "val_mean_iou": 0.25})
+            with (self.job.folder / "metrics.jsonl").open("a") as file:
+                file.write(line + "\n")
+        if outcome.state == "done":
+            summary = dict.fromkeys(
+                ["frequency_weighted_iou", "mean_accuracy", "pixel_accuracy"], None
+            )
+            summary["mean_iou"] = step / 10
+            results = json.dumps({"summary": summary})
+            (self.job.folder / "results.json").write_text(results)
+        self.launcher.at_once -= 1
+        return outcome
+
+    def stop(self):
+        self.stopping = True
+
+    def kill(self):
+        raise AssertionError("was asked once")
+
+
+def config():
+    return ConfigDict({"seed": 0, "total_steps": 9, "evaluate": {"split": "val"}})
+
+
+def play(tmp_path, plays, **kwargs):
+    runs = expand(config(), [{"arm": arm, "seed": 0} for arm in plays])
+    rows = [Row(run, run.folder(tmp_path)) for run in runs]
+    console = Console(file=io.StringIO(), width=200, markup=False, highlight=False)
+    launcher = Played(plays, **kwargs)
+    code = Runner(Board(rows, console), launcher, tmp_path, "code", retries=2).run()
+    return code, rows, console.file.getvalue(), launcher
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("experiments.runner._POLL_SECONDS", 0.001)
+
+
+def test_crashes_are_retried_faults_are_not_and_the_others_go_on(tmp_path):
+    done = (9, Outcome("done"))
+    code, rows, output, launcher = play(
+        tmp_path,
+        {
+            "good": [done],
+            "shaky": [(2, CRASH), (4, CRASH), done],
+            "broken": [(0, CRASH)] * 3,
+            "faulty": [(0, Outcome("faulty", error="config.x must be 1."))],
+            "last": [done],
+        },
+    )
+    assert code == 1
+    assert [row.state for row in rows] == [DONE, DONE, FAILED, FAILED, DONE]
+    assert launcher.most == 2
+    assert "shaky/seed=0: retry 2 after it was killed" in output
+    assert "good/seed=0: done, mean IoU 0.900" in output
+    assert "log of 3" in output.split("broken/seed=0 failed; the end of")[1]
+    assert failures(rows).splitlines() == [
+        "  broken/seed=0: it was killed",
+        "  faulty/seed=0: config.x must be 1.",
+    ]
+    again = play(tmp_path, {"good": [], "shaky": []})
+    assert again[0] == 0
+    assert [row.state for row in again[1]] == [DONE, DONE]
+
+
+def test_a_job_that_its_cluster_stops_goes_on_while_it_gets_somewhere(tmp_path):
+    stopped = Outcome("stopped", signal=signal.SIGTERM)
+    code, rows, output, _ = play(
+        tmp_path,
+        {
+            "long": [(n, stopped) for n in (2, 4, 6, 8)] + [(9, Outcome("done"))],
+            "stuck": [(0, stopped)] * 3,
+        },
+    )
+    assert code == 1
+    assert [(row.state, row.retries) for row in rows] == [(DONE, 0), (FAILED, 2)]
+    assert "long/seed=0: waiting, its job was stopped at step 8" in output
+    assert "its job was stopped before its first step" in failures(rows)
+
+
+def test_a_signal_stops_what_runs_and_starts_no_more(tmp_path):
+    code, rows, output, _ = play(
+        tmp_path, {"a": [(3, "goes on")], "b": [(5, "signals")], "c": []}
+    )
+    assert code == 128 + signal.SIGTERM
+    assert [row.state for row in rows] == [STOPPED, STOPPED, WAITING]
+    assert "saves the state of 2 run(s)" in output
+    assert "b/seed=0: stopped at step 5" in output
+
+
+def test_table_shows_where_each_run_is(tmp_path):
+    _, rows, _, _ = play(
+        tmp_path,
+        {"a": [(9, Outcome("done"))], "b": [(3, CRASH)] * 3, "c": [(1, CRASH)] * 3},
+    )
+    terminal = Console(
+        file=io.StringIO(), width=120, force_terminal=True, color_system=None
+    )
+    board = Board(rows, terminal)
+    with board.shown():
+        pass
+    lines = terminal.file.getvalue().splitlines()
+    (line,) = (line for line in lines if " a " in line)
+    for cell in ("done", "9 / 9", "0.500", "0.250"):
+        assert cell in line
+    assert "2 failed, 1 done" in terminal.file.getvalue()
+    assert list(map(str, board.table(2).columns[0].cells)) == ["b", "c"]
+
+
+def test_arms_have_mean_and_range(tmp_path):
+    for seed, step in enumerate((2, 6, 4)):
+        play(tmp_path / str(seed), {"a": [(step, Outcome("done"))]})
+    runs = expand(config(), [{"arm": "a", "seed": 0}])
+    rows = [Row(runs[0], runs[0].folder(tmp_path / str(n))) for n in range(3)]
+    cells = [next(iter(c.cells)) for c in arm_table(rows).columns]
+    assert [str(c) for c in cells[:4]] == [
+        "a",
+        "3",
+        "0.400 (0.200 to 0.600)",
+        "\N{EN DASH}",
+    ]
+
+
+def job(tmp_path, **kwargs):
+    return Job(config(), tmp_path / "run", {"code": "c"}, tmp_path / "stop", **kwargs)
+
+
+def test_a_run_that_another_process_has_is_left_alone(tmp_path):
+    with locked(tmp_path / "run"):
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "):
+            check_free([tmp_path / "run", tmp_path / "none"])
+        with pytest.raises(ValueError, match="wait for it, or end it with `kill"):
+            run_job(job(tmp_path))
+    check_free([tmp_path / "run"])
+
+
+def test_a_job_does_not_begin_what_is_done_stopped_or_of_other_code(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SEGLOSS_TEST", "was set")
+    outcome = run_job(job(tmp_path, environment={"SEGLOSS_TEST": None}))
+    assert outcome.state == "faulty"
+    assert "the code changed since the sweep was started" in outcome.error
+    assert "SEGLOSS_TEST" not in os.environ
+    assert not (tmp_path / "run" / "run.json").exists()
+    (tmp_path / "run" / "results.json").touch()
+    assert run_job(job(tmp_path)) == Outcome("done")
+    (tmp_path / "stop").touch()
+    assert run_job(job(tmp_path)).state == "stopped"
+
+
+def test_devices_are_shared_out(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert launch.accelerators() == []
+    assert launch.Local().jobs == 1
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert launch.accelerators() == ["4", "6", "7"]
+    assert launch.Local().jobs == 3
+    of = {
+        jobs: [
+            launch._environment(["4", "6", "7"], slot, jobs)["CUDA_VISIBLE_DEVICES"]
+            for slot in range(jobs)
+        ]
+        for jobs in (1, 2, 3, 4)
+    }
+    assert of == {
+        1: ["4,6,7"],
+        2: ["4,7", "6"],
+        3: ["4", "6", "7"],
+        4: ["4", "6", "7", "4"],
+    }
+    shared = launch._environment(["4"], 0, 3)
+    assert shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.300"
