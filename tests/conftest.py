@@ -121,6 +121,14 @@ def small_folder(tmp_path):
     return tmp_path / "shapes"
 
 
+@pytest.fixture(scope="session")
+def binary_folder(tmp_path_factory):
+    """The same with two classes; the third is void, and so is the first row."""
+    root = tmp_path_factory.mktemp("binary") / "boxes"
+    write_folder(root, ["ground", "box"], ignore_label=2)
+    return root
+
+
 @pytest.fixture
 def camvid_like_folder(tmp_path):
     """The same with the classes of CamVid, whose void label is 11."""

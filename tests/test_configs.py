@@ -15,7 +15,12 @@ from segloss.train.setup import make_setup
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
-SWEEPS = sorted(p.stem for p in (ROOT / "configs" / "sweeps").glob("*.py"))
+# Those without a question; the studies are those of `test_paper_configs.py`.
+SWEEPS = sorted(
+    p.stem
+    for p in (ROOT / "configs" / "sweeps").glob("*.py")
+    if "QUESTION = " not in p.read_text()
+)
 # The fixture that stands in for the data a config wants.
 ROOTS = {
     "camvid": "camvid_like_folder",
@@ -67,7 +72,7 @@ def test_full_config_loads_and_a_size_that_is_none_is_refused(name):
     assert isinstance(config, ConfigDict)
     assert config.is_locked
     assert config.total_steps > 100
-    with pytest.raises(ValueError, match="must be 'full' or 'smoke', got 'huge'"):
+    with pytest.raises(ValueError, match="'huge'"):
         module.get_config("huge")
 
 

@@ -1,4 +1,4 @@
-"""Every sampler on the embedded scenes, on equal steps.
+"""Every sampler on the embedded scenes, each with three losses.
 
 python -m experiments.run --config=configs/sweeps/samplers.py --workdir=runs/samplers
 """
@@ -8,20 +8,54 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs import demo
+from configs.sweeps.common import embedded
+from configs.sweeps.common.arms import with_seeds
 
+QUESTION = (
+    "Which sampler is better than random batches on the embedded scenes, whose classes "
+    "are as rare as those of PASCAL VOC 2012, and does that depend on the loss?"
+)
+LOSSES = {
+    "ce": dict(name="softmax_cross_entropy"),
+    "dice": dict(name="soft_dice"),
+    "iou": dict(name="soft_iou"),
+}
 SAMPLERS = (
-    dict(name="random"),
-    dict(name="balance_batch", batch_cl=8),
-    dict(name="greedy_cover", batch_cl=8),
-    dict(name="repeat_factor", threshold=0.1),
-    dict(name="rare_class", temperature=0.1, min_pixels=100),
-    dict(name="class_uniform"),
-    dict(name="foreground_oversample"),
+    embedded.RANDOM,
+    embedded.BALANCE_BATCH,
+    dict(name="greedy_cover", batch_max=embedded.BATCH_MAX, batch_cl=embedded.BATCH_CL),
+    dict(name="repeat_factor", batch_max=embedded.BATCH_MAX, threshold=0.1),
+    dict(
+        name="rare_class",
+        batch_max=embedded.BATCH_MAX,
+        temperature=0.1,
+        min_pixels=100,
+    ),
+    dict(name="class_uniform", batch_max=embedded.BATCH_MAX),
+    dict(name="foreground_oversample", batch_max=embedded.BATCH_MAX),
 )
 
 
-QUESTION = "What does each sampler make of the embedded scenes, on equal steps?"
-COMPARISONS = tuple((s["name"], "random") for s in SAMPLERS if s["name"] != "random")
+def _arms() -> dict[str, dict]:
+    """At equal steps, and those of smaller batches at equal images, too."""
+    arms = {}
+    for sampler in SAMPLERS:
+        for loss, fields in LOSSES.items():
+            name, overrides = sampler["name"], {"loss": fields, "sampler": sampler}
+            arms[f"{loss}-{name}"] = overrides
+            if name in embedded.MEAN_BATCH_SIZES:
+                arms[f"{loss}-{name}-images"] = {
+                    **overrides,
+                    "total_steps": embedded.equal_images(name),
+                }
+    return arms
+
+
+COMPARISONS = tuple(
+    (arm, f"{arm.split('-')[0]}-random")
+    for arm in _arms()
+    if not arm.endswith("-random")
+)
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -29,9 +63,4 @@ def get_config(size: str = "full") -> ConfigDict:
 
 
 def sweep() -> Iterator[dict]:
-    for sampler in SAMPLERS:
-        yield {
-            "arm": sampler["name"],
-            "seed": 0,
-            "sampler": dict(batch_max=9, **sampler),
-        }
+    yield from with_seeds(_arms())

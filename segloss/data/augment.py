@@ -34,6 +34,7 @@ def normalize(
     static_argnames=(
         "crop_hw",
         "scale_range",
+        "scales",
         "flip_probability",
         "brightness",
         "contrast",
@@ -49,6 +50,7 @@ def augment(
     *,
     crop_hw: tuple[int, int],
     scale_range: tuple[float, float] = (0.5, 1.5),
+    scales: tuple[float | int, ...] | None = None,
     flip_probability: float = 0.5,
     brightness: float = 0.1,
     contrast: float = 0.2,
@@ -76,6 +78,7 @@ def augment(
         crop_hw: height and width of the crop, in pixels after scaling. A scaled image
             that is smaller lies at a random place in it.
         scale_range: smallest and largest factor of the size, drawn uniformly.
+        scales: the only factors of the size, each as likely, in place of `scale_range`.
         flip_probability: share of the samples that are mirrored.
         brightness: largest shift, in units of the full range.
         contrast: largest relative change around the image's mean.
@@ -85,11 +88,15 @@ def augment(
         Images in [0, 1], labels, valid and, where given, distances, each of `crop_hw`.
 
     Raises:
-        ValueError: if a range is out of order or negative.
+        ValueError: if a range is out of order or negative, or there is no scale.
     """
     if not 0 < scale_range[0] <= scale_range[1]:
         raise ValueError(
             f"augment: scale_range must be 0 < low <= high, got {tuple(scale_range)}."
+        )
+    if scales is not None and not (scales and min(scales) > 0):
+        raise ValueError(
+            f"augment: scales must be > 0 and at least one, or None, got {scales}."
         )
     if not 0 <= flip_probability <= 1:
         raise ValueError(
@@ -106,7 +113,12 @@ def augment(
     def one(key, image, labels, valid, *distances):
         # One draw for all, because XLA takes a second to compile each on CPU.
         scale, *place, mirror, bright, contr, satur = jax.random.uniform(key, (7,))
-        scale = low + (high - low) * scale
+        if scales is None:
+            scale = low + (high - low) * scale
+        else:
+            # Clipped, because in float32 a draw just under 1 can reach the end.
+            nth = jnp.floor(scale * len(scales)).astype(jnp.int32)
+            scale = jnp.take(jnp.array(scales, jnp.float32), nth, mode="clip")
         image, labels, valid, *distances = _scale_and_crop(
             image,
             labels,

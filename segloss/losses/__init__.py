@@ -12,7 +12,13 @@ from segloss.losses.diagnostics import explain, gradient_share
 from segloss.losses.dice import generalized_dice, log_cosh_dice, soft_dice
 from segloss.losses.iou import focal_tversky, soft_iou, tversky
 from segloss.losses.lovasz import lovasz_hinge, lovasz_softmax
-from segloss.losses.make import LOSSES, compound_loss, inputs_of, make_loss
+from segloss.losses.make import (
+    LOSSES,
+    compound_loss,
+    inputs_of,
+    make_loss,
+    takes_masks,
+)
 from segloss.losses.sigmoid import (
     gated_sigmoid_cross_entropy,
     normalized_sigmoid_cross_entropy,
@@ -45,6 +51,7 @@ __all__ = [
     "soft_dice",
     "soft_iou",
     "softmax_cross_entropy",
+    "takes_masks",
     "top_k_cross_entropy",
     "tversky",
 ]

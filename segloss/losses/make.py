@@ -41,6 +41,15 @@ LOSSES = {
 
 Loss = Callable[..., Float[Array, ""]]
 
+# Losses of sigmoids alone; those of `multi_label` have both ways.
+MASK_LOSSES = (
+    "gated_sigmoid_cross_entropy",
+    "lovasz_hinge",
+    "normalized_sigmoid_cross_entropy",
+    "sigmoid_cross_entropy",
+    "sigmoid_focal_loss",
+)
+
 # Arrays that a loss may ask for, by this keyword, with every batch.
 INPUTS = ("distances",)
 
@@ -49,6 +58,11 @@ def inputs_of(name: str) -> tuple[str, ...]:
     """The arrays that `LOSSES[name]` takes beside logits, labels and valid."""
     parameters = inspect.signature(LOSSES[name]).parameters
     return tuple(name for name in INPUTS if name in parameters)
+
+
+def takes_masks(name: str, hyperparameters: Mapping[str, Any]) -> bool:
+    """Whether the loss takes labels in the shape of the logits, not class ids."""
+    return name in MASK_LOSSES or bool(hyperparameters.get("multi_label", False))
 
 
 def make_loss(name: str, **hyperparameters: Any) -> Loss:

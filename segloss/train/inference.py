@@ -72,8 +72,12 @@ class Inference:
 
     @property
     def in_one_look(self) -> "Inference":
-        """The same at the image's own size alone, which costs a part of the time."""
-        return dataclasses.replace(self, scales=(1.0,), flip=False)
+        """The same at the scale nearest 1 alone, which costs a part of the time.
+
+        A network that sees reduced images alone is so seen by them here, too.
+        """
+        nearest = min(self.scales, key=lambda scale: abs(math.log(scale)))
+        return dataclasses.replace(self, scales=(nearest,), flip=False)
 
 
 def predict_labels(
@@ -93,7 +97,10 @@ def predict_labels(
         model: gives logits at the size of what it sees.
         inference: how often it sees each image, and how.
     """
-    forward = functools.partial(model.apply, variables, train=False)
+
+    def forward(images):
+        return of_each_class(model.apply(variables, images, train=False))
+
     look = functools.partial(_look, forward, hw=hw, inference=inference)
     if len(inference.scales) == 1 and not inference.flip:
         return _most_likely(look(images, scale=inference.scales[0]))
@@ -107,6 +114,16 @@ def predict_labels(
     # Mapped, so that the network is compiled once for both.
     seen, mirrored = lax.map(sum_of_probs, jnp.stack([images, _mirror(images, widths)]))
     return _most_likely(seen + _mirror(mirrored, widths))
+
+
+def of_each_class(logits: Float[Array, "*b c"]) -> Float[Array, "*b c2"]:
+    """Logits for a softmax: a single one is that of class 1 against class 0.
+
+    Its sigmoid is the softmax's probability of class 1.
+    """
+    if logits.shape[-1] > 1:
+        return logits
+    return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:

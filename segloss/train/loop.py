@@ -26,7 +26,13 @@ from segloss.models.pretrained import (
 from segloss.train.checkpoints import Checkpoints, Restored
 from segloss.train.evaluation import current_commit, evaluate
 from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
-from segloss.train.setup import Setup, make_inference, make_setup, pretrained_file
+from segloss.train.setup import (
+    Setup,
+    count_outputs,
+    make_inference,
+    make_setup,
+    pretrained_file,
+)
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.step import (
     TrainState,
@@ -156,7 +162,9 @@ class _Run:
     def _begin_with(self, weights: Weights, state: TrainState) -> TrainState:
         setup, source = self.setup, weights.source
         variables = put_into(
-            state.variables, weights, num_classes=setup.dataset.num_classes
+            state.variables,
+            weights,
+            num_classes=count_outputs(setup.config, setup.dataset.num_classes),
         )
         warn_of_another_resnet(setup.model, weights)
         self.pretrained = {"file": source, "sha256": sha256_of(source)}

@@ -91,6 +91,7 @@ def sgd(
     weight_decay: float = 0.0,
     decay: str = "l2",
     clip_norm: float | None = None,
+    accumulate_steps: int = 1,
     groups: Sequence[Mapping[str, Any]] = (),
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum.
@@ -103,11 +104,14 @@ def sgd(
         decay: "l2" adds the pull to the gradient (so momentum carries it on),
             "decoupled" to the update (Loshchilov and Hutter 2019, arXiv:1711.05101).
         clip_norm: largest global norm of the gradient, of all groups; None is any.
+        accumulate_steps: steps whose mean gradient makes one update. The rate is that
+            of the first of them; steps left over at the end of a run update nothing.
         groups: what is different for some of the parameters: fields of a
             `ParameterGroup` each. The first that matches a parameter has it.
     """
     core = optax.trace(decay=momentum, nesterov=nesterov)
-    return _chain("sgd", core, schedule, weight_decay, decay, clip_norm, groups)
+    shared = weight_decay, decay, clip_norm, accumulate_steps, groups
+    return _chain("sgd", core, schedule, *shared)
 
 
 def adamw(
@@ -119,6 +123,7 @@ def adamw(
     weight_decay: float = 1e-2,
     decay: str = "decoupled",
     clip_norm: float | None = None,
+    accumulate_steps: int = 1,
     groups: Sequence[Mapping[str, Any]] = (),
 ) -> optax.GradientTransformation:
     """Adam with weight decay: Loshchilov and Hutter 2019 (arXiv:1711.05101), alg. 2.
@@ -131,11 +136,14 @@ def adamw(
         weight_decay: pull on kernels; biases and normalisation are left out.
         decay: "decoupled" adds the pull to the update, "l2" to the gradient.
         clip_norm: largest global norm of the gradient, of all groups; None is any.
+        accumulate_steps: steps whose mean gradient makes one update. The rate is that
+            of the first of them; steps left over at the end of a run update nothing.
         groups: what is different for some of the parameters: fields of a
             `ParameterGroup` each. The first that matches a parameter has it.
     """
     core = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
-    return _chain("adamw", core, schedule, weight_decay, decay, clip_norm, groups)
+    shared = weight_decay, decay, clip_norm, accumulate_steps, groups
+    return _chain("adamw", core, schedule, *shared)
 
 
 def _chain(
@@ -145,6 +153,7 @@ def _chain(
     weight_decay: float,
     decay: str,
     clip_norm: float | None,
+    accumulate_steps: int,
     groups: Sequence[Mapping[str, Any]],
 ) -> optax.GradientTransformation:
     if decay not in ("l2", "decoupled"):
@@ -153,18 +162,30 @@ def _chain(
         raise ValueError(f"{name}: weight_decay must be >= 0, got {weight_decay}.")
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(f"{name}: clip_norm must be > 0 or None, got {clip_norm}.")
+    if accumulate_steps < 1:
+        raise ValueError(
+            f"{name}: accumulate_steps must be >= 1, got {accumulate_steps}."
+        )
 
     clip = (
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     )
     pull = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
-    rate = optax.scale_by_learning_rate(schedule)
+    # optax counts updates, a schedule steps.
+    rate = optax.scale_by_learning_rate(lambda n: schedule(n * accumulate_steps))
 
     def steps(pull: optax.GradientTransformation) -> list[optax.GradientTransformation]:
         return [pull, core] if decay == "l2" else [core, pull]
 
+    def accumulate(
+        update: optax.GradientTransformation,
+    ) -> optax.GradientTransformation:
+        if accumulate_steps == 1:
+            return update
+        return optax.MultiSteps(update, accumulate_steps).gradient_transformation()
+
     if not groups:
-        return optax.chain(clip, *steps(pull), rate)
+        return accumulate(optax.chain(clip, *steps(pull), rate))
 
     def of_group(group: ParameterGroup) -> optax.GradientTransformation:
         if group.frozen:
@@ -177,7 +198,7 @@ def _chain(
 
     known = {"groups": ParameterGroup}
     chosen = [bind(name, known, "groups", fields)() for fields in groups]
-    return optax.chain(clip, partition(chosen, of_group))
+    return accumulate(optax.chain(clip, partition(chosen, of_group)))
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:

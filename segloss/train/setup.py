@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from segloss.data import (
@@ -22,7 +23,7 @@ from segloss.data import (
     augment,
     open_dataset,
 )
-from segloss.losses import compound_loss, inputs_of
+from segloss.losses import compound_loss, inputs_of, takes_masks
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.models import make_model
 from segloss.registry import bind
@@ -102,8 +103,9 @@ def make_setup(config: ConfigDict) -> Setup:
     check_split(dataset, config.evaluate.split)
     check_split(dataset, config.evaluate.final_split)
     index = dataset.class_index("train")
-    loss = _make_loss(terms, np.asarray(index.pixel_counts))
-    _trace(augmentation, loss, loss_inputs, dataset.num_classes)
+    loss = make_configured_loss(config, np.asarray(index.pixel_counts))
+    num_outputs = count_outputs(config, dataset.num_classes)
+    _trace(augmentation, loss, loss_inputs, num_outputs)
     return Setup(
         config=config,
         dataset=dataset,
@@ -163,13 +165,13 @@ def check_split(dataset: Dataset, split: str) -> None:
 
 
 def _trace(
-    augmentation: Callable, loss: Callable, inputs: Iterable[str], num_classes: int
+    augmentation: Callable, loss: Callable, inputs: Iterable[str], num_outputs: int
 ) -> None:
     """Lets both check their hyperparameters, which they do when they are traced."""
     shape = jax.ShapeDtypeStruct
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
-    logits = shape((1, 2, 2, num_classes), np.float32)
+    logits = shape((1, 2, 2, num_outputs), np.float32)
     jax.eval_shape(augmentation, keys, shape((1, 2, 2, 3), np.uint8), labels, valid)
     jax.eval_shape(loss, logits, labels, valid, **dict.fromkeys(inputs, logits))
 
@@ -188,7 +190,27 @@ def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The model of a config; its BatchNorm spans the devices of the train step."""
     name, hyperparameters = _split_name("model", config.model)
     hyperparameters.pop("pretrained", None)
-    return make_model(name, num_classes=num_classes, axis_name=AXIS, **hyperparameters)
+    num_outputs = count_outputs(config, num_classes)
+    return make_model(name, num_classes=num_outputs, axis_name=AXIS, **hyperparameters)
+
+
+def count_outputs(config: ConfigDict, num_classes: int) -> int:
+    """Logits of the network: one for each class.
+
+    But one for both of two classes where the losses are of sigmoids: that of class 1
+    against class 0.
+
+    Raises:
+        ValueError: if there are fewer than two classes, or the losses need both kinds
+            of labels.
+    """
+    if num_classes < 2:
+        raise ValueError(
+            f"config.data: a dataset must have at least 2 classes, got {num_classes}; "
+            "name the rest of the image, too."
+        )
+    of_sigmoids = _are_of_sigmoids(_choose_terms(config.loss))
+    return 1 if of_sigmoids and num_classes == 2 else num_classes
 
 
 def pretrained_file(config: ConfigDict) -> str | None:
@@ -211,6 +233,39 @@ def make_inference(config: ConfigDict) -> Inference:
     """
     evaluate = _plain(config.evaluate)
     return Inference(**{field: evaluate[field] for field in _INFERENCE})
+
+
+def make_configured_loss(
+    config: ConfigDict, pixel_counts: Int[np.ndarray, "n c"]
+) -> Callable:
+    """The loss of a config, which takes class ids.
+
+    For losses of sigmoids they are made into a mask for each logit.
+
+    Args:
+        config: of a run; only `loss` is read.
+        pixel_counts: of each class in each training image, for weights chosen by name.
+    """
+    terms = _choose_terms(config.loss)
+    num_classes = pixel_counts.shape[1]
+    num_outputs = count_outputs(config, num_classes)
+
+    def with_weights(chosen: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: value(pixel_counts)[-num_outputs:] if callable(value) else value
+            for key, value in chosen.items()
+        }
+
+    loss = compound_loss([(w, name, with_weights(chosen)) for w, name, chosen in terms])
+    if not _are_of_sigmoids(terms):
+        return loss
+
+    def loss_of_masks(logits, labels, valid=None, **options):
+        masks = jax.nn.one_hot(labels, num_classes, dtype=bool)[..., -num_outputs:]
+        valid = None if valid is None else valid[..., None]
+        return loss(logits, masks, valid, **options)
+
+    return loss_of_masks
 
 
 def make_configured_schedule(config: ConfigDict) -> optax.Schedule:
@@ -283,16 +338,21 @@ def _choose_terms(section: Section | Sequence[Section]) -> list[Term]:
             hyperparameters["class_weights"] = weights
         parts.append((hyperparameters.pop("weight", 1.0), name, hyperparameters))
     compound_loss(parts)
+    _are_of_sigmoids(parts)
     return parts
 
 
-def _make_loss(terms: Sequence[Term], pixel_counts: np.ndarray) -> Callable:
-    """The sum of the terms; the pixel counts are those of the training split."""
-
-    def with_weights(chosen: dict[str, Any]) -> dict[str, Any]:
-        return {k: v(pixel_counts) if callable(v) else v for k, v in chosen.items()}
-
-    return compound_loss([(w, name, with_weights(chosen)) for w, name, chosen in terms])
+def _are_of_sigmoids(terms: Sequence[Term]) -> bool:
+    """Whether the terms take masks; they share the logits, so it is all or none."""
+    of_sigmoids = [name for _, name, chosen in terms if takes_masks(name, chosen)]
+    others = [name for _, name, chosen in terms if not takes_masks(name, chosen)]
+    if of_sigmoids and others:
+        raise ValueError(
+            "config.loss: all losses must be of sigmoids or all of a softmax, got "
+            f"{', '.join(of_sigmoids)} and {', '.join(others)}; an overlap loss is of "
+            "sigmoids with multi_label=True."
+        )
+    return bool(of_sigmoids)
 
 
 def _check_names(where: str, section: Section, known: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from segloss.data.pipeline import Batch
 from segloss.losses import gradient_share
 from segloss.losses.diagnostics import pixel_share
 from segloss.metrics import confusion_matrix
-from segloss.train.inference import Inference, predict_labels
+from segloss.train.inference import Inference, of_each_class, predict_labels
 
 AXIS = "devices"
 
@@ -130,10 +130,15 @@ def attention_step(
     logits, _ = _forward(state, state.params, images, batch, model)
     logits, labels, valid, inputs = _pair_up(logits, labels, valid, inputs)[-1]
     options = {"num_classes": len(class_names), "axis_name": AXIS}
+    num_outputs = logits.shape[-1]
+
+    def of_all_classes(logits, *arrays, **axis):
+        return loss(logits[..., -num_outputs:], *arrays, **axis, **inputs)
+
     shares = {
         "gradient_share": gradient_share(
-            lambda *arrays, **axis: loss(*arrays, **axis, **inputs),
-            logits,
+            of_all_classes,
+            of_each_class(logits),
             labels,
             valid,
             **options,

@@ -107,6 +107,23 @@ def test_image_and_labels_stay_aligned_under_random_scale_and_crop():
     assert len(np.unique(np.asarray(valid).sum((1, 2)))) > 10
 
 
+def test_scales_are_the_only_ones_drawn_and_about_as_often():
+    keys = jax.random.split(jax.random.key(0), 120)
+    kwargs = STILL | dict(scale_range=(9.0, 9.0), scales=(0.5, 1, 1.5))
+    _, _, valid = augment(
+        keys,
+        np.zeros((120, 8, 8, 3), np.uint8),
+        np.zeros((120, 8, 8), np.uint8),
+        np.ones((120, 8, 8), bool),
+        crop_hw=(16, 16),
+        **kwargs,
+    )
+    # An image of 8x8 covers 4x4, 8x8 or 12x12 of the crop.
+    areas, counts = np.unique(np.asarray(valid).sum((1, 2)), return_counts=True)
+    np.testing.assert_array_equal(areas, [16, 64, 144])
+    assert counts.min() > 25
+
+
 def test_a_smaller_image_lies_whole_within_the_crop_on_mean_colour():
     kwargs = STILL | dict(scale_range=(0.5, 0.5))
     images, _, valid = augment(KEYS, IMAGES, LABELS, VALID, crop_hw=(24, 32), **kwargs)
@@ -149,6 +166,8 @@ def test_colour_stays_in_range_and_leaves_labels_alone():
     [
         (dict(scale_range=(0.0, 1.0)), "scale_range must be 0 < low <= high"),
         (dict(scale_range=(2.0, 1.0)), r"scale_range must be .* got \(2.0, 1.0\)"),
+        (dict(scales=()), r"scales must be > 0 and at least one, .* got \(\)"),
+        (dict(scales=(1, 0)), r"scales must be > 0 .* got \(1, 0\)"),
         (dict(flip_probability=1.5), r"flip_probability must be in \[0, 1\], got 1.5"),
         (dict(contrast=1.0), r"contrast must be in \[0, 1\), got 1.0"),
     ],

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.sweeps.common import embedded
+from segloss.data import ClassSets, GreedyCover, estimate_acceptance, exposures
 from segloss.data.datasets import open_dataset
 from segloss.data.longtail_scenes import (
     CLASS_NAMES,
@@ -57,6 +59,18 @@ def test_pixel_shares_are_those_of_voc(full):
     counts = full.class_index("train").pixel_counts.sum(axis=0)
     percent = 100 * counts[1:] / counts.sum()
     np.testing.assert_allclose(percent, VOC_PIXEL_PERCENT, rtol=0.15)
+
+
+def test_mean_batch_sizes_of_the_studies_are_those_of_the_labels(full):
+    sets = ClassSets.of(full.class_index("train").presence())
+    pair = dict(batch_cl=embedded.BATCH_CL, batch_max=embedded.BATCH_MAX)
+    expected = embedded.MEAN_BATCH_SIZES
+    got = estimate_acceptance(sets, **pair, trials=100_000).mean_batch_size
+    assert got == pytest.approx(expected["balance_batch"], abs=0.02)
+    greedy = GreedyCover(sets, **pair)
+    batches = 20 * greedy.batches_per_epoch
+    size = exposures(greedy, batches).sum() / batches
+    assert size == pytest.approx(expected["greedy_cover"], abs=0.03)
 
 
 def test_statistics_of_voc_add_up():

@@ -1,9 +1,17 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segloss.losses import LOSSES, compound_loss, inputs_of, make_loss
+from segloss.losses import (
+    LOSSES,
+    compound_loss,
+    inputs_of,
+    make_loss,
+    takes_masks,
+)
 
 LOGITS = jax.random.normal(jax.random.key(0), (2, 6, 3))
 LABELS = jnp.array([[0, 1, 2, 0, 1, 255], [0, 0, 0, 1, 255, 255]])
@@ -94,3 +102,20 @@ def test_axis_name_may_be_given_when_making_or_when_calling(make, argument, when
 def test_mistakes_are_found_before_anything_runs(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_takes_masks_says_which_labels_fit(name, complete):
+    _, needed = complete(name, LABELS, 3)
+    inputs = {name: needed[name] for name in inputs_of(name)}
+    hyperparameters = {k: v for k, v in needed.items() if k not in inputs}
+    parameters = inspect.signature(LOSSES[name]).parameters
+    for multi_label in (False, True) if "multi_label" in parameters else (False,):
+        chosen = {"multi_label": True} if multi_label else {}
+        labels, others = LABELS, jax.nn.one_hot(LABELS, 3, dtype=bool)
+        if takes_masks(name, chosen):
+            labels, others = others, labels
+        loss = make_loss(name, **chosen, **hyperparameters)
+        assert loss(LOGITS, labels, **inputs).shape == ()
+        with pytest.raises((ValueError, TypeError)):
+            loss(LOGITS, others, **inputs)

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from segloss.data import normalize, put_on_canvas
 from segloss.models import UNet
-from segloss.train.inference import Inference, predict_labels, window_starts
+from segloss.train.inference import (
+    Inference,
+    of_each_class,
+    predict_labels,
+    window_starts,
+)
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (21, 27, 3), np.uint8)
@@ -211,3 +216,37 @@ def test_ways_to_predict_have_names():
 def test_field_out_of_range_is_named(fields, message):
     with pytest.raises(ValueError, match=message):
         Inference(**fields)
+
+
+class Redder(nn.Module):
+    """One logit: how much more red than green a pixel is."""
+
+    def __call__(self, images, *, train):
+        return images[..., :1] - images[..., 1:2]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, dict(scales=(1.0, 1)), dict(window_hw=(4, 4))], ids=str
+)
+def test_one_logit_is_that_of_class_1(fields):
+    # As networks see them, red 130 and green 120 are 0.11 and 0.07.
+    image = np.full((4, 8, 3), 120, np.uint8)
+    image[:, 4:, 0] = 130
+    image[:, :4, 1] = 130
+    labels = predict((Redder(), {}), image, **fields)
+    assert labels.tolist() == [[0] * 4 + [1] * 4] * 4
+
+
+def test_the_softmax_of_one_logit_is_its_sigmoid():
+    logits = jnp.log(jnp.array([[1 / 3], [3.0]]))
+    probs = jax.nn.softmax(of_each_class(logits))
+    np.testing.assert_allclose(probs, [[0.75, 0.25], [0.25, 0.75]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scales", "scale"),
+    [((0.5,), 0.5), ((1.0,), 1.0), ((0.5, 0.75, 1.25), 1.25), ((0.5, 1, 2.0), 1)],
+)
+def test_one_look_is_at_the_scale_nearest_1(scales, scale):
+    inference = Inference(scales=scales, flip=True, size_multiple=8)
+    assert inference.in_one_look == Inference(scales=(scale,), size_multiple=8)

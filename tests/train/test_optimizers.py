@@ -1,9 +1,14 @@
+import contextlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from segloss.train.checkpoints import Checkpoints
 from segloss.train.optimizers import adamw, constant, cosine, polynomial, sgd
+from segloss.train.step import TrainState
 
 PARAMS = {"conv": {"kernel": jnp.array([2.0]), "bias": jnp.array([2.0])}}
 GRADS = {"conv": {"kernel": jnp.array([3.0]), "bias": jnp.array([4.0])}}
@@ -63,12 +68,61 @@ def test_clipping_scales_the_whole_gradient():
     np.testing.assert_allclose(steps(optimizer, 1), [2 - 0.06, 2 - 0.08], rtol=1e-6)
 
 
+def test_accumulated_steps_update_once_by_their_mean_gradient():
+    # Rates 1, 3/4, 1/2, 1/4 of four steps: the updates have the first and the third.
+    schedule = polynomial(4, learning_rate=1.0, power=1.0)
+    optimizer = sgd(schedule, momentum=0.0, clip_norm=5.0, accumulate_steps=2)
+    params = {"kernel": jnp.array([0.0, 0.0])}
+    state, seen = optimizer.init(params), []
+    for gradient in ([4.0, 0.0], [2.0, 8.0], [0.0, 6.0], [0.0, 10.0]):
+        updates, state = optimizer.update(
+            {"kernel": jnp.array(gradient)}, state, params
+        )
+        params = optax.apply_updates(params, updates)
+        seen.append(params["kernel"].tolist())
+    # The means are (3, 4), of norm 5, and (0, 8), clipped to (0, 5).
+    expected = [[0, 0], [-3, -4], [-3, -4], [-3, -6.5]]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
+def test_gradients_accumulated_so_far_survive_a_checkpoint(tmp_path):
+    optimizer = sgd(FLAT, momentum=0.0, accumulate_steps=2)
+    state = TrainState(
+        step=jnp.ones((), jnp.int32),
+        params=PARAMS,
+        batch_stats={},
+        opt_state=optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)[1],
+        key=jnp.zeros(2, jnp.uint32),
+    )
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        checkpoints.save(jax.tree.map(np.asarray, state), mean_iou=None, meta={})
+    with contextlib.closing(
+        Checkpoints(tmp_path / "checkpoints", read_only=True)
+    ) as checkpoints:
+        restored = checkpoints.restore(state).state
+    none = jax.tree.map(jnp.zeros_like, GRADS)
+    updates, _ = optimizer.update(none, restored.opt_state, PARAMS)
+    # The mean of the gradients (3, 4) before and 0 after it.
+    moved = [float(updates["conv"][k][0]) for k in ("kernel", "bias")]
+    np.testing.assert_allclose(moved, [-0.15, -0.2], rtol=1e-6)
+
+
+def test_accumulation_leaves_frozen_groups_alone():
+    groups = [dict(match="bias", frozen=True)]
+    optimizer = sgd(FLAT, momentum=0.0, accumulate_steps=2, groups=groups)
+    np.testing.assert_allclose(steps(optimizer, 3), [2 - 0.1 * 3, 2.0], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: sgd(FLAT, decay="l3"), "sgd: decay must be 'l2' or 'decoupled'.*'l3'"),
         (lambda: adamw(FLAT, weight_decay=-1.0), "adamw: weight_decay must be >= 0"),
         (lambda: sgd(FLAT, clip_norm=0.0), "sgd: clip_norm must be > 0 or None, got 0"),
+        (
+            lambda: adamw(FLAT, accumulate_steps=0),
+            "adamw: accumulate_steps must be >= 1, got 0",
+        ),
         (lambda: cosine(5, learning_rate=0.0), "cosine: learning_rate must be > 0"),
         (
             lambda: polynomial(5, learning_rate=1.0, warmup_steps=5),

@@ -2,6 +2,11 @@ import numpy as np
 import pytest
 
 from segloss.train import make_setup
+from segloss.train.setup import (
+    count_outputs,
+    make_configured_loss,
+    make_configured_model,
+)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +145,113 @@ def test_class_weights_by_name_come_from_the_training_split(tiny_config, listed)
     np.testing.assert_allclose(costs.mean(), np.log(21), rtol=1e-5)
     ratios = (1 - 0.9**40) / (1 - 0.9**images)
     np.testing.assert_allclose(costs / costs[0], ratios, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "num_outputs", "loss"),
+    [
+        (2, 1, dict(name="sigmoid_cross_entropy")),
+        (2, 1, dict(name="soft_dice", multi_label=True)),
+        (3, 3, dict(name="lovasz_hinge")),
+        (2, 2, dict(name="soft_dice")),
+    ],
+)
+def test_two_classes_under_a_sigmoid_share_one_logit(
+    tiny_config, num_classes, num_outputs, loss
+):
+    with tiny_config.ignore_type():
+        del tiny_config.loss
+        tiny_config.loss = loss
+    assert count_outputs(tiny_config, num_classes) == num_outputs
+    model = make_configured_model(tiny_config, num_classes)
+    assert model.num_classes == num_outputs
+
+
+def test_a_dataset_of_one_class_is_refused(tiny_config):
+    with pytest.raises(ValueError, match="must have at least 2 classes, got 1; name"):
+        count_outputs(tiny_config, 1)
+
+
+def test_losses_of_sigmoids_and_of_a_softmax_do_not_mix(tiny_config):
+    with tiny_config.ignore_type():
+        tiny_config.loss = [dict(name="sigmoid_cross_entropy"), dict(name="soft_dice")]
+    message = "got sigmoid_cross_entropy and soft_dice; an overlap loss is of sigmoids"
+    with pytest.raises(ValueError, match=message):
+        make_setup(tiny_config)
+
+
+# Of four pixels the second is class 1 and the last is void. With the logits log 3, 0
+# and -log 3, class 1 has p = 3/4, 1/2 and 1/4.
+BINARY_LOGITS = np.log([3.0, 1.0, 1 / 3, 5.0]).reshape(1, 2, 2, 1)
+BINARY_LABELS = np.array([0, 1, 0, 255], np.uint8).reshape(1, 2, 2)
+LOG = np.log
+
+
+def value_of(config, loss, logits, labels, *, pixel_counts):
+    """The loss as a config chooses it."""
+    import jax.numpy as jnp
+
+    with config.ignore_type():
+        del config.loss
+        config.loss = loss
+    made = make_configured_loss(config, np.array(pixel_counts))
+    valid = jnp.array(labels != 255)
+    return made(jnp.array(logits, jnp.float32), jnp.array(labels), valid)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (dict(name="sigmoid_cross_entropy"), LOG(4 * 2 * 4 / 3) / 3),
+        (dict(name="sigmoid_cross_entropy", pos_weight=60), LOG(16 / 3 * 2**60) / 3),
+        # Two thirds are negatives, so positives count 2/3 and negatives 1/3.
+        (
+            dict(name="normalized_sigmoid_cross_entropy"),
+            (2 / 3 * LOG(2) + 1 / 3 * LOG(16 / 3)) / 3,
+        ),
+        # p < 1/2 in the third pixel alone.
+        (dict(name="gated_sigmoid_cross_entropy"), LOG(4 * 2 * (4 / 3) ** 5) / 3),
+        # 2 * 1/2 over 1 + 3/4 + 1/2 + 1/4, each class 1's own.
+        (
+            dict(name="soft_dice", multi_label=True, denominator="linear"),
+            1 - 2 * 0.5 / (0.75 + 0.5 + 0.25 + 1),
+        ),
+        (
+            dict(name="soft_iou", multi_label=True, class_weights=(3.0,)),
+            1 - 0.5 / (0.75 + 0.5 + 0.25 + 1 - 0.5),
+        ),
+        # Hinge errors 1 + log 3, 1 and nothing of 1 - log 3 < 0; the order gives the
+        # first 1/2 (1 of 2 pixels wrong) and the second the rest of the way to 1.
+        (dict(name="lovasz_hinge"), (1 + LOG(3)) / 2 + 1 / 2),
+        (
+            [
+                dict(name="sigmoid_cross_entropy", weight=0.5),
+                dict(name="soft_dice", multi_label=True, denominator="linear"),
+            ],
+            LOG(32 / 3) / 6 + 0.6,
+        ),
+    ],
+)
+def test_losses_of_sigmoids_take_class_ids(tiny_config, loss, expected):
+    arrays = BINARY_LOGITS, BINARY_LABELS
+    value = value_of(tiny_config, loss, *arrays, pixel_counts=[[2, 1]])
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_more_classes_are_each_against_the_rest(tiny_config):
+    # One pixel of class 2 with p = 1/4, 1/2 and 3/4: -log of 3/4, 1/2 and 3/4.
+    logits = np.log([1 / 3, 1.0, 3.0]).reshape(1, 1, 1, 3)
+    arrays = logits, np.full((1, 1, 1), 2)
+    loss = dict(name="sigmoid_cross_entropy")
+    value = value_of(tiny_config, loss, *arrays, pixel_counts=[[1, 1, 1]])
+    np.testing.assert_allclose(value, LOG(4 / 3 * 2 * 4 / 3) / 3, rtol=1e-6)
+
+
+def test_class_weights_by_name_of_one_logit_are_those_of_class_1(tiny_config):
+    weights = dict(name="inverse_frequency")
+    chosen = dict(multi_label=True, denominator="linear", class_weights=weights)
+    arrays = BINARY_LOGITS, BINARY_LABELS
+    loss = dict(name="soft_dice", **chosen)
+    value = value_of(tiny_config, loss, *arrays, pixel_counts=[[2, 1]])
+    # A mean over one class, whatever its weight.
+    np.testing.assert_allclose(value, 0.6, rtol=1e-6)

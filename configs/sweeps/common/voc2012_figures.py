@@ -1,0 +1,62 @@
+"""Arms of the paper's figures: random batches of all sizes, and Balance-batch.
+
+`random9` has batches of nine images, `cl8` Balance-batch with `batch_cl` 8 for as many
+steps, and `cl8-images` the same until it has seen as many images as random batches of
+`batch_max` have.
+"""
+
+from collections.abc import Iterable
+
+from configs import voc2012_paper
+from configs.sweeps.common.arms import steps_at_equal_images
+
+TOTAL_STEPS = 20_000
+BATCH_SIZES = range(1, 13)
+# Images of a batch by `batch_max` and `batch_cl`, on the labels of VOC 2012:
+# experiments/voc2012/balance_batch_statistics.md.
+MEAN_BATCH_SIZES = {
+    9: {
+        2: 1.00,
+        3: 1.67,
+        4: 2.46,
+        5: 3.37,
+        6: 4.37,
+        7: 5.43,
+        8: 6.42,
+        9: 7.21,
+        10: 7.78,
+        11: 8.17,
+        12: 8.42,
+    },
+    4: {2: 1.00, 3: 1.67, 4: 2.44, 5: 3.12, 6: 3.51},
+    6: {2: 1.00, 3: 1.67, 4: 2.47, 5: 3.35, 6: 4.20, 7: 4.87, 8: 5.28},
+}
+
+
+def random_batches(sizes: Iterable[int] = BATCH_SIZES) -> dict[str, dict]:
+    """An arm per size."""
+    return {f"random{n}": {"sampler": voc2012_paper.sampler(n)} for n in sizes}
+
+
+def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
+    """Two arms per `batch_cl`: at equal steps, and at equal images."""
+    arms = {}
+    for batch_cl in classes:
+        chosen = {"sampler": voc2012_paper.sampler(batch_max, batch_cl)}
+        steps = steps_at_equal_images(
+            TOTAL_STEPS,
+            batch_max=batch_max,
+            mean_batch_size=MEAN_BATCH_SIZES[batch_max][batch_cl],
+        )
+        arms[f"cl{batch_cl}"] = chosen
+        arms[f"cl{batch_cl}-images"] = {**chosen, "total_steps": steps}
+    return arms
+
+
+def compare(batch_max: int, classes: Iterable[int]) -> tuple[tuple[str, str], ...]:
+    """Both arms of each `batch_cl`, in this order, with random batches."""
+    return tuple(
+        (f"cl{batch_cl}{images}", f"random{batch_max}")
+        for batch_cl in classes
+        for images in ("", "-images")
+    )

@@ -1,0 +1,67 @@
+r"""Losses of one sigmoid on cracks in asphalt, 1 pixel of 62.
+
+python -m experiments.run --config=configs/sweeps/cracks.py --config.data.root=DIR \
+    --workdir=runs/cracks
+
+DIR is CrackForest (Shi et al. 2016; 118 images of 320x480) in the `folder` format, with
+a `train` and a `test`. Results: experiments/cracks/README.md.
+"""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from configs import demo, folder
+
+QUESTION = (
+    "Which loss of one sigmoid finds thin cracks, with 61 pixels of asphalt to each of "
+    "crack: cross-entropy, one of its weightings, or a loss of the overlap?"
+)
+LOSSES = {
+    "bce": dict(name="sigmoid_cross_entropy"),
+    # The share of the negatives over that of the positives.
+    "pos_weight": dict(name="sigmoid_cross_entropy", pos_weight=60.0),
+    "normalized": dict(name="normalized_sigmoid_cross_entropy"),
+    "gated": dict(name="gated_sigmoid_cross_entropy"),
+    "focal": dict(name="sigmoid_focal_loss"),
+    "dice": dict(name="soft_dice", multi_label=True),
+    "lovasz_hinge": dict(name="lovasz_hinge"),
+}
+SEEDS = (0, 1, 2)
+
+COMPARISONS = tuple((loss, "bce") for loss in LOSSES if loss != "bce")
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    if size == "smoke":
+        # Each of its classes against the rest.
+        config = demo.get_config(size).unlock()
+        config.sampler = dict(name="random", batch_max=4)
+        del config.loss
+        config.loss = LOSSES["bce"]
+        return config.lock()
+    config = folder.get_config(size).unlock()
+    config.total_steps = 500
+    # At the end alone.
+    config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
+    config.data.root = "../shared/data/crackforest"
+    config.data.num_threads = 1
+    config.data.crop_hw = (128, 192)
+    config.augment.scale_range = (0.75, 1.25)
+    # Random, because every image holds both classes.
+    config.sampler.batch_max = 4
+    config.model.update(depth=3, width=8)
+    with config.ignore_type():
+        config.model.input_stride = 2
+    del config.loss
+    config.loss = LOSSES["bce"]
+    config.schedule.update(learning_rate=1e-2, warmup_steps=50)
+    # There is no third split, and nothing is chosen by the one that is watched.
+    config.evaluate.update(split="test", final_split="test")
+    return config.lock()
+
+
+def sweep() -> Iterator[dict]:
+    for seed in SEEDS:
+        for name, loss in LOSSES.items():
+            yield {"arm": name, "seed": seed, "loss": loss}

@@ -1,0 +1,80 @@
+"""Every loss of class ids on the embedded scenes, with and without Balance-batch.
+
+python -m experiments.run --config=configs/sweeps/losses.py --workdir=runs/losses
+"""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from configs import demo
+from configs.sweeps.common import embedded
+from configs.sweeps.common.arms import with_seeds
+
+QUESTION = (
+    "For which losses does Balance-batch help on the embedded scenes, and which loss "
+    "is best with either kind of batches?"
+)
+# It costs twice as much to see something in the background as to overlook it.
+PENALTY = tuple(
+    tuple(0.0 if k == y else 2.0 if y == 0 else 1.0 for k in range(21))
+    for y in range(21)
+)
+LOSSES = {
+    name: dict(name=name)
+    for name in (
+        "softmax_cross_entropy",
+        "soft_dice",
+        "soft_iou",
+        "focal_loss",
+        "poly_loss",
+        "top_k_cross_entropy",
+        "log_cosh_dice",
+        "tversky",
+        "focal_tversky",
+        "generalized_dice",
+        "lovasz_softmax",
+    )
+}
+LOSSES["log_bilinear_loss"] = dict(name="log_bilinear_loss", penalty=PENALTY)
+# These say nothing of some pixels or classes, so cross-entropy stands beside them. The
+# weights bring them to about its size.
+LOSSES |= {
+    name: [
+        dict(name="softmax_cross_entropy", weight=1.0),
+        dict(name=name, weight=weight),
+    ]
+    for name, weight in {"boundary_loss": 0.01, "soft_cldice": 0.5}.items()
+}
+# Per loss Balance-batch at equal steps and at equal images, then each loss with
+# cross-entropy.
+COMPARISONS = (
+    *(
+        (f"{loss}-balance_batch{images}", f"{loss}-random")
+        for loss in LOSSES
+        for images in ("", "-images")
+    ),
+    *(
+        (f"{loss}-{batches}", f"softmax_cross_entropy-{batches}")
+        for batches in ("random", "balance_batch")
+        for loss in LOSSES
+        if loss != "softmax_cross_entropy"
+    ),
+)
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    return demo.get_config(size)
+
+
+def sweep() -> Iterator[dict]:
+    arms = {}
+    for name, loss in LOSSES.items():
+        balanced = {"loss": loss, "sampler": embedded.BALANCE_BATCH}
+        arms[f"{name}-random"] = {"loss": loss, "sampler": embedded.RANDOM}
+        arms[f"{name}-balance_batch"] = balanced
+        arms[f"{name}-balance_batch-images"] = {
+            **balanced,
+            "total_steps": embedded.equal_images("balance_batch"),
+        }
+    yield from with_seeds(arms)

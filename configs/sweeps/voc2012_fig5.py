@@ -1,0 +1,36 @@
+r"""Figure 5 of the paper: soft Dice, batch size and then Balance-batch.
+
+python -m experiments.run --config=configs/sweeps/voc2012_fig5.py \
+    --config.data.root=DIR --config.model.pretrained=FILE --workdir=runs/voc2012_fig5
+
+DIR and FILE are those of `configs/voc2012_paper.py`.
+"""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from configs import voc2012_paper
+from configs.sweeps.common import voc2012_figures
+from configs.sweeps.common.arms import with_seeds
+
+QUESTION = (
+    "With soft Dice on PASCAL VOC 2012, what does the batch size do to the mean "
+    "IoU, and what does Balance-batch add to random batches of 6?"
+)
+PAPER = "soft_dice"
+# First those that the paper gives numbers of.
+COMPARISONS = voc2012_figures.compare(6, (8, 7, 2, 3, 4, 5, 6))
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    if size not in ("full", "smoke"):
+        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+    smoke = "smoke," if size == "smoke" else ""
+    return voc2012_paper.get_config(f"{smoke}loss=soft_dice,batch_max=6")
+
+
+def sweep() -> Iterator[dict]:
+    arms = voc2012_figures.random_batches()
+    arms |= voc2012_figures.balance_batch(6, range(2, 9))
+    yield from with_seeds(arms)

@@ -1,0 +1,278 @@
+"""The paper's protocol and the studies, against numbers that are written down here."""
+
+import collections
+import csv
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import voc2012_paper
+from configs.sweeps.common.voc2012_figures import MEAN_BATCH_SIZES
+from experiments.voc2012.balance_batch_statistics import read_counts
+from segloss.data import ClassSets, estimate_acceptance
+from segloss.train.setup import make_configured_schedule, make_setup
+
+ROOT = Path(__file__).parents[1]
+FIGURES = {"voc2012_fig1": 9, "voc2012_fig3": 4, "voc2012_fig5": 6}
+EMBEDDED = ("samplers", "losses", "class_weights")
+STUDIES = (*FIGURES, "voc2012_qualitative", *EMBEDDED)
+# By `batch_cl`, the steps that show 20,000 * batch_max images: 180,000 / 6.42 = 28,037.
+STEPS_AT_EQUAL_IMAGES = {
+    "voc2012_fig1": {
+        2: 180_000,
+        3: 107_784,
+        4: 73_171,
+        5: 53_412,
+        6: 41_190,
+        7: 33_149,
+        8: 28_037,
+        9: 24_965,
+        10: 23_136,
+        11: 22_032,
+        12: 21_378,
+    },
+    "voc2012_fig3": {2: 80_000, 3: 47_904, 4: 32_787, 5: 25_641, 6: 22_792},
+    "voc2012_fig5": {
+        2: 120_000,
+        3: 71_856,
+        4: 48_583,
+        5: 35_821,
+        6: 28_571,
+        7: 24_641,
+        8: 22_727,
+    },
+}
+
+
+def study(name):
+    return importlib.import_module(f"configs.sweeps.{name}")
+
+
+def arms(name):
+    """Overrides by arm, once it is clear that all seeds have the same."""
+    by_arm = collections.defaultdict(list)
+    for overrides in study(name).sweep():
+        by_arm[overrides.pop("arm")].append(overrides)
+    for runs in by_arm.values():
+        assert [run.pop("seed") for run in runs] == [0, 1, 2]
+        assert runs[0] == runs[1] == runs[2]
+    return {arm: runs[0] for arm, runs in by_arm.items()}
+
+
+def random(batch_max):
+    return {"name": "random", "batch_max": batch_max}
+
+
+def balance_batch(batch_max, batch_cl):
+    return {"name": "balance_batch", "batch_max": batch_max, "batch_cl": batch_cl}
+
+
+@pytest.mark.parametrize(
+    ("argument", "loss", "sampler"),
+    [
+        ("", "softmax_cross_entropy", random(9)),
+        ("batch_max=9,batch_cl=8", "softmax_cross_entropy", balance_batch(9, 8)),
+        ("batch_cl=4,loss=soft_iou,batch_max=4", "soft_iou", balance_batch(4, 4)),
+        ("loss=soft_dice,batch_max=6", "soft_dice", random(6)),
+    ],
+)
+def test_protocol_is_that_of_the_paper(argument, loss, sampler):
+    config = voc2012_paper.get_config(argument)
+    assert config.loss.name == loss
+    assert config.sampler.to_dict() == sampler
+    assert (config.data.name, config.data.crop_hw) == ("voc2012", (321, 321))
+    assert config.augment.scales == (0.5, 0.75, 1.0, 1.25, 1.5)
+    assert config.model.name == "multi_scale"
+    assert config.model.scales == (0.5, 0.75, 1.0)
+    assert config.model.network.to_dict() == {
+        "name": "deeplab_v2",
+        "stage_sizes": (3, 4, 23, 3),
+        "width": 64,
+        "norm": "frozen",
+        "remat": False,
+    }
+    assert config.model.pretrained is None
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.momentum) == ("sgd", 0.9)
+    assert (optimizer.weight_decay, optimizer.decay) == (5e-4, "l2")
+    assert optimizer.accumulate_steps == 1
+    assert (config.total_steps, config.checkpoint_every_steps) == (20_000, 5_000)
+    assert (config.evaluate.final_split, config.evaluate.checkpoint) == (
+        "val",
+        "newest",
+    )
+    assert (config.evaluate.scales, config.evaluate.flip) == ((1.0,), False)
+    # Half-way down, (1/2)^0.9 of the rate.
+    rates = [float(make_configured_schedule(config)(n)) for n in (0, 10_000, 20_000)]
+    np.testing.assert_allclose(rates, [2.5e-4, 1.33972e-4, 0.0], rtol=1e-5)
+
+
+def test_argument_that_is_none_is_refused_in_one_line():
+    for item in ("loss=focal", "batch_cl=eight", "batch_max", "huge"):
+        with pytest.raises(
+            ValueError, match=f"no item is '{item}'; known are smoke, l"
+        ):
+            voc2012_paper.get_config(f"smoke,{item}")
+    with pytest.raises(ValueError, match="batch_cl is given twice"):
+        voc2012_paper.get_config("batch_cl=2,batch_cl=3")
+
+
+@pytest.mark.parametrize(("name", "batch_max"), FIGURES.items())
+def test_figures_have_the_batches_of_the_paper(name, batch_max):
+    expected = {f"random{n}": {"sampler": random(n)} for n in range(1, 13)}
+    for batch_cl, steps in STEPS_AT_EQUAL_IMAGES[name].items():
+        sampler = balance_batch(batch_max, batch_cl)
+        expected[f"cl{batch_cl}"] = {"sampler": sampler}
+        expected[f"cl{batch_cl}-images"] = {"sampler": sampler, "total_steps": steps}
+    assert arms(name) == expected
+    assert study(name).get_config().sampler.to_dict() == random(batch_max)
+    paper = study(name).PAPER
+    assert paper == {9: "ce", 4: "soft_iou", 6: "soft_dice"}[batch_max]
+    # Every arm of Balance-batch, with random batches as large as its own may be.
+    assert sorted(study(name).COMPARISONS) == sorted(
+        (arm, f"random{batch_max}") for arm in expected if arm.startswith("cl")
+    )
+
+
+def test_figures_of_images_have_the_best_arms_of_the_paper():
+    got = arms("voc2012_qualitative")
+    table = [
+        (o["loss"]["name"], o["sampler"], o.get("total_steps")) for o in got.values()
+    ]
+    ce, iou, dice = "softmax_cross_entropy", "soft_iou", "soft_dice"
+    assert table == [
+        (ce, random(9), None),
+        (ce, balance_batch(9, 12), None),
+        (ce, balance_batch(9, 12), 21_378),
+        (iou, random(4), None),
+        (iou, balance_batch(4, 4), None),
+        (iou, balance_batch(4, 4), 32_787),
+        (dice, random(6), None),
+        (dice, balance_batch(6, 8), None),
+        (dice, balance_batch(6, 8), 22_727),
+    ]
+
+
+def test_embedded_studies_cross_all_samplers_losses_and_weights():
+    got = arms("samplers")
+    assert len(got) == 3 * (7 + 2)
+    assert {o["loss"]["name"] for o in got.values()} == {
+        "softmax_cross_entropy",
+        "soft_dice",
+        "soft_iou",
+    }
+    assert len({o["sampler"]["name"] for o in got.values()}) == 7
+    # 1,200 steps of 9 images are 1,693 of 6.38 and 2,015 of 5.36.
+    steps = {arm: o["total_steps"] for arm, o in got.items() if "total_steps" in o}
+    assert steps == {
+        f"{loss}-{sampler}-images": n
+        for loss in ("ce", "dice", "iou")
+        for sampler, n in (("balance_batch", 1_693), ("greedy_cover", 2_015))
+    }
+    weights = {
+        arm: (
+            o["loss"].get("class_weights", {}).get("name"),
+            o["sampler"]["name"],
+            o.get("total_steps"),
+        )
+        for arm, o in arms("class_weights").items()
+    }
+    assert weights == {
+        "none": (None, "random", None),
+        "median_frequency": ("median_frequency", "random", None),
+        "inverse_frequency": ("inverse_frequency", "random", None),
+        "effective_number": ("effective_number", "random", None),
+        "balance_batch": (None, "balance_batch", None),
+        "balance_batch-images": (None, "balance_batch", 1_693),
+    }
+    for name in EMBEDDED:
+        for overrides in arms(name).values():
+            assert overrides["sampler"]["batch_max"] == 9
+
+
+def test_every_loss_meets_both_kinds_of_batches():
+    module, got = study("losses"), arms("losses")
+    assert list(got) == [
+        f"{loss}-{batches}"
+        for loss in module.LOSSES
+        for batches in ("random", "balance_batch", "balance_batch-images")
+    ]
+    for arm, overrides in got.items():
+        assert overrides["sampler"]["name"] == arm.split("-")[1]
+        assert overrides.get("total_steps") == (1_693 if "images" in arm else None)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_comparisons_are_of_arms_that_differ_and_exist(name):
+    module, got = study(name), arms(name)
+    assert module.QUESTION.endswith("?")
+    assert len(set(module.COMPARISONS)) == len(module.COMPARISONS)
+    for arm, baseline in module.COMPARISONS:
+        assert arm != baseline
+        assert {arm, baseline} <= got.keys()
+        # What is compared differs in one thing: the batches, or the loss.
+        kinds = [k for k in ("sampler", "loss") if k in got[arm]]
+        differ = [k for k in kinds if got[arm][k] != got[baseline][k]]
+        assert len(differ) == 1 or name == "class_weights"
+    with pytest.raises(ValueError, match="must be 'full' or 'smoke', got 'huge'"):
+        module.get_config("huge")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_sampler_and_loss_of_a_study_is_set_up(name, datasets_dir):
+    module = study(name)
+    compared = module.COMPARISONS[0] if name.startswith("voc2012") else arms(name)
+    seen = []
+    for arm in compared:
+        config = module.get_config("smoke").unlock()
+        config.data.data_dir = str(datasets_dir)
+        chosen = {k: v for k, v in arms(name)[arm].items() if k in ("sampler", "loss")}
+        if all(any(v == s.get(k) for s in seen) for k, v in chosen.items()):
+            continue
+        seen.append(chosen)
+        for section, fields in chosen.items():
+            del config[section]
+            config[section] = fields
+        setup = make_setup(config.lock())
+        assert 1 <= len(setup.sampler[0]) <= config.sampler.batch_max
+
+
+def test_mean_batch_sizes_are_those_of_the_labels(research_data):
+    _, counts = read_counts(research_data("voc_lists") / "class_pixel_counts.csv.gz")
+    sets = ClassSets.from_counts(counts)
+    for batch_max, sizes in MEAN_BATCH_SIZES.items():
+        for batch_cl, size in sizes.items():
+            got = estimate_acceptance(
+                sets, batch_cl=batch_cl, batch_max=batch_max, trials=100_000
+            )
+            assert got.mean_batch_size == pytest.approx(size, abs=0.006)
+
+
+def test_numbers_of_the_paper_stand_as_printed():
+    with (ROOT / "experiments" / "paper.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    got = collections.defaultdict(dict)
+    for row in rows:
+        assert row["sampler"] == ("balance_batch" if row["batch_cl"] else "random")
+        key = row["loss"], row["batch_max"], row["batch_cl"]
+        got[key][row["metric"]] = row["value"]
+    metrics = "mean_iou", "frequency_weighted_iou", "mean_accuracy", "pixel_accuracy"
+    printed = {
+        ("ce", "9", ""): "76.353 90.419 86.087 94.635",
+        ("ce", "9", "2"): "73.232",
+        ("ce", "9", "8"): "76.658",
+        ("ce", "9", "12"): "76.788",
+        ("soft_iou", "4", ""): "61.945 87.287 75.418 92.365",
+        ("soft_iou", "4", "3"): "65.389",
+        ("soft_iou", "4", "4"): "65.700 87.443 81.407 92.318",
+        ("soft_dice", "6", ""): "73.062 88.775 87.959 93.351",
+        ("soft_dice", "6", "7"): "73.211",
+        ("soft_dice", "6", "8"): "73.964",
+    }
+    expected = {
+        k: dict(zip(metrics, v.split(), strict=False)) for k, v in printed.items()
+    }
+    assert got == expected
+    assert len(rows) == sum(map(len, expected.values()))
