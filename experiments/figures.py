@@ -15,6 +15,7 @@ from experiments.store import Run, Study, confusions
 from segloss import metrics
 
 _LEAST_SHARE = 1e-4
+_ARMS_PER_PANEL = 7
 
 
 def make_plots(
@@ -52,7 +53,7 @@ def curve_panels(study: Study) -> Iterator[Panel]:
             yield Panel(
                 title,
                 f"Mean IoU by step, in percent at the end: {', '.join(ends)}.",
-                (3.4, 4.6),
+                (3.2 + _legend_inches(len(curves)), 4.6),
                 lambda axes, theme, curves=curves: _draw_curves(axes, theme, curves),
             )
 
@@ -110,7 +111,7 @@ def share_panels(study: Study) -> Iterator[Panel]:
             yield Panel(
                 title,
                 f"Class with the largest share of the gradient: {'; '.join(largest)}.",
-                (1.1 + 0.24 * len(names), 4.6),
+                (1.2 + 0.24 * len(names) + _legend_inches(len(shares) + 1), 4.6),
                 lambda axes, theme, shares=shares: _draw_shares(
                     axes, theme, shares, np.array(pixels), names
                 ),
@@ -136,7 +137,7 @@ def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
             yield Panel(
                 f"mean IoU by {label}",
                 f"Mean IoU in percent. {'; '.join(ends)}.",
-                (3.4, 4.6),
+                (3.2 + 0.2 * len(lines), 4.6),
                 lambda axes, theme, lines=lines, points=points, label=label: (
                     _draw_lines(axes, theme, lines, points, label)
                 ),
@@ -144,15 +145,21 @@ def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
 
 
 def _groups(study: Study) -> Iterator[tuple[str, list[str]]]:
-    """Each baseline with the arms that are compared with it; the rest together."""
-    baselines = dict.fromkeys(baseline for _, baseline in study.comparisons)
-    for baseline in baselines:
+    """Each baseline with some of the arms that are compared with it; then the rest."""
+    for baseline in dict.fromkeys(baseline for _, baseline in study.comparisons):
         treated = [arm for arm, other in study.comparisons if other == baseline]
-        yield f"compared with {baseline}", [baseline, *treated]
+        for some in _chunks(treated):
+            yield f"compared with {baseline}", [baseline, *some]
     compared = {arm for pair in study.comparisons for arm in pair}
-    rest = [arm for arm in study.arms if arm not in compared]
-    if rest:
-        yield "arms without a comparison" if compared else "all arms", rest
+    for some in _chunks([arm for arm in study.arms if arm not in compared]):
+        yield "arms without a comparison" if compared else "all arms", some
+
+
+def _chunks(arms: Sequence[str]) -> Iterator[list[str]]:
+    """Parts of about equal size, as many arms as a panel can tell apart."""
+    parts = math.ceil(len(arms) / _ARMS_PER_PANEL)
+    for part in np.array_split(np.arange(len(arms)), parts) if parts else []:
+        yield [arms[i] for i in part]
 
 
 def _curves(runs: Sequence[Run]) -> tuple[list[float], np.ndarray] | None:
@@ -184,7 +191,7 @@ def _draw_curves(axes: Axes, theme: Theme, curves: dict) -> None:
         )
     axes.set_xlabel("step; band: smallest to largest seed")
     axes.set_ylabel("mean IoU in percent")
-    axes.legend(frameon=False, ncols=1 + (len(curves) > 6))
+    _legend_below(axes, columns=2)
 
 
 def _draw_differences(
@@ -249,11 +256,16 @@ def _draw_shares(
         axes.plot(_visible(share), place, marker, label=arm, **style)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.xaxis.set_minor_formatter(lambda share, _: "")
     axes.set_yticks(rows, names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("share of the gradient, when last logged")
     _legend_below(axes, columns=2)
+
+
+def _legend_inches(entries: int) -> float:
+    return 0.2 * math.ceil(entries / 2)
 
 
 def _legend_below(axes: Axes, *, columns: int) -> None:

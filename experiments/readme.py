@@ -14,6 +14,7 @@ from segloss.report import markdown_table, save_figure
 _BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"
 EMPTY = _BEGIN + _END
 _COMPARISONS_PER_TABLE = 3
+_PANELS_PER_PLOT = 9
 
 
 def replace_results(readme: pathlib.Path, results: str) -> None:
@@ -50,7 +51,9 @@ def write_study(
     for stale in (folder / "plots").glob("*.png"):
         stale.unlink()
     for name, (_, panels) in plots.items():
-        save_figure(grid_figure(panels), folder / "plots" / f"{name}.png")
+        save_figure(
+            grid_figure(panels[:_PANELS_PER_PLOT]), folder / "plots" / f"{name}.png"
+        )
     parts = _parts(study, comparisons, reported, plots)
     replace_results(folder / "README.md", "\n".join(parts))
 
@@ -63,11 +66,17 @@ def _parts(
 ) -> Iterator[str]:
     def plot(name: str) -> Iterator[str]:
         if name in plots:
-            yield f"![{plots[name][0]}](plots/{name}.png)\n"
+            title, panels = plots[name]
+            yield f"![{title}](plots/{name}.png)\n"
+            if len(panels) > _PANELS_PER_PLOT:
+                yield (
+                    f"The first {_PANELS_PER_PLOT} of {len(panels)}; the page of "
+                    "`experiments.report` has all.\n"
+                )
 
     if comparisons:
         yield "".join(f"- {conclusion(c)}\n" for c in comparisons)
-        yield markdown_table(tables.comparisons_table(comparisons))
+        yield markdown_table(tables.comparisons_table(comparisons, study))
         yield from plot("differences")
     if any(c.binary for c in comparisons):
         yield markdown_table(tables.binary_comparisons_table(comparisons, study))

@@ -58,7 +58,7 @@ def settings_table(study: Study) -> Table:
     return table
 
 
-def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
+def comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
     """Differences of the scores in points, each with its interval."""
     table = Table("arm", "against", "at", caption_justify="left")
     table.add_column(SCORES["mean_iou"], justify="right")
@@ -73,7 +73,7 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> Table:
         )
     table.caption = (
         "points (percent minus percent), with 95 % intervals of a paired bootstrap "
-        "over seeds and test images"
+        f"over {drawn_from(study)}"
     )
     return table
 
@@ -117,7 +117,7 @@ def binary_comparisons_table(comparisons: Sequence[Comparison], study: Study) ->
         table.add_row(Text(c.arm), Text(c.baseline), *cells, verdict(c.binary["f1"]))
     table.caption = (
         f"points, of {study.runs[0].class_names[1]} alone, with 95 % intervals over "
-        "seeds and test images"
+        f"{drawn_from(study)}"
     )
     return table
 
@@ -187,6 +187,12 @@ def describe(section: dict[str, Any]) -> str:
     )
     name = _SHORT.get(section["name"], section["name"]).replace("_", " ")
     return f"{name} ({given})" if given else name
+
+
+def drawn_from(study: Study) -> str:
+    """What the bootstrap draws: of a single seed it cannot."""
+    seeds = {run.seed for run in study.runs}
+    return "seeds and test images" if len(seeds) > 1 else "test images, of one seed"
 
 
 def provenance(study: Study) -> str:

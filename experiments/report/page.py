@@ -89,6 +89,8 @@ def make_page(
         pictures=pictures,
         colors=variables(),
         facts=_facts(study),
+        drawn_from=tables.drawn_from(study),
+        resamples=f"{resamples:,}",
         provenance=tables.provenance(study).replace("`", ""),
         title=study.name.replace("_", " "),
     )
@@ -122,7 +124,7 @@ def _tables(
     if comparisons:
         found["differences"] = (
             "Differences with their intervals",
-            tables.comparisons_table(comparisons),
+            tables.comparisons_table(comparisons, study),
         )
         found["classes"] = (
             "Differences of each class",

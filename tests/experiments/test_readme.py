@@ -177,7 +177,7 @@ def test_sizes_of_batches_are_drawn_where_they_vary(paper_csv):
 
 
 def test_csv_holds_the_cells_of_the_table(comparisons):
-    table = tables.comparisons_table(comparisons)
+    table = tables.comparisons_table(comparisons, make_study())
     header, *rows = csv.reader(io.StringIO(tables.csv_table(table)))
     assert header[:4] == ["arm", "against", "at", "mean IoU"]
     assert rows == tables.table_rows(table)
@@ -210,3 +210,18 @@ def test_readme_is_the_same_bytes_from_what_is_stored(tmp_path, paper_csv):
     assert "9 runs, 0.1 hours of training in total on 1 x cpu; commit `01234" in text
     for name in ("differences", "curves", "classes", "gradient_shares"):
         assert f"(plots/{name}.png)" in text
+
+
+def test_many_arms_share_panels_with_their_baseline():
+    """Nine arms are two panels of five and four, each beside the baseline."""
+    arms = ["base", *(f"arm{i}" for i in range(9))]
+    study = make_study(
+        runs=tuple(make_run(arm) for arm in arms),
+        comparisons=tuple((arm, "base") for arm in arms[1:]),
+    )
+    panels = make_plots(study, compare(study, resamples=5), [])
+    assert len(panels["classes"][1]) == 9
+    words = [panel.words for panel in panels["gradient_shares"][1]]
+    assert [text.count("road 70%") for text in words] == [6, 5]
+    table = tables.comparisons_table([], study)
+    assert table.caption.endswith("over test images, of one seed")
