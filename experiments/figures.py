@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -16,6 +17,10 @@ from segloss import metrics
 
 _LEAST_SHARE = 1e-4
 _ARMS_PER_PANEL = 7
+_MARKED_POINTS = 30
+
+# Steps that all seeds have, and the values there by seed.
+Curve = tuple[list[int], Float[np.ndarray, "s n"]]
 
 
 def make_plots(
@@ -32,6 +37,7 @@ def make_plots(
             list(batch_panels(study, reported)),
         ),
         "curves": ("Mean IoU by step", list(curve_panels(study))),
+        "losses": ("Loss of training by step", list(loss_panels(study))),
         "classes": (
             "Difference of each class's IoU",
             list(class_panels(study, comparisons)),
@@ -45,17 +51,29 @@ def make_plots(
 
 
 def curve_panels(study: Study) -> Iterator[Panel]:
-    """Mean IoU of the watched split by step, a panel for each baseline."""
+    """Mean IoU of the watched split by step, where it was seen more than once."""
     for title, arms in _groups(study):
-        curves = {arm: _curves(study.arms[arm]) for arm in arms}
-        ends = (f"{a} {100 * c[1].mean(0)[-1]:.1f}" for a, c in curves.items() if c)
-        if any(curves.values()):
-            yield Panel(
-                title,
-                f"Mean IoU by step, in percent at the end: {', '.join(ends)}.",
-                (3.2 + _legend_inches(len(curves)), 4.6),
-                lambda axes, theme, curves=curves: _draw_curves(axes, theme, curves),
-            )
+        curves = {arm: _curves(study.arms[arm], "_mean_iou", 100) for arm in arms}
+        if max(len(steps) for steps, _ in curves.values()) > 1:
+            yield _curve_panel(title, "mean IoU in percent", curves)
+
+
+def loss_panels(study: Study) -> Iterator[Panel]:
+    """Loss of training by step; of each arm its own, which others may not equal."""
+    for title, arms in _groups(study):
+        curves = {arm: _curves(study.arms[arm], "loss", 1) for arm in arms}
+        if any(len(steps) for steps, _ in curves.values()):
+            yield _curve_panel(title, "loss of training, each arm's own", curves)
+
+
+def _curve_panel(title: str, label: str, curves: dict[str, Curve]) -> Panel:
+    ends = (f"{arm} {y.mean(0)[-1]:.3g}" for arm, (x, y) in curves.items() if len(x))
+    return Panel(
+        title,
+        f"{label[0].upper()}{label[1:]} by step; at the end: {', '.join(ends)}.",
+        (3.2 + _legend_inches(len(curves)), 4.6),
+        lambda axes, theme: _draw_curves(axes, theme, curves, label),
+    )
 
 
 def difference_panel(comparisons: Sequence[Comparison]) -> Panel:
@@ -162,35 +180,35 @@ def _chunks(arms: Sequence[str]) -> Iterator[list[str]]:
         yield [arms[i] for i in part]
 
 
-def _curves(runs: Sequence[Run]) -> tuple[list[float], np.ndarray] | None:
-    """Steps at which all seeds were evaluated, and mean IoU by seed and step."""
+def _curves(runs: Sequence[Run], ending: str, factor: float) -> Curve:
     by_seed = [
         {
-            point["step"]: value
+            point["step"]: factor * value
             for point in run.curve
             for name, value in point.items()
-            if name.endswith("_mean_iou")
+            if name.endswith(ending)
         }
         for run in runs
     ]
     steps = sorted(set.intersection(*map(set, by_seed)))
-    if not steps:
-        return None
-    return steps, np.array([[scores[step] for step in steps] for scores in by_seed])
+    return steps, np.array([[values[step] for step in steps] for values in by_seed])
 
 
-def _draw_curves(axes: Axes, theme: Theme, curves: dict) -> None:
-    for i, (arm, curve) in enumerate(curves.items()):
-        if curve is None:
-            continue
-        steps, scores = curve[0], 100 * curve[1]
-        style = dict(color=_color(theme, i), linestyle=_style(theme, i), markersize=3)
-        axes.plot(steps, scores.mean(0), marker="o", linewidth=1.6, label=arm, **style)
+def _draw_curves(
+    axes: Axes, theme: Theme, curves: dict[str, Curve], label: str
+) -> None:
+    for i, (arm, (steps, values)) in enumerate(curves.items()):
+        few = len(steps) <= _MARKED_POINTS
+        style = dict(linestyle=_style(theme, i), marker="o" if few else None)
+        color, mean = _color(theme, i), values.mean(0)
+        axes.plot(
+            steps, mean, color=color, label=arm, linewidth=1.5, markersize=3, **style
+        )
         axes.fill_between(
-            steps, scores.min(0), scores.max(0), color=style["color"], alpha=0.16, lw=0
+            steps, values.min(0), values.max(0), color=color, alpha=0.16, linewidth=0
         )
     axes.set_xlabel("step; band: smallest to largest seed")
-    axes.set_ylabel("mean IoU in percent")
+    axes.set_ylabel(label)
     _legend_below(axes, columns=2)
 
 

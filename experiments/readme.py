@@ -48,6 +48,9 @@ def write_study(
     reported = read_reported(study.paper, paper_csv)
     comparisons = compare(study, resamples=resamples)
     plots = make_plots(study, comparisons, reported)
+    if "curves" in plots:
+        # One kind of curve will do for a README; the page has both.
+        del plots["losses"]
     for stale in (folder / "plots").glob("*.png"):
         stale.unlink()
     for name, (_, panels) in plots.items():
@@ -86,6 +89,7 @@ def _parts(
     if reported:
         yield markdown_table(tables.paper_table(study, reported))
     yield from plot("curves")
+    yield from plot("losses")
     yield from plot("classes")
     if comparisons:
         yield "<details><summary>Differences of each class</summary>\n"

@@ -173,7 +173,12 @@ def test_sizes_of_batches_are_drawn_where_they_vary(paper_csv):
     (panel,) = batch_panels(study, read_reported("ce", paper_csv))
     assert panel.title == "mean IoU by size of random batches"
     assert " at 4, " in panel.words
-    assert list(make_plots(study, [], [])) == ["batches", "curves", "gradient_shares"]
+    assert list(make_plots(study, [], [])) == [
+        "batches",
+        "curves",
+        "losses",
+        "gradient_shares",
+    ]
 
 
 def test_csv_holds_the_cells_of_the_table(comparisons):
@@ -210,6 +215,15 @@ def test_readme_is_the_same_bytes_from_what_is_stored(tmp_path, paper_csv):
     assert "9 runs, 0.1 hours of training in total on 1 x cpu; commit `01234" in text
     for name in ("differences", "curves", "classes", "gradient_shares"):
         assert f"(plots/{name}.png)" in text
+
+
+def test_runs_that_were_evaluated_once_show_their_loss():
+    curve = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "val_mean_iou": 0.5}]
+    study = make_study(runs=(make_run(curve=curve),), comparisons=())
+    plots = make_plots(study, [], [])
+    assert list(plots) == ["losses", "gradient_shares"]
+    (panel,) = plots["losses"][1]
+    assert panel.words.endswith("by step; at the end: random4 1.")
 
 
 def test_many_arms_share_panels_with_their_baseline():

@@ -87,8 +87,8 @@ def test_page_has_its_parts_and_nothing_goes_wrong(opened):
         "cl3-images against random4",
     ]
     drawings = opened.find_elements(By.CSS_SELECTOR, "svg")
-    # The differences, curves of one baseline, two of classes, gradient shares.
-    assert len(drawings) == 5
+    # The differences, two curves of one baseline, two of classes, gradient shares.
+    assert len(drawings) == 6
     for drawing in drawings:
         assert drawing.size["width"] > 300
         assert drawing.get_attribute("aria-label")
