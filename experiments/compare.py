@@ -94,6 +94,8 @@ def conclusion(comparison: Comparison) -> str:
         f"{comparison.name}, {comparison.at}: mean IoU {points(overall)} points: "
         f"{verdict(overall)}."
     ]
+    if comparison.binary:
+        parts.append(f"{binary_conclusion(comparison)}.")
     for word, heading in (("gain", "Gains"), ("loss", "Losses")):
         named = [
             f"{name} {points(x)}"
@@ -109,6 +111,12 @@ def conclusion(comparison: Comparison) -> str:
             f"{len(comparison.per_class)} classes."
         )
     return " ".join(parts)
+
+
+def binary_conclusion(comparison: Comparison) -> str:
+    """F1 of class 1 in words."""
+    name, f1 = list(comparison.per_class)[1], comparison.binary["f1"]
+    return f"F1 of {name} {points(f1)} points: {verdict(f1)}"
 
 
 def _compare(

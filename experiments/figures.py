@@ -254,6 +254,7 @@ def _draw_classes(
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(limits)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("points of IoU; share of the pixels beside each class")
 
 

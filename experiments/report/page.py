@@ -10,7 +10,13 @@ import jinja2
 from rich.table import Table
 
 from experiments import tables
-from experiments.compare import Comparison, compare, points, verdict
+from experiments.compare import (
+    Comparison,
+    binary_conclusion,
+    compare,
+    points,
+    verdict,
+)
 from experiments.figures import make_plots
 from experiments.panels import svg, variables
 from experiments.paper import PAPER_CSV, read_reported
@@ -46,6 +52,7 @@ class Answer:
         word: "gain", "loss", or what the interval says else.
         role: of its colour.
         points: difference of mean IoU with its interval.
+        binary: that of the F1 of class 1 in words, where there are two classes.
         gains: classes that gain, with theirs.
         losses: classes that lose.
     """
@@ -56,6 +63,7 @@ class Answer:
     word: str
     role: str
     points: str
+    binary: str
     gains: dict[str, str]
     losses: dict[str, str]
 
@@ -111,6 +119,7 @@ def _answer(comparison: Comparison) -> Answer:
         word=word,
         role=word if word in ("gain", "loss") else "quiet",
         points=points(overall),
+        binary=binary_conclusion(comparison) if comparison.binary else "",
         gains=classes("gain"),
         losses=classes("loss"),
     )

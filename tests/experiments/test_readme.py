@@ -135,8 +135,12 @@ def test_two_classes_have_f1_precision_and_recall_of_the_second():
     study = make_study(runs=tuple(runs), comparisons=(("dice", "bce"),))
     row = tables.table_rows(tables.binary_arms_table(study))[0]
     assert row == ["bce", "69.23", "81.82", "90.00", "75.00"]
-    table = tables.binary_comparisons_table(compare(study, resamples=20), study)
+    (comparison,) = compare(study, resamples=20)
+    table = tables.binary_comparisons_table([comparison], study)
     nothing = "+0.00 (+0.00 to +0.00)"
+    assert f"F1 of crack {nothing} points: no difference shown." in conclusion(
+        comparison
+    )
     assert tables.table_rows(table) == [
         ["dice", "bce", *[nothing] * 4, "no difference shown"]
     ]
