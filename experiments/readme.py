@@ -80,6 +80,7 @@ def _parts(
     if comparisons:
         yield "".join(f"- {conclusion(c)}\n" for c in comparisons)
         yield markdown_table(tables.comparisons_table(comparisons, study))
+        yield f"{tables.caveat(study)}\n"
         yield from plot("differences")
     if any(c.binary for c in comparisons):
         yield markdown_table(tables.binary_comparisons_table(comparisons, study))

@@ -77,8 +77,10 @@ def difference(
     cancels so.
 
     Three seeds say little of how seeds spread: an interval that rests on so few is too
-    narrow, so that one which barely leaves 0 out is no proof. With one seed it is over
-    images alone.
+    narrow, so that one which barely leaves 0 out is no proof. In simulations where the
+    seeds spread more than the images (`tests/experiments/test_statistics.py`) it holds
+    the truth in 79 % with 3 seeds, in 92 % with 12. With one seed it is over images
+    alone.
 
     A score of 0/0 is NaN, such as the IoU of a class that no image drawn holds. A seed
     for which either arm has none is left out of the mean, a resample without any is

@@ -195,6 +195,19 @@ def drawn_from(study: Study) -> str:
     return "seeds and test images" if len(seeds) > 1 else "test images, of one seed"
 
 
+def caveat(study: Study) -> str:
+    """What the intervals of this study do not say."""
+    seeds = len({run.seed for run in study.runs})
+    if seeds == 1:
+        return "One seed: the intervals say nothing of what another would give."
+    return (
+        f"{seeds} seeds say little of how seeds spread, so the intervals are rather too "
+        "narrow: simulated, with seeds that spread more than images, they hold the "
+        "truth in 79 % of cases with 3 seeds and in 92 % with 12, instead of in 95 %. "
+        "One that barely leaves 0 out is no proof."
+    )
+
+
 def provenance(study: Study) -> str:
     """Where the numbers come from, in a line."""
     runs: Sequence[Run] = study.runs

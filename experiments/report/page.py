@@ -97,6 +97,7 @@ def make_page(
         pictures=pictures,
         colors=variables(),
         facts=_facts(study),
+        caveat=tables.caveat(study),
         drawn_from=tables.drawn_from(study),
         resamples=f"{resamples:,}",
         provenance=tables.provenance(study).replace("`", ""),

@@ -241,5 +241,7 @@ def test_many_arms_share_panels_with_their_baseline():
     assert len(panels["classes"][1]) == 9
     words = [panel.words for panel in panels["gradient_shares"][1]]
     assert [text.count("road 70%") for text in words] == [6, 5]
+    assert tables.caveat(study).startswith("One seed: the intervals say nothing")
+    assert tables.caveat(make_study()).startswith("3 seeds say little")
     table = tables.comparisons_table([], study)
     assert table.caption.endswith("over test images, of one seed")

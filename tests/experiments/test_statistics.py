@@ -153,9 +153,9 @@ def test_what_cannot_be_compared_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_seeds", "at_least"), [(12, 0.88), (3, 0.7)])
-def test_interval_covers_the_truth_nearly_as_often_as_it_says(num_seeds, at_least):
-    """With three seeds it is too narrow, as the docstring warns."""
+@pytest.mark.parametrize(("num_seeds", "share"), [(12, 0.92), (3, 0.79)])
+def test_interval_covers_the_truth_as_often_as_the_docstring_says(num_seeds, share):
+    """Seeds spread by 4 points, images by 6 over the root of 40: seeds decide."""
     rng, covered, trials = np.random.default_rng(0), 0, 300
     for _ in range(trials):
         image = rng.normal(60, 10, 40)
@@ -167,4 +167,4 @@ def test_interval_covers_the_truth_nearly_as_often_as_it_says(num_seeds, at_leas
             *(hits(c, pixels=1000) for c in counts), accuracy, resamples=300
         )
         covered += interval.low <= 0.03 <= interval.high
-    assert at_least <= covered / trials <= 0.98
+    assert covered / trials == pytest.approx(share, abs=0.03)
