@@ -12,6 +12,7 @@ from configs import voc2012_paper
 from configs.sweeps.common.voc2012_figures import MEAN_BATCH_SIZES
 from experiments.voc2012.balance_batch_statistics import read_counts
 from segloss.data import ClassSets, estimate_acceptance
+from segloss.losses import LOSSES
 from segloss.train.setup import make_configured_schedule, make_setup
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +195,7 @@ def test_embedded_studies_cross_all_samplers_losses_and_weights():
 
 def test_every_loss_meets_both_kinds_of_batches():
     module, got = study("losses"), arms("losses")
+    assert module.LOSSES.keys() == LOSSES.keys()
     assert list(got) == [
         f"{loss}-{batches}"
         for loss in module.LOSSES

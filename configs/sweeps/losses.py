@@ -1,4 +1,4 @@
-"""Every loss of class ids on the embedded scenes, with and without Balance-batch.
+"""Every loss on the embedded scenes, with and without Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/losses.py --workdir=runs/losses
 """
@@ -34,6 +34,12 @@ LOSSES = {
         "focal_tversky",
         "generalized_dice",
         "lovasz_softmax",
+        # Of sigmoids: each class against the rest.
+        "sigmoid_cross_entropy",
+        "normalized_sigmoid_cross_entropy",
+        "gated_sigmoid_cross_entropy",
+        "sigmoid_focal_loss",
+        "lovasz_hinge",
     )
 }
 LOSSES["log_bilinear_loss"] = dict(name="log_bilinear_loss", penalty=PENALTY)
