@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import app
 
+from experiments.readme import replace_results
 from segloss.report import (
     class_table,
     curve_figure,
@@ -21,8 +22,6 @@ from segloss.report import (
     summary_table,
 )
 
-_BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"
-
 
 def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
     """Replaces the results in `readme` by those of the runs.
@@ -30,11 +29,6 @@ def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
     Raises:
         ValueError: if the README has no place for them, or a run is not finished.
     """
-    text = readme.read_text()
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise ValueError(
-            f"{readme} must hold the lines {_BEGIN.strip()} and {_END.strip()} once."
-        )
     runs = {}
     for workdir in workdirs:
         path = workdir / "results.json"
@@ -43,8 +37,6 @@ def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
         # A run of a sweep lies in ARM/seed=S.
         arm = [workdir.parent.name] if workdir.name.startswith("seed=") else []
         runs["/".join([*arm, workdir.name])] = json.loads(path.read_text())
-    before, rest = text.split(_BEGIN)
-    after = rest.split(_END)[1]
     parts = [markdown_table(summary_table(runs))]
     if len(workdirs) == 1:
         curve = readme.parent / "curve.png"
@@ -53,7 +45,7 @@ def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
     for name, results in runs.items():
         parts.append(f"{name}: {describe(results)}\n")
         parts.append(markdown_table(class_table(results)))
-    readme.write_text(before + _BEGIN + "\n" + "\n".join(parts) + "\n" + _END + after)
+    replace_results(readme, "\n".join(parts))
 
 
 def describe(results: Mapping[str, Any]) -> str:

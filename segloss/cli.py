@@ -1,20 +1,28 @@
 """What the commands share: one clear line where a traceback would not help."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], *, arguments: Sequence[str] = ()) -> None:
     """Runs a command; what its user can mend ends it with one line, and exit code 1.
 
     `--verbosity=1` shows where an error came from.
+
+    Args:
+        main: takes the command's name, and after it what is no flag.
+        arguments: names of those that must be given.
     """
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            sys.exit(f"error: unknown argument {argv[1]!r}; flags start with --.")
+        _, *given = argv
+        if len(given) > len(arguments):
+            stray = given[len(arguments)]
+            sys.exit(f"error: unknown argument {stray!r}; flags start with --.")
+        if len(given) < len(arguments):
+            sys.exit(f"error: {arguments[len(given)]} is missing; --help says more.")
         if logging.level_debug():
             main(argv)
             return

@@ -12,17 +12,19 @@ from segloss.train.stored_config import (
     flat_fields,
     read_config,
 )
-from segloss.train.trained import evaluate_run
+from segloss.train.trained import TrainedModel, evaluate_run, load_trained
 
 __all__ = [
     "NonFiniteError",
     "Stopped",
+    "TrainedModel",
     "change_fields",
     "check_same_config",
     "evaluate_run",
     "export",
     "flat_fields",
     "inspect_dataset",
+    "load_trained",
     "make_setup",
     "predict",
     "read_config",

@@ -1,0 +1,168 @@
+"""The comparisons of a study: differences with their intervals, and what they say."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from experiments.statistics import Interval, difference
+from experiments.store import Run, Study, confusions
+from segloss import metrics
+
+# Name of a score to its words.
+SCORES = {
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "FWIoU",
+    "mean_accuracy": "MA",
+    "pixel_accuracy": "PA",
+}
+# Of class 1, where there are two.
+BINARY_SCORES = {
+    "iou": "IoU",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+}
+NO_DIFFERENCE = "no difference shown"
+# Arms are at equal images where their numbers differ by no more than this share.
+_EQUAL_IMAGES = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """An arm against its baseline.
+
+    Attributes:
+        arm: the arm.
+        baseline: what it is compared with.
+        at: what both have equal: "equal steps", "equal images", both or neither.
+        scores: difference of each of `SCORES`.
+        per_class: difference of each class's IoU, by name.
+        binary: difference of each of `BINARY_SCORES`, empty but for two classes.
+    """
+
+    arm: str
+    baseline: str
+    at: str
+    scores: dict[str, Interval]
+    per_class: dict[str, Interval]
+    binary: dict[str, Interval]
+
+    @property
+    def name(self) -> str:
+        """Both arms, for headings."""
+        return f"{self.arm} against {self.baseline}"
+
+
+def compare(study: Study, *, resamples: int = 2000) -> list[Comparison]:
+    """All comparisons of a study, in its order."""
+    return [
+        _compare(*study.pairs(arm, baseline), resamples=resamples)
+        for arm, baseline in study.comparisons
+    ]
+
+
+def verdict(interval: Interval) -> str:
+    """What an interval allows to be said."""
+    if math.isnan(interval.low):
+        return "not defined"
+    if interval.low <= 0 <= interval.high:
+        return NO_DIFFERENCE
+    return "gain" if interval.low > 0 else "loss"
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares in points, times 100, never without its interval."""
+    if math.isnan(interval.low):
+        return "\N{EN DASH}"
+    estimate, low, high = (
+        # Without the sign of a zero.
+        f"{round(100 * float(x), 2) + 0.0:+.2f}"
+        for x in (interval.estimate, interval.low, interval.high)
+    )
+    share = "" if interval.defined == 1 else f", of {interval.defined:.0%}"
+    return f"{estimate} ({low} to {high}{share})"
+
+
+def conclusion(comparison: Comparison) -> str:
+    """A comparison in words, with the classes that gain and lose."""
+    overall = comparison.scores["mean_iou"]
+    parts = [
+        f"{comparison.name}, {comparison.at}: mean IoU {points(overall)} points: "
+        f"{verdict(overall)}."
+    ]
+    if comparison.binary:
+        parts.append(f"{binary_conclusion(comparison)}.")
+    for word, heading in (("gain", "Gains"), ("loss", "Losses")):
+        named = [
+            f"{name} {points(x)}"
+            for name, x in comparison.per_class.items()
+            if verdict(x) == word
+        ]
+        if named:
+            parts.append(f"{heading}: {', '.join(named)}.")
+    quiet = sum(verdict(x) == NO_DIFFERENCE for x in comparison.per_class.values())
+    if quiet:
+        parts.append(
+            f"{NO_DIFFERENCE.capitalize()}: {quiet} of "
+            f"{len(comparison.per_class)} classes."
+        )
+    return " ".join(parts)
+
+
+def binary_conclusion(comparison: Comparison) -> str:
+    """F1 of class 1 in words."""
+    name, f1 = list(comparison.per_class)[1], comparison.binary["f1"]
+    return f"F1 of {name} {points(f1)} points: {verdict(f1)}"
+
+
+def _compare(
+    treatment: Sequence[Run], baseline: Sequence[Run], *, resamples: int
+) -> Comparison:
+    names = treatment[0].class_names
+    binary = tuple(BINARY_SCORES) if len(names) == 2 else ()
+    # One bootstrap for all scores: they share the resamples.
+    of_all = difference(
+        confusions(treatment),
+        confusions(baseline),
+        functools.partial(_all_scores, binary=binary),
+        resamples=resamples,
+    )
+    intervals = iter([of_all[i] for i in range(len(of_all.estimate))])
+    return Comparison(
+        arm=treatment[0].arm,
+        baseline=baseline[0].arm,
+        at=_what_is_equal(treatment, baseline),
+        scores={score: next(intervals) for score in SCORES},
+        per_class={name: next(intervals) for name in names},
+        binary={score: next(intervals) for score in binary},
+    )
+
+
+def _all_scores(
+    confusion: Int[np.ndarray, "c c"], *, binary: Sequence[str]
+) -> Float[np.ndarray, " k"]:
+    return np.concatenate(
+        [
+            [getattr(metrics, score)(confusion) for score in SCORES],
+            metrics.iou_per_class(confusion),
+            [binary_score(confusion, score) for score in binary],
+        ]
+    )
+
+
+def binary_score(confusion: Int[np.ndarray, "c c"], score: str) -> float:
+    """One of `BINARY_SCORES` of class 1."""
+    return float(getattr(metrics, f"{score}_per_class")(confusion)[1])
+
+
+def _what_is_equal(treatment: Sequence[Run], baseline: Sequence[Run]) -> str:
+    steps = {run.total_steps for run in (*treatment, *baseline)}
+    images = [np.mean([r.images_seen for r in runs]) for runs in (treatment, baseline)]
+    equal = ["steps"] if len(steps) == 1 else []
+    if abs(images[0] - images[1]) <= _EQUAL_IMAGES * max(images):
+        equal.append("images")
+    return f"equal {' and '.join(equal)}" if equal else "neither equal steps nor images"

@@ -1,0 +1,355 @@
+"""The plots of a study."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from experiments.compare import Comparison, conclusion, verdict
+from experiments.panels import Panel, Theme
+from experiments.paper import Reported
+from experiments.statistics import Interval, mean_scores
+from experiments.store import Run, Study, confusions
+from segloss import metrics
+
+_LEAST_SHARE = 1e-4
+_ARMS_PER_PANEL = 7
+_MARKED_POINTS = 30
+
+# Steps that all seeds have, and the values there by seed.
+Curve = tuple[list[int], Float[np.ndarray, "s n"]]
+
+
+def make_plots(
+    study: Study, comparisons: Sequence[Comparison], reported: Sequence[Reported]
+) -> dict[str, tuple[str, list[Panel]]]:
+    """Name of each plot that the study has to its title and its panels."""
+    found = {
+        "differences": (
+            "Difference of mean IoU of each comparison",
+            [difference_panel(comparisons)] if comparisons else [],
+        ),
+        "batches": (
+            "Mean IoU by batch size and by batch_cl",
+            list(batch_panels(study, reported)),
+        ),
+        "curves": ("Mean IoU by step", list(curve_panels(study))),
+        "losses": ("Loss of training by step", list(loss_panels(study))),
+        "classes": (
+            "Difference of each class's IoU",
+            list(class_panels(study, comparisons)),
+        ),
+        "gradient_shares": (
+            "Each class's share of the gradient",
+            list(share_panels(study)),
+        ),
+    }
+    return {name: (title, panels) for name, (title, panels) in found.items() if panels}
+
+
+def curve_panels(study: Study) -> Iterator[Panel]:
+    """Mean IoU of the watched split by step, where it was seen more than once."""
+    for title, arms in _groups(study):
+        curves = {arm: _curves(study.arms[arm], "_mean_iou", 100) for arm in arms}
+        if max(len(steps) for steps, _ in curves.values()) > 1:
+            yield _curve_panel(title, "mean IoU in percent", curves)
+
+
+def loss_panels(study: Study) -> Iterator[Panel]:
+    """Loss of training by step; of each arm its own, which others may not equal."""
+    for title, arms in _groups(study):
+        curves = {arm: _curves(study.arms[arm], "loss", 1) for arm in arms}
+        if any(len(steps) for steps, _ in curves.values()):
+            yield _curve_panel(title, "loss of training, each arm's own", curves)
+
+
+def _curve_panel(title: str, label: str, curves: dict[str, Curve]) -> Panel:
+    ends = (f"{arm} {y.mean(0)[-1]:.3g}" for arm, (x, y) in curves.items() if len(x))
+    return Panel(
+        title,
+        f"{label[0].upper()}{label[1:]} by step; at the end: {', '.join(ends)}.",
+        (3.2 + _legend_inches(len(curves)), 4.6),
+        lambda axes, theme: _draw_curves(axes, theme, curves, label),
+    )
+
+
+def difference_panel(comparisons: Sequence[Comparison]) -> Panel:
+    """All differences of mean IoU with their intervals."""
+    return Panel(
+        "difference of mean IoU",
+        " ".join(conclusion(c).split(". ")[0] + "." for c in comparisons),
+        (0.9 + 0.36 * len(comparisons), 7.2),
+        lambda axes, theme: _draw_differences(axes, theme, comparisons),
+    )
+
+
+def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Panel]:
+    """Differences of each class's IoU, frequent classes first."""
+    shares = study.pixel_shares
+    labels = [f"{name}  {share:.1%}" for name, share in shares.items()]
+    ends = [
+        100 * end
+        for comparison in comparisons
+        for interval in comparison.per_class.values()
+        for end in (interval.low, interval.high)
+        if not math.isnan(end)
+    ]
+    # The same in all panels, so that lengths can be compared.
+    limits = (min([0, *ends]) - 1, max([0, *ends]) + 1)
+    for comparison in comparisons:
+        intervals = [comparison.per_class[name] for name in shares]
+        yield Panel(
+            comparison.name,
+            conclusion(comparison),
+            (0.9 + 0.24 * len(labels), 4.6),
+            lambda axes, theme, intervals=intervals: _draw_classes(
+                axes, theme, intervals, labels, limits
+            ),
+        )
+
+
+def share_panels(study: Study) -> Iterator[Panel]:
+    """Each class's share of the gradient, beside its share of the pixels."""
+    names, pixels = zip(*study.pixel_shares.items(), strict=True)
+    for title, arms in _groups(study):
+        shares = {
+            arm: np.mean(
+                [[r.gradient_shares[n] for n in names] for r in logged], axis=0
+            )
+            for arm in arms
+            if (logged := [r for r in study.arms[arm] if r.gradient_shares])
+        }
+        if shares:
+            largest = (
+                f"{a}: {names[s.argmax()]} {s.max():.0%}" for a, s in shares.items()
+            )
+            yield Panel(
+                title,
+                f"Class with the largest share of the gradient: {'; '.join(largest)}.",
+                (1.2 + 0.24 * len(names) + _legend_inches(len(shares) + 1), 4.6),
+                lambda axes, theme, shares=shares: _draw_shares(
+                    axes, theme, shares, np.array(pixels), names
+                ),
+            )
+
+
+def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
+    """Mean IoU by size of random batches and by `batch_cl`, with the paper's points."""
+    theirs = [row for row in reported if row.metric == "mean_iou"]
+    for field, sampler, label in (
+        ("batch_max", "random", "size of random batches"),
+        ("batch_cl", "balance_batch", "distinct classes wanted (batch_cl)"),
+    ):
+        lines = _lines_by(study, field, sampler)
+        points = [
+            (getattr(row, field), row.value) for row in theirs if row.sampler == sampler
+        ]
+        if any(len(line) > 1 for line in lines.values()):
+            ends = (
+                f"{name}: " + ", ".join(f"{100 * s.mean:.1f} at {x}" for x, s in line)
+                for name, line in lines.items()
+            )
+            yield Panel(
+                f"mean IoU by {label}",
+                f"Mean IoU in percent. {'; '.join(ends)}.",
+                (3.2 + 0.2 * len(lines), 4.6),
+                lambda axes, theme, lines=lines, points=points, label=label: (
+                    _draw_lines(axes, theme, lines, points, label)
+                ),
+            )
+
+
+def _groups(study: Study) -> Iterator[tuple[str, list[str]]]:
+    """Each baseline with some of the arms that are compared with it; then the rest."""
+    for baseline in dict.fromkeys(baseline for _, baseline in study.comparisons):
+        treated = [arm for arm, other in study.comparisons if other == baseline]
+        for some in _chunks(treated):
+            yield f"compared with {baseline}", [baseline, *some]
+    compared = {arm for pair in study.comparisons for arm in pair}
+    for some in _chunks([arm for arm in study.arms if arm not in compared]):
+        yield "arms without a comparison" if compared else "all arms", some
+
+
+def _chunks(arms: Sequence[str]) -> Iterator[list[str]]:
+    """Parts of about equal size, as many arms as a panel can tell apart."""
+    parts = math.ceil(len(arms) / _ARMS_PER_PANEL)
+    for part in np.array_split(np.arange(len(arms)), parts) if parts else []:
+        yield [arms[i] for i in part]
+
+
+def _curves(runs: Sequence[Run], ending: str, factor: float) -> Curve:
+    by_seed = [
+        {
+            point["step"]: factor * value
+            for point in run.curve
+            for name, value in point.items()
+            if name.endswith(ending)
+        }
+        for run in runs
+    ]
+    steps = sorted(set.intersection(*map(set, by_seed)))
+    return steps, np.array([[values[step] for step in steps] for values in by_seed])
+
+
+def _draw_curves(
+    axes: Axes, theme: Theme, curves: dict[str, Curve], label: str
+) -> None:
+    for i, (arm, (steps, values)) in enumerate(curves.items()):
+        few = len(steps) <= _MARKED_POINTS
+        style = dict(linestyle=_style(theme, i), marker="o" if few else None)
+        color, mean = _color(theme, i), values.mean(0)
+        axes.plot(
+            steps, mean, color=color, label=arm, linewidth=1.5, markersize=3, **style
+        )
+        axes.fill_between(
+            steps, values.min(0), values.max(0), color=color, alpha=0.16, linewidth=0
+        )
+    axes.set_xlabel("step; band: smallest to largest seed")
+    axes.set_ylabel(label)
+    _legend_below(axes, columns=2)
+
+
+def _draw_differences(
+    axes: Axes, theme: Theme, comparisons: Sequence[Comparison]
+) -> None:
+    intervals = [c.scores["mean_iou"] for c in comparisons]
+    for row, interval in enumerate(intervals):
+        color = getattr(theme, _role(interval))
+        ends = [100 * interval.low, 100 * interval.high]
+        axes.plot(ends, [row, row], color=color, linewidth=3, solid_capstyle="round")
+        axes.plot(100 * interval.estimate, row, "o", color=color, markersize=7)
+    axes.axvline(0, color=theme.ink, linewidth=1)
+    names = [f"{c.name}\n{c.at}" for c in comparisons]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("points of mean IoU; the line is the 95 % interval")
+
+
+def _draw_classes(
+    axes: Axes,
+    theme: Theme,
+    intervals: Sequence[Interval],
+    labels: Sequence[str],
+    limits: tuple[float, float],
+) -> None:
+    for row, interval in enumerate(intervals):
+        if math.isnan(interval.low):
+            continue
+        color = getattr(theme, _role(interval))
+        axes.barh(row, 100 * interval.estimate, height=0.62, color=color, alpha=0.75)
+        axes.plot(
+            [100 * interval.low, 100 * interval.high],
+            [row, row],
+            color=theme.ink,
+            linewidth=1.1,
+            marker="|",
+            markersize=5,
+        )
+    axes.axvline(0, color=theme.ink, linewidth=1)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(limits)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel("points of IoU; share of the pixels beside each class")
+
+
+def _draw_shares(
+    axes: Axes,
+    theme: Theme,
+    shares: dict[str, np.ndarray],
+    pixels: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    rows = np.arange(len(names))
+    style = dict(color=theme.quiet, markersize=13, markeredgewidth=2.5)
+    axes.plot(_visible(pixels), rows, "|", label="share of the pixels", **style)
+    for i, (arm, share) in enumerate(shares.items()):
+        place = rows + 0.5 * ((i + 0.5) / len(shares) - 0.5)
+        style = dict(color=_color(theme, i), markersize=4.5)
+        marker = "os^D"[i // len(theme.series) % 4]
+        axes.plot(_visible(share), place, marker, label=arm, **style)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.xaxis.set_minor_formatter(lambda share, _: "")
+    axes.set_yticks(rows, names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("share of the gradient, when last logged")
+    _legend_below(axes, columns=2)
+
+
+def _legend_inches(entries: int) -> float:
+    return 0.2 * math.ceil(entries / 2)
+
+
+def _legend_below(axes: Axes, *, columns: int) -> None:
+    axes.legend(
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        # Letters, so that axis labels have room, however tall the axes are.
+        borderaxespad=4,
+        ncols=columns,
+    )
+
+
+def _visible(shares: np.ndarray) -> np.ndarray:
+    """A logarithmic axis has no 0."""
+    return np.maximum(shares, _LEAST_SHARE)
+
+
+def _lines_by(study: Study, field: str, sampler: str) -> dict:
+    """Loss, size and steps of arms to their (value of the field, mean IoU)."""
+    lines: dict[str, list] = {}
+    fewest = min(run.total_steps for run in study.runs)
+    for runs in study.arms.values():
+        run = runs[0]
+        if run.sampler["name"] != sampler or field not in run.sampler:
+            continue
+        parts = [run.loss["name"] if isinstance(run.loss, dict) else "several losses"]
+        if field != "batch_max":
+            parts.append(f"batch_max {run.sampler['batch_max']}")
+        if run.total_steps > fewest:
+            parts.append("more steps")
+        spread = mean_scores(confusions(runs), metrics.mean_iou)
+        key = ", ".join(parts).replace("_", " ").replace("batch max", "batch_max")
+        lines.setdefault(key, []).append((run.sampler[field], spread))
+    return {key: sorted(line, key=lambda p: p[0]) for key, line in lines.items()}
+
+
+def _draw_lines(
+    axes: Axes, theme: Theme, lines: dict, points: Sequence[tuple], label: str
+) -> None:
+    for i, (name, line) in enumerate(lines.items()):
+        x = [value for value, _ in line]
+        color = _color(theme, i)
+        style = dict(color=color, linestyle=_style(theme, i), marker="o", markersize=4)
+        axes.plot(x, [100 * s.mean for _, s in line], label=f"ours, {name}", **style)
+        low, high = (
+            [100 * getattr(s, end) for _, s in line] for end in ("low", "high")
+        )
+        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
+    if points:
+        x, y = zip(*sorted(points), strict=True)
+        axes.plot(x, y, "D", color=theme.ink, markersize=5, label="paper")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(label)
+    axes.set_ylabel("mean IoU in percent")
+    _legend_below(axes, columns=1)
+
+
+def _role(interval: Interval) -> str:
+    return {"gain": "gain", "loss": "loss"}.get(verdict(interval), "quiet")
+
+
+def _color(theme: Theme, i: int) -> str:
+    return theme.series[i % len(theme.series)]
+
+
+def _style(theme: Theme, i: int) -> str:
+    return ("-", "--", ":", "-.")[i // len(theme.series) % 4]

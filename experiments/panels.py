@@ -1,0 +1,167 @@
+"""Panels: plots that stand side by side in a README, and one by one on a page."""
+
+import dataclasses
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+_DPI = 110
+_COLUMNS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours of a figure."""
+
+    ink: str
+    muted: str
+    grid: str
+    gain: str
+    loss: str
+    quiet: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme(
+    ink="#1c2330",
+    muted="#5b6675",
+    grid="#d9dee6",
+    gain="#0f7b5f",
+    loss="#b4431f",
+    quiet="#a7b0bd",
+    # Told apart by readers who see few colours as well (after Okabe and Ito 2008).
+    series=(
+        "#0b67a8",
+        "#c8501b",
+        "#108467",
+        "#a6467f",
+        "#946c00",
+        "#3a8fc2",
+        "#6a56b8",
+        "#4a5361",
+    ),
+)
+DARK = Theme(
+    ink="#e6eaf0",
+    muted="#9ba6b5",
+    grid="#323b48",
+    gain="#3fc49c",
+    loss="#f0855f",
+    quiet="#667180",
+    series=(
+        "#5bb0ea",
+        "#f0895c",
+        "#45c39b",
+        "#dd86bb",
+        "#d9b13b",
+        "#9bd0f2",
+        "#ab9bf2",
+        "#b8c1cd",
+    ),
+)
+# Colours that no figure has otherwise, to be replaced by those of the page.
+_VARIABLES = {
+    "#fe0101": "ink",
+    "#fe0102": "muted",
+    "#fe0103": "grid",
+    "#fe0104": "gain",
+    "#fe0105": "loss",
+    "#fe0106": "quiet",
+    **{f"#fe02{i:02x}": f"series-{i}" for i in range(len(LIGHT.series))},
+}
+_PAGE = Theme(*list(_VARIABLES)[:6], series=tuple(list(_VARIABLES)[6:]))
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Name of each colour that `svg` leaves to the page, to its two values."""
+    pairs = zip(_flat(LIGHT), _flat(DARK), strict=True)
+    return dict(zip(_VARIABLES.values(), pairs, strict=True))
+
+
+def _flat(theme: Theme) -> list[str]:
+    *named, series = dataclasses.astuple(theme)
+    return [*named, *series]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One plot.
+
+    Attributes:
+        title: above it.
+        words: what it shows, for who cannot see it.
+        hw_inches: its size.
+        draw: draws it in the colours of a theme.
+    """
+
+    title: str
+    words: str
+    hw_inches: tuple[float, float]
+    draw: Callable[[Axes, Theme], None]
+
+
+def grid_figure(panels: Sequence[Panel]) -> Figure:
+    """All panels side by side, for a README."""
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    height, width = (max(p.hw_inches[i] for p in panels) for i in (0, 1))
+    figure = Figure((width * columns, height * rows), dpi=_DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        _draw(panel, axes, LIGHT)
+        axes.set_title(panel.title, fontsize=10, color=LIGHT.ink)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def svg(panel: Panel) -> str:
+    """A panel as SVG in the colours and the font of the page that holds it."""
+    height, width = panel.hw_inches
+    figure = Figure((width, height), layout="constrained", facecolor="none")
+    _draw(panel, figure.subplots(), _PAGE)
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title}):
+        nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
+    drawn = text.getvalue()
+    # Names such as "axes_1" would be on the page once for each panel.
+    drawn = re.sub(r' id="[\w.]+_\d+"', "", drawn[drawn.index("<svg") :])
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    for color, name in _VARIABLES.items():
+        drawn = drawn.replace(color, f"var(--{name})")
+    drawn = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", drawn)
+    box = f'viewBox="0 0 {72 * width:g} {72 * height:g}"'
+    words = html.escape(panel.words)
+    return re.sub(
+        r"<svg[^>]*>",
+        f'<svg {box} role="img" aria-label="{words}" style="--width: {width}in" '
+        'xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink">',
+        drawn,
+        count=1,
+    )
+
+
+def _draw(panel: Panel, axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(theme.grid)
+    axes.set_axisbelow(True)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    panel.draw(axes, theme)
+    axes.tick_params(
+        which="both", labelcolor=theme.muted, labelsize=8, length=0, width=0
+    )
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=theme.muted, fontsize=8.5)
+    if axes.get_legend():
+        for text in axes.get_legend().get_texts():
+            text.set(color=theme.ink, fontsize=8)

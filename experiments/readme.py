@@ -1,0 +1,102 @@
+"""The part of a README that is written by a command, between two markers."""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from experiments import tables
+from experiments.compare import Comparison, compare, conclusion
+from experiments.figures import make_plots
+from experiments.panels import Panel, grid_figure
+from experiments.paper import PAPER_CSV, Reported, read_reported
+from experiments.store import Study
+from segloss.report import markdown_table, save_figure
+
+_BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"
+EMPTY = _BEGIN + _END
+_COMPARISONS_PER_TABLE = 3
+_PANELS_PER_PLOT = 9
+
+
+def replace_results(readme: pathlib.Path, results: str) -> None:
+    """Replaces what stands between the markers.
+
+    Raises:
+        ValueError: if the README does not hold each of them once, in order.
+    """
+    text = readme.read_text() if readme.exists() else ""
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end) or text.count(_BEGIN) != 1 or text.count(_END) != 1:
+        raise ValueError(
+            f"{readme} must hold the lines {_BEGIN.strip()} and {_END.strip()} once."
+        )
+    readme.write_text(f"{before}{_BEGIN}\n{results}\n{_END}{after}")
+
+
+def write_study(
+    study: Study,
+    folder: pathlib.Path,
+    *,
+    paper_csv: pathlib.Path = PAPER_CSV,
+    resamples: int = 2000,
+) -> None:
+    """Writes the plots of a study into `folder/plots/`, and its README's results.
+
+    Raises:
+        ValueError: if the README has no place for them.
+    """
+    reported = read_reported(study.paper, paper_csv)
+    comparisons = compare(study, resamples=resamples)
+    plots = make_plots(study, comparisons, reported)
+    if "curves" in plots:
+        # One kind of curve will do for a README; the page has both.
+        del plots["losses"]
+    for stale in (folder / "plots").glob("*.png"):
+        stale.unlink()
+    for name, (_, panels) in plots.items():
+        save_figure(
+            grid_figure(panels[:_PANELS_PER_PLOT]), folder / "plots" / f"{name}.png"
+        )
+    parts = _parts(study, comparisons, reported, plots)
+    replace_results(folder / "README.md", "\n".join(parts))
+
+
+def _parts(
+    study: Study,
+    comparisons: Sequence[Comparison],
+    reported: Sequence[Reported],
+    plots: Mapping[str, tuple[str, list[Panel]]],
+) -> Iterator[str]:
+    def plot(name: str) -> Iterator[str]:
+        if name in plots:
+            title, panels = plots[name]
+            yield f"![{title}](plots/{name}.png)\n"
+            if len(panels) > _PANELS_PER_PLOT:
+                yield (
+                    f"The first {_PANELS_PER_PLOT} of {len(panels)}; the page of "
+                    "`experiments.report` has all.\n"
+                )
+
+    if comparisons:
+        yield "".join(f"- {conclusion(c)}\n" for c in comparisons)
+        yield markdown_table(tables.comparisons_table(comparisons, study))
+        yield f"{tables.caveat(study)}\n"
+        yield from plot("differences")
+    if any(c.binary for c in comparisons):
+        yield markdown_table(tables.binary_comparisons_table(comparisons, study))
+        yield markdown_table(tables.binary_arms_table(study))
+    yield markdown_table(tables.arms_table(study))
+    yield from plot("batches")
+    if reported:
+        yield markdown_table(tables.paper_table(study, reported))
+    yield from plot("curves")
+    yield from plot("losses")
+    yield from plot("classes")
+    if comparisons:
+        yield "<details><summary>Differences of each class</summary>\n"
+        for i in range(0, len(comparisons), _COMPARISONS_PER_TABLE):
+            some = comparisons[i : i + _COMPARISONS_PER_TABLE]
+            yield markdown_table(tables.class_differences_table(some, study))
+        yield "</details>\n"
+    yield from plot("gradient_shares")
+    yield f"{tables.provenance(study)}\n"

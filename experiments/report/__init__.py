@@ -1,0 +1,1 @@
+"""A study on one page: see `python -m experiments.report --help`."""

@@ -1,0 +1,175 @@
+"""Predictions of two arms on the images whose scores changed most, and least."""
+
+import base64
+import dataclasses
+import io
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from experiments.run_folder import Run
+from experiments.store import Study
+from segloss import metrics
+from segloss.report import voc_palette
+from segloss.report.palette import VOID_COLOR, to_colors
+
+# Comparisons that are shown: of each baseline the first, up to so many.
+_COMPARISONS = 3
+_LONGEST_SIDE = 560
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One image, its labels, and what both arms make of it, as data: URIs.
+
+    Attributes:
+        title: why it is shown.
+        words: scores and name of the image.
+        before: prediction of the baseline.
+        after: prediction of the arm.
+    """
+
+    title: str
+    words: str
+    image: str
+    truth: str
+    before: str
+    after: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureSet:
+    """Pictures of one comparison, for one seed.
+
+    Attributes:
+        legend: colours as CSS has them, by class that occurs.
+    """
+
+    arm: str
+    baseline: str
+    seed: int
+    pictures: list[Picture]
+    legend: dict[str, str]
+
+
+def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]:
+    """Predicts from the newest checkpoints of the runs in `workdir`.
+
+    Raises:
+        FileNotFoundError: if a run has no checkpoint.
+        ValueError: if the images are others than those the runs were scored on.
+    """
+    first_of = {}
+    for arm, baseline in study.comparisons:
+        first_of.setdefault(baseline, arm)
+    return [
+        _make_set(study, arm, baseline, pathlib.Path(workdir))
+        for baseline, arm in list(first_of.items())[:_COMPARISONS]
+    ]
+
+
+def choose_images(treatment: Run, baseline: Run) -> dict[str, tuple[int, float, float]]:
+    """Images whose own mean IoU gains most, changes as the median does, loses most.
+
+    Returns:
+        Why, to the image's place, its score before and its score after. One that comes
+        twice is there once.
+    """
+    before, after = (
+        np.array([metrics.mean_iou(c) for c in run.per_image.astype(np.int64)])
+        for run in (baseline, treatment)
+    )
+    change = after - before
+    order = np.argsort(-change, kind="stable")
+    # An image without a labelled pixel has no score.
+    order = order[~np.isnan(change[order])]
+    if not len(order):
+        return {}
+    places = {"largest loss": -1, "median change": len(order) // 2, "largest gain": 0}
+    by_image = {int(order[place]): why for why, place in places.items()}
+    return {
+        why: (i, float(before[i]), float(after[i]))
+        for i, why in reversed(by_image.items())
+    }
+
+
+def _make_set(
+    study: Study, arm: str, baseline: str, workdir: pathlib.Path
+) -> PictureSet:
+    from segloss import train
+
+    treatment, before = (runs[0] for runs in study.pairs(arm, baseline))
+    chosen = choose_images(treatment, before)
+    source, ignore_label, trained = None, 255, []
+    for run in (before, treatment):
+        config = train.read_config(workdir / run.key)
+        trained.append(train.load_trained(config, workdir / run.key))
+        if source is None:
+            dataset = train.make_setup(config).dataset
+            source, ignore_label = dataset.source(run.split), dataset.ignore_label
+    pictures, found = [], set()
+    for why, (i, score_before, score_after) in chosen.items():
+        sample = source[i]
+        labels = sample["labels"]
+        _check_is_that_image(labels, before.per_image[i], ignore_label, i)
+        maps = [labels, *(model.predict(sample["image"]) for model in trained)]
+        found.update(np.unique(np.stack(maps)).tolist())
+        truth, *predicted = (_map_uri(x, ignore_label) for x in maps)
+        pictures.append(
+            Picture(
+                title=why,
+                words=f"{sample['stem']}: mean IoU {100 * score_before:.1f} before, "
+                f"{100 * score_after:.1f} after, in percent",
+                image=_photo_uri(sample["image"]),
+                truth=truth,
+                before=predicted[0],
+                after=predicted[1],
+            )
+        )
+    legend = dict(_legend(found, study.runs[0].class_names, ignore_label))
+    return PictureSet(arm, baseline, treatment.seed, pictures, legend)
+
+
+def _check_is_that_image(
+    labels: np.ndarray, confusion: np.ndarray, ignore_label: int, place: int
+) -> None:
+    counts = np.bincount(labels[labels != ignore_label], minlength=len(confusion))
+    if not np.array_equal(counts, confusion.sum(axis=1)):
+        raise ValueError(
+            f"image {place} of the split has other labels than it was scored on; the "
+            "data set changed since. Report without --workdir, or run the study anew."
+        )
+
+
+def _legend(
+    found: set[int], names: tuple[str, ...], ignore_label: int
+) -> Iterator[tuple[str, str]]:
+    for label in sorted(found - {ignore_label}):
+        yield names[label], f"rgb{tuple(voc_palette()[label].tolist())}"
+    if ignore_label in found:
+        yield "void", f"rgb{VOID_COLOR}"
+
+
+def _photo_uri(pixels: np.ndarray) -> str:
+    return _uri(_shrink(Image.fromarray(pixels), Image.Resampling.LANCZOS), "JPEG")
+
+
+def _map_uri(labels: np.ndarray, ignore_label: int) -> str:
+    image = Image.fromarray(to_colors(labels, ignore_label=ignore_label))
+    # Few colours: as a palette a fifth of the size.
+    image = _shrink(image, Image.Resampling.NEAREST).quantize(256, dither=0)
+    return _uri(image, "PNG")
+
+
+def _shrink(image: Image.Image, how: Image.Resampling) -> Image.Image:
+    scale = min(1, _LONGEST_SIDE / max(image.size))
+    return image.resize([max(1, round(n * scale)) for n in image.size], how)
+
+
+def _uri(image: Image.Image, kind: str) -> str:
+    data = io.BytesIO()
+    image.save(data, kind)
+    text = base64.b64encode(data.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{text}"

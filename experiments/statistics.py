@@ -1,0 +1,180 @@
+"""How certain a difference is: bootstrap intervals over seeds and test images."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from segloss import metrics
+
+PerImage = Int[np.ndarray, "s n c c"]
+# One score of a confusion matrix, or several in an array.
+Score = Callable[[Int[np.ndarray, "c c"]], Any]
+
+_CONFIDENCE = 0.95
+# Resamples whose sums of confusions are in memory at once.
+_AT_ONCE = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A difference and its 95 % interval; arrays where the score is one.
+
+    Attributes:
+        estimate: of the seeds and images that there are.
+        low: 2.5 % of the resamples lie below.
+        high: 2.5 % of the resamples lie above.
+        defined: share of the resamples in which the difference is a number.
+    """
+
+    estimate: Any
+    low: Any
+    high: Any
+    defined: Any
+
+    def __getitem__(self, place: Any) -> "Interval":
+        """The interval of one score of several."""
+        return Interval(*(field[place] for field in dataclasses.astuple(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A score over seeds: its mean, the smallest and the largest."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_scores(per_image: PerImage, score: Score = metrics.mean_iou) -> Any:
+    """Mean and range over seeds of the score of all images.
+
+    A seed without a score is left out. Where the score is an array, a list of spreads.
+    """
+    scores = np.array([score(c.sum(axis=0, dtype=np.int64)) for c in per_image])
+    columns = scores.reshape(len(scores), -1).T
+    spreads = [_spread(column[~np.isnan(column)]) for column in columns]
+    return spreads[0] if scores.ndim == 1 else spreads
+
+
+def difference(
+    treatment: PerImage,
+    baseline: PerImage,
+    score: Score = metrics.mean_iou,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Treatment minus baseline, with a 95 % interval over seeds and test images.
+
+    Each resample draws seeds and images with replacement, the same for both arms, adds
+    up the confusions of the images drawn, and takes the mean over the seeds drawn of
+    the difference of the scores. What makes an image or a seed hard for both arms
+    cancels so.
+
+    Three seeds say little of how seeds spread: an interval that rests on so few is too
+    narrow, so that one which barely leaves 0 out is no proof. In simulations where the
+    seeds spread more than the images (`tests/experiments/test_statistics.py`) it holds
+    the truth in 79 % with 3 seeds, in 92 % with 12. With one seed it is over images
+    alone.
+
+    A score of 0/0 is NaN, such as the IoU of a class that no image drawn holds. A seed
+    for which either arm has none is left out of the mean, a resample without any is
+    left out of the interval, and `defined` is the share that is left.
+
+    Args:
+        treatment: confusions by seed and image.
+        baseline: likewise, the same seeds and images in the same order.
+        score: of a confusion matrix, such as `segloss.metrics.mean_iou`.
+        resamples: how many are drawn.
+        seed: of the draws.
+
+    Raises:
+        ValueError: if the shapes differ, or there are fewer than two images.
+    """
+    if treatment.shape != baseline.shape:
+        raise ValueError(
+            f"difference: treatment {treatment.shape} and baseline {baseline.shape} "
+            "must have the same seeds, images and classes."
+        )
+    num_seeds, num_images = treatment.shape[:2]
+    if num_images < 2:
+        raise ValueError(
+            f"difference: an interval needs at least 2 images, got {num_images}."
+        )
+    arms = [x.reshape(num_seeds, num_images, -1) for x in (treatment, baseline)]
+    # Sums of counts are exact in float64, and its products are fast.
+    arms = [x.astype(np.float64) for x in arms]
+
+    def statistic(*drawn, axis):
+        *seeds, images = drawn
+        seeds = seeds[0] if seeds else np.zeros((*images.shape[:-1], 1), np.int64)
+        counts, weights = _count(images, num_images), _count(seeds, num_seeds)
+        by_seed = [
+            _scores(t, counts, score) - _scores(b, counts, score)
+            for t, b in zip(*arms, strict=True)
+        ]
+        return _weighted_mean(np.stack(by_seed, axis=-1), weights)
+
+    ids = [np.arange(num_seeds)] if num_seeds > 1 else []
+    ids.append(np.arange(num_images))
+    with warnings.catch_warnings():
+        # SciPy warns of resamples without a value, which are left out below.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        # Not BCa: its jackknife leaves one seed of three out at a time, which says too
+        # little of the skew, and nothing where the seeds agree.
+        drawn = stats.bootstrap(
+            ids,
+            statistic,
+            vectorized=True,
+            paired=False,
+            n_resamples=resamples,
+            batch=_AT_ONCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    estimate = statistic(*(i[None] for i in ids), axis=-1)[..., 0][()]
+    return Interval(estimate, *_quantiles(drawn), (~np.isnan(drawn)).mean(axis=-1))
+
+
+def _spread(scores: Float[np.ndarray, " s"]) -> Spread:
+    if not scores.size:
+        return Spread(np.nan, np.nan, np.nan)
+    return Spread(*(float(f(scores)) for f in (np.mean, np.min, np.max)))
+
+
+def _count(drawn: Int[np.ndarray, "r k"], size: int) -> Float[np.ndarray, "r size"]:
+    """How often each of `size` indices was drawn in each resample."""
+    rows = np.arange(len(drawn))[:, None] * size
+    counts = np.bincount((rows + drawn).ravel(), minlength=len(drawn) * size)
+    return counts.reshape(len(drawn), size).astype(np.float64)
+
+
+def _scores(
+    per_image: Float[np.ndarray, "n cc"], counts: Float[np.ndarray, "r n"], score: Score
+) -> Float[np.ndarray, "*k r"]:
+    summed = (counts @ per_image).astype(np.int64)
+    side = round(summed.shape[1] ** 0.5)
+    return np.stack([score(c.reshape(side, side)) for c in summed], axis=-1)
+
+
+def _weighted_mean(
+    values: Float[np.ndarray, "*k r s"], weights: Float[np.ndarray, "r s"]
+) -> Float[np.ndarray, "*k r"]:
+    """Mean over the last axis of the values that are numbers."""
+    known = weights * ~np.isnan(values)
+    total = (known * np.nan_to_num(values)).sum(axis=-1)
+    size = known.sum(axis=-1)
+    return np.divide(total, size, out=np.full_like(total, np.nan), where=size > 0)
+
+
+def _quantiles(drawn: Float[np.ndarray, "*k r"]) -> Any:
+    ends = (1 - _CONFIDENCE) / 2 * 100, (1 + _CONFIDENCE) / 2 * 100
+    with warnings.catch_warnings():
+        # A row without any value is NaN, as it should be.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanpercentile(drawn, ends, axis=-1)

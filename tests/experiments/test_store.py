@@ -1,0 +1,185 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from studies import make_run, make_study, write_run
+
+from experiments.store import collect, load, save
+
+CONFIG = """
+QUESTION = "Does Balance-batch find poles?"
+COMPARISONS = (("cl3", "random4"), ("cl3-images", "random4"))
+
+def get_config(size="full"):
+    raise AssertionError("what the runs were trained with is in their folders")
+
+def sweep():
+    balanced = dict(name="balance_batch", batch_max=4, batch_cl=3)
+    for arm, sampler, steps in (
+        ("random4", dict(name="random", batch_max=4), 100),
+        ("cl3", balanced, 100),
+        ("cl3-images", balanced, 133),
+    ):
+        for seed in range(3):
+            yield {"arm": arm, "seed": seed, "sampler": sampler, "total_steps": steps}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "poles.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    for run in make_study().runs:
+        write_run(tmp_path / "runs", run)
+    return tmp_path / "runs"
+
+
+def same(a, b):
+    """Equal in all but what equality of arrays says."""
+    for x, y in zip(a.runs, b.runs, strict=True):
+        np.testing.assert_array_equal(x.per_image, y.per_image)
+    plain = [
+        dataclasses.replace(
+            s, runs=tuple(dataclasses.replace(r, per_image=None) for r in s.runs)
+        )
+        for s in (a, b)
+    ]
+    return plain[0] == plain[1]
+
+
+def test_runs_are_collected_in_the_order_of_the_sweep(config, workdir):
+    study = collect(config, workdir)
+    expected = make_study(setting={**study.setting})
+    assert same(study, expected)
+    assert [run.key for run in study.runs[2:5]] == [
+        "random4/seed=2",
+        "cl3/seed=0",
+        "cl3/seed=1",
+    ]
+
+
+def test_setting_is_what_runs_share_and_names_no_place(config, workdir):
+    assert collect(config, workdir).setting == {
+        "loss.name": "softmax_cross_entropy",
+        "data.name": "folder",
+        "model.name": "unet",
+        "model.pretrained": "weights.safetensors",
+        "evaluate.split": "val",
+    }
+
+
+def test_what_is_stored_comes_back_and_is_stored_as_the_same_bytes(tmp_path):
+    study = make_study()
+    save(study, tmp_path / "a")
+    save(load(tmp_path / "a"), tmp_path / "b")
+    assert same(load(tmp_path / "b"), study)
+    for name in ("study.json", "runs.json", "confusions.npz"):
+        first, second = ((tmp_path / x / name).read_bytes() for x in "ab")
+        assert first == second
+    assert len((tmp_path / "a/runs.json").read_text().splitlines()) == 2 + 9
+
+
+def test_long_runs_keep_a_curve_of_a_hundred_mean_losses(tmp_path, config, workdir):
+    lines = [f'{{"step": {s}, "loss": {s}.0}}\n' for s in range(1, 1001)]
+    path = workdir / "random4/seed=0/metrics.jsonl"
+    path.write_text("".join(lines) + '{"step": 995, "val_mean_iou": 0.25}\n')
+    curve = collect(config, workdir).runs[0].curve
+    # The mean of 1 to 10, then of 11 to 20.
+    assert curve[:2] == [{"step": 10, "loss": 5.5}, {"step": 20, "loss": 15.5}]
+    assert curve[99] == {"step": 995, "val_mean_iou": 0.25}
+    assert len(curve) == 101
+
+
+def test_smoke_takes_two_seeds_of_the_first_comparison(config, tmp_path):
+    for run in make_study().runs[:6]:
+        # Steps of its own: of overrides, smoke keeps those of sampler and loss.
+        write_run(tmp_path / "smoke", run, config={"total_steps": 4})
+    study = collect(config, tmp_path / "smoke", smoke=True)
+    assert study.comparisons == (("cl3", "random4"),)
+    assert [run.seed for run in study.runs] == [0, 1, 0, 1]
+
+
+def test_missing_runs_are_named(config, workdir):
+    for key in ("cl3/seed=1", "random4/seed=2"):
+        (workdir / key / "results.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"lacks 2 of 9 runs of poles: random4/seed=2, cl3/seed=1"
+    ):
+        collect(config, workdir)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"code": "other"}, "different code"),
+        ({"split": "val"}, "different split"),
+        ({"per_image": np.ones((5, 3, 3), np.int32)}, "different confusions"),
+        ({"per_image": np.ones((12, 3, 3), np.int32)}, "different labels"),
+        ({"class_names": ("road", "car", "post")}, "different classes"),
+    ],
+)
+def test_results_that_do_not_belong_together_are_refused(
+    config, workdir, tmp_path, changed, what
+):
+    sampler = {"name": "balance_batch", "batch_max": 4, "batch_cl": 3}
+    kept = dict(sampler=sampler, images_seen=300, error=(0.1, 0.2, 0.2))
+    odd = make_run("cl3", 1, **kept | changed)
+    (workdir / "cl3/seed=1").rename(tmp_path / "away")
+    write_run(workdir, odd)
+    match = rf"{what}.* are never mixed; random4/seed=0 differs from cl3/seed=1\."
+    with pytest.raises(ValueError, match=match):
+        collect(config, workdir)
+
+
+def test_other_configs_are_refused(config, workdir, tmp_path):
+    (workdir / "cl3/seed=1").rename(tmp_path / "away")
+    run = next(r for r in make_study().runs if r.key == "cl3/seed=1")
+    write_run(workdir, run, config={"model": {"name": "fcn", "pretrained": None}})
+    with pytest.raises(
+        ValueError,
+        match=r"model.name is 'fcn' in cl3/seed=1, 'unet' in random4/seed=0",
+    ):
+        collect(config, workdir)
+    (workdir / "cl3/seed=1").rename(tmp_path / "away too")
+    write_run(workdir, dataclasses.replace(run, total_steps=50))
+    with pytest.raises(ValueError, match="total_steps is 50, the sweep says 100"):
+        collect(config, workdir)
+
+
+def test_confusions_of_another_evaluation_are_refused(config, workdir):
+    path = workdir / "cl3/seed=1/confusions.npz"
+    np.savez_compressed(path, per_image=np.ones((12, 3, 3), np.int32))
+    with pytest.raises(ValueError, match="does not add up to the confusion"):
+        collect(config, workdir)
+
+
+def test_files_that_lack_something_are_refused(tmp_path, config):
+    with pytest.raises(ValueError, match=r"study\.json is missing; python -m"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match=r"pole\.py is missing; known .* poles"):
+        collect(config.with_name("pole.py"), tmp_path)
+    config.write_text("def sweep():\n    return []\n")
+    with pytest.raises(ValueError, match="has no 'get_config'"):
+        collect(config, tmp_path)
+    study = make_study()
+    save(study, tmp_path / "a")
+    save(dataclasses.replace(study, runs=study.runs[1:]), tmp_path / "b")
+    (tmp_path / "b/runs.json").rename(tmp_path / "a/runs.json")
+    with pytest.raises(ValueError, match="differ in random4/seed=0"):
+        load(tmp_path / "a")
+
+
+def test_arms_without_pairs_are_refused():
+    study = make_study()
+    with pytest.raises(ValueError, match=r"'cl9'; the runs have random4, cl3, cl3-im"):
+        study.pairs("cl9", "random4")
+    short = dataclasses.replace(study, runs=study.runs[1:])
+    with pytest.raises(
+        ValueError, match=r"seeds \[0, 1, 2\], its baseline .* \[1, 2\]"
+    ):
+        short.pairs("cl3", "random4")
