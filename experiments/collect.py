@@ -12,8 +12,8 @@ import pathlib
 
 from absl import flags
 
-from experiments.readme import EMPTY, write_study
-from experiments.store import collect, load, save, study_config, study_folder
+from experiments.analysis.readme import EMPTY, write_study
+from experiments.analysis.store import collect, load, save, study_config, study_folder
 from segloss import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie.")

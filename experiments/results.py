@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import app
 
-from experiments.readme import replace_results
+from experiments.analysis.readme import replace_results
 from segloss.report import (
     class_table,
     curve_figure,

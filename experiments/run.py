@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from experiments.sweep import (
+from experiments.running.sweep import (
     PlannedRun,
     StudyConfig,
     check_comparisons,
@@ -83,7 +83,7 @@ def plan() -> tuple[StudyConfig, list[PlannedRun]]:
 
 def make_launcher(name: str, workdir: pathlib.Path):
     """The launcher of that name, as the flags have it."""
-    from experiments import launch, slurm
+    from experiments.running import launch, slurm
 
     if name == "inline":
         return launch.Inline(cache=workdir / ".jobs" / "compiled")
@@ -105,10 +105,10 @@ def make_launcher(name: str, workdir: pathlib.Path):
 
 
 def main(argv: list[str]) -> None:
-    from experiments.board import DONE, Board, Row, arm_table
-    from experiments.fingerprint import check_unmixed, code_fingerprint
-    from experiments.runner import Runner, exit_with
-    from experiments.worker import check_free, locked
+    from experiments.running.board import DONE, Board, Row, arm_table
+    from experiments.running.fingerprint import check_unmixed, code_fingerprint
+    from experiments.running.runner import Runner, exit_with
+    from experiments.running.worker import check_free, locked
 
     study, runs = plan()
     workdir = pathlib.Path(WORKDIR.value)

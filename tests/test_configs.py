@@ -1,4 +1,4 @@
-"""Every config loads, every sweep applies, and each is one that training takes."""
+"""Every config loads, and is one that training takes."""
 
 import functools
 import importlib
@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.sweep import check_comparisons, expand, load_study, smoke_overrides
 from segloss.train.setup import make_setup
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
-SWEEPS = sorted(p.stem for p in (ROOT / "configs" / "sweeps").glob("*.py"))
 # The fixture that stands in for the data a config wants.
 ROOTS = {
     "camvid": "camvid_like_folder",
@@ -69,15 +67,3 @@ def test_full_config_loads_and_a_size_that_is_none_is_refused(name):
     assert config.total_steps > 100
     with pytest.raises(ValueError, match="'huge'"):
         module.get_config("huge")
-
-
-@pytest.mark.parametrize("name", SWEEPS)
-def test_what_a_sweep_compares_first_is_set_up(name, tmp_path, request):
-    study = load_study(ROOT / "configs" / "sweeps" / f"{name}.py")
-    check_comparisons(study.comparisons, expand(study.get_config(), study.sweep()))
-    config = smoke(f"sweeps.{name}", tmp_path, request)
-    runs = expand(config, smoke_overrides(study))
-    arms = {run.arm: run.config for run in runs}
-    assert len(arms) == 2
-    for arm_config in arms.values():
-        make_setup(arm_config)  # `test_run.py` trains the arms of one

@@ -12,9 +12,9 @@ import pathlib
 
 from absl import flags
 
+from experiments.analysis.store import load, study_folder
 from experiments.report.page import make_page
 from experiments.report.pictures import make_pictures
-from experiments.store import load, study_folder
 from segloss import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie.")

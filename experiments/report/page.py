@@ -9,19 +9,19 @@ from urllib.parse import quote
 import jinja2
 from rich.table import Table
 
-from experiments import tables
-from experiments.compare import (
+from experiments.analysis import tables
+from experiments.analysis.compare import (
     Comparison,
     binary_conclusion,
     compare,
     points,
     verdict,
 )
-from experiments.figures import make_plots
-from experiments.panels import svg, variables
-from experiments.paper import PAPER_CSV, read_reported
+from experiments.analysis.figures import make_plots
+from experiments.analysis.panels import svg, variables
+from experiments.analysis.paper import PAPER_CSV, read_reported
+from experiments.analysis.store import Study
 from experiments.report.pictures import PictureSet
-from experiments.store import Study
 
 _HERE = pathlib.Path(__file__).parent
 

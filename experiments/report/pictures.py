@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from experiments.run_folder import Run
-from experiments.store import Study
+from experiments.analysis.run_folder import Run
+from experiments.analysis.store import Study
 from segloss import metrics
 from segloss.report import voc_palette
 from segloss.report.palette import VOID_COLOR, to_colors

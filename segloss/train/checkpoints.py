@@ -93,7 +93,7 @@ class Checkpoints:
         """Reads a checkpoint; None if there is none.
 
         Args:
-            like: a state of the same structure.
+            like: a state of the same structure, of which only the shapes are read.
             which: "newest" or "best".
 
         Raises:
@@ -102,7 +102,7 @@ class Checkpoints:
         step = self._find(which)
         if step is None:
             return None
-        like = jax.tree.map(np.asarray, like)
+        like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
         template = ocp.args.StandardRestore(like)
         misfit = (
             f"checkpoint {self.directory / str(step)} does not fit this model and "

@@ -110,6 +110,8 @@ class _Run:
                 contextlib.closing(self._batches(int(state.step))) as batches,
             ):
                 self._steps(state, batches, checkpoints, writer, progress)
+        inference = make_inference(config)
+        as_before = inference == inference.in_one_look
         return final_evaluation(
             config,
             setup.dataset,
@@ -117,6 +119,7 @@ class _Run:
             load_trained(config, self.workdir),
             self.workdir,
             self.console,
+            evaluation_step=self._evaluation_step if as_before else None,
         )
 
     @property
@@ -130,9 +133,9 @@ class _Run:
                 Checkpoints(self._checkpoints_at, read_only=True)
             ) as checkpoints:
                 if checkpoints.newest_step is not None:
-                    state = self._fresh_state()
+                    like = jax.eval_shape(self._fresh_state)
                     check_same_config(self.setup.config, self.workdir)
-                    return self._go_on_from(checkpoints.restore(state))
+                    return self._go_on_from(checkpoints.restore(like))
         path = pretrained_file(self.setup.config)
         # Read first, because making a state may take a while.
         weights = load_weights(path) if path else None

@@ -82,11 +82,14 @@ def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
     ) as checkpoints:
         meta = checkpoints.read_meta(which)
         model = make_configured_model(config, len(meta["class_names"]))
-        like = make_state(
-            model,
-            make_configured_optimizer(config),
-            seed=config.seed,
-            image_hw=tuple(config.data.crop_hw),
+        like = jax.eval_shape(
+            functools.partial(
+                make_state,
+                model,
+                make_configured_optimizer(config),
+                seed=config.seed,
+                image_hw=tuple(config.data.crop_hw),
+            )
         )
         restored = checkpoints.restore(like, which=which)
     return TrainedModel(
@@ -140,9 +143,14 @@ def final_evaluation(
     trained: TrainedModel,
     directory: Path,
     console: Console,
+    *,
+    evaluation_step: Callable | None = None,
 ) -> dict[str, Any]:
-    """Scores a split: `results.json`, `confusions.npz`, a figure and tables."""
-    step = pmap_evaluation_step(
+    """Scores a split: `results.json`, `confusions.npz`, a figure and tables.
+
+    The step, if there is one that does the same, need not be compiled again.
+    """
+    step = evaluation_step or pmap_evaluation_step(
         model=trained.model,
         inference=trained.inference,
         num_classes=dataset.num_classes,

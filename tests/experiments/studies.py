@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from experiments.store import Run, Study
+from experiments.analysis.store import Run, Study
 
 CLASSES = ("road", "car", "pole")
 SHARE = (0.7, 0.25, 0.05)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments import fingerprint
-from experiments.fingerprint import code_fingerprint
+from experiments.running import fingerprint
+from experiments.running.fingerprint import code_fingerprint
 
 CODE = '''
 """What it is for."""

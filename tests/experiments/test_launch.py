@@ -6,8 +6,8 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import launch, slurm
-from experiments.worker import Job
+from experiments.running import launch, slurm
+from experiments.running.worker import Job
 
 # Slurm as far as it is asked: one job, which runs at once. `slurm.sh` in
 # `tests/integration` has the real one.

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from studies import make_run, make_study
 
-from experiments import tables
-from experiments.compare import compare, conclusion, points, verdict
-from experiments.figures import batch_panels, make_plots
-from experiments.paper import arm_like, read_reported
-from experiments.readme import EMPTY, write_study
-from experiments.statistics import Interval
-from experiments.store import load, save
+from experiments.analysis import tables
+from experiments.analysis.compare import compare, conclusion, points, verdict
+from experiments.analysis.figures import batch_panels, make_plots
+from experiments.analysis.paper import arm_like, read_reported
+from experiments.analysis.readme import EMPTY, write_study
+from experiments.analysis.statistics import Interval
+from experiments.analysis.store import load, save
 
 PAPER = """figure,page,loss,sampler,batch_max,batch_cl,metric,value
 1,5,ce,random,4,,mean_iou,76.353

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.board import DONE, Row, arm_table
-from experiments.fingerprint import (
+from experiments.running.board import DONE, Row, arm_table
+from experiments.running.fingerprint import (
     check_unmixed,
     code_fingerprint,
     config_fingerprint,
 )
-from experiments.sweep import expand, load_study
+from experiments.running.sweep import expand, load_study
 
 ROOT = Path(__file__).parents[2]
 # Two arms that are one: what happens to the first must not be seen in its results.

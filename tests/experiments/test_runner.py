@@ -9,10 +9,18 @@ import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments.board import DONE, FAILED, STOPPED, WAITING, Board, Row, arm_table
-from experiments.runner import Runner, failures
-from experiments.sweep import expand
-from experiments.worker import Job, Outcome, check_free, locked, run_job
+from experiments.running.board import (
+    DONE,
+    FAILED,
+    STOPPED,
+    WAITING,
+    Board,
+    Row,
+    arm_table,
+)
+from experiments.running.runner import Runner, failures
+from experiments.running.sweep import expand
+from experiments.running.worker import Job, Outcome, check_free, locked, run_job
 
 CRASH = Outcome("crashed", error="it was killed")
 
@@ -91,7 +99,7 @@ def play(tmp_path, plays, **kwargs):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("experiments.runner._POLL_SECONDS", 0.001)
+    monkeypatch.setattr("experiments.running.runner._POLL_SECONDS", 0.001)
 
 
 def test_crashes_are_retried_faults_are_not_and_the_others_go_on(tmp_path):

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.statistics import difference, mean_scores
+from experiments.analysis.statistics import difference, mean_scores
 from segloss import metrics
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from studies import make_run, make_study, write_run
 
-from experiments.store import collect, load, save
+from experiments.analysis.store import collect, load, save
 
 CONFIG = """
 QUESTION = "Does Balance-batch find poles?"

@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.sweep import (
+from experiments.running.sweep import (
     check_comparisons,
     expand,
     load_study,

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.sweep import PlannedRun
+from experiments.running.sweep import PlannedRun
 
 WAITING, RUNNING, DONE, STOPPED, FAILED = (
     "waiting",

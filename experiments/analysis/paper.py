@@ -4,10 +4,10 @@ import csv
 import dataclasses
 import pathlib
 
-from experiments.compare import SCORES
-from experiments.store import Run, Study
+from experiments.analysis.compare import SCORES
+from experiments.analysis.store import Run, Study
 
-PAPER_CSV = pathlib.Path(__file__).parent / "paper.csv"
+PAPER_CSV = pathlib.Path(__file__).parents[1] / "paper.csv"
 _LOSSES = {
     "ce": "softmax_cross_entropy",
     "soft_iou": "soft_iou",

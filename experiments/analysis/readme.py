@@ -3,12 +3,12 @@
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from experiments import tables
-from experiments.compare import Comparison, compare, conclusion
-from experiments.figures import make_plots
-from experiments.panels import Panel, grid_figure
-from experiments.paper import PAPER_CSV, Reported, read_reported
-from experiments.store import Study
+from experiments.analysis import tables
+from experiments.analysis.compare import Comparison, compare, conclusion
+from experiments.analysis.figures import make_plots
+from experiments.analysis.panels import Panel, grid_figure
+from experiments.analysis.paper import PAPER_CSV, Reported, read_reported
+from experiments.analysis.store import Study
 from segloss.report import markdown_table, save_figure
 
 _BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.fingerprint import RECORD, code_fingerprint
+from experiments.running.fingerprint import RECORD, code_fingerprint
 
 _LOCK = ".lock"
 

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import segloss
-from experiments.sweep import PlannedRun
+from experiments.running.sweep import PlannedRun
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # Fields that change no figure of a run. `evaluate` is none of them, though a run could

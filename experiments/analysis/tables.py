@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from experiments.compare import (
+from experiments.analysis.compare import (
     BINARY_SCORES,
     SCORES,
     Comparison,
@@ -17,9 +17,9 @@ from experiments.compare import (
     points,
     verdict,
 )
-from experiments.paper import Reported, arm_like
-from experiments.statistics import Spread, mean_scores
-from experiments.store import Run, Study, confusions
+from experiments.analysis.paper import Reported, arm_like
+from experiments.analysis.statistics import Spread, mean_scores
+from experiments.analysis.store import Run, Study, confusions
 from segloss import metrics
 
 _SHORT = {"softmax_cross_entropy": "cross-entropy"}

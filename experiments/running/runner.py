@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from experiments.board import (
+from experiments.running.board import (
     DONE,
     FAILED,
     RUNNING,
@@ -17,9 +17,9 @@ from experiments.board import (
     Board,
     Row,
 )
-from experiments.fingerprint import make_record
-from experiments.launch import Attempt, Launcher
-from experiments.worker import Job, Outcome
+from experiments.running.fingerprint import make_record
+from experiments.running.launch import Attempt, Launcher
+from experiments.running.worker import Job, Outcome
 
 _LOGS = ".jobs"
 _POLL_SECONDS = 0.2

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import submitit
 
-from experiments.worker import Job, Outcome, read_lock, run_job
+from experiments.running.worker import Job, Outcome, read_lock, run_job
 
 # submitit ends a local job after this; a run takes what it takes.
 _NO_LIMIT_MINUTES = 60 * 24 * 365

@@ -10,8 +10,8 @@ from typing import Any
 
 import submitit
 
-from experiments.launch import Attempt, outcome_of
-from experiments.worker import Job, Outcome, run_job
+from experiments.running.launch import Attempt, outcome_of
+from experiments.running.worker import Job, Outcome, run_job
 
 # Files of another machine may be seen late.
 _FILES_WITHIN_SECONDS = 20

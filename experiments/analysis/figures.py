@@ -8,11 +8,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from experiments.compare import Comparison, conclusion, verdict
-from experiments.panels import Panel, Theme
-from experiments.paper import Reported
-from experiments.statistics import Interval, mean_scores
-from experiments.store import Run, Study, confusions
+from experiments.analysis.compare import Comparison, conclusion, verdict
+from experiments.analysis.panels import Panel, Theme
+from experiments.analysis.paper import Reported
+from experiments.analysis.statistics import Interval, mean_scores
+from experiments.analysis.store import Run, Study, confusions
 from segloss import metrics
 
 _LEAST_SHARE = 1e-4

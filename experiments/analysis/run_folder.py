@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from experiments.fingerprint import FREE, RECORD
+from experiments.running.fingerprint import FREE, RECORD
 
 _CURVE_POINTS = 100
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.statistics import Interval, difference
-from experiments.store import Run, Study, confusions
+from experiments.analysis.statistics import Interval, difference
+from experiments.analysis.store import Run, Study, confusions
 from segloss import metrics
 
 # Name of a score to its words.

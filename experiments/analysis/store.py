@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from experiments.run_folder import Run, read_run, shared_setting
-from experiments.sweep import load_study, smoke_overrides
+from experiments.analysis.run_folder import Run, read_run, shared_setting
+from experiments.running.sweep import load_study, smoke_overrides
 
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What is made of finished runs: stored results, intervals, tables, plots."""
