@@ -60,10 +60,8 @@ def get_config(argument: str = "") -> ConfigDict:
         scales=(0.5, 0.75, 1.0),
         network=dict(
             name="deeplab_v2",
-            stage_sizes=(1, 1, 1, 1) if smoke else (3, 4, 23, 3),  # ResNet-101
-            width=4 if smoke else 64,
-            # Statistics of few images are poor, those of the file good. Smoke has none.
-            norm="batch" if smoke else "frozen",
+            stage_sizes=(3, 4, 23, 3),  # ResNet-101
+            norm="frozen",  # statistics of few images are poor, those of the file good
             remat=False,  # True takes longer, and less memory
         ),
         # deeplabv1_resnet101-coco.pth, as above, or made from it by
@@ -94,6 +92,12 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     # The last one is reported, not the best on the images that it is judged by.
     config.evaluate.checkpoint = "newest"
+    if smoke:
+        config.model.network = dict(name="unet", depth=1, width=4)
+        config.optimizer.groups = (
+            dict(match="head", learning_rate_factor=10.0),
+            dict(match="norm", frozen=True),
+        )
     return config.lock()
 
 

@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags
 
-from experiments.analysis.readme import EMPTY, write_study
+from experiments.analysis.readme import begin_readme, write_study
 from experiments.analysis.store import collect, load, save, study_config, study_folder
 from segloss import cli
 
@@ -29,9 +29,7 @@ def main(argv: list[str]) -> None:
         study = collect(study_config(name), WORKDIR.value, smoke=SMOKE.value)
         if SMOKE.value:
             folder = pathlib.Path(WORKDIR.value)
-            (folder / "README.md").write_text(
-                f"# {name}\n\n{study.question}\n\n{EMPTY}"
-            )
+            begin_readme(study, folder)
         save(study, folder / "results")
     # Read back, so that both ways go through the same bytes.
     study = load(folder / "results")

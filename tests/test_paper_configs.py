@@ -2,9 +2,12 @@
 
 import collections
 import csv
+import functools
 import importlib
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +16,12 @@ from configs.sweeps.common.voc2012_figures import MEAN_BATCH_SIZES
 from experiments.voc2012.balance_batch_statistics import read_counts
 from segloss.data import ClassSets, estimate_acceptance
 from segloss.losses import LOSSES
-from segloss.train.setup import make_configured_schedule, make_setup
+from segloss.models import make_model
+from segloss.train.setup import (
+    make_configured_optimizer,
+    make_configured_schedule,
+    make_setup,
+)
 
 ROOT = Path(__file__).parents[1]
 FIGURES = {"voc2012_fig1": 9, "voc2012_fig3": 4, "voc2012_fig5": 6}
@@ -90,7 +98,6 @@ def test_protocol_is_that_of_the_paper(argument, loss, sampler):
     assert config.model.network.to_dict() == {
         "name": "deeplab_v2",
         "stage_sizes": (3, 4, 23, 3),
-        "width": 64,
         "norm": "frozen",
         "remat": False,
     }
@@ -204,6 +211,16 @@ def test_every_loss_meets_both_kinds_of_batches():
     for arm, overrides in got.items():
         assert overrides["sampler"]["name"] == arm.split("-")[1]
         assert overrides.get("total_steps") == (1_693 if "images" in arm else None)
+
+
+def test_groups_are_those_of_the_whole_network():
+    config = voc2012_paper.get_config()
+    network = dict(config.model.network)
+    model = make_model(network.pop("name"), num_classes=21, **network)
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
+    # It refuses a group that is that of no parameter.
+    jax.eval_shape(make_configured_optimizer(config).init, variables["params"])
 
 
 @pytest.mark.parametrize("name", STUDIES)

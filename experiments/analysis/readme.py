@@ -12,9 +12,14 @@ from experiments.analysis.store import Study
 from segloss.report import markdown_table, save_figure
 
 _BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"
-EMPTY = _BEGIN + _END
 _COMPARISONS_PER_TABLE = 3
 _PANELS_PER_PLOT = 9
+
+
+def begin_readme(study: Study, folder: pathlib.Path) -> None:
+    """Writes the README of a study that has none, with a place for results."""
+    text = f"# {study.name}\n\n{study.question}\n\n{_BEGIN}{_END}"
+    (folder / "README.md").write_text(text)
 
 
 def replace_results(readme: pathlib.Path, results: str) -> None:

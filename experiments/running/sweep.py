@@ -14,7 +14,7 @@ _FILE_SAFE = re.compile(r"[\w=+-][\w.=+-]*")
 # What a smoke run keeps of the overrides: the sections that a study is about. The rest,
 # such as `total_steps` or a network, is made for data and hours that it does not have.
 _KEPT_IN_SMOKE = ("sampler", "loss")
-_SMOKE_SEEDS = 2
+_SMOKE_SEEDS = 1
 
 
 @dataclasses.dataclass(frozen=True)

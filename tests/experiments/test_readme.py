@@ -13,7 +13,7 @@ from experiments.analysis import tables
 from experiments.analysis.compare import compare, conclusion, points, verdict
 from experiments.analysis.figures import batch_panels, make_plots
 from experiments.analysis.paper import arm_like, read_reported
-from experiments.analysis.readme import EMPTY, write_study
+from experiments.analysis.readme import write_study
 from experiments.analysis.statistics import Interval
 from experiments.analysis.store import load, save
 
@@ -195,7 +195,9 @@ def test_csv_holds_the_cells_of_the_table(comparisons):
 def test_readme_is_the_same_bytes_from_what_is_stored(tmp_path, paper_csv):
     study = dataclasses.replace(make_study(), paper="ce")
     save(study, tmp_path / "results")
-    (tmp_path / "README.md").write_text(f"# Poles\n\n{EMPTY}\nAfter.\n")
+    (tmp_path / "README.md").write_text(
+        "# Poles\n\n<!-- results -->\n<!-- end of results -->\n\nAfter.\n"
+    )
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots/old.png").touch()
     written = []
