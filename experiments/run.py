@@ -10,7 +10,7 @@ The same command goes on with a sweep that was stopped. Each run lies in
 DIR/ARM/seed=S/, the log of each of its tries in DIR/.jobs/ARM/seed=S/.
 
 --smoke takes seconds: the base at size `smoke`, of the sweep the arms of the first
-comparison with two seeds, and of their overrides `sampler` and `loss` alone.
+comparison with one seed, and of their overrides `sampler` and `loss` alone.
 """
 
 import pathlib

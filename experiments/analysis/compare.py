@@ -26,7 +26,8 @@ BINARY_SCORES = {
     "precision": "precision",
     "recall": "recall",
 }
-NO_DIFFERENCE = "no difference shown"
+# What an interval shows, in words that no study of losses can mistake.
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 # Arms are at equal images where their numbers differ by no more than this share.
 _EQUAL_IMAGES = 0.02
 
@@ -71,7 +72,7 @@ def verdict(interval: Interval) -> str:
         return "not defined"
     if interval.low <= 0 <= interval.high:
         return NO_DIFFERENCE
-    return "gain" if interval.low > 0 else "loss"
+    return BETTER if interval.low > 0 else WORSE
 
 
 def points(interval: Interval) -> str:
@@ -83,12 +84,14 @@ def points(interval: Interval) -> str:
         f"{round(100 * float(x), 2) + 0.0:+.2f}"
         for x in (interval.estimate, interval.low, interval.high)
     )
-    share = "" if interval.defined == 1 else f", of {interval.defined:.0%}"
+    # Rounded down: what is not all of them must not read so.
+    share = math.floor(1000 * interval.defined) / 10
+    share = "" if interval.defined == 1 else f", of {share:g} %"
     return f"{estimate} ({low} to {high}{share})"
 
 
 def conclusion(comparison: Comparison) -> str:
-    """A comparison in words, with the classes that gain and lose."""
+    """A comparison in words, with the classes that are better and worse."""
     overall = comparison.scores["mean_iou"]
     parts = [
         f"{comparison.name}, {comparison.at}: mean IoU {points(overall)} points: "
@@ -96,14 +99,14 @@ def conclusion(comparison: Comparison) -> str:
     ]
     if comparison.binary:
         parts.append(f"{binary_conclusion(comparison)}.")
-    for word, heading in (("gain", "Gains"), ("loss", "Losses")):
+    for word in (BETTER, WORSE):
         named = [
             f"{name} {points(x)}"
             for name, x in comparison.per_class.items()
             if verdict(x) == word
         ]
         if named:
-            parts.append(f"{heading}: {', '.join(named)}.")
+            parts.append(f"{word.capitalize()}: {', '.join(named)}.")
     quiet = sum(verdict(x) == NO_DIFFERENCE for x in comparison.per_class.values())
     if quiet:
         parts.append(

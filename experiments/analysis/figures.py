@@ -8,7 +8,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from experiments.analysis.compare import Comparison, conclusion, verdict
+from experiments.analysis.compare import (
+    BETTER,
+    WORSE,
+    Comparison,
+    conclusion,
+    verdict,
+)
 from experiments.analysis.panels import Panel, Theme
 from experiments.analysis.paper import Reported
 from experiments.analysis.statistics import Interval, mean_scores
@@ -147,7 +153,7 @@ def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
         points = [
             (getattr(row, field), row.value) for row in theirs if row.sampler == sampler
         ]
-        if any(len(line) > 1 for line in lines.values()):
+        if any(len({x for x, _ in line}) > 1 for line in lines.values()):
             ends = (
                 f"{name}: " + ", ".join(f"{100 * s.mean:.1f} at {x}" for x, s in line)
                 for name, line in lines.items()
@@ -217,7 +223,7 @@ def _draw_differences(
 ) -> None:
     intervals = [c.scores["mean_iou"] for c in comparisons]
     for row, interval in enumerate(intervals):
-        color = getattr(theme, _role(interval))
+        color = getattr(theme, role_of(interval))
         ends = [100 * interval.low, 100 * interval.high]
         axes.plot(ends, [row, row], color=color, linewidth=3, solid_capstyle="round")
         axes.plot(100 * interval.estimate, row, "o", color=color, markersize=7)
@@ -239,7 +245,7 @@ def _draw_classes(
     for row, interval in enumerate(intervals):
         if math.isnan(interval.low):
             continue
-        color = getattr(theme, _role(interval))
+        color = getattr(theme, role_of(interval))
         axes.barh(row, 100 * interval.estimate, height=0.62, color=color, alpha=0.75)
         axes.plot(
             [100 * interval.low, 100 * interval.high],
@@ -343,8 +349,10 @@ def _draw_lines(
     _legend_below(axes, columns=1)
 
 
-def _role(interval: Interval) -> str:
-    return {"gain": "gain", "loss": "loss"}.get(verdict(interval), "quiet")
+def role_of(interval: Interval) -> str:
+    """The colour of what an interval shows."""
+    word = verdict(interval)
+    return word if word in (BETTER, WORSE) else "quiet"
 
 
 def _color(theme: Theme, i: int) -> str:

@@ -23,8 +23,8 @@ class Theme:
     ink: str
     muted: str
     grid: str
-    gain: str
-    loss: str
+    better: str
+    worse: str
     quiet: str
     series: tuple[str, ...]
 
@@ -33,8 +33,8 @@ LIGHT = Theme(
     ink="#1c2330",
     muted="#5b6675",
     grid="#d9dee6",
-    gain="#0f7b5f",
-    loss="#b4431f",
+    better="#0f7b5f",
+    worse="#b4431f",
     quiet="#a7b0bd",
     # Told apart by readers who see few colours as well (after Okabe and Ito 2008).
     series=(
@@ -52,8 +52,8 @@ DARK = Theme(
     ink="#e6eaf0",
     muted="#9ba6b5",
     grid="#323b48",
-    gain="#3fc49c",
-    loss="#f0855f",
+    better="#3fc49c",
+    worse="#f0855f",
     quiet="#667180",
     series=(
         "#5bb0ea",
@@ -71,8 +71,8 @@ _VARIABLES = {
     "#fe0101": "ink",
     "#fe0102": "muted",
     "#fe0103": "grid",
-    "#fe0104": "gain",
-    "#fe0105": "loss",
+    "#fe0104": "better",
+    "#fe0105": "worse",
     "#fe0106": "quiet",
     **{f"#fe02{i:02x}": f"series-{i}" for i in range(len(LIGHT.series))},
 }

@@ -11,13 +11,15 @@ from rich.table import Table
 
 from experiments.analysis import tables
 from experiments.analysis.compare import (
+    BETTER,
+    WORSE,
     Comparison,
     binary_conclusion,
     compare,
     points,
     verdict,
 )
-from experiments.analysis.figures import make_plots
+from experiments.analysis.figures import make_plots, role_of
 from experiments.analysis.panels import svg, variables
 from experiments.analysis.paper import PAPER_CSV, read_reported
 from experiments.analysis.store import Study
@@ -49,12 +51,12 @@ class Answer:
     """One comparison in words and figures.
 
     Attributes:
-        word: "gain", "loss", or what the interval says else.
+        word: what the interval says.
         role: of its colour.
         points: difference of mean IoU with its interval.
         binary: that of the F1 of class 1 in words, where there are two classes.
-        gains: classes that gain, with theirs.
-        losses: classes that lose.
+        better: classes that are better, with theirs.
+        worse: classes that are worse.
     """
 
     arm: str
@@ -64,8 +66,8 @@ class Answer:
     role: str
     points: str
     binary: str
-    gains: dict[str, str]
-    losses: dict[str, str]
+    better: dict[str, str]
+    worse: dict[str, str]
 
 
 def make_page(
@@ -118,11 +120,11 @@ def _answer(comparison: Comparison) -> Answer:
         baseline=comparison.baseline,
         at=comparison.at,
         word=word,
-        role=word if word in ("gain", "loss") else "quiet",
+        role=role_of(overall),
         points=points(overall),
         binary=binary_conclusion(comparison) if comparison.binary else "",
-        gains=classes("gain"),
-        losses=classes("loss"),
+        better=classes(BETTER),
+        worse=classes(WORSE),
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import itertools
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,6 @@ _FILE_SAFE = re.compile(r"[\w=+-][\w.=+-]*")
 # What a smoke run keeps of the overrides: the sections that a study is about. The rest,
 # such as `total_steps` or a network, is made for data and hours that it does not have.
 _KEPT_IN_SMOKE = ("sampler", "loss")
-_SMOKE_SEEDS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,23 +147,21 @@ def check_comparisons(
 
 
 def smoke_overrides(study: StudyConfig) -> list[dict[str, Any]]:
-    """What `--smoke` takes of a sweep: two arms, two seeds, sampler and loss.
+    """What `--smoke` takes of a sweep: two arms, one seed, sampler and loss.
 
     The arms are those of the first comparison, or the sweep's first two. Of the
     overrides `arm`, `seed` and what lies in `sampler` or `loss` is kept.
     """
-    sweep = list(study.sweep())
-    arms = study.comparisons[0] if study.comparisons else ()
-    arms = arms or list(dict.fromkeys(o["arm"] for o in sweep))[:2]
-    runs = []
-    for arm in (arm for arm in dict.fromkeys(o["arm"] for o in sweep) if arm in arms):
-        of_arm = (o for o in sweep if o["arm"] == arm)
-        for override in itertools.islice(of_arm, _SMOKE_SEEDS):
-            runs.append(
-                {
-                    field: value
-                    for field, value in override.items()
-                    if field in ("arm", "seed") or field.split(".")[0] in _KEPT_IN_SMOKE
-                }
-            )
-    return runs
+    first_of: dict[str, dict[str, Any]] = {}
+    for override in study.sweep():
+        first_of.setdefault(override["arm"], override)
+    arms = study.comparisons[0] if study.comparisons else list(first_of)[:2]
+    return [
+        {
+            field: value
+            for field, value in override.items()
+            if field in ("arm", "seed") or field.split(".")[0] in _KEPT_IN_SMOKE
+        }
+        for arm, override in first_of.items()
+        if arm in arms
+    ]

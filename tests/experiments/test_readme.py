@@ -46,8 +46,8 @@ def interval(low, high, defined=1.0):
     [
         (-0.01, 0.03, "no difference shown"),
         (0.0, 0.03, "no difference shown"),
-        (0.001, 0.03, "gain"),
-        (-0.03, -0.001, "loss"),
+        (0.001, 0.03, "better"),
+        (-0.03, -0.001, "worse"),
         (np.nan, np.nan, "not defined"),
     ],
 )
@@ -58,7 +58,7 @@ def test_only_an_interval_without_0_is_a_gain_or_a_loss(low, high, word):
 def test_points_always_come_with_their_interval():
     assert points(interval(-0.01, 0.0325)) == "+1.12 (-1.00 to +3.25)"
     assert points(interval(-0.01, 0.01)) == "+0.00 (-1.00 to +1.00)"
-    assert points(interval(-0.03, 0.01, 0.914)) == "-1.00 (-3.00 to +1.00, of 91%)"
+    assert points(interval(-0.03, 0.01, 0.914)) == "-1.00 (-3.00 to +1.00, of 91.4 %)"
     assert points(interval(np.nan, np.nan)) == "\N{EN DASH}"
 
 
@@ -82,10 +82,10 @@ def test_what_is_equal_is_told(comparisons):
 def test_conclusion_names_the_classes_that_gain(comparisons):
     """Of 100 pixels of poles 20 instead of 60 are taken for road, which gains too."""
     first = comparisons[0]
-    assert verdict(first.per_class["pole"]) == "gain"
+    assert verdict(first.per_class["pole"]) == "better"
     text = conclusion(first)
     assert text.startswith("cl3 against random4, equal steps: mean IoU +")
-    gains = text.split("Gains: ")[1]
+    gains = text.split("Better: ")[1]
     assert f"pole {points(first.per_class['pole'])}" in gains
     assert f"road {points(first.per_class['road'])}" in gains
     assert text.endswith("No difference shown: 1 of 3 classes.")

@@ -43,7 +43,7 @@ def test_drawings_take_all_their_colours_from_the_page():
     assert "DejaVu" not in drawn
     assert "var(--series-0)" in drawn
     assert panel.title == "all arms"
-    assert set(variables()) >= {"ink", "grid", "gain", "loss", "series-7"}
+    assert set(variables()) >= {"ink", "grid", "better", "worse", "series-7"}
 
 
 def test_images_are_chosen_by_the_change_of_their_own_score():
