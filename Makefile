@@ -14,7 +14,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 COMPILE := uv pip compile --universal --python-version=3.11 --upgrade --no-annotate \
 	--no-emit-package=segloss --custom-compile-command="make requirements"
 
-.PHONY: help setup demo demo-compare test test-slow test-beam lint format requirements clean
+.PHONY: help setup demo demo-compare test coverage smoke test-slow test-beam lint format requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -36,8 +36,15 @@ demo: setup  ## train the embedded default, evaluate it, show table and pictures
 demo-compare: setup  ## random and Balance-batch on equal steps, both tables
 	$(BIN)/python -m experiments.run --config=configs/sweeps/demo_samplers.py:$(SIZE) --workdir=$(RUNS)demo-compare
 
-test: setup  ## run the tests with branch coverage, or those that ARGS picks
-	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(or $(ARGS),--cov --cov-fail-under=90)
+test: setup  ## run the tests, or those that ARGS picks
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
+
+coverage: setup  ## the same with branch coverage, of at least 90 %
+	$(MAKE) test ARGS="--cov --cov-fail-under=90"
+
+smoke: setup  ## try every study out on embedded data, from its sweep to its page
+	rm -rf runs/smoke-studies
+	$(BIN)/python -m experiments.smoke --workdir=runs/smoke-studies
 
 test-slow:  ## run the tests of networks at their real size, which take minutes
 	$(MAKE) test ARGS="-m slow"
