@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs import camvid, demo
+from configs.sweeps.common.arms import (
+    balance_batch_with_random,
+    random_and_balance_batch,
+    with_seeds,
+)
 
 QUESTION = (
     "Does Balance-batch help cross-entropy, soft Dice and soft IoU on street scenes, "
@@ -21,7 +26,6 @@ LOSSES = {
     "dice": dict(name="soft_dice"),
     "iou": dict(name="soft_iou"),
 }
-SEEDS = (0, 1, 2)
 TOTAL_STEPS = 450
 BATCH_MAX = 6
 # One percent of an image: a class counts where it can be seen. By a single pixel, one
@@ -30,12 +34,7 @@ MIN_PIXELS = 1_728
 # Images of a batch in the mean, by batch_cl: `segloss.data.estimate_acceptance`.
 MEAN_BATCH_SIZES = {10: 4.06, 11: 4.69}
 
-COMPARISONS = tuple(
-    (f"{loss}-cl{batch_cl}{suffix}", f"{loss}-random")
-    for suffix in ("", "-images")
-    for loss in LOSSES
-    for batch_cl in MEAN_BATCH_SIZES
-)
+COMPARISONS = balance_batch_with_random(LOSSES, MEAN_BATCH_SIZES)
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -65,20 +64,11 @@ def get_config(size: str = "full") -> ConfigDict:
 
 
 def sweep() -> Iterator[dict]:
-    random = dict(name="random", batch_max=BATCH_MAX)
-    for seed in SEEDS:
-        for name, loss in LOSSES.items():
-            common = {"seed": seed, "loss": loss}
-            yield {"arm": f"{name}-random", **common, "sampler": random}
-            for batch_cl, mean_batch_size in MEAN_BATCH_SIZES.items():
-                sampler = dict(
-                    name="balance_batch",
-                    batch_max=BATCH_MAX,
-                    batch_cl=batch_cl,
-                    min_pixels=MIN_PIXELS,
-                )
-                arm = {"arm": f"{name}-cl{batch_cl}", **common, "sampler": sampler}
-                yield arm
-                # As many images as the random arm sees, in more steps.
-                more = round(TOTAL_STEPS * BATCH_MAX / mean_batch_size)
-                yield arm | {"arm": f"{arm['arm']}-images", "total_steps": more}
+    arms = random_and_balance_batch(
+        LOSSES,
+        total_steps=TOTAL_STEPS,
+        batch_max=BATCH_MAX,
+        mean_batch_sizes=MEAN_BATCH_SIZES,
+        min_pixels=MIN_PIXELS,
+    )
+    yield from with_seeds(arms)

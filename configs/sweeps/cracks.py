@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs import demo, folder
+from configs.sweeps.common.arms import with_seeds
 
 QUESTION = (
     "Which loss of one sigmoid finds thin cracks, with 61 pixels of asphalt to each of "
@@ -27,7 +28,6 @@ LOSSES = {
     "dice": dict(name="soft_dice", multi_label=True),
     "lovasz_hinge": dict(name="lovasz_hinge"),
 }
-SEEDS = (0, 1, 2)
 
 COMPARISONS = tuple((loss, "bce") for loss in LOSSES if loss != "bce")
 
@@ -62,6 +62,4 @@ def get_config(size: str = "full") -> ConfigDict:
 
 
 def sweep() -> Iterator[dict]:
-    for seed in SEEDS:
-        for name, loss in LOSSES.items():
-            yield {"arm": name, "seed": seed, "loss": loss}
+    yield from with_seeds({name: {"loss": loss} for name, loss in LOSSES.items()})

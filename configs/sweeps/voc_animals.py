@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs import demo, folder
+from configs.sweeps.common.arms import (
+    balance_batch_with_random,
+    random_and_balance_batch,
+    with_seeds,
+)
 
 QUESTION = (
     "Does Balance-batch help cross-entropy and soft Dice where an image holds two or "
@@ -21,7 +26,6 @@ LOSSES = {
     "ce": dict(name="softmax_cross_entropy"),
     "dice": dict(name="soft_dice"),
 }
-SEEDS = (0, 1, 2)
 TOTAL_STEPS = 500
 BATCH_MAX = 9
 # Half a percent of an image of 256x192: a class counts where it can be seen.
@@ -29,12 +33,7 @@ MIN_PIXELS = 250
 # Images of a batch in the mean, by batch_cl: `segloss.data.estimate_acceptance`.
 MEAN_BATCH_SIZES = {6: 5.64, 8: 7.25}
 
-COMPARISONS = tuple(
-    (f"{loss}-cl{batch_cl}{suffix}", f"{loss}-random")
-    for suffix in ("", "-images")
-    for loss in LOSSES
-    for batch_cl in MEAN_BATCH_SIZES
-)
+COMPARISONS = balance_batch_with_random(LOSSES, MEAN_BATCH_SIZES)
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -62,20 +61,11 @@ def get_config(size: str = "full") -> ConfigDict:
 
 
 def sweep() -> Iterator[dict]:
-    random = dict(name="random", batch_max=BATCH_MAX)
-    for seed in SEEDS:
-        for name, loss in LOSSES.items():
-            common = {"seed": seed, "loss": loss}
-            yield {"arm": f"{name}-random", **common, "sampler": random}
-            for batch_cl, mean_batch_size in MEAN_BATCH_SIZES.items():
-                sampler = dict(
-                    name="balance_batch",
-                    batch_max=BATCH_MAX,
-                    batch_cl=batch_cl,
-                    min_pixels=MIN_PIXELS,
-                )
-                arm = {"arm": f"{name}-cl{batch_cl}", **common, "sampler": sampler}
-                yield arm
-                # As many images as the random arm sees, in more steps.
-                more = round(TOTAL_STEPS * BATCH_MAX / mean_batch_size)
-                yield arm | {"arm": f"{arm['arm']}-images", "total_steps": more}
+    arms = random_and_balance_batch(
+        LOSSES,
+        total_steps=TOTAL_STEPS,
+        batch_max=BATCH_MAX,
+        mean_batch_sizes=MEAN_BATCH_SIZES,
+        min_pixels=MIN_PIXELS,
+    )
+    yield from with_seeds(arms)
