@@ -14,7 +14,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 COMPILE := uv pip compile --universal --python-version=3.11 --upgrade --no-annotate \
 	--no-emit-package=segloss --custom-compile-command="make requirements"
 
-.PHONY: help setup demo demo-compare test coverage smoke test-slow test-beam lint format requirements clean
+.PHONY: help setup demo demo-compare test check smoke test-slow test-beam lint format requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -39,8 +39,8 @@ demo-compare: setup  ## random and Balance-batch on equal steps, both tables
 test: setup  ## run the tests, or those that ARGS picks
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
-coverage: setup  ## the same with branch coverage, of at least 90 %
-	$(MAKE) test ARGS="--cov --cov-fail-under=90"
+check: setup  ## the same with shapes checked as they run and branch coverage: half as long again
+	$(MAKE) test ARGS="--jaxtyping-packages=segloss,beartype.beartype --cov --cov-fail-under=90"
 
 smoke: setup  ## try every study out on embedded data, from its sweep to its page
 	rm -rf runs/smoke-studies

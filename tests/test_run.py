@@ -103,23 +103,3 @@ def test_help_helps(module):
     done = command(module, "--help")
     assert "--workdir" in done.stdout
     assert "python" in done.stdout
-
-
-def test_sweep_runs_every_arm_and_skips_what_is_done(tmp_path):
-    args = (
-        "-mexperiments.run",
-        "--config=configs/sweeps/demo_samplers.py",
-        "--smoke",
-        f"--config.data.data_dir={tmp_path / 'datasets'}",
-        f"--workdir={tmp_path / 'sweep'}",
-    )
-    first, second = command(*args), command(*args, "--dry_run")
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    # What training says is in its log.
-    assert "trains for" not in first.stdout
-    for arm in ("random", "balance_batch"):
-        assert f"{arm}/seed=0: done, mean IoU 0." in first.stdout
-        log = tmp_path / "sweep" / ".jobs" / arm / "seed=0" / "1" / "log.txt"
-        assert "trains for 4 steps" in log.read_text()
-    assert "python -m experiments.collect demo_samplers --workdir=" in first.stdout
-    assert "2 done" in second.stdout

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.synthetic_index import CASES, write_index
 from segloss.data import SAMPLERS, ClassSets
 
 
+@pytest.mark.slow
 def test_ten_million_samples_fit_into_two_gib(tmp_path):
     """A fifth of them take less than a fifth of it, from the mapped index on."""
     write_index(tmp_path / "index.npy", 2_000_000, 13)

@@ -68,6 +68,8 @@ class Sweep:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # What runs in the background of a shell ignores it, and passes that on.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def until(self, process, condition):

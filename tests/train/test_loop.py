@@ -74,8 +74,10 @@ def curve(workdir):
 
 @pytest.mark.parametrize(
     ("number", "num_workers", "group"),
-    [(signal.SIGTERM, 0, []), (signal.SIGINT, 2, ["group"])],
-    ids=["sigterm", "ctrl_c_with_workers"],
+    [
+        pytest.param(signal.SIGTERM, 0, [], marks=pytest.mark.slow, id="sigterm"),
+        pytest.param(signal.SIGINT, 2, ["group"], id="ctrl_c_with_workers"),
+    ],
 )
 def test_stopped_after_2_steps_and_resumed_equals_4_bit_for_bit(
     tiny_config, tmp_path, finished_run, number, num_workers, group
