@@ -47,7 +47,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.total_steps = TOTAL_STEPS
     # At the end alone.
     config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
-    config.data.root = "../shared/data/camvid"
     # Half size: the network sees images of 180x240, cropped in training, whole
     # afterwards. Scores are those of the full size.
     config.data.crop_hw = (160, 208)

@@ -44,7 +44,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.total_steps = 500
     # At the end alone.
     config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
-    config.data.root = "../shared/data/crackforest"
     config.data.num_threads = 1
     config.data.crop_hw = (128, 192)
     config.augment.scale_range = (0.75, 1.25)

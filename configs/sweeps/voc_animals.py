@@ -46,7 +46,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.total_steps = TOTAL_STEPS
     # At the end alone.
     config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
-    config.data.root = "../shared/data/voc_animals_256"
     config.data.num_threads = 1
     # Half size: the network sees images of long side 128. Scores are those of 256.
     config.data.crop_hw = (96, 96)

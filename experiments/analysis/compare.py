@@ -148,10 +148,16 @@ def _compare(
 def _all_scores(
     confusion: Int[np.ndarray, "c c"], *, binary: Sequence[str]
 ) -> Float[np.ndarray, " k"]:
+    # Of the classes that the images drawn hold: a class that is only predicted would
+    # count, as 0, in the arm that predicts it, and not in the other.
+    labelled = confusion.sum(axis=1) > 0
+    per_class = np.where(labelled, metrics.iou_per_class(confusion), np.nan)
+    mean_iou = per_class[labelled].mean() if labelled.any() else np.nan
+    others = [score for score in SCORES if score != "mean_iou"]
     return np.concatenate(
         [
-            [getattr(metrics, score)(confusion) for score in SCORES],
-            metrics.iou_per_class(confusion),
+            [mean_iou, *(getattr(metrics, score)(confusion) for score in others)],
+            per_class,
             [binary_score(confusion, score) for score in binary],
         ]
     )

@@ -38,6 +38,8 @@ class Run:
         versions: of Python and packages.
         code: fingerprint of code and versions.
         split: name of the final split.
+        data: fingerprint of the data set, training split included.
+        pretrained: SHA-256 of the weights that the run began with; None without any.
         pixel_share: each class's share of the split's labelled pixels.
     """
 
@@ -58,6 +60,8 @@ class Run:
     versions: dict[str, str]
     code: str
     split: str
+    data: str
+    pretrained: str | None
     pixel_share: list[float]
 
     @property
@@ -104,6 +108,8 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
         versions=results["versions"],
         code=about["code"],
         split=results["split"],
+        data=results["fingerprint"],
+        pretrained=(results.get("pretrained") or {}).get("sha256"),
         pixel_share=[_round(row["pixel_share"]) for row in results["per_class"]],
     )
     return run, config
@@ -163,7 +169,8 @@ def _last_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
         shares = {
             name.removeprefix(start): _round(value)
             for name, value in line.items()
-            if name.startswith(start)
+            # None where it was not finite.
+            if name.startswith(start) and value is not None
         }
         if shares:
             return shares

@@ -129,15 +129,15 @@ def collect(
         run, config = read_run(workdir / key)
         _check_overrides(workdir / key, overrides, config)
         runs.append(run)
-        settings[key] = shared_setting(config, planned)
-    _check_one_setting(settings)
+        settings[key] = shared_setting(config, [overrides])
+    _check_one_setting(settings, folders)
     study = Study(
         name=path.stem,
         question=about.question,
         comparisons=about.comparisons[:1] if smoke else about.comparisons,
         paper=about.paper,
         runs=tuple(runs),
-        setting=next(iter(settings.values())),
+        setting=shared_setting(config, planned),
     )
     _check_comparable(study)
     return study
@@ -214,19 +214,26 @@ def _check_overrides(
             )
 
 
-def _check_one_setting(settings: Mapping[str, Mapping[str, Any]]) -> None:
-    (first, expected), *others = settings.items()
-    for key, other in others:
-        differing = [
-            f"{path} is {other.get(path)!r} in {key}, {expected.get(path)!r} in {first}"
-            for path in sorted(other.keys() | expected.keys())
-            if other.get(path) != expected.get(path)
+def _check_one_setting(
+    settings: Mapping[str, Mapping[str, Any]],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """What a run leaves as it is, is as in all others that leave it so."""
+    for path in sorted({path for setting in settings.values() for path in setting}):
+        keys = [
+            key
+            for key, own in overrides.items()
+            if not any(f"{path}.".startswith(f"{field}.") for field in own)
         ]
-        if differing:
-            raise ValueError(
-                f"results of different configs are never mixed: {'; '.join(differing)}."
-                " Delete the runs that should not be, and run them again."
-            )
+        values = {key: settings[key].get(path) for key in keys}
+        first, *others = keys
+        for key in others:
+            if values[key] != values[first]:
+                raise ValueError(
+                    "results of different configs are never mixed: "
+                    f"{path} is {values[key]!r} in {key}, {values[first]!r} in {first}."
+                    " Delete the runs that should not be, and run them again."
+                )
 
 
 def _check_comparable(study: Study) -> None:
@@ -236,6 +243,9 @@ def _check_comparable(study: Study) -> None:
     first = study.runs[0]
     for what, of_run in {
         "code": lambda run: run.code,
+        "data": lambda run: run.data,
+        "pretrained weights": lambda run: run.pretrained,
+        "devices": lambda run: run.devices,
         "split": lambda run: run.split,
         "classes": lambda run: run.class_names,
         "confusions (images, classes, classes)": lambda run: run.per_image.shape,

@@ -55,7 +55,7 @@ class PictureSet:
 
 
 def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]:
-    """Predicts from the newest checkpoints of the runs in `workdir`.
+    """Predicts from the checkpoints that were scored of the runs in `workdir`.
 
     Raises:
         FileNotFoundError: if a run has no checkpoint.

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import segloss
 from experiments.running.sweep import PlannedRun
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 # Fields that change no figure of a run. `evaluate` is none of them, though a run could
 # go on with another: its figures would be no others' equals. Nor is `on_bad_sample`.
 FREE = (

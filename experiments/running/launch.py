@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import submitit
 
-from experiments.running.worker import Job, Outcome, read_lock, run_job
+from experiments.running.worker import Job, Outcome, holder_here, run_job
 
 # submitit ends a local job after this; a run takes what it takes.
 _NO_LIMIT_MINUTES = 60 * 24 * 365
@@ -151,9 +151,9 @@ class _LocalAttempt:
             os.kill(int(self._submitted.job_id), signal.SIGTERM)
 
     def kill(self) -> None:
-        if lock := read_lock(self._job.folder):
+        if pid := holder_here(self._job.folder):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(lock[0], signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def outcome_of(submitted: submitit.Job) -> Outcome:

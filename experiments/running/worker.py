@@ -6,7 +6,6 @@ Nothing here imports jax before the job has said which devices are its own.
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import signal
@@ -90,6 +89,7 @@ def run_job(job: Job) -> Outcome:
 
 def _train(job: Job) -> Outcome:
     from segloss import train
+    from segloss.train.evaluation import write_json
 
     if (job.folder / "results.json").exists():
         return Outcome("done")
@@ -99,7 +99,7 @@ def _train(job: Job) -> Outcome:
                 f"{job.folder}: the code changed since the sweep was started; start it "
                 "again."
             )
-        (job.folder / RECORD).write_text(json.dumps(job.record, indent=1) + "\n")
+        write_json(job.folder / RECORD, job.record)
         train.train(job.config, job.folder)
     except (ValueError, train.NonFiniteError) as error:
         traceback.print_exc()
@@ -170,19 +170,32 @@ def read_lock(folder: pathlib.Path) -> tuple[int, str] | None:
     return None
 
 
+def holder_here(folder: pathlib.Path) -> int | None:
+    """The process of this machine that has a run now; None where none has."""
+    path = folder / _LOCK
+    if not path.exists() or not _is_held(path):
+        return None
+    pid, host = read_lock(folder) or (None, None)
+    return pid if host == socket.gethostname() else None
+
+
+def _is_held(lock: pathlib.Path) -> bool:
+    # To write, as NFS asks for.
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def check_free(folders: list[pathlib.Path]) -> None:
     """Checks that no job, such as one whose runner was killed, still has a run.
 
     Raises:
         ValueError: listing each run that is in use.
     """
-    faults = []
-    for folder in folders:
-        if (folder / _LOCK).exists():
-            with (folder / _LOCK).open() as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    faults.append(_taken(folder))
+    locks = [folder / _LOCK for folder in folders if (folder / _LOCK).exists()]
+    faults = [_taken(lock.parent) for lock in locks if _is_held(lock)]
     if faults:
         raise ValueError("\n  ".join(["runs are in use:", *faults]))

@@ -16,6 +16,7 @@ class MultiScale(nn.Module, kw_only=True):
 
     Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.2, "multi-scale processing": weights
     are shared, and each class's score of a pixel is the highest that a scale gives it.
+    (Of one logit, that of class 1, class 0 has 0 at every scale.)
     Training punishes each scale and the fused scores, as the authors' models do.
 
     Any network of `MODELS` will do, in two or three spatial dims. One with batch

@@ -113,6 +113,7 @@ def make_results(
     images_seen: int | None,
     seconds: float,
     commit: str | None,
+    pretrained: dict[str, str] | None,
 ) -> dict[str, Any]:
     """What `results.json` holds; NaN, where a class has no pixel, is None.
 
@@ -124,6 +125,7 @@ def make_results(
         images_seen: images that these steps used; None where it is not known.
         seconds: of training.
         commit: of the code that trained it.
+        pretrained: file and SHA-256 of the weights that it began with.
     """
     confusion = evaluation.confusion
     scores = {
@@ -153,6 +155,7 @@ def make_results(
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "versions": versions(),
             "commit": commit,
+            "pretrained": pretrained,
         }
     )
 

@@ -251,10 +251,12 @@ def make_configured_loss(
     num_outputs = count_outputs(config, num_classes)
 
     def with_weights(chosen: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: value(pixel_counts)[-num_outputs:] if callable(value) else value
-            for key, value in chosen.items()
-        }
+        if num_outputs < num_classes and callable(chosen.get("class_weights")):
+            raise ValueError(
+                "config.loss: one logit has no class weights by name; two classes are "
+                "weighed by pos_weight, where the loss has it."
+            )
+        return {k: v(pixel_counts) if callable(v) else v for k, v in chosen.items()}
 
     loss = compound_loss([(w, name, with_weights(chosen)) for w, name, chosen in terms])
     if not _are_of_sigmoids(terms):

@@ -54,6 +54,8 @@ class TrainedModel:
     images_seen: int | None
     seconds: float
     commit: str | None
+    # The file of weights that the run began with, and its SHA-256.
+    pretrained: dict[str, str] | None
 
     @functools.cached_property
     def _predict(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -102,6 +104,7 @@ def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
         images_seen=meta.get("images_seen"),
         seconds=meta["seconds"],
         commit=meta["commit"],
+        pretrained=meta.get("pretrained"),
     )
 
 
@@ -175,6 +178,7 @@ def final_evaluation(
         images_seen=trained.images_seen,
         seconds=trained.seconds,
         commit=trained.commit,
+        pretrained=trained.pretrained,
     )
     figure = directory / "figures" / "examples.png"
     _draw_examples(evaluation, dataset, trained, figure)

@@ -52,6 +52,8 @@ def make_run(arm="random4", seed=0, *, error=(0.1, 0.2, 0.6), **fields):
         versions=VERSIONS,
         code="c0de" * 16,
         split="test",
+        data="da7a",
+        pretrained=None,
         pixel_share=shares,
     )
     return Run(**run | fields)
@@ -106,6 +108,7 @@ def write_run(workdir, run, *, config=None, **about):
             "devices": run.devices,
             "versions": run.versions,
             "split": run.split,
+            "fingerprint": run.data,
         },
         "config.json": {
             "seed": run.seed,

@@ -79,6 +79,28 @@ def test_what_is_equal_is_told(comparisons):
     ]
 
 
+def test_a_class_that_is_not_drawn_counts_in_neither_arm():
+    """One image of 40 holds class 2, which one arm predicts in 12 others as well."""
+    before = np.zeros((1, 40, 3, 3), np.int32)
+    before[..., 0, 0], before[..., 1, 1] = 70, 30
+    before[:, 0, 2, 2] = 30
+    after = before.copy()
+    after[:, 1:13, 0, 0] -= 1
+    after[:, 1:13, 0, 2] += 1
+    runs = [make_run(arm, per_image=x[0]) for arm, x in (("a", after), ("b", before))]
+    study = make_study(comparisons=(("a", "b"),), runs=tuple(runs))
+    (found,) = compare(study, resamples=1000)
+    # 12 pixels more in a union of 30, a third of it in the mean.
+    pole = found.per_class["pole"]
+    assert found.scores["mean_iou"].estimate == pytest.approx(
+        sum(x.estimate for x in found.per_class.values()) / 3
+    )
+    assert pole.estimate == pytest.approx(30 / 42 - 1)
+    assert 0.6 < pole.defined < 0.7  # 1 - (39 / 40)^40
+    # Were a class that is only predicted to count, a third of the mean would be lost.
+    assert found.scores["mean_iou"].low > -0.2
+
+
 def test_conclusion_names_the_classes_that_gain(comparisons):
     """Of 100 pixels of poles 20 instead of 60 are taken for road, which gains too."""
     first = comparisons[0]

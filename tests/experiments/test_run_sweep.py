@@ -60,17 +60,20 @@ class Sweep:
             f"--workdir={self.workdir}",
             *args,
         ]
-        with self.output.open("w") as file:
-            return subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=os.environ | ENVIRONMENT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                # What runs in the background of a shell ignores it, and passes that on.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
+        # What runs in the background of a shell ignores it, and its children do.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with self.output.open("w") as file:
+                return subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=os.environ | ENVIRONMENT,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def until(self, process, condition):
         for _ in range(6000):

@@ -15,13 +15,13 @@ def get_config(size="full"):
 
 def sweep():
     balanced = dict(name="balance_batch", batch_max=4, batch_cl=3)
-    for arm, sampler, steps in (
-        ("random4", dict(name="random", batch_max=4), 100),
-        ("cl3", balanced, 100),
-        ("cl3-images", balanced, 133),
+    for arm, sampler, other in (
+        ("random4", dict(name="random", batch_max=4), {}),
+        ("cl3", balanced, {}),
+        ("cl3-images", balanced, {"total_steps": 133}),
     ):
         for seed in range(3):
-            yield {"arm": arm, "seed": seed, "sampler": sampler, "total_steps": steps}
+            yield {"arm": arm, "seed": seed, "sampler": sampler, **other}
 """
 
 
@@ -118,6 +118,8 @@ def test_missing_runs_are_named(config, workdir):
     [
         ({"code": "other"}, "different code"),
         ({"split": "val"}, "different split"),
+        ({"data": "half of it"}, "different data"),
+        ({"devices": "8 x gpu"}, "different devices"),
         ({"per_image": np.ones((5, 3, 3), np.int32)}, "different confusions"),
         ({"per_image": np.ones((12, 3, 3), np.int32)}, "different labels"),
         ({"class_names": ("road", "car", "post")}, "different classes"),
@@ -147,7 +149,13 @@ def test_other_configs_are_refused(config, workdir, tmp_path):
         collect(config, workdir)
     (workdir / "cl3/seed=1").rename(tmp_path / "away too")
     write_run(workdir, dataclasses.replace(run, total_steps=50))
-    with pytest.raises(ValueError, match="total_steps is 50, the sweep says 100"):
+    # Which the arm with steps of its own must not hide.
+    with pytest.raises(ValueError, match="total_steps is 50 in cl3/seed=1, 100 in ran"):
+        collect(config, workdir)
+    (workdir / "cl3-images/seed=0").rename(tmp_path / "away as well")
+    run = next(r for r in make_study().runs if r.key == "cl3-images/seed=0")
+    write_run(workdir, dataclasses.replace(run, total_steps=50))
+    with pytest.raises(ValueError, match="total_steps is 50, the sweep says 133"):
         collect(config, workdir)
 
 
