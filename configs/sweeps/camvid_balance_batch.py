@@ -26,7 +26,7 @@ LOSSES = {
     "dice": dict(name="soft_dice"),
     "iou": dict(name="soft_iou"),
 }
-TOTAL_STEPS = 450
+TOTAL_STEPS = 800
 BATCH_MAX = 6
 # One percent of an image: a class counts where it can be seen. By a single pixel, one
 # image in four holds all classes, and Balance-batch would be small random batches.

@@ -26,7 +26,7 @@ LOSSES = {
     "ce": dict(name="softmax_cross_entropy"),
     "dice": dict(name="soft_dice"),
 }
-TOTAL_STEPS = 500
+TOTAL_STEPS = 1_500
 BATCH_MAX = 9
 # Half a percent of an image of 256x192: a class counts where it can be seen.
 MIN_PIXELS = 250

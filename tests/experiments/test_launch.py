@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments.running import launch, slurm
-from experiments.running.worker import Job
+from experiments.running.worker import Job, run_job
 
 # Slurm as far as it is asked: one job, which runs at once. `slurm.sh` in
 # `tests/integration` has the real one.
@@ -118,3 +118,27 @@ def test_devices_are_shared_out(machine, monkeypatch):
     }
     shared = launch._environment(["4"], 0, 3)
     assert shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.300"
+
+
+def test_cores_are_shared_out(monkeypatch):
+    cores = {5, 0, 1, 3}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
+    shares = {
+        jobs: [launch._share_of_cores(slot, jobs) for slot in range(jobs)]
+        for jobs in (1, 3, 5)
+    }
+    assert shares[1] == [(0, 1, 3, 5)]
+    assert shares[3] == [(0, 5), (1,), (3,)]
+    assert shares[5] == [(0,), (1,), (3,), (5,), None]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system confines no process"
+)
+def test_a_job_keeps_to_its_cores(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *given: kept.append(given))
+    job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop", cores=(2, 3))
+    job.stop_file.touch()
+    run_job(job)
+    assert kept == [(0, (2, 3))]
