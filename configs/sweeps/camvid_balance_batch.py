@@ -45,8 +45,9 @@ def get_config(size: str = "full") -> ConfigDict:
         return config.lock()
     config = camvid.get_config(size).unlock()
     config.total_steps = TOTAL_STEPS
+    config.checkpoint_every_steps = 100
     # At the end alone.
-    config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
+    config.evaluate_every_steps = 10_000
     # Half size: the network sees images of 180x240, cropped in training, whole
     # afterwards. Scores are those of the full size.
     config.data.crop_hw = (160, 208)

@@ -42,8 +42,9 @@ def get_config(size: str = "full") -> ConfigDict:
         return config.lock()
     config = folder.get_config(size).unlock()
     config.total_steps = 500
+    config.checkpoint_every_steps = 100
     # At the end alone.
-    config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
+    config.evaluate_every_steps = 10_000
     config.data.num_threads = 1
     config.data.crop_hw = (128, 192)
     config.augment.scale_range = (0.75, 1.25)

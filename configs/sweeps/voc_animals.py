@@ -44,8 +44,8 @@ def get_config(size: str = "full") -> ConfigDict:
         return config.lock()
     config = folder.get_config(size).unlock()
     config.total_steps = TOTAL_STEPS
-    # At the end alone.
-    config.checkpoint_every_steps = config.evaluate_every_steps = 10_000
+    config.checkpoint_every_steps = 100
+    config.evaluate_every_steps = 500
     config.data.num_threads = 1
     # Half size: the network sees images of long side 128. Scores are those of 256.
     config.data.crop_hw = (96, 96)
