@@ -106,7 +106,10 @@ def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Pa
     # The same in all panels, so that lengths can be compared.
     limits = (min([0, *ends]) - 1, max([0, *ends]) + 1)
     for comparison in comparisons:
-        intervals = [comparison.per_class[name] for name in shares]
+        intervals = [
+            (comparison.per_class[name], comparison.class_verdict(name))
+            for name in shares
+        ]
         yield Panel(
             comparison.name,
             conclusion(comparison),
@@ -118,7 +121,7 @@ def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Pa
 
 
 def share_panels(study: Study) -> Iterator[Panel]:
-    """Each class's share of the gradient, beside its share of the pixels."""
+    """Each class's share of the gradient, beside that of the pixels it is tested on."""
     names, pixels = zip(*study.pixel_shares.items(), strict=True)
     for title, arms in _groups(study):
         shares = {
@@ -137,7 +140,7 @@ def share_panels(study: Study) -> Iterator[Panel]:
                 f"Class with the largest share of the gradient: {'; '.join(largest)}.",
                 (1.2 + 0.24 * len(names) + _legend_inches(len(shares) + 1), 4.6),
                 lambda axes, theme, shares=shares: _draw_shares(
-                    axes, theme, shares, np.array(pixels), names
+                    axes, theme, shares, np.array(pixels), names, study.runs[0].split
                 ),
             )
 
@@ -223,7 +226,7 @@ def _draw_differences(
 ) -> None:
     intervals = [c.scores["mean_iou"] for c in comparisons]
     for row, interval in enumerate(intervals):
-        color = getattr(theme, role_of(interval))
+        color = getattr(theme, role_of(verdict(interval)))
         ends = [100 * interval.low, 100 * interval.high]
         axes.plot(ends, [row, row], color=color, linewidth=3, solid_capstyle="round")
         axes.plot(100 * interval.estimate, row, "o", color=color, markersize=7)
@@ -238,14 +241,14 @@ def _draw_differences(
 def _draw_classes(
     axes: Axes,
     theme: Theme,
-    intervals: Sequence[Interval],
+    intervals: Sequence[tuple[Interval, str]],
     labels: Sequence[str],
     limits: tuple[float, float],
 ) -> None:
-    for row, interval in enumerate(intervals):
+    for row, (interval, word) in enumerate(intervals):
         if math.isnan(interval.low):
             continue
-        color = getattr(theme, role_of(interval))
+        color = getattr(theme, role_of(word))
         axes.barh(row, 100 * interval.estimate, height=0.62, color=color, alpha=0.75)
         axes.plot(
             [100 * interval.low, 100 * interval.high],
@@ -270,10 +273,13 @@ def _draw_shares(
     shares: dict[str, np.ndarray],
     pixels: np.ndarray,
     names: Sequence[str],
+    split: str,
 ) -> None:
     rows = np.arange(len(names))
     style = dict(color=theme.quiet, markersize=13, markeredgewidth=2.5)
-    axes.plot(_visible(pixels), rows, "|", label="share of the pixels", **style)
+    axes.plot(
+        _visible(pixels), rows, "|", label=f"share of the pixels of {split}", **style
+    )
     for i, (arm, share) in enumerate(shares.items()):
         place = rows + 0.5 * ((i + 0.5) / len(shares) - 0.5)
         style = dict(color=_color(theme, i), markersize=4.5)
@@ -285,7 +291,7 @@ def _draw_shares(
     axes.set_yticks(rows, names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("share of the gradient, when last logged")
+    axes.set_xlabel("share of the gradient, mean of the batches logged")
     _legend_below(axes, columns=2)
 
 
@@ -305,8 +311,8 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
 
 
 def _visible(shares: np.ndarray) -> np.ndarray:
-    """A logarithmic axis has no 0."""
-    return np.maximum(shares, _LEAST_SHARE)
+    """For a logarithmic axis: what is next to nothing at its end, nothing nowhere."""
+    return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), np.nan)
 
 
 def _lines_by(study: Study, field: str, sampler: str) -> dict:
@@ -320,8 +326,7 @@ def _lines_by(study: Study, field: str, sampler: str) -> dict:
         parts = [run.loss["name"] if isinstance(run.loss, dict) else "several losses"]
         if field != "batch_max":
             parts.append(f"batch_max {run.sampler['batch_max']}")
-        if run.total_steps > fewest:
-            parts.append("more steps")
+        parts.append("equal steps" if run.total_steps == fewest else "more steps")
         spread = mean_scores(confusions(runs), metrics.mean_iou)
         key = ", ".join(parts).replace("_", " ").replace("batch max", "batch_max")
         lines.setdefault(key, []).append((run.sampler[field], spread))
@@ -349,9 +354,8 @@ def _draw_lines(
     _legend_below(axes, columns=1)
 
 
-def role_of(interval: Interval) -> str:
-    """The colour of what an interval shows."""
-    word = verdict(interval)
+def role_of(word: str) -> str:
+    """The colour of a verdict."""
     return word if word in (BETTER, WORSE) else "quiet"
 
 

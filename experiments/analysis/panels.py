@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 
 _DPI = 110
 _COLUMNS = 3
+# Names of classes and arms are no formulas, whatever they hold.
+_PLAIN_TEXT = {"text.parse_math": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ LIGHT = Theme(
     grid="#d9dee6",
     better="#0f7b5f",
     worse="#b4431f",
-    quiet="#a7b0bd",
+    quiet="#7d8896",
     # Told apart by readers who see few colours as well (after Okabe and Ito 2008).
     series=(
         "#0b67a8",
@@ -113,10 +115,11 @@ def grid_figure(panels: Sequence[Panel]) -> Figure:
     rows = math.ceil(len(panels) / columns)
     height, width = (max(p.hw_inches[i] for p in panels) for i in (0, 1))
     figure = Figure((width * columns, height * rows), dpi=_DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=False):
-        _draw(panel, axes, LIGHT)
-        axes.set_title(panel.title, fontsize=10, color=LIGHT.ink)
+    with matplotlib.rc_context(_PLAIN_TEXT):
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, panel in zip(grid, panels, strict=False):
+            _draw(panel, axes, LIGHT)
+            axes.set_title(panel.title, fontsize=10, color=LIGHT.ink)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
@@ -126,9 +129,10 @@ def svg(panel: Panel) -> str:
     """A panel as SVG in the colours and the font of the page that holds it."""
     height, width = panel.hw_inches
     figure = Figure((width, height), layout="constrained", facecolor="none")
-    _draw(panel, figure.subplots(), _PAGE)
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": panel.title}
+    with matplotlib.rc_context(_PLAIN_TEXT | settings):
+        _draw(panel, figure.subplots(), _PAGE)
         nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
         FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
     drawn = text.getvalue()
@@ -140,13 +144,11 @@ def svg(panel: Panel) -> str:
     drawn = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", drawn)
     box = f'viewBox="0 0 {72 * width:g} {72 * height:g}"'
     words = html.escape(panel.words)
-    return re.sub(
-        r"<svg[^>]*>",
+    _, _, inside = drawn.partition(">")
+    return (
         f'<svg {box} role="img" aria-label="{words}" style="--width: {width}in" '
         'xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">',
-        drawn,
-        count=1,
+        f'xmlns:xlink="http://www.w3.org/1999/xlink">{inside}'
     )
 
 

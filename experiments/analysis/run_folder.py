@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class Run:
         per_image: confusions of the split's images, rows labels, columns predictions.
         curve: points with `step`, and `loss` (mean since the point before) or the
             watched split's `SPLIT_mean_iou`, or both.
-        gradient_shares: each class's share of the gradient when it was last logged.
+        gradient_shares: each class's share of the gradient, mean of the batches logged.
         seconds: of training.
         commit: of the code, None outside of a checkout.
         devices: number and kind.
@@ -101,7 +102,7 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
         class_names=tuple(row["name"] for row in results["per_class"]),
         per_image=per_image,
         curve=_curve(lines, config["evaluate"]["split"]),
-        gradient_shares=_last_shares(lines),
+        gradient_shares=_mean_shares(lines),
         seconds=results["seconds"],
         commit=results["commit"],
         devices=results["devices"],
@@ -163,18 +164,16 @@ def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, flo
     return [points[step] for step in sorted(points)]
 
 
-def _last_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+def _mean_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Mean of each class over the batches for which shares were logged."""
     start = "gradient_share/"
-    for line in reversed(lines):
-        shares = {
-            name.removeprefix(start): _round(value)
-            for name, value in line.items()
+    logged: dict[str, list[float]] = {}
+    for line in lines:
+        for name, value in line.items():
             # None where it was not finite.
-            if name.startswith(start) and value is not None
-        }
-        if shares:
-            return shares
-    return None
+            if name.startswith(start) and value is not None:
+                logged.setdefault(name.removeprefix(start), []).append(value)
+    return {name: _round(statistics.fmean(x)) for name, x in logged.items()} or None
 
 
 def _round(value: float) -> float:

@@ -12,6 +12,7 @@ from rich.table import Table
 from experiments.analysis import tables
 from experiments.analysis.compare import (
     BETTER,
+    MIN_IMAGES,
     WORSE,
     Comparison,
     binary_conclusion,
@@ -100,6 +101,7 @@ def make_page(
         colors=variables(),
         facts=_facts(study),
         caveat=tables.caveat(study),
+        min_images=MIN_IMAGES,
         drawn_from=tables.drawn_from(study),
         resamples=f"{resamples:,}",
         provenance=tables.provenance(study).replace("`", ""),
@@ -109,22 +111,21 @@ def make_page(
 
 def _answer(comparison: Comparison) -> Answer:
     overall = comparison.scores["mean_iou"]
-
-    def classes(word: str) -> dict[str, str]:
-        named = comparison.per_class.items()
-        return {name: points(x) for name, x in named if verdict(x) == word}
-
     word = verdict(overall)
+    better, worse = (
+        {name: points(x) for name, x in comparison.classes(which).items()}
+        for which in (BETTER, WORSE)
+    )
     return Answer(
         arm=comparison.arm,
         baseline=comparison.baseline,
         at=comparison.at,
         word=word,
-        role=role_of(overall),
+        role=role_of(word),
         points=points(overall),
         binary=binary_conclusion(comparison) if comparison.binary else "",
-        better=classes(BETTER),
-        worse=classes(WORSE),
+        better=better,
+        worse=worse,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-_FILE_SAFE = re.compile(r"[\w=+-][\w.=+-]*")
+_FILE_SAFE = re.compile(r"[^\W_][\w.=+-]*")
 # What a smoke run keeps of the overrides: the sections that a study is about. The rest,
 # such as `total_steps` or a network, is made for data and hours that it does not have.
 _KEPT_IN_SMOKE = ("sampler", "loss")
@@ -103,8 +103,8 @@ def expand(
         arm, seed = override.pop("arm"), override.pop("seed")
         if not isinstance(arm, str) or not _FILE_SAFE.fullmatch(arm):
             raise ValueError(
-                "sweep: an arm must be letters, digits and _ = + - . with no . at its "
-                f"start, got {arm!r}."
+                "sweep: an arm must begin with a letter or digit and hold letters, "
+                f"digits and _ = + - . alone, got {arm!r}."
             )
         config = base.copy_and_resolve_references()
         with config.unlocked():

@@ -124,6 +124,42 @@ def test_differences_are_those_of_the_scores(comparisons):
     assert estimate == pytest.approx(arms["cl3"] - arms["random4"], abs=0.011)
 
 
+def make_study_of_rare_poles(num_images):
+    """Only the first so many of twelve test images hold poles."""
+
+    def without_poles(run):
+        per_image = run.per_image.copy()
+        per_image[num_images:, 2] = 0
+        return dataclasses.replace(run, per_image=per_image)
+
+    return make_study(runs=tuple(map(without_poles, make_study().runs)))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "word"),
+    [(5, "better"), (4, "too few images"), (1, "too few images"), (0, "not defined")],
+)
+def test_a_class_needs_five_images_for_a_verdict(num_images, word):
+    study = make_study_of_rare_poles(num_images)
+    first, _ = compare(study, resamples=200)
+    assert first.images == {"road": 12, "car": 12, "pole": num_images}
+    assert first.class_verdict("pole") == word
+    text, few = conclusion(first), 0 < num_images < 5
+    assert ("Better: pole" in text) == (num_images == 5)
+    assert ("Too few images: 1 of 3 classes." in text) == few
+    assert ("images hold pole: too few to tell" in tables.caveat(study)) == few
+
+
+def test_a_share_of_the_resamples_is_explained():
+    comparisons = compare(make_study_of_rare_poles(1), resamples=200)
+    table = tables.class_differences_table(comparisons, make_study())
+    (pole,) = (row for row in tables.table_rows(table) if row[0] == "pole")
+    assert ", of 6" in pole[3]
+    assert table.caption.endswith("of the resamples in which there is such a score")
+    whole = tables.class_differences_table(compare(make_study()), make_study())
+    assert "resamples" not in whole.caption
+
+
 def test_arms_table_says_range_images_and_steps():
     row = tables.table_rows(tables.arms_table(make_study()))[2]
     assert row[0] == "cl3-images"
@@ -135,13 +171,13 @@ def test_arms_table_says_range_images_and_steps():
 def test_classes_stand_by_their_share_of_the_pixels(comparisons):
     table = tables.class_differences_table(comparisons, make_study())
     rows = tables.table_rows(table)
-    assert [row[:2] for row in rows] == [
-        ["road", "70.00%"],
-        ["car", "25.00%"],
-        ["pole", "5.00%"],
-        ["mean", ""],
+    assert [row[:3] for row in rows] == [
+        ["road", "70.00%", "12"],
+        ["car", "25.00%", "12"],
+        ["pole", "5.00%", "12"],
+        ["mean", "", ""],
     ]
-    assert rows[2][2] == points(comparisons[0].per_class["pole"])
+    assert rows[2][3] == points(comparisons[0].per_class["pole"])
 
 
 def test_two_classes_have_f1_precision_and_recall_of_the_second():

@@ -30,6 +30,13 @@ def test_words_of_a_study_are_no_markup():
     assert page.count("<script>") == 1
 
 
+def test_words_of_a_study_are_no_formula():
+    names = ("road", r"$\frac$", "pole")
+    runs = [make_run(arm, class_names=names) for arm in ("once", "again")]
+    study = make_study(runs=tuple(runs), comparisons=(("again", "once"),))
+    assert r"$\frac$" in make_page(study, resamples=20)
+
+
 def test_study_without_comparisons_has_a_page():
     page = make_page(make_study(comparisons=()), resamples=20)
     assert 'id="answer"' not in page

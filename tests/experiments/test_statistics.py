@@ -153,6 +153,29 @@ def test_what_cannot_be_compared_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_images", "share"), [(1, 0.8), (2, 0.4), (4, 0.1), (8, 0.1)]
+)
+def test_a_class_in_few_images_differs_falsely_as_often_as_is_said(num_images, share):
+    """Three seeds spread by 2 points, images by 10, and there is no gain at all."""
+    rng, false, trials = np.random.default_rng(0), 0, 300
+
+    def score(confusion):
+        return accuracy(confusion) if confusion.any() else np.nan
+
+    for _ in range(trials):
+        gains = rng.normal(0, 2, (3, 1)) + rng.normal(0, 10, num_images)
+        arms = np.zeros((2, 3, 40, 2, 2), np.int32)
+        for arm, gain in zip(arms, (gains, 0 * gains), strict=True):
+            arm[:, :num_images] = hits(
+                np.clip(np.rint(500 + 10 * gain), 0, 1000).astype(int), pixels=1000
+            )
+        interval = difference(*arms, score, resamples=300)
+        false += not interval.low <= 0 <= interval.high
+    assert false / trials == pytest.approx(share, abs=0.06)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_seeds", "share"), [(12, 0.92), (3, 0.79)])
 def test_interval_covers_the_truth_as_often_as_the_docstring_says(num_seeds, share):
     """Seeds spread by 4 points, images by 6 over the root of 40: seeds decide."""

@@ -47,7 +47,9 @@ def test_overrides_replace_whole_sections_and_leave_the_base_alone():
         ([{"arm": "a", "seed": 0, "seed.x": 1}], r"has no field 'seed\.x'"),
         ([{"arm": "a", "seed": 0, "data.root": 1}], r"has no field 'data\.root'"),
         ([{"arm": "a", "seed": 0}] * 2, "arm 'a' has seed 0 twice"),
-        ([{"arm": "a/b", "seed": 0}], "must be letters, digits and .* got 'a/b'"),
+        ([{"arm": "a/b", "seed": 0}], "must begin with a letter .* got 'a/b'"),
+        # Such a name would be in no legend.
+        ([{"arm": "_a", "seed": 0}], "got '_a'"),
         ([{"arm": "..", "seed": 0}], r"got '\.\.'"),
         ([{"arm": 3, "seed": 0}], "got 3"),
         ([{"seed": 0}], "has no 'arm'"),
