@@ -30,13 +30,16 @@ SIZE = flags.DEFINE_list("size", [], "export: the images' HEIGHT,WIDTH, if not a
 
 
 def main(argv: list[str]) -> None:
-    from segloss import train
-
     if WORKDIR.value is None and MODE.value != "inspect":
         raise ValueError("--workdir is missing; it says where the run lies.")
     workdir = pathlib.Path(WORKDIR.value or "runs/inspect")
     if MODE.value == "train" and CONFIG.value is None:
         raise ValueError("--mode=train needs --config.")
+    if MODE.value == "predict" and INPUT.value is None:
+        raise ValueError("--mode=predict needs --input.")
+    # Only now, so that --help and wrong flags are answered at once.
+    from segloss import train
+
     config = CONFIG.value or train.read_config(workdir)
     config = train.change_fields(config, SET.value)
     if MODE.value == "train":
@@ -48,8 +51,6 @@ def main(argv: list[str]) -> None:
     elif MODE.value == "export":
         image_hw = tuple(int(n) if n.isdecimal() else n for n in SIZE.value)
         train.export(config, workdir, image_hw=image_hw or None)
-    elif INPUT.value is None:
-        raise ValueError("--mode=predict needs --input.")
     else:
         train.predict(config, workdir, INPUT.value)
 

@@ -27,16 +27,13 @@ def run(main: Callable[[list[str]], None], *, arguments: Sequence[str] = ()) -> 
             main(argv)
             return
         logging.set_verbosity(logging.WARNING)
-        # Only now, so that --help and a mistyped flag answer at once.
-        from segloss.train import NonFiniteError
-
         try:
             main(argv)
         except KeyboardInterrupt:
             sys.exit(
                 "interrupted; the same command goes on from the newest checkpoint."
             )
-        except (ValueError, OSError, NonFiniteError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             sys.exit(f"error: {error}")
 
     app.run(guarded, flags_parser=_parse)

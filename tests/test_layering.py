@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "report": (DRAWING, set()),
     "registry": (set(), set()),
     "serving": ({"jax", "numpy"}, set()),
-    "cli": ({"absl"}, {"train"}),
+    "cli": ({"absl"}, set()),
     "train": (
         LOADING | {"flax", "ml_collections", "optax", "orbax", "tensorboardX"},
         {"losses", "metrics", "data", "models", "report", "registry", "serving"},

@@ -77,7 +77,8 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
     ("args", "message"),
     [
         (("--mode=train",), "--mode=train needs --config"),
-        (("--mode=predict",), "config.json is missing; train with this --workdir"),
+        (("--mode=predict",), "--mode=predict needs --input"),
+        (("--mode=evaluate",), "config.json is missing; train with this --workdir"),
         (("--config=configs/folder.py:smoke",), "error: config.data.root is not set"),
         (("--config=configs/none.py",), "No such file or directory"),
         (("--config=configs/demo.py", "--config.foo=1"), "the config has no field"),

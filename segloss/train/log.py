@@ -28,7 +28,7 @@ from segloss.train.step import first_replica
 _IN_FLIGHT = 10
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(FloatingPointError):
     """A quantity of a step was NaN or infinite."""
 
 
