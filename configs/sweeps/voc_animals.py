@@ -26,7 +26,7 @@ LOSSES = {
     "ce": dict(name="softmax_cross_entropy"),
     "dice": dict(name="soft_dice"),
 }
-TOTAL_STEPS = 1_500
+TOTAL_STEPS = 1_200
 BATCH_MAX = 9
 # Half a percent of an image of 256x192: a class counts where it can be seen.
 MIN_PIXELS = 250
@@ -45,7 +45,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config = folder.get_config(size).unlock()
     config.total_steps = TOTAL_STEPS
     config.checkpoint_every_steps = 100
-    config.evaluate_every_steps = 500
+    config.evaluate_every_steps = 400
     config.data.num_threads = 1
     # Half size: the network sees images of long side 128. Scores are those of 256.
     config.data.crop_hw = (96, 96)
