@@ -35,6 +35,7 @@ def normalize(
         "crop_hw",
         "scale_range",
         "scales",
+        "antialias",
         "flip_probability",
         "brightness",
         "contrast",
@@ -51,6 +52,7 @@ def augment(
     crop_hw: tuple[int, int],
     scale_range: tuple[float, float] = (0.5, 1.5),
     scales: tuple[float | int, ...] | None = None,
+    antialias: bool = True,
     flip_probability: float = 0.5,
     brightness: float = 0.1,
     contrast: float = 0.2,
@@ -79,6 +81,8 @@ def augment(
             that is smaller lies at a random place in it.
         scale_range: smallest and largest factor of the size, drawn uniformly.
         scales: the only factors of the size, each as likely, in place of `scale_range`.
+        antialias: whether an image is smoothed before it shrinks. False is bilinear
+            interpolation of the nearest pixels alone, as OpenCV's `INTER_LINEAR` does.
         flip_probability: share of the samples that are mirrored.
         brightness: largest shift, in units of the full range.
         contrast: largest relative change around the image's mean.
@@ -88,7 +92,8 @@ def augment(
         Images in [0, 1], labels, valid and, where given, distances, each of `crop_hw`.
 
     Raises:
-        ValueError: if a range is out of order or negative, or there is no scale.
+        ValueError: if a range is out of order or negative, there is no scale, or
+            `antialias` is neither True nor False.
     """
     if not 0 < scale_range[0] <= scale_range[1]:
         raise ValueError(
@@ -98,6 +103,8 @@ def augment(
         raise ValueError(
             f"augment: scales must be > 0 and at least one, or None, got {scales}."
         )
+    if not isinstance(antialias, bool):
+        raise ValueError(f"augment: antialias must be True or False, got {antialias}.")
     if not 0 <= flip_probability <= 1:
         raise ValueError(
             f"augment: flip_probability must be in [0, 1], got {flip_probability}."
@@ -126,6 +133,7 @@ def augment(
             *distances,
             crop_hw=crop_hw,
             scale=scale,
+            antialias=antialias,
             place=jnp.stack(place),
         )
         distances = [(x * scale).astype(x.dtype) for x in distances]
@@ -142,7 +150,7 @@ def augment(
     return jax.vmap(one)(keys, images, labels, valid, *given)
 
 
-def _scale_and_crop(image, labels, valid, *distances, crop_hw, scale, place):
+def _scale_and_crop(image, labels, valid, *distances, crop_hw, scale, antialias, place):
     """Crops a scaled image at `place`, 0 to 1 of the way from top left."""
     hw = jnp.array(valid.shape)
     # What the crop leaves out of the scaled image; negative where it shows more.
@@ -166,6 +174,7 @@ def _scale_and_crop(image, labels, valid, *distances, crop_hw, scale, place):
         scale=jnp.stack([scale, scale]),
         translation=-offset,
         method="linear",
+        antialias=antialias,
     )
     pad = jnp.array(PAD_RGB, jnp.float32).reshape(1, 1, 3)
     image = jnp.where(inside[..., None], image, pad) / 255

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,41 @@ def test_image_and_labels_stay_aligned_under_random_scale_and_crop():
     assert len(np.unique(np.asarray(valid).sum((1, 2)))) > 10
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.25])
+def test_without_antialiasing_two_pixels_each_way_are_interpolated(scale):
+    images = np.random.default_rng(0).integers(0, 256, IMAGES.shape, np.uint8)
+    hw = round(24 * scale), round(32 * scale)
+    kwargs = STILL | dict(scale_range=(scale, scale), antialias=False)
+    got, _, _ = augment(KEYS, images, LABELS, VALID, crop_hw=hw, **kwargs)
+    expected = images / 255
+    for axis, n in enumerate(hw, start=1):
+        places = (np.arange(n) + 0.5) / scale - 0.5
+        line = functools.partial(np.interp, places, range(images.shape[axis]))
+        expected = np.apply_along_axis(line, axis, expected)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+# At half the size, column 8 is between 16 and 17 of the source, column 7 between 14 and
+# 15. Antialiasing takes 1, 3, 3 and 1 eighths of the four nearest.
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, [30, 90, 0]),
+        (dict(antialias=True), [30, 90, 0]),
+        (dict(antialias=False), [0, 120, 0]),
+    ],
+)
+def test_antialiasing_spreads_a_line_over_what_is_beside_it(chosen, expected):
+    images = np.zeros_like(IMAGES)
+    images[:, :, 16] = 240
+    kwargs = STILL | dict(scale_range=(0.5, 0.5)) | chosen
+    got, _, _ = augment(KEYS, images, LABELS, VALID, crop_hw=(12, 16), **kwargs)
+    columns = np.array(expected, np.float32).reshape(1, 1, 3, 1)
+    np.testing.assert_allclose(
+        255 * got[:, :, 7:10], np.broadcast_to(columns, (3, 12, 3, 3)), atol=1e-3
+    )
+
+
 def test_scales_are_the_only_ones_drawn_and_about_as_often():
     keys = jax.random.split(jax.random.key(0), 120)
     kwargs = STILL | dict(scale_range=(9.0, 9.0), scales=(0.5, 1, 1.5))
@@ -168,6 +205,7 @@ def test_colour_stays_in_range_and_leaves_labels_alone():
         (dict(scale_range=(2.0, 1.0)), r"scale_range must be .* got \(2.0, 1.0\)"),
         (dict(scales=()), r"scales must be > 0 and at least one, .* got \(\)"),
         (dict(scales=(1, 0)), r"scales must be > 0 .* got \(1, 0\)"),
+        (dict(antialias=1), "antialias must be True or False, got 1"),
         (dict(flip_probability=1.5), r"flip_probability must be in \[0, 1\], got 1.5"),
         (dict(contrast=1.0), r"contrast must be in \[0, 1\), got 1.0"),
     ],
