@@ -11,9 +11,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from absl import app
-
 from experiments.analysis.readme import replace_results
+from segloss import cli
 from segloss.report import (
     class_table,
     curve_figure,
@@ -60,10 +59,9 @@ def describe(results: Mapping[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) < 3:
-        raise app.UsageError("needs a README and the directory of a run, or several.")
-    write_results(pathlib.Path(argv[1]), [pathlib.Path(a) for a in argv[2:]])
+    _, readme, *workdirs = map(pathlib.Path, argv)
+    write_results(readme, workdirs)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main, arguments=("README", "WORKDIR"), repeats_last=True)

@@ -18,6 +18,7 @@ from absl import flags
 from rich.console import Console
 
 from segloss import cli
+from segloss.writing import write_text
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.", required=True)
 STUDIES = flags.DEFINE_list("studies", None, "Names; default all of configs/sweeps.")
@@ -69,7 +70,7 @@ def try_out(name: str, workdir: pathlib.Path) -> int:
     write_study(results, folder, resamples=_RESAMPLES)
     pictures = make_pictures(results, folder)
     page = make_page(results, pictures=pictures, resamples=_RESAMPLES)
-    (folder / "report.html").write_text(page)
+    write_text(folder / "report.html", page)
     return len(results.runs)
 
 

@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 
-def run(main: Callable[[list[str]], None], *, arguments: Sequence[str] = ()) -> None:
+def run(
+    main: Callable[[list[str]], None],
+    *,
+    arguments: Sequence[str] = (),
+    repeats_last: bool = False,
+) -> None:
     """Runs a command; what its user can mend ends it with one line, and exit code 1.
 
     `--verbosity=1` shows where an error came from.
@@ -14,11 +19,12 @@ def run(main: Callable[[list[str]], None], *, arguments: Sequence[str] = ()) -> 
     Args:
         main: takes the command's name, and after it what is no flag.
         arguments: names of those that must be given.
+        repeats_last: whether the last of them may be given several times.
     """
 
     def guarded(argv: list[str]) -> None:
         _, *given = argv
-        if len(given) > len(arguments):
+        if len(given) > len(arguments) and not repeats_last:
             stray = given[len(arguments)]
             sys.exit(f"error: unknown argument {stray!r}; flags start with --.")
         if len(given) < len(arguments):

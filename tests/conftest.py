@@ -1,6 +1,8 @@
 """Eight CPU devices for every test; JAX's silent rank promotion is an error."""
 
+import contextlib
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -51,6 +53,22 @@ def complete():
         return labels, needed
 
     return complete
+
+
+@pytest.fixture
+def full_disk():
+    """Within its block no file grows past so many bytes."""
+
+    @contextlib.contextmanager
+    def full_disk(num_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full_disk
 
 
 @pytest.fixture(scope="session")

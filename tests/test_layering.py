@@ -28,15 +28,25 @@ DRAWING = {"jaxtyping", "matplotlib", "numpy", "PIL", "rich"}
 MAY_IMPORT = {
     "losses": (ARRAYS, {"registry"}),
     "metrics": (ARRAYS, set()),
-    "data": (LOADING | {"apache_beam"}, {"registry"}),
+    "data": (LOADING | {"apache_beam"}, {"registry", "writing"}),
     "models": (ARRAYS | {"flax", "safetensors", "torch"}, {"registry"}),
     "report": (DRAWING, set()),
     "registry": (set(), set()),
+    "writing": (set(), set()),
     "serving": ({"jax", "numpy"}, set()),
     "cli": ({"absl"}, set()),
     "train": (
         LOADING | {"flax", "ml_collections", "optax", "orbax", "tensorboardX"},
-        {"losses", "metrics", "data", "models", "report", "registry", "serving"},
+        {
+            "losses",
+            "metrics",
+            "data",
+            "models",
+            "report",
+            "registry",
+            "serving",
+            "writing",
+        },
     ),
 }
 

@@ -10,6 +10,7 @@ from experiments.analysis.panels import Panel, grid_figure
 from experiments.analysis.paper import PAPER_CSV, Reported, read_reported
 from experiments.analysis.store import Study
 from segloss.report import markdown_table, save_figure
+from segloss.writing import write_text
 
 _BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"
 _COMPARISONS_PER_TABLE = 3
@@ -19,7 +20,7 @@ _PANELS_PER_PLOT = 9
 def begin_readme(study: Study, folder: pathlib.Path) -> None:
     """Writes the README of a study that has none, with a place for results."""
     text = f"# {study.name}\n\n{study.question}\n\n{_BEGIN}{_END}"
-    (folder / "README.md").write_text(text)
+    write_text(folder / "README.md", text)
 
 
 def replace_results(readme: pathlib.Path, results: str) -> None:
@@ -35,7 +36,7 @@ def replace_results(readme: pathlib.Path, results: str) -> None:
         raise ValueError(
             f"{readme} must hold the lines {_BEGIN.strip()} and {_END.strip()} once."
         )
-    readme.write_text(f"{before}{_BEGIN}\n{results}\n{_END}{after}")
+    write_text(readme, f"{before}{_BEGIN}\n{results}\n{_END}{after}")
 
 
 def write_study(

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import statistics
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.running.fingerprint import FREE, RECORD
+from segloss.report import read_metrics
 
 _CURVE_POINTS = 100
 
@@ -75,22 +77,27 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
     """The run, and its config.
 
     Raises:
-        ValueError: if its files are not of one evaluation.
+        ValueError: if one of its files is damaged, or they are not of one evaluation.
     """
     results, config, about = (
         json.loads((folder / name).read_text())
         for name in ("results.json", "config.json", RECORD)
     )
-    with np.load(folder / "confusions.npz") as arrays:
-        per_image = arrays["per_image"]
+    try:
+        # Opened here, as NumPy leaves a damaged one open.
+        with (folder / "confusions.npz").open("rb") as file, np.load(file) as arrays:
+            per_image = arrays["per_image"]
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{folder / 'confusions.npz'} is damaged; delete the folder and run it "
+            "again."
+        ) from error
     if not np.array_equal(per_image.sum(axis=0, dtype=np.int64), results["confusion"]):
         raise ValueError(
             f"{folder}: confusions.npz does not add up to the confusion of "
             "results.json; delete the folder and run it again."
         )
-    lines = [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
+    lines = read_metrics(folder / "metrics.jsonl")
     run = Run(
         arm=about["arm"],
         seed=about["seed"],

@@ -4,8 +4,12 @@ Run folders hold gigabytes and lie outside of git; what is stored here is small,
 committed, and is all that tables, plots and reports are made from.
 """
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
+import operator
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,8 +19,11 @@ from jaxtyping import Int
 
 from experiments.analysis.run_folder import Run, read_run, shared_setting
 from experiments.running.sweep import load_study, smoke_overrides
+from segloss.writing import replacing
 
 _ROOT = pathlib.Path(__file__).parents[2]
+_FILES = ("study.json", "runs.json", "confusions.npz")
+_REMEDY = "python -m experiments.collect STUDY --workdir=DIR writes all anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,71 +153,110 @@ def collect(
 def save(study: Study, folder: str | pathlib.Path) -> None:
     """Writes `study.json`, `runs.json` (a line per run) and `confusions.npz`.
 
-    The bytes depend on the study alone.
+    The bytes depend on the study alone. The first holds the SHA-256 of the others, by
+    which `load` knows that the three belong together.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = dataclasses.asdict(dataclasses.replace(study, runs=()))
-    del about["runs"]
-    text = json.dumps(about, indent=2, allow_nan=False)
-    (folder / "study.json").write_text(text + "\n")
-    records = (json.dumps(_record(r), allow_nan=False) for r in study.runs)
-    (folder / "runs.json").write_text("[\n" + ",\n".join(records) + "\n]\n")
-    # NumPy gives each array the date at which zip files begin.
-    np.savez_compressed(
-        folder / "confusions.npz", **{run.key: run.per_image for run in study.runs}
-    )
+    about = {name: getattr(study, name) for name in _fields_stored(Study)}
+    records = [
+        json.dumps(
+            {name: getattr(run, name) for name in _fields_stored(Run)}, allow_nan=False
+        )
+        for run in study.runs
+    ]
+    # None takes its place before all are written.
+    with contextlib.ExitStack() as stack:
+        about_path, runs_path, npz_path = (
+            stack.enter_context(replacing(folder / name)) for name in _FILES
+        )
+        runs_path.write_text("[\n" + ",\n".join(records) + "\n]\n")
+        with npz_path.open("wb") as file:
+            # NumPy gives each array the date at which zip files begin.
+            np.savez_compressed(file, **{run.key: run.per_image for run in study.runs})
+        digests = {"runs.json": _sha256(runs_path), "confusions.npz": _sha256(npz_path)}
+        text = json.dumps(about | {"sha256": digests}, indent=2, allow_nan=False)
+        about_path.write_text(text + "\n")
 
 
 def load(folder: str | pathlib.Path) -> Study:
     """Reads what `save` wrote.
 
     Raises:
-        ValueError: if a file is missing, or the two are not of the same runs.
+        ValueError: if a file is missing or damaged, the three are not of one `save`, or
+            were stored before a field was added. It names the file.
     """
     folder = pathlib.Path(folder)
-    for name in ("study.json", "runs.json", "confusions.npz"):
+    for name in _FILES:
         if not (folder / name).exists():
+            raise ValueError(f"{folder / name} is missing; {_REMEDY}.")
+    try:
+        about = json.loads((folder / "study.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / 'study.json'} is damaged; {_REMEDY}.") from error
+    _check_fields(folder / "study.json", about, {*_fields_stored(Study), "sha256"})
+    digests = about.pop("sha256")
+    for name in _FILES[1:]:
+        if digests.get(name) != _sha256(folder / name):
             raise ValueError(
-                f"{folder / name} is missing; python -m experiments.collect STUDY "
-                "--workdir=DIR writes it."
+                f"{folder / name} is damaged, or of another collection than study.json "
+                f"beside it; {_REMEDY}, or take all files from one commit."
             )
-    about = json.loads((folder / "study.json").read_text())
     records = json.loads((folder / "runs.json").read_text())
+    runs = []
     with np.load(folder / "confusions.npz") as arrays:
-        per_image = {key: arrays[key] for key in arrays.files}
-    keys = [f"{r['arm']}/seed={r['seed']}" for r in records]
-    if keys != list(per_image):
-        differing = sorted({*keys} ^ {*per_image}) or ["their order"]
-        raise ValueError(
-            f"{folder}: runs.json and confusions.npz differ in "
-            f"{', '.join(differing)}; collect the study anew."
-        )
-    runs = [
-        Run(
-            **record | {"class_names": tuple(record["class_names"])},
-            per_image=per_image[key],
-        )
-        for key, record in zip(keys, records, strict=True)
-    ]
+        for record in records:
+            _check_fields(folder / "runs.json", record, set(_fields_stored(Run)))
+            record["class_names"] = tuple(record["class_names"])
+            key = f"{record['arm']}/seed={record['seed']}"
+            runs.append(Run(**record, per_image=arrays[key]))
     about["comparisons"] = tuple(map(tuple, about["comparisons"]))
     study = Study(**about, runs=tuple(runs))
     _check_comparable(study)
     return study
 
 
+def _fields_stored(kind: type[Study] | type[Run]) -> list[str]:
+    """Those of a study without its runs, of a run without its confusions."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return [name for name in names if name not in ("runs", "per_image")]
+
+
+def _check_fields(
+    path: pathlib.Path, stored: Mapping[str, Any], names: set[str]
+) -> None:
+    for word, differing in (
+        ("lacks", names - stored.keys()),
+        ("has the unknown", stored.keys() - names),
+    ):
+        if differing:
+            raise ValueError(
+                f"{path} {word} {', '.join(sorted(differing))}, so other code stored "
+                f"it; {_REMEDY}."
+            )
+
+
+def _sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _check_overrides(
     folder: pathlib.Path, overrides: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
     for path, wanted in overrides.items():
-        is_there = config
-        for name in path.split("."):
-            is_there = None if path == "arm" else is_there[name]
-        if path != "arm" and is_there != wanted:
+        if path == "arm":
+            continue
+        try:
+            is_there = functools.reduce(operator.getitem, path.split("."), config)
+        except (KeyError, TypeError):  # a list, a number or None has no names
+            problem = "is missing"
+        else:
+            problem = None if is_there == wanted else f"is {is_there!r}"
+        if problem:
             raise ValueError(
-                f"{folder}: {path} is {is_there!r}, the sweep says {wanted!r}; results "
-                "of different configs are never mixed. Delete the folder and run it "
-                "again, or go back to that sweep."
+                f"{folder / 'config.json'}: {path} {problem}, the sweep says "
+                f"{wanted!r}; results of different configs are never mixed. Delete the "
+                "folder and run it again, or go back to that sweep."
             )
 
 
@@ -259,12 +305,6 @@ def _check_comparable(study: Study) -> None:
                 f"{first.key} differs from {', '.join(others)}. Choose another "
                 "--workdir, or delete those runs and run them again."
             )
-
-
-def _record(run: Run) -> dict[str, Any]:
-    fields = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
-    del fields["per_image"]
-    return fields
 
 
 def _to_json(tree: Any) -> Any:

@@ -16,6 +16,7 @@ from experiments.analysis.store import load, study_folder
 from experiments.report.page import make_page
 from experiments.report.pictures import make_pictures
 from segloss import cli
+from segloss.writing import write_text
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie.")
 SMOKE = flags.DEFINE_bool("smoke", False, "What --smoke ran, within --workdir.")
@@ -33,8 +34,7 @@ def main(argv: list[str]) -> None:
     page = make_page(study, pictures=pictures)
     output = (workdir or pathlib.Path("runs") / name) / "report.html"
     output = pathlib.Path(OUTPUT.value or output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page)
+    write_text(output, page)
     print(f"{output}: {len(page) / 1e6:.1f} MB")
 
 

@@ -32,11 +32,20 @@ for (const figure of document.querySelectorAll(".compare")) {
   };
   slider.addEventListener("input", show);
   // On the pictures themselves as well, for a finger or a mouse.
-  figure.querySelector(".stack").addEventListener("pointermove", (event) => {
-    if (event.pointerType === "mouse" && !event.buttons) return;
-    const box = event.currentTarget.getBoundingClientRect();
+  const stack = figure.querySelector(".stack");
+  const follow = (event) => {
+    const box = stack.getBoundingClientRect();
     slider.value = Math.round((100 * (event.clientX - box.left)) / box.width);
     show();
+  };
+  stack.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
+    // So that it is followed beyond the edges too.
+    stack.setPointerCapture(event.pointerId);
+    follow(event);
+  });
+  stack.addEventListener("pointermove", (event) => {
+    if (stack.hasPointerCapture(event.pointerId)) follow(event);
   });
   show();
 }

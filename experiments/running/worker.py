@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.running.fingerprint import RECORD, code_fingerprint
+from segloss.writing import write_json
 
 _LOCK = ".lock"
 
@@ -93,7 +94,6 @@ def run_job(job: Job) -> Outcome:
 
 def _train(job: Job) -> Outcome:
     from segloss import train
-    from segloss.train.evaluation import write_json
 
     if (job.folder / "results.json").exists():
         return Outcome("done")

@@ -29,6 +29,7 @@ from segloss.data import (
 )
 from segloss.data.samplers import EpochSampler
 from segloss.report import markdown_table
+from segloss.writing import write_text
 
 PAIRS = [
     *((9, batch_cl) for batch_cl in range(2, 13)),
@@ -206,7 +207,7 @@ def main(argv: list[str]) -> None:
         classes=markdown_table(class_table(names, counts > 0, chosen)),
     )
     path = pathlib.Path(__file__).with_suffix(".md")
-    path.write_text(text)
+    write_text(path, text)
     print(f"wrote {path.name}")
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Int
 from PIL import Image
 
 from segloss.data.builder import make_progress
+from segloss.writing import replacing
 
 _TRAILER = b"\nsegloss class index of "
 
@@ -71,15 +71,9 @@ class ClassIndex:
 
         The file is a .npy array, which any numpy reads, followed by the fingerprint.
         """
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with unfinished.open("wb") as file:
-                np.save(file, np.asarray(self.pixel_counts))
-                file.write(_TRAILER + self.fingerprint.encode() + b"\n")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.save(file, np.asarray(self.pixel_counts))
+            file.write(_TRAILER + self.fingerprint.encode() + b"\n")
 
     @classmethod
     def load(

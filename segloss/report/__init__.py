@@ -12,6 +12,7 @@ from segloss.report.figures import (
     Example,
     curve_figure,
     example_figure,
+    read_metrics,
     save_figure,
 )
 from segloss.report.palette import overlay, to_palette_png, voc_palette
@@ -30,6 +31,7 @@ __all__ = [
     "exposure_table",
     "markdown_table",
     "overlay",
+    "read_metrics",
     "save_figure",
     "summary_table",
     "to_palette_png",

@@ -87,9 +87,9 @@ def curve_figure(
             said.
 
     Raises:
-        ValueError: if the file holds no loss.
+        ValueError: if the file holds no loss, or a line in its midst is damaged.
     """
-    lines = _read_lines(Path(metrics_path))
+    lines = read_metrics(metrics_path)
     steps, losses = _series(lines, "loss")
     if not len(steps):
         raise ValueError(f"curve_figure: {metrics_path} must hold a loss, it has none.")
@@ -116,6 +116,25 @@ def curve_figure(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, without a last one that was cut short.
+
+    Raises:
+        ValueError: naming the file and the line, if another is damaged.
+    """
+    text = Path(path).read_text(errors="replace")
+    lines = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}: line {number} is damaged; delete that line, or delete the "
+                "run's folder and run it again."
+            ) from error
+    return lines
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -150,12 +169,6 @@ def _draw(axes: Axes, pixels: UInt8[np.ndarray, "h w 3"], title: str, **place) -
     axes.imshow(pixels)
     axes.set_title(textwrap.fill(title, _TITLE_LETTERS), fontsize=9, **place)
     axes.set_axis_off()
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text()
-    complete = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _series(

@@ -2,9 +2,7 @@
 
 import collections
 import dataclasses
-import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
@@ -167,14 +165,6 @@ def versions() -> dict[str, str]:
         "segloss": __version__,
         **{name: metadata.version(name) for name in _PACKAGES},
     }
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
 
 
 def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:

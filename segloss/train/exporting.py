@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from segloss import serving
 from segloss.data import round_up
 from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
-from segloss.train.evaluation import versions, write_json
+from segloss.train.evaluation import versions
 from segloss.train.inference import is_size, predict_labels
 from segloss.train.log import make_console
 from segloss.train.trained import TrainedModel, load_trained
+from segloss.writing import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

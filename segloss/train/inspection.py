@@ -28,9 +28,9 @@ from segloss.report import (
     exposure_table,
     save_figure,
 )
-from segloss.train.evaluation import write_json
 from segloss.train.log import make_console, make_progress
 from segloss.train.setup import check_fields, choose_sampler, open_configured_dataset
+from segloss.writing import write_json
 
 _EPOCHS = 20
 _TRIALS = 2_000

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from segloss.train.step import first_replica
+from segloss.writing import write_text
 
 # Steps that may be on their way before the host waits for one: enough to keep a device
 # busy, few enough for collectives on CPU devices not to run out of threads.
@@ -47,7 +48,7 @@ class MetricWriter:
         if path.exists():
             lines = path.read_text().splitlines()
             kept = [line for line in lines if _step_of(line) <= start_step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._before = [json.loads(line) for line in kept]
         self._file = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(

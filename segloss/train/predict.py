@@ -14,9 +14,10 @@ from PIL import Image
 from segloss import metrics
 from segloss.data import read_image, read_labels
 from segloss.report import overlay, summary_table, to_palette_png
-from segloss.train.evaluation import without_nan, write_json
+from segloss.train.evaluation import without_nan
 from segloss.train.log import make_console, make_progress
 from segloss.train.trained import TrainedModel, load_trained
+from segloss.writing import write_json
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 

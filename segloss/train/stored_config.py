@@ -9,9 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from segloss.train.evaluation import write_json
 from segloss.train.inference import Inference
 from segloss.train.setup import READING_AHEAD
+from segloss.writing import write_json
 
 # What runs did before these fields came.
 _BEFORE = {

@@ -22,7 +22,6 @@ from segloss.train.evaluation import (
     evaluate,
     make_results,
     rank_images,
-    write_json,
 )
 from segloss.train.inference import Inference, predict_labels
 from segloss.train.log import make_console, make_progress
@@ -39,6 +38,7 @@ from segloss.train.step import (
     pmap_evaluation_step,
     replicate,
 )
+from segloss.writing import replacing, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +184,8 @@ def final_evaluation(
     _draw_examples(evaluation, dataset, trained, figure)
     directory.mkdir(parents=True, exist_ok=True)
     # So that scores of a part of the images, or of several runs, can be had later.
-    np.savez_compressed(directory / "confusions.npz", per_image=evaluation.per_image)
+    with replacing(directory / "confusions.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, per_image=evaluation.per_image)
     # Last, because a run with results is a finished run.
     write_json(directory / "results.json", results)
     console.print(class_table(results))

@@ -13,7 +13,7 @@ from experiments.analysis import tables
 from experiments.analysis.compare import compare, conclusion, points, verdict
 from experiments.analysis.figures import batch_panels, make_plots
 from experiments.analysis.paper import arm_like, read_reported
-from experiments.analysis.readme import write_study
+from experiments.analysis.readme import replace_results, write_study
 from experiments.analysis.statistics import Interval
 from experiments.analysis.store import load, save
 
@@ -279,6 +279,14 @@ def test_readme_is_the_same_bytes_from_what_is_stored(tmp_path, paper_csv):
     assert "9 runs, 0.1 hours of training in total on 1 x cpu; commit `01234" in text
     for name in ("differences", "curves", "classes", "gradient_shares"):
         assert f"(plots/{name}.png)" in text
+
+
+def test_a_full_disk_leaves_the_readme(tmp_path, full_disk):
+    readme, text = tmp_path / "README.md", "<!-- results -->\n<!-- end of results -->\n"
+    readme.write_text(text)
+    with full_disk(45), pytest.raises(OSError, match="File too large"):
+        replace_results(readme, "many words")
+    assert readme.read_text() == text
 
 
 def test_runs_that_were_evaluated_once_show_their_loss():

@@ -14,6 +14,8 @@ from experiments.report.page import make_page
 from experiments.report.pictures import Picture, PictureSet, _map_uri, _photo_uri
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
@@ -127,6 +129,43 @@ def test_slider_moves_by_keyboard_and_changes_the_picture(opened):
     assert [shown_at(x) for x in (0.53, 0.57)] == [before, after]
     slider.send_keys(Keys.HOME)
     assert shown_at(0.1) == after
+
+
+@pytest.mark.parametrize("kind", ["mouse", "touch"])
+def test_slider_follows_a_mouse_and_a_finger_on_the_picture(opened, kind):
+    stack = opened.find_element(By.CSS_SELECTOR, ".stack")
+    slider = opened.find_element(By.CSS_SELECTOR, ".compare input")
+    center = 'arguments[0].scrollIntoView({behavior: "instant", block: "center"})'
+    opened.execute_script(center, stack)
+    top = opened.execute_script("return scrollY")
+    device = PointerInput(kind, kind)
+
+    def go(*places, press=True, down=0):
+        """To places in percent of the width, pressed from the first to the last."""
+        chain = ActionChains(opened, duration=50, devices=[device])
+        pointer = chain.w3c_actions.pointer_action
+        for i, place in enumerate(places):
+            x = round((place / 100 - 0.5) * stack.size["width"])
+            pointer.move_to(stack, x, i * down)
+            if press and i == 0:
+                pointer.pointer_down()
+        if press:
+            pointer.pointer_up()
+        chain.perform()
+        return int(slider.get_attribute("value"))
+
+    assert go(20) == pytest.approx(20, abs=1)
+    # As far as it goes, in steps like those of a hand, and beyond the edge.
+    assert go(20, 25, 40, 60, 80) == pytest.approx(80, abs=1)
+    assert go(80, 60, 30, 5, -4) == 0
+    assert opened.execute_script("return scrollY") == top
+    if kind == "mouse":
+        assert go(50, 70, press=False) == 0
+    else:
+        go(50, 50, 50, 50, down=-60)
+        # A finger that moves up scrolls the page, picture or not.
+        assert opened.execute_script("return scrollY") > top
+    assert opened.execute_script("return getSelection().isCollapsed")
 
 
 def test_what_the_keyboard_is_on_can_be_seen(opened):

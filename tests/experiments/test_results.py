@@ -1,10 +1,14 @@
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.results import write_results
 
+ROOT = Path(__file__).parents[2]
 RESULTS = {
     "summary": {
         "mean_iou": 0.5,
@@ -77,3 +81,22 @@ def test_runs_of_a_sweep_are_named_by_arm_and_seed(run, tmp_path):
     write_results(readme, [tmp_path / arm / "seed=0" for arm in ("a", "b")])
     assert "| a/seed=0 | 0.500 |" in readme.read_text()
     assert "b/seed=0: 7 images of `test`" in readme.read_text()
+
+
+def test_the_command_takes_several_runs_and_names_a_missing_one(run, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results -->\n<!-- end of results -->\n")
+    command = [sys.executable, "-m", "experiments.results", readme]
+    shutil.copytree(run, tmp_path / "second")
+    subprocess.run([*command, run, tmp_path / "second"], cwd=ROOT, check=True)
+    assert "| second | 0.500 |" in readme.read_text()
+    for workdirs, error in (
+        ([run, tmp_path / "none"], f"{tmp_path}/none/results.json is missing; the run"),
+        ([], "WORKDIR is missing; --help says more."),
+    ):
+        done = subprocess.run(
+            [*command, *workdirs], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {error}")
+        assert len(done.stderr.splitlines()) == 1

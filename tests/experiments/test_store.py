@@ -1,10 +1,14 @@
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 import pytest
 from studies import make_run, make_study, write_run
 
 from experiments.analysis.store import collect, load, save
+
+FILES = ("study.json", "runs.json", "confusions.npz")
 
 CONFIG = """
 QUESTION = "Does Balance-batch find poles?"
@@ -78,7 +82,7 @@ def test_what_is_stored_comes_back_and_is_stored_as_the_same_bytes(tmp_path):
     save(study, tmp_path / "a")
     save(load(tmp_path / "a"), tmp_path / "b")
     assert same(load(tmp_path / "b"), study)
-    for name in ("study.json", "runs.json", "confusions.npz"):
+    for name in FILES:
         first, second = ((tmp_path / x / name).read_bytes() for x in "ab")
         assert first == second
     assert len((tmp_path / "a/runs.json").read_text().splitlines()) == 2 + 9
@@ -155,7 +159,9 @@ def test_other_configs_are_refused(config, workdir, tmp_path):
     (workdir / "cl3-images/seed=0").rename(tmp_path / "away as well")
     run = next(r for r in make_study().runs if r.key == "cl3-images/seed=0")
     write_run(workdir, dataclasses.replace(run, total_steps=50))
-    with pytest.raises(ValueError, match="total_steps is 50, the sweep says 133"):
+    with pytest.raises(
+        ValueError, match=r"json: total_steps is 50, the sweep says 133"
+    ):
         collect(config, workdir)
 
 
@@ -174,12 +180,102 @@ def test_files_that_lack_something_are_refused(tmp_path, config):
     config.write_text("def sweep():\n    return []\n")
     with pytest.raises(ValueError, match="has no 'get_config'"):
         collect(config, tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_two_collections_are_refused(tmp_path, name):
+    """The same arms, seeds and images, as when a study is run once more."""
     study = make_study()
+    runs = [dataclasses.replace(run, seconds=61.0) for run in study.runs]
+    again = np.roll(runs[0].per_image, 1, axis=2)
+    runs[0] = dataclasses.replace(runs[0], per_image=again)
     save(study, tmp_path / "a")
-    save(dataclasses.replace(study, runs=study.runs[1:]), tmp_path / "b")
-    (tmp_path / "b/runs.json").rename(tmp_path / "a/runs.json")
-    with pytest.raises(ValueError, match="differ in random4/seed=0"):
+    save(dataclasses.replace(study, runs=tuple(runs)), tmp_path / "b")
+    (tmp_path / "b" / name).rename(tmp_path / "a" / name)
+    odd = "runs.json" if name == "study.json" else name
+    with pytest.raises(ValueError, match=rf"/a/{odd} is .* of another collection than"):
         load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_cut_is_named(tmp_path, name):
+    save(make_study(), tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"/{name} is damaged.* writes all anew"):
+        load(tmp_path)
+
+
+def test_a_full_disk_leaves_what_was_stored(tmp_path, full_disk):
+    study = make_study()
+    save(study, tmp_path)
+    num_bytes = (tmp_path / "confusions.npz").stat().st_size
+    assert num_bytes < (tmp_path / "runs.json").stat().st_size
+    runs = tuple(dataclasses.replace(run, seconds=1.0) for run in study.runs)
+    with full_disk(num_bytes), pytest.raises(OSError, match="File too large"):
+        save(dataclasses.replace(study, runs=runs), tmp_path)
+    assert same(load(tmp_path), study)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("study.json", lambda study: study.pop("paper"), "lacks paper"),
+        ("study.json", lambda study: study.pop("sha256"), "lacks sha256"),
+        ("runs.json", lambda run: run.pop("devices"), "lacks devices"),
+        ("runs.json", lambda run: run.update(host="a"), "has the unknown host"),
+    ],
+)
+def test_what_was_stored_with_other_fields_is_refused(tmp_path, name, change, problem):
+    save(make_study(), tmp_path)
+    about, runs = (json.loads((tmp_path / file).read_text()) for file in FILES[:2])
+    change(about if name == "study.json" else runs[3])
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    digest = hashlib.sha256((tmp_path / "runs.json").read_bytes()).hexdigest()
+    if "sha256" in about:
+        about["sha256"]["runs.json"] = digest
+    (tmp_path / "study.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=rf"/{name} {problem}, so .* writes all anew"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "config"),
+    [
+        ("optimizer.name", {}),
+        ("loss.gamma", {"loss": [{"name": "focal", "gamma": 2.0}]}),
+        ("model.norm.name", {"model": {"norm": None}}),
+    ],
+)
+def test_a_field_that_a_run_lacks_is_named(tmp_path, config, field, workdir):
+    text = CONFIG.replace('"total_steps": 133', f'"{field}": 1')
+    config_path = tmp_path / "poles.py"
+    config_path.write_text(text)
+    run = make_run("cl3-images", 0)
+    (workdir / run.key).rename(tmp_path / "away")
+    sampler = {"name": "balance_batch", "batch_max": 4, "batch_cl": 3}
+    folder = write_run(
+        workdir, dataclasses.replace(run, sampler=sampler), config=config
+    )
+    problem = rf"{folder}/config\.json: {field} is missing, the sweep says 1; .* Delete"
+    with pytest.raises(ValueError, match=problem):
+        collect(config_path, workdir)
+
+
+def test_damaged_files_of_a_run_are_named(config, workdir):
+    metrics = workdir / "cl3/seed=1/metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text('{"step": 1, "lo\n' + whole)
+    with pytest.raises(ValueError, match=r"seed=1/metrics\.jsonl: line 1 is damaged"):
+        collect(config, workdir)
+    # A last line that a kill cut is of a step that nobody asks for.
+    metrics.write_text(whole + '{"step": 1, "lo')
+    collect(config, workdir)
+    npz = workdir / "cl3/seed=2/confusions.npz"
+    npz.write_bytes(npz.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"seed=2/confusions\.npz is damaged; delete"):
+        collect(config, workdir)
 
 
 def test_arms_without_pairs_are_refused():

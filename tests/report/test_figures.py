@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segloss.report import curve_figure, example_figure, save_figure, voc_palette
+from segloss.report import (
+    curve_figure,
+    example_figure,
+    read_metrics,
+    save_figure,
+    voc_palette,
+)
 
 NAMES = ["ground", "_hidden_", "bar", "never seen"]
 BOX, BAR = voc_palette()[1:3]
@@ -133,6 +139,14 @@ def test_curve_figure_of_a_run_without_steps_is_an_error(tmp_path):
     path.write_text('{"step": 1, "val_mean_iou": 0.1}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl must hold a loss"):
         curve_figure(path)
+
+
+def test_a_damaged_line_is_named_unless_it_is_the_last(tmp_path):
+    path = write_metrics(tmp_path / "metrics.jsonl", tail='{"step": 101, "lo')
+    assert [line["step"] for line in read_metrics(path)] == list(range(1, 101))
+    path.write_bytes(path.read_bytes() + b'\xff\n{"step": 102}\n')
+    with pytest.raises(ValueError, match=r"\.jsonl: line 101 is damaged; delete"):
+        read_metrics(path)
 
 
 def test_report_needs_neither_jax_nor_pyplot():

@@ -1,0 +1,25 @@
+"""What a run that goes on makes of the scalars that it finds."""
+
+import pytest
+
+from segloss.train.log import MetricWriter
+
+LINES = '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'
+
+
+def test_lines_past_the_step_and_cut_ones_are_removed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(LINES + '{"step": 3, "loss": 1.5}\n{"step": 3, "lo')
+    with MetricWriter(tmp_path, start_step=2) as writer:
+        assert writer.has(2, "loss")
+        assert not writer.has(3, "loss")
+        writer.write(3, {"loss": 0.5})
+    assert path.read_text() == LINES + '{"step": 3, "loss": 0.5}\n'
+
+
+def test_a_full_disk_costs_no_line(tmp_path, full_disk):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(LINES + '{"step": 3, "loss": 1.5}\n')
+    with full_disk(30), pytest.raises(OSError, match="File too large"):
+        MetricWriter(tmp_path, start_step=2)
+    assert path.read_text() == LINES + '{"step": 3, "loss": 1.5}\n'
