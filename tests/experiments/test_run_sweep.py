@@ -176,7 +176,7 @@ def test_runs_of_other_code_are_refused_all_at_once(sweep, runs, tmp_path):
         check_unmixed(runs, workdir, code="other")
     first, second = str(refused.value).splitlines()[1:3]
     assert first.endswith("disturbed/seed=3: has no run.json, so no sweep made it.")
-    assert "whole/seed=3: the code changed since, at commit " in second
+    assert "whole/seed=3: the code or what it runs on changed since, at " in second
     assert "; jax was 0.4.2, is " in second
 
 
