@@ -17,7 +17,7 @@ from experiments.running.board import (
     Board,
     Row,
 )
-from experiments.running.fingerprint import make_record
+from experiments.running.fingerprint import make_record, newest_checkpoint
 from experiments.running.launch import Attempt, Launcher
 from experiments.running.worker import Job, Outcome
 
@@ -86,7 +86,9 @@ class Runner:
         row.curve.refresh()
         row.start_clock()
         self.board.change(row, RUNNING)
-        self._attempts[index] = (self.launcher.start(job, directory), row.curve.step)
+        # Not that of the curve, which may end behind it where a job was killed.
+        first_step = newest_checkpoint(row.folder) or 0
+        self._attempts[index] = (self.launcher.start(job, directory), first_step)
 
     def _new_directory(self, row: Row) -> pathlib.Path:
         logs = (self.workdir / _LOGS / row.run.key).absolute()
@@ -114,8 +116,8 @@ class Runner:
         if self._signals:
             self.board.change(row, STOPPED, f" at step {row.curve.step}")
             return
-        if outcome.state == "stopped" and row.curve.step > first_step:
-            step = row.curve.step
+        step = newest_checkpoint(row.folder) or 0
+        if outcome.state == "stopped" and step > first_step:
             self.board.change(row, WAITING, f", its job was stopped at step {step}")
             return
         row.error = outcome.error or "its job was stopped before its first step"

@@ -67,6 +67,8 @@ class PlayedAttempt:
             line = json.dumps({"step": step, "loss": 0.5, "val_mean_iou": 0.25})
             with (self.job.folder / "metrics.jsonl").open("a") as file:
                 file.write(line + "\n")
+        if step and outcome.state == "stopped":
+            (self.job.folder / "checkpoints" / str(step)).mkdir(parents=True)
         if outcome.state == "done":
             summary = dict.fromkeys(
                 ["frequency_weighted_iou", "mean_accuracy", "pixel_accuracy"], None
@@ -142,6 +144,22 @@ def test_a_job_that_its_cluster_stops_goes_on_while_it_gets_somewhere(tmp_path):
     assert [(row.state, row.retries) for row in rows] == [(DONE, 0), (FAILED, 2)]
     assert "long/seed=0: waiting, its job was stopped at step 8" in output
     assert "its job was stopped before its first step" in failures(rows)
+
+
+def test_progress_is_what_was_saved_and_not_what_a_killed_job_had_logged(tmp_path):
+    stopped, done = Outcome("stopped", signal=signal.SIGTERM), (9, Outcome("done"))
+    _, rows, output, _ = play(
+        tmp_path,
+        {
+            # It begins again, and gets less far than it had been.
+            "late": [(8, CRASH), (4, stopped), done],
+            # It goes on from 4, and the job after it not at all.
+            "early": [(4, stopped), (8, CRASH), (0, stopped), done],
+        },
+    )
+    assert [(row.state, row.retries) for row in rows] == [(DONE, 1), (DONE, 2)]
+    assert "late/seed=0: retry 1, its job was stopped at step 4" in output
+    assert "early/seed=0: retry 2 after its job was stopped before its" in output
 
 
 def test_a_signal_stops_what_runs_and_starts_no_more(tmp_path):
