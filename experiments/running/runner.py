@@ -139,12 +139,13 @@ class Runner:
         """Lets what still runs save its state, after a signal or an error here."""
         if not self._attempts:
             return
-        self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         if not self._signals:
             self._signals.append(signal.SIGTERM)
         before = len(self._signals)
         for attempt, _ in self._attempts.values():
             attempt.stop()
+        # Only now: whatever may be wrong with saying so, they have been asked.
+        self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         killed_at = None
         while self._attempts:
             if killed_at is None and len(self._signals) > before:
@@ -160,7 +161,9 @@ class Runner:
     @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:
         def note(number, frame):
-            self._signals.append(number)
+            # Shell and kernel may both tell of a lost terminal, which asks once.
+            if number != signal.SIGHUP or not self._signals:
+                self._signals.append(number)
 
         before = {n: signal.getsignal(n) for n in _STOPPING}
         for number, handler in before.items():
@@ -189,7 +192,8 @@ def exit_with(code: int, rows: Sequence[Row]) -> None:
     """Ends the command as its runs went."""
     if code > 128:
         name = signal.Signals(code - 128).name
-        print(f"{name}: the same command goes on from here.", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"{name}: the same command goes on from here.", file=sys.stderr)
     elif code:
         print(f"error: these runs failed:\n{failures(rows)}", file=sys.stderr)
     sys.exit(code)
