@@ -97,7 +97,7 @@ def make_launcher(name: str, workdir: pathlib.Path):
     }
     settings = {key: value for key, value in settings.items() if value is not None}
     others = dict(setting.partition("=")[::2] for setting in SLURM_SET.value)
-    if not all(others.values()):
+    if not all(key and value for key, value in others.items()):
         raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
     if others:
         settings["slurm_additional_parameters"] = others
