@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import app
 
-from experiments.analysis.readme import replace_results
+from experiments.analysis.readme import check_place, replace_results
 from segloss.report import (
     class_table,
     curve_figure,
@@ -29,6 +29,7 @@ def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
     Raises:
         ValueError: if the README has no place for them, or a run is not finished.
     """
+    check_place(readme)
     runs = {}
     for workdir in workdirs:
         path = workdir / "results.json"

@@ -14,6 +14,7 @@ comparison with one seed, and of their overrides `sampler` and `loss` alone.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
@@ -104,6 +105,25 @@ def make_launcher(name: str, workdir: pathlib.Path):
     return slurm.Slurm(settings, JOBS.value)
 
 
+def what_next(
+    study: StudyConfig, workdir: pathlib.Path, done: Sequence[pathlib.Path]
+) -> str:
+    """What the runs that are done are for, and the command."""
+    from experiments.analysis.readme import has_place
+    from experiments.analysis.store import study_config, study_folder
+
+    # `collect --smoke` begins a README in the workdir.
+    collects = SMOKE.value or has_place(study_folder(study.name) / "README.md")
+    if collects and study_config(study.name).exists():
+        smoke = " --smoke" if SMOKE.value else ""
+        return (
+            "for differences with intervals: python -m experiments.collect "
+            f"{study.name} --workdir={workdir}{smoke}"
+        )
+    folders = " ".join(map(str, done))
+    return f"for tables in a README: python -m experiments.results README {folders}"
+
+
 def main(argv: list[str]) -> None:
     from experiments.running.board import DONE, Board, Row, arm_table
     from experiments.running.fingerprint import check_unmixed, code_fingerprint
@@ -132,11 +152,10 @@ def main(argv: list[str]) -> None:
             retries=RETRIES.value,
         )
         exit_code = runner.run()
-    if any(row.state == DONE for row in rows):
+    if done := [row.folder for row in rows if row.state == DONE]:
         console.print(arm_table(rows))
         console.print(
-            "Mean over the seeds, and their range; for differences with intervals: "
-            f"python -m experiments.collect {study.name} --workdir={workdir}",
+            f"Mean over the seeds, and their range; {what_next(study, workdir, done)}",
             soft_wrap=True,
         )
     exit_with(exit_code, rows)

@@ -13,7 +13,7 @@ from experiments.analysis import tables
 from experiments.analysis.compare import compare, conclusion, points, verdict
 from experiments.analysis.figures import batch_panels, make_plots
 from experiments.analysis.paper import arm_like, read_reported
-from experiments.analysis.readme import write_study
+from experiments.analysis.readme import check_place, write_study
 from experiments.analysis.statistics import Interval
 from experiments.analysis.store import load, save
 
@@ -243,6 +243,27 @@ def test_readme_is_the_same_bytes_from_what_is_stored(tmp_path, paper_csv):
     assert "9 runs, 0.1 hours of training in total on 1 x cpu; commit `01234" in text
     for name in ("differences", "curves", "classes", "gradient_shares"):
         assert f"(plots/{name}.png)" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "# Poles\n",
+        "<!-- results -->\n",
+        "<!-- end of results -->\n<!-- results -->\n",
+        "<!-- results -->\n<!-- end of results -->\n" * 2,
+        "<!-- results --> <!-- end of results -->\n",
+    ],
+)
+def test_a_readme_without_a_place_is_refused_before_anything_is_written(tmp_path, text):
+    readme = tmp_path / "README.md"
+    if text is not None:
+        readme.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md must hold the lines <!-- res"):
+        check_place(readme)
+    readme.write_text("# Poles\n<!-- results -->\nold\n<!-- end of results -->\n")
+    check_place(readme)
 
 
 def test_runs_that_were_evaluated_once_show_their_loss():
