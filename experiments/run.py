@@ -14,10 +14,11 @@ comparison with one seed, and of their overrides `sampler` and `loss` alone.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from experiments.running.sweep import (
@@ -77,9 +78,21 @@ def plan() -> tuple[StudyConfig, list[PlannedRun]]:
     if SMOKE.value:
         base = study.get_config("smoke")
         # Those of the command line, which were applied to the other size.
-        base.update_from_flattened_dict(config_flags.get_override_values(flag))
+        _override(base, config_flags.get_override_values(flag))
         runs = expand(base, smoke_overrides(study))
     return study, runs
+
+
+def _override(base: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets the fields that a base has, and says which it has not."""
+    lacking = []
+    for field, value in values.items():
+        try:
+            base.update_from_flattened_dict({field: value})
+        except KeyError:
+            lacking.append(field)
+    if lacking:
+        print(f"--smoke has no use for {', '.join(lacking)}, which its base lacks.")
 
 
 def make_launcher(name: str, workdir: pathlib.Path):

@@ -73,3 +73,19 @@ def test_nothing_is_collected_without_a_place_for_results(tmp_path):
     assert done.returncode == 1
     assert "demo_samplers/README.md must hold the lines <!-- results -->" in done.stderr
     assert not (ROOT / "experiments" / "demo_samplers").exists()
+
+
+def test_smoke_leaves_out_what_its_base_lacks(tmp_path):
+    done = command(
+        "experiments.run",
+        f"--config={SWEEPS / 'cracks.py'}",
+        "--smoke",
+        "--dry_run",
+        "--config.data.root=/nowhere",
+        "--config.total_steps=3",
+        f"--workdir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "--smoke" in line]
+    assert said == ["--smoke has no use for data.root, which its base lacks."]
+    assert "0 / 3" in done.stdout
