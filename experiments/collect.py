@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags
 
-from experiments.analysis.readme import begin_readme, write_study
+from experiments.analysis.readme import begin_readme, check_place, write_study
 from experiments.analysis.store import collect, load, save, study_config, study_folder
 from segloss import cli
 
@@ -25,6 +25,8 @@ def main(argv: list[str]) -> None:
     folder = study_folder(name)
     if SMOKE.value and WORKDIR.value is None:
         raise ValueError("--smoke needs --workdir, where what it ran lies.")
+    if not SMOKE.value:
+        check_place(folder / "README.md")
     if WORKDIR.value is not None:
         study = collect(study_config(name), WORKDIR.value, smoke=SMOKE.value)
         if SMOKE.value:

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.analysis.readme import replace_results
+from experiments.analysis.readme import check_place, replace_results
 from segloss import cli
 from segloss.report import (
     class_table,
@@ -28,6 +28,7 @@ def write_results(readme: pathlib.Path, workdirs: list[pathlib.Path]) -> None:
     Raises:
         ValueError: if the README has no place for them, or a run is not finished.
     """
+    check_place(readme)
     runs = {}
     for workdir in workdirs:
         path = workdir / "results.json"

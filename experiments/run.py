@@ -14,9 +14,11 @@ comparison with one seed, and of their overrides `sampler` and `loss` alone.
 """
 
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from experiments.running.sweep import (
@@ -76,9 +78,21 @@ def plan() -> tuple[StudyConfig, list[PlannedRun]]:
     if SMOKE.value:
         base = study.get_config("smoke")
         # Those of the command line, which were applied to the other size.
-        base.update_from_flattened_dict(config_flags.get_override_values(flag))
+        _override(base, config_flags.get_override_values(flag))
         runs = expand(base, smoke_overrides(study))
     return study, runs
+
+
+def _override(base: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets the fields that a base has, and says which it has not."""
+    lacking = []
+    for field, value in values.items():
+        try:
+            base.update_from_flattened_dict({field: value})
+        except KeyError:
+            lacking.append(field)
+    if lacking:
+        print(f"--smoke has no use for {', '.join(lacking)}, which its base lacks.")
 
 
 def make_launcher(name: str, workdir: pathlib.Path):
@@ -97,11 +111,30 @@ def make_launcher(name: str, workdir: pathlib.Path):
     }
     settings = {key: value for key, value in settings.items() if value is not None}
     others = dict(setting.partition("=")[::2] for setting in SLURM_SET.value)
-    if not all(others.values()):
+    if not all(key and value for key, value in others.items()):
         raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
     if others:
         settings["slurm_additional_parameters"] = others
     return slurm.Slurm(settings, JOBS.value)
+
+
+def what_next(
+    study: StudyConfig, workdir: pathlib.Path, done: Sequence[pathlib.Path]
+) -> str:
+    """What the runs that are done are for, and the command."""
+    from experiments.analysis.readme import has_place
+    from experiments.analysis.store import study_config, study_folder
+
+    # `collect --smoke` begins a README in the workdir.
+    collects = SMOKE.value or has_place(study_folder(study.name) / "README.md")
+    if collects and study_config(study.name).exists():
+        smoke = " --smoke" if SMOKE.value else ""
+        return (
+            "for differences with intervals: python -m experiments.collect "
+            f"{study.name} --workdir={workdir}{smoke}"
+        )
+    folders = " ".join(map(str, done))
+    return f"for tables in a README: python -m experiments.results README {folders}"
 
 
 def main(argv: list[str]) -> None:
@@ -132,11 +165,10 @@ def main(argv: list[str]) -> None:
             retries=RETRIES.value,
         )
         exit_code = runner.run()
-    if any(row.state == DONE for row in rows):
+    if done := [row.folder for row in rows if row.state == DONE]:
         console.print(arm_table(rows))
         console.print(
-            "Mean over the seeds, and their range; for differences with intervals: "
-            f"python -m experiments.collect {study.name} --workdir={workdir}",
+            f"Mean over the seeds, and their range; {what_next(study, workdir, done)}",
             soft_wrap=True,
         )
     exit_with(exit_code, rows)

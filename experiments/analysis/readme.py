@@ -23,6 +23,25 @@ def begin_readme(study: Study, folder: pathlib.Path) -> None:
     write_text(folder / "README.md", text)
 
 
+def has_place(readme: pathlib.Path) -> bool:
+    """Whether a README holds each marker once, in order."""
+    text = readme.read_text() if readme.exists() else ""
+    once = text.count(_BEGIN) == text.count(_END) == 1
+    return once and text.index(_BEGIN) < text.index(_END)
+
+
+def check_place(readme: pathlib.Path) -> None:
+    """Checks that there is a place for results, before anything is written.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not has_place(readme):
+        raise ValueError(
+            f"{readme} must hold the lines {_BEGIN.strip()} and {_END.strip()} once."
+        )
+
+
 def replace_results(readme: pathlib.Path, results: str) -> None:
     """Replaces what stands between the markers.
 

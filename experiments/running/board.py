@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -129,12 +129,36 @@ class Row:
         return left * (time.monotonic() - since) / steps
 
 
+class _Lasting:
+    """A file that may lose its reader; what is written then is lost, and no more."""
+
+    def __init__(self, file: IO[str]):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+
 class Board:
-    """The rows of a sweep on a console."""
+    """The rows of a sweep on a console.
+
+    Args:
+        console: from here on, losing its terminal or pipe is no error.
+    """
 
     def __init__(self, rows: Sequence[Row], console: Console):
         self.rows = rows
         self.console = console
+        console.file = _Lasting(console.file)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:

@@ -4,7 +4,8 @@ import ast
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -13,7 +14,18 @@ from ml_collections import ConfigDict
 import segloss
 from experiments.running.sweep import PlannedRun
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+# Batches are planned with numba, distances to boundaries are scipy's, colours dm-pix's.
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "pillow",
+    "scipy",
+    "dm-pix",
+    "numba",
+)
 # Fields that change no figure of a run. `evaluate` is none of them, though a run could
 # go on with another: its figures would be no others' equals. Nor is `on_bad_sample`.
 FREE = (
@@ -29,12 +41,14 @@ RECORD = "run.json"
 
 
 def package_versions() -> dict[str, str]:
-    """Those of the packages that compute."""
-    return {name: metadata.version(name) for name in _PACKAGES}
+    """Those of Python and of the packages that compute."""
+    # Without the last number, as what it counts mends faults and computes the same.
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {"python": python, **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 def code_fingerprint(root: pathlib.Path | None = None) -> str:
-    """SHA-256 of segloss as Python reads it, and of the packages that compute.
+    """SHA-256 of segloss as Python reads it, and of `package_versions`.
 
     Comments, docstrings and layout do not count.
 
@@ -88,10 +102,16 @@ def make_record(run: PlannedRun, *, code: str) -> dict[str, Any]:
     }
 
 
+def newest_checkpoint(folder: pathlib.Path) -> int | None:
+    """The step from which a run goes on; None where it begins."""
+    names = (path.name for path in (folder / "checkpoints").glob("*"))
+    # While one is written, its name has more to it.
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
 def has_begun(folder: pathlib.Path) -> bool:
     """Whether a run left something that another could be mixed with."""
-    steps = (folder / "checkpoints").glob("*")
-    return (folder / "results.json").exists() or any(s.name.isdigit() for s in steps)
+    return (folder / "results.json").exists() or newest_checkpoint(folder) is not None
 
 
 def check_unmixed(
@@ -125,13 +145,10 @@ def _differences(run: PlannedRun, folder: pathlib.Path, *, code: str) -> list[st
     differences = []
     if record["code"] != code:
         commit = (record.get("commit") or "none")[:12]
-        before = record.get("versions", {})
-        versions = "".join(
-            f"; {name} was {before.get(name)}, is {version}"
-            for name, version in package_versions().items()
-            if before.get(name) != version
-        )
-        differences.append(f"the code changed since, at commit {commit}{versions}.")
+        versions = _version_differences(record.get("versions", {}))
+        what = "the code or what it runs on" if versions else "the code"
+        text = f"{what} changed since, at commit {commit}"
+        differences.append("; ".join([text, *versions]) + ".")
     if record["config"] != config_fingerprint(run.config):
         try:
             train.check_same_config(run.config, folder, free=FREE)
@@ -140,4 +157,17 @@ def _differences(run: PlannedRun, folder: pathlib.Path, *, code: str) -> list[st
             # What is wrong, without where, and what to do, which are said for all.
             text = str(error).split("another config: ")[-1]
             differences.append(f"the config changed: {text.split('. Choose')[0]}.")
+    return differences
+
+
+def _version_differences(before: Mapping[str, str]) -> list[str]:
+    now = package_versions()
+    differences = [
+        f"{name} was {before[name]}, is {version}"
+        for name, version in now.items()
+        if before.get(name, version) != version
+    ]
+    # Of a record that is older than what is recorded today.
+    if unknown := [name for name in now if name not in before]:
+        differences.append(f"the record has no version of {', '.join(unknown)}")
     return differences

@@ -125,8 +125,9 @@ class Local:
         )
         executor = submitit.AutoExecutor(directory, cluster="local")
         executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, stderr_to_stdout=True)
-        # Inherited, so that Ctrl-C does not end what submitit puts around the job.
-        with _ignored(signal.SIGINT):
+        # Inherited, so that neither Ctrl-C nor a lost terminal ends what submitit puts
+        # around the job, and through which the job is stopped.
+        with _ignored(signal.SIGINT), _ignored(signal.SIGHUP):
             submitted = executor.submit(run_job, job)
         return _LocalAttempt(submitted, job, lambda: self._free.append(slot))
 
@@ -149,7 +150,7 @@ class _LocalAttempt:
         self._outcome: Outcome | None = None
 
     def poll(self) -> Outcome | None:
-        if self._outcome is None and self._submitted.done():
+        if self._outcome is None and self._submitted.done() and not self._orphan():
             self._outcome = outcome_of(self._submitted)
             self._release()
         return self._outcome
@@ -157,13 +158,25 @@ class _LocalAttempt:
     def stop(self) -> None:
         self._job.stop_file.touch()
         # Not `cancel`, which kills after a second; this is passed on to the job.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(self._submitted.job_id), signal.SIGTERM)
+        if not self._submitted.done():
+            _send(signal.SIGTERM, int(self._submitted.job_id))
+        elif orphan := self._orphan():
+            _send(signal.SIGTERM, orphan)
 
     def kill(self) -> None:
         if pid := holder_here(self._job.folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _send(signal.SIGKILL, pid)
+
+    def _orphan(self) -> int | None:
+        """The job, if it outlives what submitit had put around it, which is gone."""
+        if self._submitted.paths.result_pickle.exists():
+            return None
+        return holder_here(self._job.folder)
+
+
+def _send(number: signal.Signals, pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def outcome_of(submitted: submitit.Job) -> Outcome:

@@ -17,7 +17,7 @@ from experiments.running.board import (
     Board,
     Row,
 )
-from experiments.running.fingerprint import make_record
+from experiments.running.fingerprint import make_record, newest_checkpoint
 from experiments.running.launch import Attempt, Launcher
 from experiments.running.worker import Job, Outcome
 
@@ -86,7 +86,9 @@ class Runner:
         row.curve.refresh()
         row.start_clock()
         self.board.change(row, RUNNING)
-        self._attempts[index] = (self.launcher.start(job, directory), row.curve.step)
+        # Not that of the curve, which may end behind it where a job was killed.
+        first_step = newest_checkpoint(row.folder) or 0
+        self._attempts[index] = (self.launcher.start(job, directory), first_step)
 
     def _new_directory(self, row: Row) -> pathlib.Path:
         logs = (self.workdir / _LOGS / row.run.key).absolute()
@@ -114,8 +116,8 @@ class Runner:
         if self._signals:
             self.board.change(row, STOPPED, f" at step {row.curve.step}")
             return
-        if outcome.state == "stopped" and row.curve.step > first_step:
-            step = row.curve.step
+        step = newest_checkpoint(row.folder) or 0
+        if outcome.state == "stopped" and step > first_step:
             self.board.change(row, WAITING, f", its job was stopped at step {step}")
             return
         row.error = outcome.error or "its job was stopped before its first step"
@@ -137,12 +139,13 @@ class Runner:
         """Lets what still runs save its state, after a signal or an error here."""
         if not self._attempts:
             return
-        self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         if not self._signals:
             self._signals.append(signal.SIGTERM)
         before = len(self._signals)
         for attempt, _ in self._attempts.values():
             attempt.stop()
+        # Only now: whatever may be wrong with saying so, they have been asked.
+        self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         killed_at = None
         while self._attempts:
             if killed_at is None and len(self._signals) > before:
@@ -158,7 +161,9 @@ class Runner:
     @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:
         def note(number, frame):
-            self._signals.append(number)
+            # Shell and kernel may both tell of a lost terminal, which asks once.
+            if number != signal.SIGHUP or not self._signals:
+                self._signals.append(number)
 
         before = {n: signal.getsignal(n) for n in _STOPPING}
         for number, handler in before.items():
@@ -187,7 +192,8 @@ def exit_with(code: int, rows: Sequence[Row]) -> None:
     """Ends the command as its runs went."""
     if code > 128:
         name = signal.Signals(code - 128).name
-        print(f"{name}: the same command goes on from here.", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"{name}: the same command goes on from here.", file=sys.stderr)
     elif code:
         print(f"error: these runs failed:\n{failures(rows)}", file=sys.stderr)
     sys.exit(code)

@@ -13,7 +13,7 @@ from experiments.analysis import tables
 from experiments.analysis.compare import compare, conclusion, points, verdict
 from experiments.analysis.figures import batch_panels, make_plots
 from experiments.analysis.paper import arm_like, read_reported
-from experiments.analysis.readme import replace_results, write_study
+from experiments.analysis.readme import check_place, replace_results, write_study
 from experiments.analysis.statistics import Interval
 from experiments.analysis.store import load, save
 
@@ -287,6 +287,27 @@ def test_a_full_disk_leaves_the_readme(tmp_path, full_disk):
     with full_disk(45), pytest.raises(OSError, match="File too large"):
         replace_results(readme, "many words")
     assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "# Poles\n",
+        "<!-- results -->\n",
+        "<!-- end of results -->\n<!-- results -->\n",
+        "<!-- results -->\n<!-- end of results -->\n" * 2,
+        "<!-- results --> <!-- end of results -->\n",
+    ],
+)
+def test_a_readme_without_a_place_is_refused_before_anything_is_written(tmp_path, text):
+    readme = tmp_path / "README.md"
+    if text is not None:
+        readme.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md must hold the lines <!-- res"):
+        check_place(readme)
+    readme.write_text("# Poles\n<!-- results -->\nold\n<!-- end of results -->\n")
+    check_place(readme)
 
 
 def test_runs_that_were_evaluated_once_show_their_loss():

@@ -68,6 +68,7 @@ def test_what_is_missing_is_named(run, tmp_path):
     readme.write_text("# A\n")
     with pytest.raises(ValueError, match="must hold the lines <!-- results -->"):
         write_results(readme, [run])
+    assert not (tmp_path / "curve.png").exists()
     readme.write_text("<!-- results -->\n<!-- end of results -->\n")
     with pytest.raises(ValueError, match=r"other/results\.json is missing"):
         write_results(readme, [tmp_path / "other"])

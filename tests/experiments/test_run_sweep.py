@@ -1,7 +1,10 @@
 """A sweep in processes of its own: killed, stopped, resumed, and never mixed."""
 
+import contextlib
 import json
 import os
+import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,6 +21,7 @@ from experiments.running.fingerprint import (
     config_fingerprint,
 )
 from experiments.running.sweep import expand, load_study
+from experiments.running.worker import holder_here
 
 ROOT = Path(__file__).parents[2]
 # Two arms that are one: what happens to the first must not be seen in its results.
@@ -30,9 +34,9 @@ COMPARISONS = (("disturbed", "whole"),)
 def get_config(size="full"):
     config = demo.get_config("smoke").unlock()
     config.data.data_dir = {data_dir!r}
-    config.total_steps = 40
+    config.total_steps = 60
     config.checkpoint_every_steps = 2
-    config.evaluate_every_steps = 40
+    config.evaluate_every_steps = 60
     return config.lock()
 
 def sweep():
@@ -52,20 +56,23 @@ class Sweep:
         self.workdir = directory / "runs"
         self.output = directory / "output.txt"
 
-    def start(self, *args):
-        command = [
+    @property
+    def command(self):
+        return [
             sys.executable,
             "-mexperiments.run",
             f"--config={self.study}",
             f"--workdir={self.workdir}",
-            *args,
+            "--launcher=local",
         ]
+
+    def start(self):
         # What runs in the background of a shell ignores it, and its children do.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with self.output.open("w") as file:
                 return subprocess.Popen(
-                    command,
+                    self.command,
                     cwd=ROOT,
                     env=os.environ | ENVIRONMENT,
                     stdout=file,
@@ -93,11 +100,49 @@ class Sweep:
         return self.workdir / "disturbed" / "seed=3"
 
 
+# What becomes the shell of a terminal, whose loss it hears of even under nohup.
+SHELL = """
+import fcntl, os, signal, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp("bash", ["bash", "--norc", "-i"])
+"""
+
+
+class Terminal:
+    """A shell on a terminal of its own, in which a command is typed."""
+
+    def __init__(self, command):
+        self._end, terminal = os.openpty()
+        self.shell = subprocess.Popen(
+            [sys.executable, "-c", SHELL],
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        os.set_blocking(self._end, False)
+        os.write(self._end, shlex.join(command).encode() + b"\n")
+
+    def read(self):
+        """What is not read holds up whoever writes it."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._end, 1 << 16).decode(errors="replace")
+        return ""
+
+    def lose(self):
+        os.close(self._end)
+        self.shell.wait(timeout=60)
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory, datasets_dir):
-    """A sweep whose first run was killed, then stopped with its runner, then done."""
+    """A sweep whose first run was killed, stopped twice with its runner, then done."""
     sweep = Sweep(tmp_path_factory.mktemp("sweep"), datasets_dir)
-    first = sweep.start("--launcher=local")
+    first = sweep.start()
     try:
         sweep.until(first, lambda: sweep.newest() >= 4)
         os.kill(int((sweep.folder / ".lock").read_text().split()[0]), signal.SIGKILL)
@@ -111,11 +156,32 @@ def sweep(tmp_path_factory, datasets_dir):
         first.kill()
     stopped = sweep.output.read_text()
     at_stop = sweep.newest()
-    second = sweep.start("--launcher=local")
-    assert second.wait(timeout=300) == 0, sweep.output.read_text()
+    lose_the_terminal_of(sweep, at_stop + 4)
+    at_loss = sweep.newest()
+    last = sweep.start()
+    assert last.wait(timeout=300) == 0, sweep.output.read_text()
     sweep.outputs = (stopped, sweep.output.read_text())
-    sweep.steps = (at_kill, at_stop)
+    sweep.steps = (at_kill, at_stop, at_loss)
     return sweep
+
+
+def lose_the_terminal_of(sweep, step):
+    """Goes on with a sweep to a step, and returns when nothing of it runs any more."""
+    terminal = Terminal(sweep.command)
+    sweep.output.write_text("")
+
+    def is_there():
+        with sweep.output.open("a") as file:
+            file.write(terminal.read())
+        return sweep.newest() >= step
+
+    sweep.until(terminal.shell, is_there)
+    terminal.lose()
+    for _ in range(6000):
+        if not (holder_here(sweep.workdir) or holder_here(sweep.folder)):
+            return
+        time.sleep(0.02)
+    raise AssertionError("it runs on without its terminal")
 
 
 def results(sweep, arm):
@@ -130,14 +196,21 @@ def test_a_run_killed_retried_stopped_and_resumed_gives_the_results_of_a_whole_o
     assert "disturbed/seed=3: stopped at step" in stopped
     assert "SIGINT: the same command goes on from here." in stopped
     assert "whole" not in stopped
-    at_kill, at_stop = sweep.steps
-    assert 4 <= at_kill < at_stop < 40
+    at_kill, at_stop, at_loss = sweep.steps
+    assert 4 <= at_kill < at_stop < at_loss < 60
     assert "disturbed/seed=3: done, mean IoU 0." in resumed
     disturbed, whole = (results(sweep, arm) for arm in ("disturbed", "whole"))
     for name in ("summary", "confusion", "per_class", "step"):
         assert disturbed[name] == whole[name]
     logs = sorted((sweep.workdir / ".jobs/disturbed/seed=3").iterdir())
-    assert [log.name for log in logs] == ["1", "2", "3"]
+    assert [log.name for log in logs] == ["1", "2", "3", "4"]
+
+
+def test_a_job_whose_terminal_was_lost_saved_its_state_and_ended(sweep):
+    (outcome,) = (sweep.workdir / ".jobs/disturbed/seed=3/3").glob("*_result.pkl")
+    how, outcome = pickle.loads(outcome.read_bytes())
+    assert (how, outcome.state) == ("success", "stopped")
+    assert outcome.signal == signal.SIGTERM
 
 
 @pytest.fixture
@@ -176,7 +249,7 @@ def test_runs_of_other_code_are_refused_all_at_once(sweep, runs, tmp_path):
         check_unmixed(runs, workdir, code="other")
     first, second = str(refused.value).splitlines()[1:3]
     assert first.endswith("disturbed/seed=3: has no run.json, so no sweep made it.")
-    assert "whole/seed=3: the code changed since, at commit " in second
+    assert "whole/seed=3: the code or what it runs on changed since, at " in second
     assert "; jax was 0.4.2, is " in second
 
 
@@ -189,13 +262,13 @@ def test_runs_of_another_config_are_refused_by_the_fields_that_differ(
         run.config.log_every_steps = 7
     check_unmixed(runs, workdir, code=code_fingerprint())
     runs[0].config.evaluate.flip = True
-    runs[0].config.total_steps = 41
+    runs[0].config.total_steps = 61
     with pytest.raises(ValueError, match="are never mixed") as refused:
         check_unmixed(runs, workdir, code=code_fingerprint())
     _, fault, advice = str(refused.value).splitlines()
     assert fault.endswith(
         "disturbed/seed=3: the config changed: evaluate.flip was False, is True; "
-        "total_steps was 40, is 41."
+        "total_steps was 60, is 61."
     )
     assert advice.startswith("Choose another --workdir, or delete these folders")
 
@@ -210,7 +283,7 @@ def test_a_run_that_left_nothing_to_mix_with_starts_anew(sweep, runs, tmp_path):
 def test_rows_know_what_is_done(sweep, runs):
     rows = [Row(run, run.folder(sweep.workdir)) for run in runs]
     assert [row.state for row in rows] == [DONE, DONE]
-    assert rows[0].curve.step == 40
+    assert rows[0].curve.step == 60
     assert rows[0].curve.mean_iou == rows[0].summary["mean_iou"]
     table = arm_table(rows)
     assert [list(column.cells) for column in table.columns][1] == ["1", "1"]

@@ -1,5 +1,7 @@
 """The runner's decisions, with jobs that are played."""
 
+import errno
+import functools
 import io
 import json
 import os
@@ -26,13 +28,20 @@ CRASH = Outcome("crashed", error="it was killed")
 
 
 class Played:
-    """A launcher whose runs end as a list per arm says; a number trains so far."""
+    """A launcher whose runs end as a list per arm says; a number trains so far.
+
+    A run that plays a signal sends it to the runner. The signal `then` comes once the
+    runs were asked to stop, while the first of them has not yet done so.
+    """
 
     in_process = False
 
-    def __init__(self, plays, jobs=2):
+    def __init__(self, plays, jobs=2, then=None):
         self.plays = plays
         self.jobs = jobs
+        self.then = then
+        self.asked = []
+        self.killed = []
         self.at_once = 0
         self.most = 0
 
@@ -57,16 +66,22 @@ class PlayedAttempt:
         if self.polls == 1:
             return None
         step, outcome = self.play
-        if outcome in ("goes on", "signals"):
+        if outcome == "goes on" or isinstance(outcome, signal.Signals):
             if not self.stopping:
-                if outcome == "signals":
-                    os.kill(os.getpid(), signal.SIGTERM)
+                if outcome != "goes on":
+                    os.kill(os.getpid(), outcome)
+                return None
+            if self.launcher.then:
+                os.kill(os.getpid(), self.launcher.then)
+                self.launcher.then = None
                 return None
             outcome = Outcome("stopped", signal=signal.SIGTERM)
         if step:
             line = json.dumps({"step": step, "loss": 0.5, "val_mean_iou": 0.25})
             with (self.job.folder / "metrics.jsonl").open("a") as file:
                 file.write(line + "\n")
+        if step and outcome.state == "stopped":
+            (self.job.folder / "checkpoints" / str(step)).mkdir(parents=True)
         if outcome.state == "done":
             summary = dict.fromkeys(
                 ["frequency_weighted_iou", "mean_accuracy", "pixel_accuracy"], None
@@ -79,22 +94,24 @@ class PlayedAttempt:
 
     def stop(self):
         self.stopping = True
+        self.launcher.asked.append(self.job.record["arm"])
 
     def kill(self):
-        raise AssertionError("was asked once")
+        self.launcher.killed.append(self.job.record["arm"])
 
 
 def config():
     return ConfigDict({"seed": 0, "total_steps": 9, "evaluate": {"split": "val"}})
 
 
-def play(tmp_path, plays, **kwargs):
+def play(tmp_path, plays, file=None, **kwargs):
     runs = expand(config(), [{"arm": arm, "seed": 0} for arm in plays])
     rows = [Row(run, run.folder(tmp_path)) for run in runs]
-    console = Console(file=io.StringIO(), width=200, markup=False, highlight=False)
+    file = file or io.StringIO()
+    console = Console(file=file, width=200, markup=False, highlight=False)
     launcher = Played(plays, **kwargs)
     code = Runner(Board(rows, console), launcher, tmp_path, "code", retries=2).run()
-    return code, rows, console.file.getvalue(), launcher
+    return code, rows, file.getvalue(), launcher
 
 
 @pytest.fixture(autouse=True)
@@ -144,14 +161,91 @@ def test_a_job_that_its_cluster_stops_goes_on_while_it_gets_somewhere(tmp_path):
     assert "its job was stopped before its first step" in failures(rows)
 
 
+def test_progress_is_what_was_saved_and_not_what_a_killed_job_had_logged(tmp_path):
+    stopped, done = Outcome("stopped", signal=signal.SIGTERM), (9, Outcome("done"))
+    _, rows, output, _ = play(
+        tmp_path,
+        {
+            # It begins again, and gets less far than it had been.
+            "late": [(8, CRASH), (4, stopped), done],
+            # It goes on from 4, and the job after it not at all.
+            "early": [(4, stopped), (8, CRASH), (0, stopped), done],
+        },
+    )
+    assert [(row.state, row.retries) for row in rows] == [(DONE, 1), (DONE, 2)]
+    assert "late/seed=0: retry 1, its job was stopped at step 4" in output
+    assert "early/seed=0: retry 2 after its job was stopped before its" in output
+
+
 def test_a_signal_stops_what_runs_and_starts_no_more(tmp_path):
-    code, rows, output, _ = play(
-        tmp_path, {"a": [(3, "goes on")], "b": [(5, "signals")], "c": []}
+    code, rows, output, launcher = play(
+        tmp_path, {"a": [(3, "goes on")], "b": [(5, signal.SIGTERM)], "c": []}
     )
     assert code == 128 + signal.SIGTERM
     assert [row.state for row in rows] == [STOPPED, STOPPED, WAITING]
     assert "saves the state of 2 run(s)" in output
     assert "b/seed=0: stopped at step 5" in output
+    assert launcher.asked == ["a", "b"]
+    assert launcher.killed == []
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "killed"),
+    [
+        (signal.SIGINT, signal.SIGINT, ["a"]),
+        (signal.SIGHUP, signal.SIGTERM, ["a"]),
+        # A terminal that is lost sends it twice, or after a Ctrl-C, in no hurry.
+        (signal.SIGHUP, signal.SIGHUP, []),
+        (signal.SIGINT, signal.SIGHUP, []),
+    ],
+)
+def test_a_second_signal_kills_what_has_not_saved_but_a_lost_terminal_does_not(
+    tmp_path, first, then, killed
+):
+    code, rows, _, launcher = play(
+        tmp_path, {"a": [(3, "goes on")], "b": [(5, first)]}, then=then
+    )
+    assert code == 128 + first
+    assert launcher.killed == killed
+    assert [row.state for row in rows] == [STOPPED, STOPPED]
+
+
+class LostTerminal(io.StringIO):
+    """As the system has it, once it is gone."""
+
+    gone = True
+
+    def write(self, text):
+        if self.gone:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().write(text)
+
+    flush = functools.partialmethod(write, "")
+
+
+def test_a_lost_terminal_neither_stops_runs_nor_keeps_them_from_being_stopped(tmp_path):
+    code, rows, _, _ = play(
+        tmp_path / "1", {"a": [(2, CRASH), (9, Outcome("done"))]}, file=LostTerminal()
+    )
+    assert (code, rows[0].state) == (0, DONE)
+    code, rows, _, launcher = play(
+        tmp_path / "2",
+        {"a": [(3, "goes on")], "b": [(5, signal.SIGHUP)]},
+        file=LostTerminal(),
+    )
+    assert code == 128 + signal.SIGHUP
+    assert launcher.asked == ["a", "b"]
+    assert [row.state for row in rows] == [STOPPED, STOPPED]
+
+
+def test_the_table_may_lose_its_terminal(tmp_path):
+    file = LostTerminal()
+    file.gone = False
+    board = Board([], Console(file=file, force_terminal=True))
+    with board.shown():
+        file.gone = True
+        board.say("to nobody")
+    assert "nobody" not in file.getvalue()
 
 
 def test_table_shows_where_each_run_is(tmp_path):
