@@ -3,6 +3,8 @@
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from matplotlib import style
+
 from experiments.analysis import tables
 from experiments.analysis.compare import Comparison, compare, conclusion
 from experiments.analysis.figures import make_plots
@@ -78,10 +80,12 @@ def write_study(
         del plots["losses"]
     for stale in (folder / "plots").glob("*.png"):
         stale.unlink()
-    for name, (_, panels) in plots.items():
-        save_figure(
-            grid_figure(panels[:_PANELS_PER_PLOT]), folder / "plots" / f"{name}.png"
-        )
+    # The same bytes for everyone, whatever a matplotlibrc of theirs says.
+    with style.context("default"):
+        for name, (_, panels) in plots.items():
+            save_figure(
+                grid_figure(panels[:_PANELS_PER_PLOT]), folder / "plots" / f"{name}.png"
+            )
     parts = _parts(study, comparisons, reported, plots)
     replace_results(folder / "README.md", "\n".join(parts))
 
