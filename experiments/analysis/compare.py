@@ -169,26 +169,29 @@ def _compare(
 
 
 def _all_scores(
-    confusion: Int[np.ndarray, "c c"], *, binary: Sequence[str]
-) -> Float[np.ndarray, " k"]:
+    confusion: Int[np.ndarray, "*b c c"], *, binary: Sequence[str]
+) -> Float[np.ndarray, "*b k"]:
     # Of the classes that the images drawn hold: a class that is only predicted would
     # count, as 0, in the arm that predicts it, and not in the other.
-    labelled = confusion.sum(axis=1) > 0
+    labelled = confusion.sum(axis=-1) > 0
     per_class = np.where(labelled, metrics.iou_per_class(confusion), np.nan)
-    mean_iou = per_class[labelled].mean() if labelled.any() else np.nan
+    with np.errstate(invalid="ignore"):
+        mean_iou = np.nansum(per_class, axis=-1) / labelled.sum(axis=-1)
     others = [score for score in SCORES if score != "mean_iou"]
-    return np.concatenate(
-        [
-            [mean_iou, *(getattr(metrics, score)(confusion) for score in others)],
-            per_class,
-            [binary_score(confusion, score) for score in binary],
-        ]
-    )
+    columns = [
+        mean_iou,
+        *(getattr(metrics, score)(confusion) for score in others),
+        *np.moveaxis(per_class, -1, 0),
+        *(binary_score(confusion, score) for score in binary),
+    ]
+    return np.stack(columns, axis=-1)
 
 
-def binary_score(confusion: Int[np.ndarray, "c c"], score: str) -> float:
+def binary_score(
+    confusion: Int[np.ndarray, "*b c c"], score: str
+) -> Float[np.ndarray, "*b"]:
     """One of `BINARY_SCORES` of class 1."""
-    return float(getattr(metrics, f"{score}_per_class")(confusion)[1])
+    return getattr(metrics, f"{score}_per_class")(confusion)[..., 1]
 
 
 def _what_is_equal(treatment: Sequence[Run], baseline: Sequence[Run]) -> str:

@@ -12,8 +12,8 @@ from scipy import stats
 from segloss import metrics
 
 PerImage = Int[np.ndarray, "s n c c"]
-# One score of a confusion matrix, or several in an array.
-Score = Callable[[Int[np.ndarray, "c c"]], Any]
+# One score of each confusion matrix, `[*b]`, or several, `[*b, k]`.
+Score = Callable[[Int[np.ndarray, "*b c c"]], Any]
 
 _CONFIDENCE = 0.95
 # Resamples whose sums of confusions are in memory at once.
@@ -55,7 +55,7 @@ def mean_scores(per_image: PerImage, score: Score = metrics.mean_iou) -> Any:
 
     A seed without a score is left out. Where the score is an array, a list of spreads.
     """
-    scores = np.array([score(c.sum(axis=0, dtype=np.int64)) for c in per_image])
+    scores = np.asarray(score(per_image.sum(axis=1, dtype=np.int64)))
     columns = scores.reshape(len(scores), -1).T
     spreads = [_spread(column[~np.isnan(column)]) for column in columns]
     return spreads[0] if scores.ndim == 1 else spreads
@@ -89,7 +89,7 @@ def difference(
     Args:
         treatment: confusions by seed and image.
         baseline: likewise, the same seeds and images in the same order.
-        score: of a confusion matrix, such as `segloss.metrics.mean_iou`.
+        score: of confusion matrices, such as `segloss.metrics.mean_iou`.
         resamples: how many are drawn.
         seed: of the draws.
 
@@ -159,7 +159,8 @@ def _scores(
 ) -> Float[np.ndarray, "*k r"]:
     summed = (counts @ per_image).astype(np.int64)
     side = round(summed.shape[1] ** 0.5)
-    return np.stack([score(c.reshape(side, side)) for c in summed], axis=-1)
+    scores = np.asarray(score(summed.reshape(-1, side, side)))
+    return np.moveaxis(scores, 0, -1)
 
 
 def _weighted_mean(

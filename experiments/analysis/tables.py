@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
@@ -32,7 +33,8 @@ def arms_table(study: Study) -> Table:
     table = _make_table("arm", [*SCORES.values(), "images seen", "steps", "seeds"])
     for arm, runs in study.arms.items():
         scores = mean_scores(
-            confusions(runs), lambda c: [getattr(metrics, name)(c) for name in SCORES]
+            confusions(runs),
+            lambda c: np.stack([getattr(metrics, x)(c) for x in SCORES], axis=-1),
         )
         images = sorted({run.images_seen for run in runs})
         seen = " to ".join(f"{n:,}" for n in dict.fromkeys((images[0], images[-1])))
@@ -104,7 +106,7 @@ def binary_arms_table(study: Study) -> Table:
     for arm, runs in study.arms.items():
         scores = mean_scores(
             confusions(runs),
-            lambda c: [binary_score(c, name) for name in BINARY_SCORES],
+            lambda c: np.stack([binary_score(c, x) for x in BINARY_SCORES], axis=-1),
         )
         table.add_row(Text(arm), *map(percent, scores))
     table.caption = (

@@ -1,69 +1,73 @@
-"""Scores on the host, from one confusion matrix of a whole split.
+"""Scores on the host, from one confusion matrix of a whole split, or from several.
 
 Rows are labels, columns are predictions. 0/0 is NaN, and means over classes leave NaN
-out. The matrix is int64, because a split can pass 2**31 pixels.
+out. The matrix is int64, because a split can pass 2**31 pixels. Where a score takes
+`[*b, c, c]`, it gives `[*b]` or `[*b, c]`, each as on its own.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
 
 Confusion = Integer[np.ndarray, "c c"]
-PerClass = Float[np.ndarray, " c"]
+Confusions = Integer[np.ndarray, "*b c c"]
+PerClass = Float[np.ndarray, "*b c"]
+Score = float | Float[np.ndarray, "*b"]
 
 
-def iou_per_class(confusion: Confusion) -> PerClass:
+def iou_per_class(confusion: Confusions) -> PerClass:
     """TP / (TP + FP + FN), NaN where a class is neither labelled nor predicted."""
     hits, labelled, predicted = _counts(confusion)
     return _divide(hits, labelled + predicted - hits)
 
 
-def dice_per_class(confusion: Confusion) -> PerClass:
+def dice_per_class(confusion: Confusions) -> PerClass:
     """2 TP / (2 TP + FP + FN), NaN where a class is neither labelled nor predicted."""
     hits, labelled, predicted = _counts(confusion)
     return _divide(2 * hits, labelled + predicted)
 
 
-def precision_per_class(confusion: Confusion) -> PerClass:
+def precision_per_class(confusion: Confusions) -> PerClass:
     """TP / (TP + FP), NaN where a class is never predicted."""
     hits, _, predicted = _counts(confusion)
     return _divide(hits, predicted)
 
 
-def recall_per_class(confusion: Confusion) -> PerClass:
+def recall_per_class(confusion: Confusions) -> PerClass:
     """TP / (TP + FN), the accuracy of a class; NaN where it is never labelled."""
     hits, labelled, _ = _counts(confusion)
     return _divide(hits, labelled)
 
 
-def f1_per_class(confusion: Confusion) -> PerClass:
+def f1_per_class(confusion: Confusions) -> PerClass:
     """Harmonic mean of precision and recall, which is Dice by its other name."""
     return dice_per_class(confusion)
 
 
-def mean_iou(confusion: Confusion) -> float:
+def mean_iou(confusion: Confusions) -> Score:
     """Mean IoU of the classes that are labelled or predicted."""
     return _mean(iou_per_class(confusion))
 
 
-def mean_accuracy(confusion: Confusion) -> float:
+def mean_accuracy(confusion: Confusions) -> Score:
     """Mean recall of the classes that are labelled."""
     return _mean(recall_per_class(confusion))
 
 
-def frequency_weighted_iou(confusion: Confusion) -> float:
+def frequency_weighted_iou(confusion: Confusions) -> Score:
     """Mean IoU weighted by each class's share of the labelled pixels."""
-    labelled = confusion.sum(axis=1).astype(np.float64)
-    seen = labelled > 0
-    weighted = labelled[seen] * iou_per_class(confusion)[seen]
-    return _ratio(weighted.sum(), labelled.sum())
+    _, labelled, _ = _counts(confusion)
+    # A class that is not labelled weighs nothing, though its IoU may be NaN.
+    iou = np.where(labelled > 0, iou_per_class(confusion), 0)
+    return _score((labelled * iou).sum(axis=-1), labelled.sum(axis=-1))
 
 
-def pixel_accuracy(confusion: Confusion) -> float:
+def pixel_accuracy(confusion: Confusions) -> Score:
     """Share of the pixels whose predicted class is the label."""
-    hits, total, _, _ = _exact_counts(confusion)
-    return _ratio(hits, total)
+    hits, labelled, _ = _counts(confusion)
+    return _score(hits.sum(axis=-1), labelled.sum(axis=-1))
 
 
 def cohen_kappa(confusion: Confusion) -> float:
@@ -104,10 +108,11 @@ def summary(confusion: Confusion) -> dict[str, float]:
     }
 
 
-def _counts(confusion: Confusion) -> tuple[PerClass, PerClass, PerClass]:
+def _counts(confusion: Confusions) -> tuple[PerClass, PerClass, PerClass]:
     """True positives, labelled and predicted pixels of each class."""
     confusion = confusion.astype(np.float64)
-    return np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return hits, confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
 def _exact_counts(confusion: Confusion) -> tuple[int, int, list[int], list[int]]:
@@ -119,8 +124,8 @@ def _exact_counts(confusion: Confusion) -> tuple[int, int, list[int], list[int]]
     return int(np.trace(confusion)), sum(labelled), labelled, predicted
 
 
-def _divide(numerator: PerClass, denominator: PerClass) -> PerClass:
-    nan = np.full_like(numerator, np.nan)
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    nan = np.full_like(numerator, np.nan, dtype=np.float64)
     return np.divide(numerator, denominator, out=nan, where=denominator > 0)
 
 
@@ -128,6 +133,12 @@ def _ratio(numerator: float | int, denominator: float | int) -> float:
     return float(numerator / denominator) if denominator > 0 else math.nan
 
 
-def _mean(scores: PerClass) -> float:
-    known = scores[~np.isnan(scores)]
-    return float(known.mean()) if known.size else math.nan
+def _score(numerator: Any, denominator: Any) -> Score:
+    ratio = _divide(np.asarray(numerator), np.asarray(denominator))
+    return ratio if ratio.ndim else float(ratio)
+
+
+def _mean(scores: PerClass) -> Score:
+    known = ~np.isnan(scores)
+    total = np.where(known, scores, 0).sum(axis=-1)
+    return _score(total, known.sum(axis=-1))

@@ -37,6 +37,25 @@ def test_score_matches_hand_computed_value(score, expected):
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
+def test_several_matrices_are_scored_each_as_on_its_own():
+    several = np.stack([CONFUSION, CONFUSION.T, 0 * CONFUSION, np.eye(4, dtype=int)])
+    several = several.reshape(2, 2, 4, 4)
+    for score in (
+        metrics.iou_per_class,
+        metrics.dice_per_class,
+        metrics.f1_per_class,
+        metrics.precision_per_class,
+        metrics.recall_per_class,
+        metrics.mean_iou,
+        metrics.mean_accuracy,
+        metrics.frequency_weighted_iou,
+        metrics.pixel_accuracy,
+    ):
+        got = score(several)
+        for place in np.ndindex(2, 2):
+            np.testing.assert_array_equal(got[place], score(several[place]))
+
+
 def test_summary_is_flat_floats():
     summary = metrics.summary(CONFUSION)
     assert all(type(value) is float for value in summary.values())
