@@ -50,13 +50,9 @@ def replace_results(readme: pathlib.Path, results: str) -> None:
     Raises:
         ValueError: if the README does not hold each of them once, in order.
     """
-    text = readme.read_text() if readme.exists() else ""
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end) or text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise ValueError(
-            f"{readme} must hold the lines {_BEGIN.strip()} and {_END.strip()} once."
-        )
+    check_place(readme)
+    before, _, rest = readme.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
     write_text(readme, f"{before}{_BEGIN}\n{results}\n{_END}{after}")
 
 
