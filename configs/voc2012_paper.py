@@ -97,8 +97,9 @@ def get_config(argument: str = "") -> ConfigDict:
             # The pyramid is new; what is below it was trained before.
             dict(match="aspp/.*/kernel", learning_rate_factor=10.0),
             dict(match="aspp/.*/bias", learning_rate_factor=20.0, weight_decay=0.0),
-            # Its weights are so many times the reference's, as its images are the
-            # fraction: a step that changes the logits as much is the square.
+            # Images are the reference's over LEVELS, so this kernel is LEVELS times its
+            # kernel, with gradients as much smaller: for the same step in proportion
+            # the rate is LEVELS**2 times, and the decay in it stays what it was.
             dict(
                 match="backbone/conv1/kernel",
                 learning_rate_factor=LEVELS**2,

@@ -13,7 +13,14 @@ import pathlib
 from absl import flags
 
 from experiments.analysis.readme import begin_readme, check_place, write_study
-from experiments.analysis.store import collect, load, save, study_config, study_folder
+from experiments.analysis.store import (
+    check_known,
+    collect,
+    load,
+    save,
+    study_config,
+    study_folder,
+)
 from segloss import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie.")
@@ -22,6 +29,7 @@ SMOKE = flags.DEFINE_bool("smoke", False, "What --smoke ran, within --workdir.")
 
 def main(argv: list[str]) -> None:
     _, name = argv
+    check_known(study_config(name))
     folder = study_folder(name)
     if SMOKE.value and WORKDIR.value is None:
         raise ValueError("--smoke needs --workdir, where what it ran lies.")

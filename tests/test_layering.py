@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "metrics": (ARRAYS, set()),
     "data": (LOADING | {"apache_beam"}, {"registry", "writing"}),
     "models": (ARRAYS | {"flax", "safetensors", "torch"}, {"registry"}),
-    "report": (DRAWING, set()),
+    "report": (DRAWING, {"writing"}),
     "registry": (set(), set()),
     "writing": (set(), set()),
     "serving": ({"jax", "numpy"}, set()),

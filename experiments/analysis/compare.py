@@ -31,7 +31,8 @@ BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 TOO_FEW_IMAGES = "too few images"
 # A class needs so many test images for a verdict. With fewer, resamples hardly differ
 # and intervals are too narrow: in simulations without any gain, of three seeds, those
-# of a class in one image leave 0 out in 8 of 10 cases, in two in 4, in four in 1.
+# of a class in one image leave 0 out in 8 of 10 cases, in two in 4, in four in 1, and
+# in eight no less often, which is left to the few seeds. One more, to be sure.
 MIN_IMAGES = 5
 # Arms are at equal images where their numbers differ by no more than this share.
 _EQUAL_IMAGES = 0.02
@@ -71,7 +72,7 @@ class Comparison:
         return verdict(self.per_class[name])
 
     def classes(self, word: str) -> dict[str, Interval]:
-        """The classes of which that may be said."""
+        """The classes with this verdict, and their intervals."""
         return {
             name: interval
             for name, interval in self.per_class.items()

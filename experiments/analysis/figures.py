@@ -121,7 +121,7 @@ def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Pa
 
 
 def share_panels(study: Study) -> Iterator[Panel]:
-    """Each class's share of the gradient, beside that of the pixels it is tested on."""
+    """Each class's share of the gradient, beside that of the pixels of the test."""
     names, pixels = zip(*study.pixel_shares.items(), strict=True)
     for title, arms in _groups(study):
         shares = {
@@ -311,7 +311,7 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
 
 
 def _visible(shares: np.ndarray) -> np.ndarray:
-    """For a logarithmic axis: what is next to nothing at its end, nothing nowhere."""
+    """For a logarithmic axis: tiny shares lie at its end, those of 0 are not drawn."""
     return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), np.nan)
 
 

@@ -74,14 +74,15 @@ def write_study(
     if "curves" in plots:
         # One kind of curve will do for a README; the page has both.
         del plots["losses"]
-    for stale in (folder / "plots").glob("*.png"):
-        stale.unlink()
     # The same bytes for everyone, whatever a matplotlibrc of theirs says.
     with style.context("default"):
         for name, (_, panels) in plots.items():
             save_figure(
                 grid_figure(panels[:_PANELS_PER_PLOT]), folder / "plots" / f"{name}.png"
             )
+    for path in (folder / "plots").glob("*.png"):
+        if path.stem not in plots:
+            path.unlink()
     parts = _parts(study, comparisons, reported, plots)
     replace_results(folder / "README.md", "\n".join(parts))
 

@@ -96,6 +96,17 @@ def study_config(name: str) -> pathlib.Path:
     return _ROOT / "configs" / "sweeps" / f"{name}.py"
 
 
+def check_known(path: pathlib.Path) -> None:
+    """Checks that a study's config is there.
+
+    Raises:
+        ValueError: listing those beside it.
+    """
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.py")))
+        raise ValueError(f"{path} is missing; known studies are {known}.")
+
+
 def confusions(runs: Sequence[Run]) -> Int[np.ndarray, "s n c c"]:
     """The confusions of several runs, one after the other."""
     return np.stack([run.per_image for run in runs])
@@ -119,9 +130,7 @@ def collect(
             leaves alone, or in the images they were scored on. It names them.
     """
     path, workdir = pathlib.Path(study_config_path), pathlib.Path(workdir)
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.py")))
-        raise ValueError(f"{path} is missing; known studies are {known}.")
+    check_known(path)
     about = load_study(path)
     planned = _to_json(smoke_overrides(about) if smoke else list(about.sweep()))
     folders = {f"{p['arm']}/seed={p['seed']}": p for p in planned}

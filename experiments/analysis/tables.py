@@ -209,10 +209,11 @@ def caveat(study: Study) -> str:
     seeds = len({run.seed for run in study.runs})
     images = images_with_class(study.runs[0])
     rare = [name for name, n in images.items() if 0 < n < MIN_IMAGES]
+    held = sum(n > 0 for n in images.values())
     of_classes = (
         f" Fewer than {MIN_IMAGES} test images hold {', '.join(rare)}: too few to tell "
-        f"a difference, and yet {len(rare)} of the {len(images)} classes that the mean "
-        "IoU is the mean of."
+        f"a difference, though {len(rare)} of the {held} classes in the mean IoU are "
+        "such."
         if rare
         else ""
     )

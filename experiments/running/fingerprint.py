@@ -42,7 +42,7 @@ RECORD = "run.json"
 
 def package_versions() -> dict[str, str]:
     """Those of Python and of the packages that compute."""
-    # Without the last number, as what it counts mends faults and computes the same.
+    # Without the patch number: patch releases mend faults and compute the same.
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {"python": python, **{name: metadata.version(name) for name in _PACKAGES}}
 

@@ -94,8 +94,8 @@ class _Over:
 class Local:
     """Processes on this machine, through submitit.
 
-    Without accelerators they share out the cores, which together they use better than
-    each with threads on all of them.
+    Without accelerators jobs share out the cores: together they are faster so than each
+    with threads on all of them.
 
     Args:
         jobs: how many at once; None is one per accelerator, and one without any.

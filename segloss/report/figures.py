@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from segloss.report.palette import VOID_COLOR, to_colors, voc_palette
+from segloss.writing import replacing
 
 _DPI = 110
 _WIDTH_INCHES = 9.0
@@ -141,8 +142,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a PNG that depends on nothing but the figure, and makes its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Matplotlib would write its own version into the file.
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    with replacing(path) as unfinished:
+        # Matplotlib would write its own version into the file.
+        FigureCanvasAgg(figure).print_png(unfinished, metadata={"Software": None})
 
 
 def _legend_handles(

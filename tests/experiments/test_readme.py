@@ -150,6 +150,14 @@ def test_a_class_needs_five_images_for_a_verdict(num_images, word):
     assert ("images hold pole: too few to tell" in tables.caveat(study)) == few
 
 
+def test_classes_of_the_mean_are_those_that_images_hold():
+    study = make_study_of_rare_poles(1)
+    assert "1 of the 3 classes in the mean IoU are such." in tables.caveat(study)
+    for run in study.runs:
+        run.per_image[:, 1] = 0
+    assert "1 of the 2 classes in the mean IoU are such." in tables.caveat(study)
+
+
 def test_a_share_of_the_resamples_is_explained():
     comparisons = compare(make_study_of_rare_poles(1), resamples=200)
     table = tables.class_differences_table(comparisons, make_study())
