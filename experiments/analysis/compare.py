@@ -89,12 +89,13 @@ def compare(study: Study, *, resamples: int = 2000) -> list[Comparison]:
 
 
 def verdict(interval: Interval) -> str:
-    """What an interval allows to be said."""
+    """What an interval allows to be said, its ends as they are printed."""
     if math.isnan(interval.low):
         return "not defined"
-    if interval.low <= 0 <= interval.high:
+    low, high = (_in_points(x) for x in (interval.low, interval.high))
+    if low <= 0 <= high:
         return NO_DIFFERENCE
-    return BETTER if interval.low > 0 else WORSE
+    return BETTER if low > 0 else WORSE
 
 
 def points(interval: Interval) -> str:
@@ -102,14 +103,18 @@ def points(interval: Interval) -> str:
     if math.isnan(interval.low):
         return "\N{EN DASH}"
     estimate, low, high = (
-        # Without the sign of a zero.
-        f"{round(100 * float(x), 2) + 0.0:+.2f}"
+        f"{_in_points(x):+.2f}"
         for x in (interval.estimate, interval.low, interval.high)
     )
     # Rounded down: what is not all of them must not read so.
     share = math.floor(1000 * interval.defined) / 10
     share = "" if interval.defined == 1 else f", of {share:g} %"
     return f"{estimate} ({low} to {high}{share})"
+
+
+def _in_points(share: float) -> float:
+    # Without the sign of a zero.
+    return round(100 * float(share), 2) + 0.0
 
 
 def conclusion(comparison: Comparison) -> str:

@@ -46,6 +46,8 @@ def interval(low, high, defined=1.0):
     [
         (-0.01, 0.03, "no difference shown"),
         (0.0, 0.03, "no difference shown"),
+        # Printed as 0.
+        (0.00002, 0.03, "no difference shown"),
         (0.001, 0.03, "better"),
         (-0.03, -0.001, "worse"),
         (np.nan, np.nan, "not defined"),
