@@ -115,6 +115,16 @@ def play(tmp_path, plays, file=None, **kwargs):
 
 
 @pytest.fixture(autouse=True)
+def signals_arrive():
+    """A runner leaves ignored what it was started to ignore, as by nohup or `&`."""
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    before = {n: signal.signal(n, lambda number, frame: None) for n in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr("experiments.running.runner._POLL_SECONDS", 0.001)
 
