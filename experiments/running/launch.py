@@ -94,9 +94,6 @@ class _Over:
 class Local:
     """Processes on this machine, through submitit.
 
-    Without accelerators jobs share out the cores: together they are faster so than each
-    with threads on all of them.
-
     Args:
         jobs: how many at once; None is one per accelerator, and one without any.
     """
@@ -110,18 +107,11 @@ class Local:
         self._environments = [
             _environment(devices, slot, self.jobs) for slot in range(self.jobs)
         ]
-        self._cores = [
-            None if devices else _share_of_cores(slot, self.jobs)
-            for slot in range(self.jobs)
-        ]
 
     def start(self, job: Job, directory: pathlib.Path) -> Attempt:
         slot = self._free.pop()
         job = dataclasses.replace(
-            job,
-            environment=self._environments[slot],
-            cores=self._cores[slot],
-            own_group=True,
+            job, environment=self._environments[slot], own_group=True
         )
         executor = submitit.AutoExecutor(directory, cluster="local")
         executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, stderr_to_stdout=True)
@@ -223,11 +213,3 @@ def _environment(devices: Sequence[str], slot: int, jobs: int) -> dict[str, str 
             "XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / sharing:.3f}"
         ),
     }
-
-
-def _share_of_cores(slot: int, jobs: int) -> tuple[int, ...] | None:
-    """The cores of one of so many jobs; None, for all, where they do not suffice."""
-    # macOS confines no process.
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    return tuple(sorted(os.sched_getaffinity(0))[slot::jobs]) or None

@@ -31,7 +31,6 @@ class Job:
         record: what `run.json` will hold.
         stop_file: exists once the job should not begin.
         environment: variables to set, or with None to remove, before jax starts.
-        cores: the only ones it may use, if not all.
         own_group: whether to leave the terminal's group of processes, so that Ctrl-C
             comes as the runner passes it on and not twice.
     """
@@ -41,7 +40,6 @@ class Job:
     record: dict[str, Any]
     stop_file: pathlib.Path
     environment: dict[str, str | None] = dataclasses.field(default_factory=dict)
-    cores: tuple[int, ...] | None = None
     own_group: bool = False
 
 
@@ -78,8 +76,6 @@ def run_job(job: Job) -> Outcome:
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
-    if job.cores:
-        os.sched_setaffinity(0, job.cores)
     if job.own_group:
         os.setpgrp()
     with _asked_by_signals():

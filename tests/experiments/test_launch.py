@@ -130,30 +130,6 @@ def test_devices_are_shared_out(machine, monkeypatch):
     assert shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.300"
 
 
-def test_cores_are_shared_out(monkeypatch):
-    cores = {5, 0, 1, 3}
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
-    shares = {
-        jobs: [launch._share_of_cores(slot, jobs) for slot in range(jobs)]
-        for jobs in (1, 3, 5)
-    }
-    assert shares[1] == [(0, 1, 3, 5)]
-    assert shares[3] == [(0, 5), (1,), (3,)]
-    assert shares[5] == [(0,), (1,), (3,), (5,), None]
-
-
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="this system confines no process"
-)
-def test_a_job_keeps_to_its_cores(tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *given: kept.append(given))
-    job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop", cores=(2, 3))
-    job.stop_file.touch()
-    run_job(job)
-    assert kept == [(0, (2, 3))]
-
-
 class Executor:
     """In submitit's place: it notes what it is given, and runs nothing."""
 
@@ -218,12 +194,9 @@ def given(executor, what):
     return {job.record["arm"]: getattr(job, what) for job in executor.jobs}
 
 
-def test_local_jobs_take_turns_on_the_shares_of_the_cores(
-    tmp_path, monkeypatch, executor
-):
+def test_local_jobs_take_turns_without_accelerators(tmp_path, monkeypatch, executor):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
     local = launch.Local(2)
     first, second = (start(local, tmp_path, name) for name in "ab")
     assert first.poll() is None
@@ -233,12 +206,6 @@ def test_local_jobs_take_turns_on_the_shares_of_the_cores(
     second._submitted.end()
     second.poll()
     start(local, tmp_path, "d")
-    assert given(executor, "cores") == {
-        "a": (0, 2),
-        "b": (1, 3),
-        "c": (0, 2),
-        "d": (1, 3),
-    }
     # What submitit sets to nothing is unset again.
     nothing = {"CUDA_VISIBLE_DEVICES": None}
     assert given(executor, "environment") == dict.fromkeys("abcd", nothing)
@@ -258,7 +225,6 @@ def test_local_jobs_take_turns_on_the_accelerators(tmp_path, monkeypatch, execut
         for arm, e in given(executor, "environment").items()
     }
     assert visible == {"a": "4", "b": "6", "c": "6"}
-    assert given(executor, "cores") == dict.fromkeys("abc")
 
 
 def test_a_terminal_reaches_neither_a_local_job_nor_what_is_around_it(
