@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from segloss.losses.check import check_arrays
+from segloss.losses.check import PixelWeights, check_arrays
 from segloss.losses.reduce import mean_over_pixels, valid_or_all
-from segloss.losses.softmax import at_label, clear_void, normalizer
+from segloss.losses.softmax import at_label, softmax
 
 
 @functools.partial(jax.jit, static_argnames="axis_name")
@@ -18,6 +18,7 @@ def boundary_loss(
     valid: Bool[Array, "..."] | None = None,
     *,
     distances: Float[Array, "b *spatial c"],
+    pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """How far from the boundaries the probability lies that is on the wrong side.
@@ -38,13 +39,14 @@ def boundary_loss(
         distances: from the pixel to the boundary of each class's region in the labels,
             in pixels: at most 0 inside, at least 0 outside, and 0 throughout where a
             class has no boundary. `segloss.data.signed_distances` makes them.
+        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
         axis_name: mapped device axis whose devices share one mean.
 
     Raises:
         ValueError: if an array's shape or type does not fit `logits`.
     """
     name = "boundary_loss"
-    check_arrays(name, logits, labels, valid)
+    check_arrays(name, logits, labels, valid, pixel_weights=pixel_weights)
     if distances.shape != logits.shape:
         raise ValueError(
             f"{name}: distances must have the shape of logits {logits.shape}, "
@@ -53,13 +55,11 @@ def boundary_loss(
     if not jnp.issubdtype(distances.dtype, jnp.floating):
         raise ValueError(f"{name}: distances must be float, got {distances.dtype}.")
 
-    valid = valid_or_all(labels, valid)
-    logits = clear_void(logits, valid)
-    top, log_total = normalizer(logits, labels, valid)
-    distances = distances.astype(logits.dtype)
-    own = at_label(distances, labels)
+    parts = softmax(logits, labels, valid_or_all(labels, valid))
+    distances = distances.astype(parts.scores.dtype)
     # sum_c (phi_c - phi_y) p_c: no term is below 0, so the sum keeps its digits.
-    farther = distances - own[..., None]
-    odds = jnp.exp(logits - top[..., None])
-    loss = (farther * odds).sum(axis=-1) * jnp.exp(-log_total)
-    return mean_over_pixels(loss, valid, axis_name=axis_name)
+    farther = distances - at_label(distances, parts.labels)[..., None]
+    loss = (farther * parts.probs()).sum(axis=-1)
+    return mean_over_pixels(
+        loss, valid, pixel_weights=pixel_weights, axis_name=axis_name
+    )

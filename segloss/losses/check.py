@@ -15,9 +15,12 @@ from segloss.losses.numerics import SMALLEST_DIVISOR
 ClassWeights = Real[Array, " c"] | Sequence[ArrayLike]
 Penalty = Real[Array, "c c"] | Sequence[Sequence[ArrayLike]]
 
-# For sigmoids: how much of the pixel belongs to each class.
+# How much of the pixel belongs to each class.
 SoftLabels = Float[Array, "b *spatial c"] | Bool[Array, "b *spatial c"]
 Labels = Integer[Array, " b *spatial"] | SoftLabels
+
+# A factor for each pixel, broadcastable to what is weighted.
+PixelWeights = Real[Array, "..."]
 
 
 def check_choice(
@@ -72,30 +75,47 @@ def check_arrays(
     valid: Array | None,
     class_weights: ClassWeights | None = None,
     *,
+    pixel_weights: PixelWeights | None = None,
     multi_label: bool = False,
+    soft: bool = False,
 ) -> None:
-    """Raises ValueError where shapes would broadcast or types convert in silence."""
+    """Raises ValueError where shapes would broadcast or types convert silently.
+
+    Args:
+        function: its name, for the message.
+        logits: `[b, *spatial, c]`.
+        labels: class ids without the class axis, or a value for each class.
+        valid: None, or bool and broadcastable to one entry per pixel, which with
+            `multi_label` is one entry per class of each pixel.
+        class_weights: None, or one number per class.
+        pixel_weights: None, or numbers that are broadcastable as `valid` is.
+        multi_label: whether `labels` must have a value for each class.
+        soft: whether `labels` may have a value for each class.
+    """
     if logits.size == 0:
         raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")
-    shape = logits.shape if multi_label else logits.shape[:-1]
+    pixels = logits.shape if multi_label else logits.shape[:-1]
+    of_classes = multi_label or (soft and labels.ndim == logits.ndim)
+    shape = logits.shape if of_classes else pixels
     if labels.shape != shape:
         raise ValueError(
             f"{function}: labels must have shape {shape} for logits "
             f"{logits.shape}, got {labels.shape}."
         )
-    integer = jnp.issubdtype(labels.dtype, jnp.integer)
-    if integer == multi_label:
-        wanted = "float or bool" if multi_label else "integer"
+    if jnp.issubdtype(labels.dtype, jnp.integer) == of_classes:
+        wanted = "float or bool" if of_classes else "integer"
         raise ValueError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
     if valid is not None:
         if valid.dtype != bool:
             raise ValueError(f"{function}: valid must be bool, got {valid.dtype}.")
-        sizes = zip(valid.shape[::-1], shape[::-1], strict=False)
-        if valid.ndim > len(shape) or any(v not in (1, size) for v, size in sizes):
+        _check_broadcastable(function, "valid", valid, pixels)
+    if pixel_weights is not None:
+        weights = jnp.asarray(pixel_weights)
+        if not jnp.issubdtype(weights.dtype, jnp.floating):
             raise ValueError(
-                f"{function}: valid must be broadcastable to labels {shape}, "
-                f"got {valid.shape}."
+                f"{function}: pixel_weights must be float, got {weights.dtype}."
             )
+        _check_broadcastable(function, "pixel_weights", weights, pixels)
     if class_weights is not None:
         weights = jnp.asarray(class_weights)
         if weights.shape != logits.shape[-1:]:
@@ -103,3 +123,14 @@ def check_arrays(
                 f"{function}: class_weights must have shape {logits.shape[-1:]}, "
                 f"one per class, got {weights.shape}."
             )
+
+
+def _check_broadcastable(
+    function: str, argument: str, x: Array, shape: tuple[int, ...]
+) -> None:
+    sizes = zip(x.shape[::-1], shape[::-1], strict=False)
+    if x.ndim > len(shape) or any(n not in (1, size) for n, size in sizes):
+        raise ValueError(
+            f"{function}: {argument} must be broadcastable to labels {shape}, "
+            f"got {x.shape}."
+        )

@@ -1,20 +1,17 @@
-"""Losses that are a mean over pixels of some function of the softmax.
-
-The label's probability, of which all are made, has a derivative of its own, for
-reverse mode: `jax.grad`, `jax.vjp`, gradients of gradients and `jax.jvp` of `jax.grad`
-work, but not `jax.jvp` or `jax.jacfwd` of the loss.
-"""
+"""Losses that are a mean over pixels of some function of the softmax."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from segloss.losses.check import (
     ClassWeights,
+    Labels,
     Penalty,
+    PixelWeights,
     check_arrays,
     check_choice,
     check_range,
@@ -22,16 +19,12 @@ from segloss.losses.check import (
 from segloss.losses.numerics import widen
 from segloss.losses.reduce import (
     mean_over_pixels,
-    sum_over_devices,
     valid_or_all,
-    weigh,
+    weight_of_label,
+    weight_or_one,
 )
-from segloss.losses.softmax import (
-    as_index,
-    log_misses,
-    log_prob_of_label,
-    log_probs,
-)
+from segloss.losses.softmax import log_misses, one_hot, softmax
+from segloss.losses.top_k import weights_of_largest
 
 NORMALIZATIONS = ("pixels", "weights", "samples")
 
@@ -41,10 +34,11 @@ NORMALIZATIONS = ("pixels", "weights", "samples")
 )
 def softmax_cross_entropy(
     logits: Float[Array, "b *spatial c"],
-    labels: Integer[Array, " b *spatial"],
+    labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
     class_weights: ClassWeights | None = None,
+    pixel_weights: PixelWeights | None = None,
     label_smoothing: float | int = 0.0,
     normalize_by: str = "pixels",
     axis_name: str | None = None,
@@ -60,15 +54,27 @@ def softmax_cross_entropy(
     al. 2016 (arXiv:1512.00567), sec. 7, weighted as `torch.nn.CrossEntropyLoss` does;
     with `normalize_by="weights"` the values are those of torch.
 
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> labels = jnp.array([[0, 255]])
+    >>> print(f"{softmax_cross_entropy(logits, labels, labels != 255):.4f}")  # log 2
+    0.6931
+
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A
-            valid pixel whose label is no class makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel whose
+            label is no class makes the loss NaN. Or soft labels `[b, *spatial, c]`,
+            such as those of mixup or distillation: t_k in `[0, 1]`, the share of the
+            pixel that belongs to class k; the loss is `-sum_k w_k t_k log p_k`.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None is all.
         class_weights: `w`, a factor of at least 0 per class; None means all ones.
+        pixel_weights: a factor of at least 0 per pixel, broadcastable to
+            `[b, *spatial]`, for example U-Net's weights of borders, or one weight per
+            sample `[b, 1, 1]`; None means all ones. No gradient reaches them.
         label_smoothing: s in `[0, 1]`, the share of the target spread evenly.
         normalize_by: "pixels" divides by the number of valid pixels, "weights" by the
-            sum of `w_y` over them, "samples" by the number of samples that hold one.
+            sum of their weights (class and pixel), "samples" by the number of samples
+            that hold one.
         axis_name: mapped device axis whose devices share one loss.
 
     Raises:
@@ -78,24 +84,24 @@ def softmax_cross_entropy(
     name = "softmax_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
     check_range(name, "label_smoothing", label_smoothing, 0, 1)
-    check_arrays(name, logits, labels, valid, class_weights)
-
-    valid = valid_or_all(labels, valid)
-    # Once, so that the gradients of its two uses add up before they are rounded.
-    if label_smoothing:
-        logits = widen(logits)
-    loss = weigh(-log_prob_of_label(logits, labels, valid), labels, class_weights)
-    if label_smoothing:
-        misses = -log_probs(logits, labels, valid)
-        if class_weights is not None:
-            weights = jnp.asarray(class_weights, misses.dtype)
-            misses *= jnp.broadcast_to(weights, misses.shape)
-        loss = (1 - label_smoothing) * loss + label_smoothing * misses.mean(axis=-1)
+    check_arrays(
+        name,
+        logits,
+        labels,
+        valid,
+        class_weights,
+        pixel_weights=pixel_weights,
+        soft=True,
+    )
+    loss, weights = _loss_and_weight(
+        jnp.negative, logits, labels, valid, class_weights, label_smoothing
+    )
     return mean_over_pixels(
         loss,
         valid,
         normalize_by=normalize_by,
-        pixel_weights=weigh(jnp.ones_like(loss), labels, class_weights),
+        weights=weights,
+        pixel_weights=pixel_weights,
         axis_name=axis_name,
     )
 
@@ -103,11 +109,12 @@ def softmax_cross_entropy(
 @functools.partial(jax.jit, static_argnames=("gamma", "axis_name"))
 def focal_loss(
     logits: Float[Array, "b *spatial c"],
-    labels: Integer[Array, " b *spatial"],
+    labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
     gamma: float | int = 2.0,
     class_weights: ClassWeights | None = None,
+    pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Cross-entropy that fades out the pixels already classified well.
@@ -115,13 +122,20 @@ def focal_loss(
     `-a_y (1 - p_y)^gamma log p_y` in nats, mean over valid pixels: Lin et al. 2017
     (arXiv:1708.02002), eq. 5, with a softmax where the paper has a sigmoid.
 
+    >>> import jax.numpy as jnp
+    >>> logits, labels = jnp.log(jnp.array([[[0.25, 0.75]]])), jnp.array([[0]])
+    >>> print(f"{focal_loss(logits, labels):.4f}")  # (3/4)^2 log 4
+    0.7798
+
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A
-            valid pixel whose label is no class makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        labels: class ids, or the share t_k of each class in the pixel, as in
+            `softmax_cross_entropy`; then the loss is
+            `-sum_k a_k t_k (1 - p_k)^gamma log p_k`.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None is all.
         gamma: focusing strength, at least 0; 0 is plain cross-entropy.
         class_weights: `a` of eq. 5, a factor of at least 0 per class; None is ones.
+        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
         axis_name: mapped device axis whose devices share one mean.
 
     Raises:
@@ -129,25 +143,35 @@ def focal_loss(
     """
     name = "focal_loss"
     check_range(name, "gamma", gamma, 0)
-    check_arrays(name, logits, labels, valid, class_weights)
-    valid = valid_or_all(labels, valid)
-    log_prob = log_prob_of_label(logits, labels, valid)
-    # Without a floor the gradient is NaN at p == 1 for gamma < 1.
-    miss = jnp.maximum(-jnp.expm1(log_prob), jnp.finfo(log_prob.dtype).tiny)
-    return mean_over_pixels(
-        weigh(-(miss**gamma) * log_prob, labels, class_weights),
+    check_arrays(
+        name,
+        logits,
+        labels,
         valid,
-        axis_name=axis_name,
+        class_weights,
+        pixel_weights=pixel_weights,
+        soft=True,
+    )
+
+    def focal(log_prob: Float[Array, "..."]) -> Float[Array, "..."]:
+        # Without a floor the gradient is NaN at p == 1 for gamma < 1.
+        miss = jnp.maximum(-jnp.expm1(log_prob), jnp.finfo(log_prob.dtype).tiny)
+        return -(miss**gamma) * log_prob
+
+    loss, _ = _loss_and_weight(focal, logits, labels, valid, class_weights)
+    return mean_over_pixels(
+        loss, valid, pixel_weights=pixel_weights, axis_name=axis_name
     )
 
 
 @functools.partial(jax.jit, static_argnames=("epsilon", "axis_name"))
 def poly_loss(
     logits: Float[Array, "b *spatial c"],
-    labels: Integer[Array, " b *spatial"],
+    labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
     epsilon: float | int = 1.0,
+    pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Poly-1: cross-entropy with another weight on its expansion's first term.
@@ -155,11 +179,19 @@ def poly_loss(
     `-log p_y + epsilon (1 - p_y)`, mean over valid pixels: Leng et al. 2022
     (arXiv:2204.12511), sec. 4.
 
+    >>> import jax.numpy as jnp
+    >>> logits, labels = jnp.log(jnp.array([[[0.25, 0.75]]])), jnp.array([[0]])
+    >>> print(f"{poly_loss(logits, labels):.4f}")  # log 4 + 3/4
+    2.1363
+
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        labels: class ids, or the share t_k of each class in the pixel, as in
+            `softmax_cross_entropy`; then the loss is the sum over k of t_k times the
+            loss of a pixel of class k.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None is all.
         epsilon: added to the coefficient 1 of `1 - p_y`, at least -1.
+        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
         axis_name: mapped device axis whose devices share one mean.
 
     Raises:
@@ -167,11 +199,15 @@ def poly_loss(
     """
     name = "poly_loss"
     check_range(name, "epsilon", epsilon, -1)
-    check_arrays(name, logits, labels, valid)
-    valid = valid_or_all(labels, valid)
-    log_prob = log_prob_of_label(logits, labels, valid)
-    loss = -log_prob - epsilon * jnp.expm1(log_prob)
-    return mean_over_pixels(loss, valid, axis_name=axis_name)
+    check_arrays(name, logits, labels, valid, pixel_weights=pixel_weights, soft=True)
+
+    def poly(log_prob: Float[Array, "..."]) -> Float[Array, "..."]:
+        return -log_prob - epsilon * jnp.expm1(log_prob)
+
+    loss, _ = _loss_and_weight(poly, logits, labels, valid)
+    return mean_over_pixels(
+        loss, valid, pixel_weights=pixel_weights, axis_name=axis_name
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("fraction", "axis_name"))
@@ -181,6 +217,7 @@ def top_k_cross_entropy(
     valid: Bool[Array, "..."] | None = None,
     *,
     fraction: float | int = 0.25,
+    pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Cross-entropy of the hardest pixels alone.
@@ -189,11 +226,19 @@ def top_k_cross_entropy(
     being `fraction` of the valid pixels, rounded, and at least 1: Wu et al. 2016
     (arXiv:1605.06885), sec. 3. Pixels that tie for the last places share them.
 
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> loss = top_k_cross_entropy(logits, jnp.array([[0, 0]]), fraction=0.5)
+    >>> print(f"{loss:.4f}")  # the second pixel alone: log 4
+    1.3863
+
     Args:
         logits: unnormalised class scores.
         labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
         valid: True where a pixel counts, broadcastable to `labels`; None is all.
         fraction: share of the valid pixels that counts, in `(0, 1]`.
+        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`;
+            the hardest pixels are those of the largest weighted loss.
         axis_name: mapped device axis whose devices share one batch.
 
     Raises:
@@ -201,34 +246,18 @@ def top_k_cross_entropy(
     """
     name = "top_k_cross_entropy"
     check_range(name, "fraction", fraction, 0, 1, without_low=True)
-    check_arrays(name, logits, labels, valid)
+    check_arrays(name, logits, labels, valid, pixel_weights=pixel_weights)
     valid = valid_or_all(labels, valid)
-    loss = -log_prob_of_label(logits, labels, valid)
-
-    # The bits of floats that are not negative are in their order, void below them and
-    # NaN above.
-    bits = lax.bitcast_convert_type(jnp.abs(loss).astype(jnp.float32), jnp.uint32)
-    rank = jnp.where(valid, bits + 1, 0)
-
-    def count(where: Bool[Array, " b *spatial"]) -> Int[Array, ""]:
-        return sum_over_devices(where.sum(), axis_name)
-
-    k = jnp.maximum(jnp.round(fraction * count(valid)), 1).astype(jnp.int32)
-
-    def raise_bit(i, last):
-        higher = last | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
-        return jnp.where(count(rank >= higher) >= k, higher, last)
-
-    # The largest that k reach, bit by bit: faster than to sort, nothing to gather.
-    last = lax.fori_loop(0, 32, raise_bit, jnp.uint32(0))
-    share = (k - count(rank > last)) / count(rank == last)
-    share = share.astype(loss.dtype)
-    weights = jnp.where(rank > last, 1.0, jnp.where(rank == last, share, 0.0))
+    loss = -softmax(logits, labels, valid).log_prob_of_label()
+    loss = jnp.where(valid, loss, 0.0)
+    if pixel_weights is not None:
+        loss *= weight_or_one(valid, pixel_weights)
+    weights = weights_of_largest(loss, valid, fraction=fraction, axis_name=axis_name)
     return mean_over_pixels(
         weights * loss,
         valid,
         normalize_by="weights",
-        pixel_weights=weights,
+        weights=weights,
         axis_name=axis_name,
     )
 
@@ -241,12 +270,19 @@ def log_bilinear_loss(
     *,
     penalty: Penalty,
     alpha: float | int = 0.5,
+    pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Cross-entropy beside a price on each kind of confusion.
+    """Cross-entropy plus a price on each kind of confusion.
 
     `-(1 - alpha) log p_y - alpha sum_k a_yk log(1 - p_k)`, mean over valid pixels:
     Resheff et al. 2017 (arXiv:1704.06062), eq. 3 with eq. 5.
+
+    >>> import jax.numpy as jnp
+    >>> logits, labels = jnp.log(jnp.array([[[0.5, 0.5]]])), jnp.array([[0]])
+    >>> loss = log_bilinear_loss(logits, labels, penalty=((0, 3), (1, 0)))
+    >>> print(f"{loss:.4f}")  # (log 2 + 3 log 2) / 2
+    1.3863
 
     Args:
         logits: unnormalised class scores.
@@ -255,6 +291,7 @@ def log_bilinear_loss(
         penalty: `a [c, c]`, at least 0: what it costs to see class k (column) where
             the label is y (row). The diagonal is not read.
         alpha: weight of the penalties in `[0, 1]`.
+        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
         axis_name: mapped device axis whose devices share one mean.
 
     Raises:
@@ -262,7 +299,7 @@ def log_bilinear_loss(
     """
     name = "log_bilinear_loss"
     check_range(name, "alpha", alpha, 0, 1)
-    check_arrays(name, logits, labels, valid)
+    check_arrays(name, logits, labels, valid, pixel_weights=pixel_weights)
     classes = logits.shape[-1]
     penalty = jnp.asarray(penalty, jnp.float32)
     if penalty.shape != (classes, classes):
@@ -271,10 +308,54 @@ def log_bilinear_loss(
             f"of the label, got {penalty.shape}."
         )
     penalty = jnp.where(jnp.eye(classes, dtype=bool), 0.0, penalty)
-    valid = valid_or_all(labels, valid)
-    # Once, so that the gradients of its two uses add up before they are rounded.
-    logits = widen(logits)
-    prices = penalty[as_index(labels, classes)]
-    prices = -(prices * log_misses(logits, labels, valid)).sum(axis=-1)
-    loss = -(1 - alpha) * log_prob_of_label(logits, labels, valid) + alpha * prices
-    return mean_over_pixels(loss, valid, axis_name=axis_name)
+    parts = softmax(logits, labels, valid_or_all(labels, valid))
+    # A product with a one-hot, because a gather of rows is slow on a TPU.
+    prices = jnp.matmul(
+        one_hot(parts.labels, classes).astype(penalty.dtype),
+        penalty,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    misses = -log_misses(parts.log_probs())
+    loss = -(1 - alpha) * parts.log_prob_of_label()
+    loss += alpha * (prices.astype(misses.dtype) * misses).sum(axis=-1)
+    return mean_over_pixels(
+        loss, valid, pixel_weights=pixel_weights, axis_name=axis_name
+    )
+
+
+def _loss_and_weight(
+    loss_of: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+    logits: Float[Array, "b *spatial c"],
+    labels: Labels,
+    valid: Bool[Array, "..."] | None,
+    class_weights: ClassWeights | None = None,
+    label_smoothing: float | int = 0.0,
+) -> tuple[Float[Array, " b *spatial"], Float[Array, " b *spatial"] | None]:
+    """Each pixel's `w_y loss_of(log p_y)`, and its weight `w_y`; None means 1.
+
+    Soft labels and smoothing give `sum_k w_k t_k loss_of(log p_k)` and `sum_k w_k t_k`.
+    """
+    soft = labels.ndim == logits.ndim
+    # Soft labels have no id; any class will do.
+    ids = jnp.zeros(labels.shape[:-1], jnp.int32) if soft else labels
+    valid = valid_or_all(ids, valid)
+    parts = softmax(logits, ids, valid)
+    weights = None
+    if class_weights is not None and not soft:
+        weights = weight_of_label(parts.labels, class_weights)
+    if not soft and not label_smoothing:
+        loss = loss_of(parts.log_prob_of_label())
+        return loss if weights is None else loss * weights, weights
+
+    targets = widen(labels if soft else one_hot(parts.labels, logits.shape[-1]))
+    targets = jnp.where(valid[..., None], targets, 0.0)
+    factors = jnp.ones_like(targets)
+    if class_weights is not None:
+        factors *= jnp.broadcast_to(jnp.asarray(class_weights), targets.shape)
+    if soft:
+        weights = (factors * targets).sum(axis=-1)
+    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
+    # A share of 0 costs nothing, also where the logarithm is infinite.
+    counts = targets > 0
+    loss = loss_of(jnp.where(counts, parts.log_probs(), 0.0))
+    return jnp.where(counts, factors * targets * loss, 0.0).sum(axis=-1), weights

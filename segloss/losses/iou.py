@@ -1,30 +1,28 @@
 """Soft IoU, and Tversky's index, which with weights of 1 is the same."""
 
 import functools
+from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from segloss.losses.check import ClassWeights, Labels, check_range
+from segloss.losses.check import Labels, check_choice, check_range
 from segloss.losses.numerics import SMALLEST_DIVISOR, safe_divide
-from segloss.losses.overlap import STATIC, Cost, overlap_loss
+from segloss.losses.overlap import (
+    Cost,
+    OverlapOptions,
+    mean_cost,
+    with_overlap_options,
+)
 from segloss.losses.regions import RegionSums
 
 
-@functools.partial(jax.jit, static_argnames=STATIC)
+@with_overlap_options
 def soft_iou(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
-    *,
-    smooth: float | int = 0.0,
-    classes: str = "all",
-    class_weights: ClassWeights | None = None,
-    per_image: bool = False,
-    normalize_by: str = "classes",
-    multi_label: bool = False,
-    axis_name: str | None = None,
+    **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
     """Soft intersection over union loss, each class summed over the whole batch.
 
@@ -33,25 +31,16 @@ def soft_iou(
     or 1, `min(p, t)` is their `p t`; for t between, only the former is best at `p = t`.
     Computed as `sum(|p - t|) / sum(max(p, t))`.
 
-    The arguments, and the errors raised, are those of `soft_dice`.
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> print(f"{soft_iou(logits, jnp.array([[0, 1]])):.4f}")  # (3/5 + 1/2) / 2
+    0.5500
     """
-    return overlap_loss(
-        "soft_iou",
-        functools.partial(_tversky_cost, fp_weight=1, fn_weight=1),
-        logits,
-        labels,
-        valid,
-        smooth=smooth,
-        classes=classes,
-        class_weights=class_weights,
-        per_image=per_image,
-        normalize_by=normalize_by,
-        multi_label=multi_label,
-        axis_name=axis_name,
-    )
+    cost = functools.partial(_tversky_cost, fp_weight=1, fn_weight=1)
+    return mean_cost("soft_iou", cost, logits, labels, valid, **options)
 
 
-@functools.partial(jax.jit, static_argnames=("fp_weight", "fn_weight", *STATIC))
+@with_overlap_options
 def tversky(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -59,13 +48,7 @@ def tversky(
     *,
     fp_weight: float | int = 0.5,
     fn_weight: float | int = 0.5,
-    smooth: float | int = 0.0,
-    classes: str = "all",
-    class_weights: ClassWeights | None = None,
-    per_image: bool = False,
-    normalize_by: str = "classes",
-    multi_label: bool = False,
-    axis_name: str | None = None,
+    **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
     """Overlap loss that prices false positives and false negatives apart.
 
@@ -74,43 +57,22 @@ def tversky(
     (arXiv:1706.05721), eq. 3 and 4. Weights of 1/2 give the linear soft Dice, of 1 soft
     IoU. More `fn_weight` raises recall, more `fp_weight` precision.
 
-    Args:
-        logits: unnormalised class scores.
-        labels: class ids, or what `multi_label` says.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> loss = tversky(logits, jnp.array([[0, 1]]), fp_weight=0.3, fn_weight=0.7)
+    >>> print(f"{loss:.4f}")  # (0.425/0.925 + 0.325/1.075) / 2
+    0.3809
+
+    Hyperparameters:
         fp_weight: of pixels given to a class that is not theirs, at least 0.
         fn_weight: of pixels withheld from their class, above 0, without which it would
             be best to predict nothing.
-        smooth: added to numerator and denominator of T.
-        classes: as the arguments that follow, and the errors raised, in `soft_dice`.
-        class_weights: for the mean over the classes.
-        per_image: sum over each image, then average the images.
-        normalize_by: "classes" or "samples".
-        multi_label: classes with sigmoids, labels in `[0, 1]` for each.
-        axis_name: mapped device axis whose devices share one loss.
-
-    Raises:
-        ValueError: also if `fp_weight` or `fn_weight` is out of range.
     """
-    return overlap_loss(
-        "tversky",
-        _checked_tversky_cost("tversky", fp_weight, fn_weight),
-        logits,
-        labels,
-        valid,
-        smooth=smooth,
-        classes=classes,
-        class_weights=class_weights,
-        per_image=per_image,
-        normalize_by=normalize_by,
-        multi_label=multi_label,
-        axis_name=axis_name,
-    )
+    cost = _checked_tversky_cost("tversky", fp_weight, fn_weight)
+    return mean_cost("tversky", cost, logits, labels, valid, **options)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("fp_weight", "fn_weight", "gamma", *STATIC)
-)
+@with_overlap_options
 def focal_tversky(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -119,13 +81,8 @@ def focal_tversky(
     fp_weight: float | int = 0.5,
     fn_weight: float | int = 0.5,
     gamma: float | int = 0.75,
-    smooth: float | int = 0.0,
-    classes: str = "all",
-    class_weights: ClassWeights | None = None,
-    per_image: bool = False,
-    normalize_by: str = "classes",
-    multi_label: bool = False,
-    axis_name: str | None = None,
+    power_of: str = "classes",
+    **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
     """Tversky loss that turns to the classes still far off, or to those almost right.
 
@@ -133,47 +90,37 @@ def focal_tversky(
     eq. 4, whose exponent is 1 / gamma. Below 1, gamma steepens the loss near a perfect
     prediction; above 1 it flattens it, as in the focal loss.
 
-    Args:
-        logits: unnormalised class scores.
-        labels: class ids, or what `multi_label` says.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        fp_weight: as `fn_weight` in `tversky`.
-        fn_weight: see there.
-        gamma: exponent, above 0.
-        smooth: as the arguments that follow in `tversky`.
-        classes: "all" or "present".
-        class_weights: for the mean over the classes.
-        per_image: sum over each image, then average the images.
-        normalize_by: "classes" or "samples".
-        multi_label: classes with sigmoids, labels in `[0, 1]` for each.
-        axis_name: mapped device axis whose devices share one loss.
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> print(f"{focal_tversky(logits, jnp.array([[0, 1]]), gamma=2):.4f}")
+    0.1460
 
-    Raises:
-        ValueError: as `tversky`, and if `gamma` is out of range.
+    Hyperparameters:
+        fp_weight: of pixels given to a class that is not theirs, at least 0.
+        fn_weight: of pixels withheld from their class, above 0.
+        gamma: exponent, above 0.
+        power_of: "classes" is the mean of each class's power, as in the paper; "mean"
+            the power of the mean over the classes, as in segmentation_models_pytorch.
     """
     name = "focal_tversky"
     check_range(name, "gamma", gamma, 0, without_low=True)
-    tversky_cost = _checked_tversky_cost(name, fp_weight, fn_weight)
+    check_choice(name, "power_of", power_of, ("classes", "mean"))
+    linear = _checked_tversky_cost(name, fp_weight, fn_weight)
 
-    def cost(sums: RegionSums, smooth: float | int) -> Float[Array, "rows c"]:
-        linear = tversky_cost(sums, smooth)
+    def power(cost: Float[Array, "..."]) -> Float[Array, "..."]:
         # The slope of a power below 1 is infinite at 0, where there is nothing to do.
-        perfect = linear < SMALLEST_DIVISOR
-        return jnp.where(perfect, 0.0, jnp.where(perfect, 1.0, linear) ** gamma)
+        perfect = cost < SMALLEST_DIVISOR
+        return jnp.where(perfect, 0.0, jnp.where(perfect, 1.0, cost) ** gamma)
 
-    return overlap_loss(
+    if power_of == "mean":
+        return power(mean_cost(name, linear, logits, labels, valid, **options))
+    return mean_cost(
         name,
-        cost,
+        lambda sums, smooth: power(linear(sums, smooth)),
         logits,
         labels,
         valid,
-        smooth=smooth,
-        classes=classes,
-        class_weights=class_weights,
-        per_image=per_image,
-        normalize_by=normalize_by,
-        multi_label=multi_label,
-        axis_name=axis_name,
+        **options,
     )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 from segloss.losses.check import check_arrays, check_choice, check_range
 from segloss.losses.numerics import widen
 from segloss.losses.reduce import mean_over_classes, sum_over_devices, valid_or_all
-from segloss.losses.softmax import clear_void, normalizer, one_hot
+from segloss.losses.softmax import one_hot, softmax
 
 
 @functools.partial(
@@ -68,10 +68,7 @@ def lovasz_softmax(
     check_arrays(name, logits, labels, valid)
 
     valid = valid_or_all(labels, valid)
-    logits = clear_void(logits, valid)
-    top, log_total = normalizer(logits, labels, valid)
-    # As a product XLA keeps one array less for the gradient than as one exp.
-    probs = jnp.exp(logits - top[..., None]) * jnp.exp(-log_total)[..., None]
+    probs = softmax(logits, labels, valid).probs()
     is_label = one_hot(labels, logits.shape[-1])
     return _mean_extension(
         jnp.where(is_label, 1.0 - probs, probs),

@@ -50,14 +50,21 @@ MASK_LOSSES = (
     "sigmoid_focal_loss",
 )
 
-# Arrays that a loss may ask for, by this keyword, with every batch.
-INPUTS = ("distances",)
+# Arrays that a loss takes, by this keyword, with every batch.
+INPUTS = ("distances", "pixel_weights")
 
 
 def inputs_of(name: str) -> tuple[str, ...]:
-    """The arrays that `LOSSES[name]` takes beside logits, labels and valid."""
+    """The arrays that `LOSSES[name]` needs in addition to logits, labels and valid."""
+    return tuple(
+        x for x in _arrays_of(name) if _arrays_of(name)[x] is inspect.Parameter.empty
+    )
+
+
+def _arrays_of(name: str) -> dict[str, Any]:
+    """The arrays of `INPUTS` that the loss takes, with their defaults."""
     parameters = inspect.signature(LOSSES[name]).parameters
-    return tuple(name for name in INPUTS if name in parameters)
+    return {x: parameters[x].default for x in INPUTS if x in parameters}
 
 
 def takes_masks(name: str, hyperparameters: Mapping[str, Any]) -> bool:
@@ -70,7 +77,8 @@ def make_loss(name: str, **hyperparameters: Any) -> Loss:
 
     Returns:
         A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
-        keyword, the arrays that `inputs_of(name)` says.
+        keyword, the arrays that `inputs_of(name)` lists, and `pixel_weights` where the
+        loss has it.
 
     Raises:
         ValueError: if `LOSSES` has no such name, or the loss no such hyperparameter.
@@ -91,7 +99,8 @@ def compound_loss(
 
     Returns:
         A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
-        keyword, what `inputs_of` says of each term, which alone gets it.
+        keyword, the arrays `distances` and `pixel_weights`; each goes to the terms that
+        take it.
 
     Raises:
         ValueError: if there is no term, a weight is negative or not finite, or
@@ -117,7 +126,7 @@ def compound_loss(
                 later=INPUTS,
                 axis_name=axis_name,
             ),
-            inputs_of(name),
+            _arrays_of(name),
         )
         for weight, name, hyperparameters in terms
     ]

@@ -1,21 +1,26 @@
-"""Losses that compare, class by class, the predicted region with the labelled one.
+"""What the overlap losses share: their options, and the mean over the classes.
 
-All are `1 - score` written as `error / size`, each summed over the pixels first. The
-two are equal, but a difference of large sums rounds to values below 0 where the
-prediction is almost perfect.
+Each compares, class by class, the predicted region with the labelled one. All are
+`1 - score` written as `error / size`, each summed over the pixels first. The two are
+equal, but a difference of large sums rounds to values below 0 where the prediction is
+almost perfect.
 
-Their derivatives are for reverse mode: `jax.grad`, `jax.vjp` and gradients of gradients
-work, `jax.jvp` and `jax.jacfwd` do not.
+The derivative for class ids is for reverse mode: `jax.grad`, `jax.vjp` and gradients of
+gradients work, `jax.jvp` and `jax.jacfwd` do not.
 """
 
+import inspect
 from collections.abc import Callable
+from typing import TypedDict, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from segloss.losses.check import (
     ClassWeights,
     Labels,
+    PixelWeights,
     check_arrays,
     check_choice,
     check_smooth,
@@ -24,24 +29,81 @@ from segloss.losses.reduce import (
     mean_over_classes,
     sum_over_devices,
     valid_or_all,
+    weight_or_one,
 )
 from segloss.losses.regions import RegionSums, region_sums
 
-# Arguments that all of these losses take and that are no arrays.
-STATIC = (
-    "smooth",
-    "classes",
-    "per_image",
-    "normalize_by",
-    "multi_label",
-    "axis_name",
-)
-
 # From the sums of each class, and `smooth`, its cost.
 Cost = Callable[[RegionSums, float | int], Float[Array, "rows c"]]
+Loss = TypeVar("Loss", bound=Callable)
 
 
-def overlap_loss(
+class OverlapOptions(TypedDict, total=False):
+    """The keyword arguments that all overlap losses take; see `soft_dice`."""
+
+    smooth: float | int
+    classes: str
+    class_weights: ClassWeights | None
+    pixel_weights: PixelWeights | None
+    per_image: bool
+    normalize_by: str
+    multi_label: bool
+    axis_name: str | None
+
+
+_ARGS = """
+    Args:
+        logits: unnormalised class scores, for a softmax (but see `multi_label`).
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel whose
+            label is no class makes the loss NaN. Or soft labels `[b, *spatial, c]`:
+            the share, in `[0, 1]`, of the pixel that belongs to each class.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`, or with
+            `multi_label` to `labels`; None is all.
+"""
+
+_OPTIONS = """\
+        smooth: added to numerator and denominator of the score, in pixels; 0, or at
+            least 1e-18, which float32 can square.
+        classes: "all", where with `smooth=0` a class that no label holds costs 1 and
+            sends no gradient; "present" leaves such classes out.
+        class_weights: of at least 0, for the mean over the classes; None is ones.
+        pixel_weights: a factor of at least 0 for each pixel's part in the sums,
+            broadcastable as `valid` is; None is ones. No gradient reaches it.
+        per_image: sum over each image, then average the images that hold a valid
+            pixel. Then "present" means in the image.
+        normalize_by: "classes" averages the classes; "samples" divides their sum by
+            the number m of samples that hold a valid pixel.
+        multi_label: `labels` are floats in `[0, 1]` or bools in the shape of `logits`,
+            and the classes have sigmoids. A class with no valid label is left out.
+        axis_name: mapped device axis whose devices share one loss.
+
+    Raises:
+        ValueError: if a hyperparameter is none of the above, or an array's shape or
+            type does not fit `logits`.
+    """
+
+
+def with_overlap_options(loss: Loss) -> Loss:
+    """Compiles a loss and completes its signature and its docstring.
+
+    The loss takes `**options: Unpack[OverlapOptions]`, and its docstring ends with its
+    own hyperparameters, if it has any.
+    """
+    shared = inspect.signature(mean_cost).parameters
+    parameters = inspect.signature(loss).parameters.values()
+    loss.__signature__ = inspect.Signature(
+        [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        + [shared[name] for name in OverlapOptions.__annotations__],
+        return_annotation=inspect.signature(loss).return_annotation,
+    )
+    head, _, own = loss.__doc__.partition("    Hyperparameters:\n")
+    loss.__doc__ = head.rstrip() + "\n" + _ARGS + own.rstrip(" ") + _OPTIONS
+    arrays = {"logits", "labels", "valid", "class_weights", "pixel_weights"}
+    names = loss.__signature__.parameters.keys() - arrays
+    return jax.jit(loss, static_argnames=sorted(names))
+
+
+def mean_cost(
     name: str,
     cost: Cost,
     logits: Float[Array, "b *spatial c"],
@@ -49,27 +111,38 @@ def overlap_loss(
     valid: Bool[Array, "..."] | None,
     *,
     power: int = 1,
-    smooth: float | int,
-    classes: str,
-    class_weights: ClassWeights | None,
-    per_image: bool,
-    normalize_by: str,
-    multi_label: bool,
-    axis_name: str | None,
+    smooth: float | int = 0.0,
+    classes: str = "all",
+    class_weights: ClassWeights | None = None,
+    pixel_weights: PixelWeights | None = None,
+    per_image: bool = False,
+    normalize_by: str = "classes",
+    multi_label: bool = False,
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """The mean over classes of what `cost` makes of their sums."""
+    """The mean over the classes of the `cost` of their sums, for the loss `name`."""
     check_choice(name, "classes", classes, ("all", "present"))
     check_choice(name, "normalize_by", normalize_by, ("classes", "samples"))
     check_choice(name, "per_image", per_image, (True, False))
     check_choice(name, "multi_label", multi_label, (True, False))
     check_smooth(name, smooth)
-    check_arrays(name, logits, labels, valid, class_weights, multi_label=multi_label)
-
-    valid = valid_or_all(labels, valid)
+    check_arrays(
+        name,
+        logits,
+        labels,
+        valid,
+        class_weights,
+        pixel_weights=pixel_weights,
+        multi_label=multi_label,
+        soft=True,
+    )
+    soft = labels.ndim == logits.ndim and not multi_label
+    valid = valid_or_all(labels[..., 0] if soft else labels, valid)
     sums = region_sums(
         logits,
         labels,
         valid,
+        weights=weight_or_one(valid, pixel_weights),
         power=power,
         per_image=per_image,
         multi_label=multi_label,

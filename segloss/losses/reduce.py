@@ -1,14 +1,15 @@
-"""What all losses share: void that does not count, and the one reduction."""
+"""What all losses share: which pixels count and how much, and the sums over pixels."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from segloss.losses.check import ClassWeights
-from segloss.losses.numerics import safe_divide, total
-from segloss.losses.softmax import as_index
+from segloss.losses.numerics import safe_divide, widen
+from segloss.losses.softmax import at_label
 
 
 def valid_or_all(
@@ -19,22 +20,46 @@ def valid_or_all(
     return jnp.broadcast_to(True if valid is None else valid, labels.shape)
 
 
-def weigh(
-    loss: Float[Array, "*pixels"],
-    labels: Integer[Array, "*pixels"],
-    class_weights: ClassWeights | None,
+def weight_or_one(
+    valid: Bool[Array, "*shape"], pixel_weights: Real[Array, "..."] | None
+) -> Float[Array, "*shape"] | None:
+    """`pixel_weights` in the shape of `valid`, 0 where not valid; None stays None.
+
+    They count as constants: no gradient reaches them.
+    """
+    if pixel_weights is None:
+        return None
+    weights = lax.stop_gradient(widen(jnp.asarray(pixel_weights)))
+    return jnp.where(valid, jnp.broadcast_to(weights, valid.shape), 0.0)
+
+
+def weight_of_label(
+    labels: Integer[Array, "*pixels"], class_weights: ClassWeights
 ) -> Float[Array, "*pixels"]:
-    """Each pixel's loss times the weight of its label; None weighs all alike."""
-    if class_weights is None:
-        return loss
-    weights = jnp.asarray(class_weights, loss.dtype)
-    # A void label may lie outside; what it finds is not counted.
-    return loss * weights[as_index(labels, weights.size)]
+    """The weight of each pixel's class; 1 where the label is no class."""
+    weights = widen(jnp.asarray(class_weights))
+    known = (labels >= 0) & (labels < weights.size)
+    of_class = jnp.broadcast_to(weights, (*labels.shape, weights.size))
+    return jnp.where(known, at_label(of_class, labels), 1.0)
 
 
 def sum_over_devices(sums: Any, axis_name: str | None) -> Any:
     """A tree of sums over this device's pixels, made sums over all devices'."""
-    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    return sums if axis_name is None else lax.psum(sums, axis_name)
+
+
+def sum_over_axes(
+    values: Float[Array, "*shape"], axes: Sequence[int] | None = None
+) -> Float[Array, "..."]:
+    """Sums over these axes, or all, in two steps: the longest axis first.
+
+    One by one, millions of values would lose their digits in float32.
+    """
+    axes = tuple(range(values.ndim) if axes is None else axes)
+    longest = max(axes, key=lambda axis: (values.shape[axis], axis))
+    # Without the barrier XLA makes one sum of the two.
+    rows = lax.optimization_barrier(values.sum(axis=longest, keepdims=True))
+    return rows.sum(axis=axes)
 
 
 def count_samples(
@@ -50,48 +75,38 @@ def mean_over_pixels(
     valid: Bool[Array, "..."] | None = None,
     *,
     normalize_by: str = "pixels",
-    pixel_weights: Float[Array, " b *spatial"] | None = None,
+    weights: Float[Array, " b *spatial"] | None = None,
+    pixel_weights: Real[Array, "..."] | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Sum of `loss` over the valid pixels of all devices, divided; 0 if none is valid.
 
     Args:
-        loss: loss of each pixel (or of each image, `[b]`), already weighted.
+        loss: loss of each pixel (or of each image, `[b]`).
         valid: True where a pixel counts, broadcastable to `loss`; None is all.
         normalize_by: what the sum is divided by. "pixels": the number of valid
-            pixels. "weights": the sum of their `pixel_weights`. "samples": the
-            number of samples that hold a valid pixel.
-        pixel_weights: the weights that `loss` holds as factors; None means ones.
+            pixels. "weights": the sum of the weights of the valid pixels. "samples":
+            the number of samples that hold a valid pixel.
+        weights: the weight of each pixel that `loss` already holds as a factor; None
+            means ones.
+        pixel_weights: further weights, broadcastable to `loss`, that `loss` does not
+            hold yet; None means ones.
         axis_name: mapped device axis whose devices share one mean.
     """
     valid = valid_or_all(loss, valid)
-    weight = None
     if pixel_weights is not None:
-        weight = total(jnp.where(valid, pixel_weights, 0.0))
-    return divide(
-        total(jnp.where(valid, loss, 0.0)),
-        valid,
-        normalize_by=normalize_by,
-        weight=weight,
-        axis_name=axis_name,
-    )
-
-
-def divide(
-    loss: Float[Array, ""],
-    valid: Bool[Array, " b *rest"],
-    *,
-    normalize_by: str,
-    weight: Float[Array, ""] | None,
-    axis_name: str | None,
-) -> Float[Array, ""]:
-    """This device's sums, made one mean of all devices': see `mean_over_pixels`."""
+        factor = weight_or_one(valid, pixel_weights)
+        weights = factor if weights is None else weights * factor
+        loss = jnp.where(valid, loss, 0.0) * factor
+    loss = sum_over_axes(jnp.where(valid, loss, 0.0))
     loss = sum_over_devices(loss, axis_name)
     if normalize_by == "samples":
         return safe_divide(loss, count_samples(valid, axis_name))
-    if normalize_by == "pixels" or weight is None:
-        weight = valid.sum().astype(jnp.float32)
-    return safe_divide(loss, sum_over_devices(weight, axis_name))
+    if normalize_by == "pixels" or weights is None:
+        count = valid.sum().astype(jnp.float32)
+    else:
+        count = sum_over_axes(jnp.where(valid, weights, 0.0))
+    return safe_divide(loss, sum_over_devices(count, axis_name))
 
 
 def mean_over_classes(

@@ -1,7 +1,6 @@
 """Binary cross-entropies of independent sigmoids, for binary and multi-label masks.
 
-A pixel of a class, one element of `labels`, is what is counted and averaged here. Their
-derivatives are for reverse mode, as those of `segloss.losses.cross_entropy`.
+One element of `labels`, a pixel of a class, is what is counted and averaged here.
 """
 
 import functools
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Real
 
-from segloss.losses.blocks import add_blocks, map_blocks
 from segloss.losses.check import (
     ClassWeights,
+    PixelWeights,
     SoftLabels,
     check_arrays,
     check_choice,
@@ -21,7 +20,7 @@ from segloss.losses.check import (
 )
 from segloss.losses.cross_entropy import NORMALIZATIONS
 from segloss.losses.numerics import widen
-from segloss.losses.reduce import divide, mean_over_pixels, valid_or_all
+from segloss.losses.reduce import mean_over_pixels, valid_or_all
 
 
 @functools.partial(jax.jit, static_argnames=("normalize_by", "axis_name"))
@@ -31,6 +30,7 @@ def sigmoid_cross_entropy(
     valid: Bool[Array, "..."] | None = None,
     *,
     pos_weight: Real[Array, ""] | ClassWeights | float | int | None = None,
+    pixel_weights: PixelWeights | None = None,
     normalize_by: str = "pixels",
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -42,12 +42,15 @@ def sigmoid_cross_entropy(
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`; where not valid they may hold anything.
+        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None is all.
         pos_weight: `w`, at least 0, one number or one per class; None is 1.
+        pixel_weights: a factor of at least 0 per element, broadcastable to `labels`;
+            one weight per pixel has shape `[b, *spatial, 1]`. None means all ones. No
+            gradient reaches it.
         normalize_by: "pixels" divides by the number of valid elements, "weights" by
-            the sum of `w t + 1 - t` over them, "samples" by the number of samples that
-            hold one.
+            the sum of their weights, `w t + 1 - t` times the pixel's, "samples" by the
+            number of samples that hold one.
         axis_name: mapped device axis whose devices share one loss.
 
     Raises:
@@ -56,7 +59,9 @@ def sigmoid_cross_entropy(
     """
     name = "sigmoid_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
-    check_arrays(name, logits, labels, valid, multi_label=True)
+    check_arrays(
+        name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
+    )
     weight = widen(jnp.asarray(1.0 if pos_weight is None else pos_weight))
     if weight.shape not in ((), logits.shape[-1:]):
         raise ValueError(
@@ -68,6 +73,7 @@ def sigmoid_cross_entropy(
         labels,
         valid,
         positive=weight,
+        pixel_weights=pixel_weights,
         normalize_by=normalize_by,
         axis_name=axis_name,
     )
@@ -80,6 +86,7 @@ def normalized_sigmoid_cross_entropy(
     valid: Bool[Array, "..."] | None = None,
     *,
     weighting: str = "complement",
+    pixel_weights: PixelWeights | None = None,
     normalize_by: str = "pixels",
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -93,9 +100,11 @@ def normalized_sigmoid_cross_entropy(
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`; where not valid they may hold anything.
+        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None is all.
         weighting: "complement" or "inverse", as above.
+        pixel_weights: a factor of at least 0 per element, as in
+            `sigmoid_cross_entropy`.
         normalize_by: what the sum is divided by, as in `sigmoid_cross_entropy`.
         axis_name: mapped device axis whose devices share one loss and one f.
 
@@ -106,7 +115,9 @@ def normalized_sigmoid_cross_entropy(
     name = "normalized_sigmoid_cross_entropy"
     check_choice(name, "weighting", weighting, ("complement", "inverse"))
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
-    check_arrays(name, logits, labels, valid, multi_label=True)
+    check_arrays(
+        name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
+    )
     counted = valid_or_all(labels, valid)
     positives = jnp.where(counted, widen(labels), 0.0)
     share = mean_over_pixels(positives, counted, axis_name=axis_name)
@@ -122,6 +133,7 @@ def normalized_sigmoid_cross_entropy(
         valid,
         positive=positive,
         negative=negative,
+        pixel_weights=pixel_weights,
         normalize_by=normalize_by,
         axis_name=axis_name,
     )
@@ -135,6 +147,7 @@ def gated_sigmoid_cross_entropy(
     *,
     gate_weight: float | int = 5.0,
     threshold: float | int = 0.5,
+    pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Binary cross-entropy with more weight where little is predicted.
@@ -146,10 +159,12 @@ def gated_sigmoid_cross_entropy(
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`; where not valid they may hold anything.
+        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None is all.
         gate_weight: weight below the threshold, at least 0.
         threshold: probability in `[0, 1]`.
+        pixel_weights: a factor of at least 0 per element, as in
+            `sigmoid_cross_entropy`.
         axis_name: mapped device axis whose devices share one mean.
 
     Raises:
@@ -158,9 +173,16 @@ def gated_sigmoid_cross_entropy(
     name = "gated_sigmoid_cross_entropy"
     check_range(name, "gate_weight", gate_weight, 0)
     check_range(name, "threshold", threshold, 0, 1)
-    check_arrays(name, logits, labels, valid, multi_label=True)
+    check_arrays(
+        name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
+    )
     return _weighted_mean(
-        logits, labels, valid, gate=(gate_weight, threshold), axis_name=axis_name
+        logits,
+        labels,
+        valid,
+        gate=(gate_weight, threshold),
+        pixel_weights=pixel_weights,
+        axis_name=axis_name,
     )
 
 
@@ -172,6 +194,7 @@ def sigmoid_focal_loss(
     *,
     gamma: float | int = 2.0,
     alpha: float | int | None = 0.25,
+    pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
     """Binary cross-entropy that fades out what is already classified well.
@@ -182,10 +205,12 @@ def sigmoid_focal_loss(
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`; where not valid they may hold anything.
+        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None is all.
         gamma: focusing strength, at least 0.
         alpha: weight of the positives in `[0, 1]`; None weighs both sides 1.
+        pixel_weights: a factor of at least 0 per element, as in
+            `sigmoid_cross_entropy`.
         axis_name: mapped device axis whose devices share one mean.
 
     Raises:
@@ -195,7 +220,9 @@ def sigmoid_focal_loss(
     check_range(name, "gamma", gamma, 0)
     if alpha is not None:
         check_range(name, "alpha", alpha, 0, 1)
-    check_arrays(name, logits, labels, valid, multi_label=True)
+    check_arrays(
+        name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
+    )
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     return _weighted_mean(
         logits,
@@ -204,6 +231,7 @@ def sigmoid_focal_loss(
         positive=positive,
         negative=negative,
         gamma=gamma,
+        pixel_weights=pixel_weights,
         axis_name=axis_name,
     )
 
@@ -217,52 +245,46 @@ def _weighted_mean(
     negative: Float[Array, "..."] | float | int = 1.0,
     gamma: float | int = 0,
     gate: tuple[float | int, float | int] | None = None,
+    pixel_weights: PixelWeights | None,
     normalize_by: str = "pixels",
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """The mean of `_maps`; its weights are numbers, or one per class."""
-    valid = valid_or_all(labels, valid)
-    weights = (jnp.broadcast_to(w, logits.shape[-1:]) for w in (positive, negative))
-    maps = functools.partial(_maps, gamma=gamma, gate=gate)
-    loss, weight = _sums(maps, logits, labels, valid, *map(widen, weights))
-    return divide(
-        loss, valid, normalize_by=normalize_by, weight=weight, axis_name=axis_name
-    )
+    """The mean of `-positive t log p - negative (1 - t) log(1 - p)`.
 
-
-def _maps(
-    logits: Float[Array, "*pixels c"],
-    labels: Float[Array, "*pixels c"],
-    positive: Float[Array, " c"],
-    negative: Float[Array, " c"],
-    *,
-    gamma: float | int,
-    gate: tuple[float | int, float | int] | None,
-) -> tuple[Float[Array, "*pixels c"], Float[Array, "*pixels c"]]:
-    """`-positive t log p - negative (1 - t) log(1 - p)`, and the sum of its weights.
-
-    `gamma` fades both out as the focal loss does; `gate`, a factor and a threshold,
-    multiplies both where p is below it.
+    The weights are numbers, or one per class. `gamma` fades the two terms out as the
+    focal loss does; `gate`, a factor and a threshold, multiplies both where p is below
+    the threshold.
     """
+    valid = valid_or_all(labels, valid)
+    logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
     log_hit, log_miss = _log_sigmoids(logits)
-    for_hit = jnp.broadcast_to(positive, labels.shape) * labels
-    for_miss = jnp.broadcast_to(negative, labels.shape) * (1 - labels)
+    for_hit, for_miss = (
+        jnp.broadcast_to(jnp.asarray(w, logits.dtype), logits.shape) * t
+        for w, t in ((positive, labels), (negative, 1 - labels))
+    )
     if gate is not None:
         factor, threshold = gate
         factor = jnp.where(jnp.exp(log_hit) < threshold, factor, 1.0)
         for_hit, for_miss = (w * lax.stop_gradient(factor) for w in (for_hit, for_miss))
-    weight = for_hit + for_miss
+    weights = for_hit + for_miss
     if gamma:
         for_hit *= jnp.exp(gamma * log_miss)
         for_miss *= jnp.exp(gamma * log_hit)
-    return -for_hit * log_hit - for_miss * log_miss, weight
+    return mean_over_pixels(
+        -for_hit * log_hit - for_miss * log_miss,
+        valid,
+        normalize_by=normalize_by,
+        weights=weights,
+        pixel_weights=pixel_weights,
+        axis_name=axis_name,
+    )
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _log_sigmoids(
     logits: Float[Array, "*pixels"],
 ) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
-    """`log p` and `log(1 - p)`, with digits at both ends."""
+    """`log p` and `log(1 - p)`, exact at both ends."""
     excess = jnp.log1p(jnp.exp(-jnp.abs(logits)))
     # Finite, because 0 times infinity is NaN.
     least = jnp.finfo(logits.dtype).min
@@ -270,51 +292,8 @@ def _log_sigmoids(
     return jnp.maximum(hit, least), jnp.maximum(miss, least)
 
 
-def _log_sigmoids_bwd(logits, slopes):
+@_log_sigmoids.defjvp
+def _log_sigmoids_jvp(primals, tangents):
+    (logits,), (tangent,) = primals, tangents
     probs = jax.nn.sigmoid(logits)
-    of_hit, of_miss = slopes
-    return ((1.0 - probs) * of_hit - probs * of_miss,)
-
-
-_log_sigmoids.defvjp(lambda logits: (_log_sigmoids(logits), logits), _log_sigmoids_bwd)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(maps, logits, labels, valid, positive, negative):
-    """Sums of both maps over the valid elements; only the arguments are kept."""
-    return _sums_fwd(maps, logits, labels, valid, positive, negative)[0]
-
-
-def _sums_fwd(maps, logits, labels, valid, positive, negative):
-    def sums(logits, labels, valid, weights):
-        of_valid = _of_valid(maps, valid, logits, labels, *weights)
-        return [x.sum(axis=0) for x in of_valid]
-
-    result = map_blocks(
-        sums,
-        (logits, labels, valid),
-        per_row=(positive[None], negative[None]),
-        join=functools.partial(add_blocks, rows=1),
-    )
-    return tuple(x.sum() for x in result), (logits, labels, valid, positive, negative)
-
-
-def _sums_bwd(maps, kept, slopes):
-    logits, labels, valid, positive, negative = kept
-    # All of it is elementwise, which XLA fuses by itself.
-    arrays = logits, widen(labels), positive, negative
-    _, pull = jax.vjp(functools.partial(_of_valid, maps, valid), *arrays)
-    slope, of_labels, *of_weights = pull(
-        [jnp.broadcast_to(x, logits.shape) for x in slopes]
-    )
-    soft = jnp.issubdtype(labels.dtype, jnp.floating)
-    return slope, of_labels.astype(labels.dtype) if soft else None, None, *of_weights
-
-
-_sums.defvjp(_sums_fwd, _sums_bwd)
-
-
-def _of_valid(maps, valid, logits, labels, *weights):
-    """The maps, 0 and without gradient where not valid."""
-    logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
-    return [jnp.where(valid, x, 0.0) for x in maps(logits, labels, *weights)]
+    return _log_sigmoids(logits), ((1.0 - probs) * tangent, -probs * tangent)

@@ -1,189 +1,144 @@
-"""Probabilities of integer labels, which no one-hot array in memory is needed for.
+"""Softmax probabilities, from one pass over the logits.
 
-`log_prob_of_label` is what every loss that is a mean over pixels is made of. It has a
-derivative of its own, which keeps the logits and one number per pixel: XLA would keep
-a second and a third array of the logits' size.
+An array with a class axis is read by the reduction that needs it and is never written:
+compilers fuse the comparison of `one_hot` and the exponentials into their reductions.
+`python -m benchmarks.compiled` shows what each loss moves on a TPU and a GPU.
 """
 
-import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
-from segloss.losses.blocks import lay_blocks, map_blocks
 from segloss.losses.numerics import widen
 
 
 def one_hot(
     labels: Integer[Array, "*pixels"], num_classes: int
 ) -> Bool[Array, "*pixels {num_classes}"]:
-    """True at the label; all False where the label is no class.
-
-    Meant to be read inside a reduction, into which XLA fuses it.
-    """
+    """True at the label; all False where the label is no class."""
     # int32 first, because uint8 cannot count to more than 256 classes.
     return jax.nn.one_hot(labels.astype(jnp.int32), num_classes, dtype=bool)
 
 
-def as_index(
-    labels: Integer[Array, "*pixels"], num_classes: int
-) -> Integer[Array, "*pixels"]:
-    """Labels that may index an array; some class where the label is none."""
-    return jnp.clip(labels.astype(jnp.int32), 0, num_classes - 1)
-
-
-@jax.custom_jvp
 def at_label(
     values: Float[Array, "*pixels c"], labels: Integer[Array, "*pixels"]
 ) -> Float[Array, "*pixels"]:
-    """The value of each pixel's label; of some class where the label is none."""
-    labels = as_index(labels, values.shape[-1])
-    return jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
+    """The value of each pixel's label; 0 where the label is no class.
+
+    A sum over a comparison, because a gather moves ten times the memory on a TPU.
+    """
+    return jnp.where(one_hot(labels, values.shape[-1]), values, 0.0).sum(axis=-1)
 
 
-@at_label.defjvp
-def _at_label_jvp(primals, tangents):
-    # The same as a gather's own derivative, but the transpose of a sum is fused where
-    # the transpose of a gather is a scatter into an array of its own.
-    values, labels = primals
-    chosen = jnp.where(one_hot(labels, values.shape[-1]), tangents[0], 0.0)
-    return at_label(values, labels), chosen.sum(axis=-1)
+class Softmax(NamedTuple):
+    """The softmax of each pixel: `p_k = exp(scores_k - top) / total`.
+
+    Attributes:
+        scores: the logits in float32; 0 where not valid.
+        labels: class ids in int32; an id that is no class where not valid.
+        valid: True where a pixel counts.
+        top: the largest score.
+        total: `sum_k exp(scores_k - top)`. NaN where a valid pixel's label is no class:
+            void that was not marked must not pass for a pixel without error.
+        own: the score of the label; 0 where not valid.
+    """
+
+    scores: Float[Array, "*pixels c"]
+    labels: Int[Array, "*pixels"]
+    valid: Bool[Array, "*pixels"]
+    top: Float[Array, "*pixels"]
+    total: Float[Array, "*pixels"]
+    own: Float[Array, "*pixels"]
+
+    def probs(self) -> Float[Array, "*pixels c"]:
+        """The probability of every class; 0 where not valid."""
+        scale = jnp.where(self.valid, 1.0 / self.total, 0.0)
+        return jnp.exp(self.scores - self.top[..., None]) * scale[..., None]
+
+    def log_probs(self) -> Float[Array, "*pixels c"]:
+        """The logarithm of the probability of every class; uniform where not valid."""
+        # In this order, because scores may be large and their differences small.
+        return (self.scores - self.top[..., None]) - jnp.log(self.total)[..., None]
+
+    def log_prob_of_label(self) -> Float[Array, "*pixels"]:
+        """The logarithm of the label's probability."""
+        return (self.own - self.top) - jnp.log(self.total)
+
+
+def softmax(
+    logits: Float[Array, "*pixels c"],
+    labels: Integer[Array, "*pixels"],
+    valid: Bool[Array, "*pixels"],
+) -> Softmax:
+    """Reads the logits once, whatever is made of the result."""
+    num_classes = logits.shape[-1]
+    # uint8 cannot hold the id that is no class.
+    ids = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
+    known = (ids >= 0) & (ids < num_classes)
+    labels = jnp.where(valid & known, ids, num_classes).astype(jnp.int32)
+    scores = jnp.where(valid[..., None], widen(logits), 0.0)
+    top, total, own = _sum_exponentials(scores, labels)
+    total = jnp.where(valid & ~known, jnp.nan, total)
+    return Softmax(scores, labels, valid, top, total, own)
 
 
 @jax.custom_jvp
-def clear_void(
-    logits: Float[Array, "*pixels c"], valid: Bool[Array, "*pixels"]
-) -> Float[Array, "*pixels c"]:
-    """Logits in float32; 0, and without gradient, where a pixel is not valid.
+def _sum_exponentials(
+    scores: Float[Array, "*pixels c"], labels: Int[Array, "*pixels"]
+) -> tuple[Float[Array, "*pixels"], ...]:
+    """`top`, `total` and `own` of `Softmax` in a single reduction over the classes.
 
-    By shifting out all bits, because beside a select by pixel, or a mask that LLVM
-    turns into one, the exponentials of a pixel's classes are computed one by one, which
-    takes three times as long.
-    """
-    logits = widen(logits)
-    width = 8 * logits.dtype.itemsize
-    bits = lax.bitcast_convert_type(logits, f"uint{width}")
-    half = jnp.where(valid, 0, width // 2).astype(bits.dtype)
-    half = jnp.broadcast_to(half[..., None], bits.shape)
-    for _ in range(2):  # by all at once is not defined
-        bits = lax.shift_right_logical(bits, half)
-    return lax.bitcast_convert_type(bits, logits.dtype)
-
-
-@clear_void.defjvp
-def _clear_void_jvp(primals, tangents):
-    logits, valid = primals
-    tangent = jnp.where(valid[..., None], widen(tangents[0]), 0.0)
-    return clear_void(logits, valid), tangent
-
-
-def normalizer(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "*pixels"],
-) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
-    """`top` and `log_total`, so that `log p_k = (logits_k - top) - log_total`.
-
-    In this order, because logits may be large and their differences small. Both are 0
-    where a pixel is not valid. Where a valid pixel's label is no class `log_total` is
-    NaN: void that was not masked must not pass for a pixel without error.
+    A sum of exponentials that is relative to the largest score so far is scaled when a
+    larger one comes (Milakov and Gimelshein 2018, arXiv:1805.02867). So the maximum,
+    the sum and the label's score need one pass, where three reductions read the logits
+    twice on a TPU and on a GPU.
     """
 
-    # Cleared only by pixel: XLA for CPU would write down what it could not fuse.
-    def parts(logits):
-        logits = widen(logits)
-        top = lax.stop_gradient(logits.max(axis=-1))
-        return top, jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1))
+    def combine(left, right):
+        (top_l, total_l, own_l), (top_r, total_r, own_r) = left, right
+        top = jnp.maximum(top_l, top_r)
+        # Two scores of -infinity have no difference.
+        base = jnp.where(top == -jnp.inf, 0.0, top)
+        total = total_l * jnp.exp(top_l - base) + total_r * jnp.exp(top_r - base)
+        return top, total, own_l + own_r
 
-    if logits.dtype.itemsize < 4:
-        join = functools.partial(lay_blocks, shape=labels.shape)
-        top, log_total = map_blocks(parts, (logits,), join=join)
-    else:
-        top, log_total = parts(logits)
-    # uint8 cannot count to more than 256 classes.
-    ids = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
-    known = (ids >= 0) & (ids < logits.shape[-1])
-    log_total = jnp.where(known, log_total, jnp.nan)
-    # Behind a barrier, or XLA for CPU writes down what a sum and its readers share.
-    return lax.optimization_barrier(
-        (jnp.where(valid, top, 0.0), jnp.where(valid, log_total, 0.0))
+    own = jnp.where(one_hot(labels, scores.shape[-1]), scores, 0.0)
+    zero = jnp.zeros((), scores.dtype)
+    lowest = jnp.asarray(jnp.finfo(scores.dtype).min, scores.dtype)
+    return lax.reduce(
+        (scores, jnp.ones_like(scores), own),
+        (lowest, zero, zero),
+        combine,
+        (scores.ndim - 1,),
     )
 
 
-def log_probs(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "*pixels"],
-) -> Float[Array, "*pixels c"]:
-    """Log-probability of every class in float32, uniform where not valid.
+@_sum_exponentials.defjvp
+def _sum_exponentials_jvp(primals, tangents):
+    scores, labels = primals
+    top, total, own = _sum_exponentials(scores, labels)
+    # `top` cancels out of every probability, so it counts as a constant.
+    of_total = (jnp.exp(scores - top[..., None]) * tangents[0]).sum(axis=-1)
+    return (top, total, own), (
+        jnp.zeros_like(top),
+        of_total,
+        at_label(tangents[0], labels),
+    )
 
-    NaN where a valid pixel's label is no class.
-    """
-    logits = clear_void(logits, valid)
-    top, log_total = normalizer(logits, jnp.where(valid, labels, 0), True | valid)
-    return (logits - top[..., None]) - log_total[..., None]
 
-
-def log_misses(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "*pixels"],
-) -> Float[Array, "*pixels c"]:
-    """`log(1 - p_k)` of every class in float32; see `log_probs` for void.
+def log_misses(log_probs: Float[Array, "*pixels c"]) -> Float[Array, "*pixels c"]:
+    """`log(1 - p_k)` of every class.
 
     Finite where `p_k` rounds to 1, because the likeliest class is not subtracted from
     1 but left out of the sum.
     """
-    log_prob = log_probs(logits, labels, valid)
-    likeliest = one_hot(jnp.argmax(log_prob, axis=-1), logits.shape[-1])
-    least = jnp.finfo(log_prob.dtype).min
-    others = jnp.where(likeliest, least, log_prob)
-    log_others = jax.nn.logsumexp(jnp.maximum(others, least), axis=-1)
-    probs = jnp.where(likeliest, 0.0, jnp.exp(log_prob))
+    num_classes = log_probs.shape[-1]
+    likeliest = one_hot(jnp.argmax(log_probs, axis=-1), num_classes)
+    least = jnp.finfo(log_probs.dtype).min
+    others = jnp.where(likeliest, least, jnp.maximum(log_probs, least))
+    log_others = jax.nn.logsumexp(others, axis=-1)
+    probs = jnp.where(likeliest, 0.0, jnp.exp(log_probs))
     return jnp.where(likeliest, log_others[..., None], jnp.log1p(-probs))
-
-
-@jax.custom_vjp
-def log_prob_of_label(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "*pixels"],
-) -> Float[Array, "*pixels"]:
-    """Log-probability of the label in float32, at most 0; 0 where not valid.
-
-    NaN where a valid pixel's label is no class. Its derivative is for reverse mode,
-    `ct (1[k = y] - p_k)`; it may be derived again.
-    """
-    return _log_prob_of_label(logits, labels, valid)[0]
-
-
-def _log_prob_of_label(logits, labels, valid):
-    top, log_total = normalizer(logits, labels, valid)
-    log_prob = label_part(logits, labels, valid, top, log_total)
-    return log_prob, (logits, labels, valid, top, log_total)
-
-
-def label_part(
-    logits: Float[Array, "*pixels c"],
-    labels: Integer[Array, "*pixels"],
-    valid: Bool[Array, "*pixels"],
-    top: Float[Array, "*pixels"],
-    log_total: Float[Array, "*pixels"],
-) -> Float[Array, "*pixels"]:
-    """`log_prob_of_label` from what `normalizer` returned."""
-    score = jnp.where(valid, widen(at_label(logits, labels)), 0.0)
-    return (score - top) - log_total
-
-
-def _log_prob_of_label_bwd(kept, cotangent):
-    logits, labels, valid, top, log_total = kept
-    scores = clear_void(logits, valid)
-    probs = jnp.exp((scores - top[..., None]) - log_total[..., None])
-    slope = one_hot(labels, logits.shape[-1]) - probs
-    slope *= jnp.where(valid, cotangent, 0.0)[..., None]
-    return slope.astype(logits.dtype), None, None
-
-
-log_prob_of_label.defvjp(_log_prob_of_label, _log_prob_of_label_bwd)

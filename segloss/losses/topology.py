@@ -21,7 +21,7 @@ from segloss.losses.reduce import (
     sum_over_devices,
     valid_or_all,
 )
-from segloss.losses.softmax import clear_void, normalizer
+from segloss.losses.softmax import softmax
 
 
 @functools.partial(
@@ -76,15 +76,13 @@ def soft_cldice(
     check_arrays(name, logits, labels, valid, class_weights)
 
     valid = valid_or_all(labels, valid)
-    logits = clear_void(logits, valid)
-    top, log_total = normalizer(logits, labels, valid)
+    parts = softmax(logits, labels, valid)
 
     # Class by class, for the skeletons take an array's memory per step. The gradient
     # computes them anew.
     @jax.checkpoint
-    def sums_of(class_and_logits):
-        c, logits = class_and_logits
-        predicted = jnp.where(valid, jnp.exp((logits - top) - log_total), 0.0)
+    def sums_of(class_and_probs):
+        c, predicted = class_and_probs
         labelled = jnp.where(valid & (labels == c), 1.0, 0.0)
         sums = [labelled.sum()]
         for region, other in ((predicted, labelled), (labelled, predicted)):
@@ -93,7 +91,7 @@ def soft_cldice(
         return jnp.stack(sums)
 
     ids = jnp.arange(logits.shape[-1])
-    sums = lax.map(sums_of, (ids, jnp.moveaxis(logits, -1, 0)))
+    sums = lax.map(sums_of, (ids, jnp.moveaxis(parts.probs(), -1, 0)))
     pixels, wrong, predicted, missed, labelled = sum_over_devices(sums, axis_name).T
     cost = _one_less_harmonic_mean(
         safe_divide(wrong, predicted + smooth), safe_divide(missed, labelled + smooth)

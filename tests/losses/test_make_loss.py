@@ -104,6 +104,20 @@ def test_mistakes_are_found_before_anything_runs(make, message):
         make()
 
 
+# Losses of a softmax that take shares of classes in place of class ids.
+TAKE_SOFT_LABELS = {
+    "focal_loss",
+    "focal_tversky",
+    "generalized_dice",
+    "log_cosh_dice",
+    "poly_loss",
+    "soft_dice",
+    "soft_iou",
+    "softmax_cross_entropy",
+    "tversky",
+}
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_takes_masks_says_which_labels_fit(name, complete):
     _, needed = complete(name, LABELS, 3)

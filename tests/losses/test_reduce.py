@@ -14,7 +14,7 @@ def test_mean_over_pixels_divides_by_what_it_says(normalize_by, mean):
     valid = jnp.array([[True, True], [True, False], [False, False]])
     weights = jnp.array([[2.0, 1.0], [2.0, jnp.nan], [9.0, 9.0]])
     value = reduce.mean_over_pixels(
-        loss, valid, normalize_by=normalize_by, pixel_weights=weights
+        loss, valid, normalize_by=normalize_by, weights=weights
     )
     assert value == pytest.approx(mean)
 

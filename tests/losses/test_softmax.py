@@ -10,7 +10,8 @@ def test_log_probs_equals_jax_where_valid_and_is_uniform_where_not():
     logits = jax.random.normal(jax.random.key(0), (2, 5, 3)) * 50
     valid = jnp.array([[True], [False]])
     valid = jnp.broadcast_to(valid, (2, 5))
-    log_probs = softmax.log_probs(logits, jnp.zeros((2, 5), jnp.int32), valid)
+    parts = softmax.softmax(logits, jnp.zeros((2, 5), jnp.int32), valid)
+    log_probs = parts.log_probs()
     np.testing.assert_allclose(log_probs[0], jax.nn.log_softmax(logits[0]), rtol=1e-6)
     np.testing.assert_allclose(log_probs[1], -np.log(3), rtol=1e-6)
 
