@@ -131,5 +131,7 @@ def test_takes_masks_says_which_labels_fit(name, complete):
             labels, others = others, labels
         loss = make_loss(name, **chosen, **hyperparameters)
         assert loss(LOGITS, labels, **inputs).shape == ()
+        if name in TAKE_SOFT_LABELS and not multi_label:
+            continue
         with pytest.raises((ValueError, TypeError)):
             loss(LOGITS, others, **inputs)
