@@ -315,7 +315,7 @@ def log_bilinear_loss(
         penalty,
         precision=jax.lax.Precision.HIGHEST,
     )
-    misses = -log_misses(parts.log_probs())
+    misses = -log_misses(parts)
     loss = -(1 - alpha) * parts.log_prob_of_label()
     loss += alpha * (prices.astype(misses.dtype) * misses).sum(axis=-1)
     return mean_over_pixels(

@@ -257,17 +257,21 @@ def _weighted_mean(
     """
     valid = valid_or_all(labels, valid)
     logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
-    log_hit, log_miss = _log_sigmoids(logits)
+    hit, miss, log_hit, log_miss = _sigmoids(logits)
     for_hit, for_miss = (
         jnp.broadcast_to(jnp.asarray(w, logits.dtype), logits.shape) * t
         for w, t in ((positive, labels), (negative, 1 - labels))
     )
     if gate is not None:
         factor, threshold = gate
-        factor = jnp.where(jnp.exp(log_hit) < threshold, factor, 1.0)
+        factor = jnp.where(hit < threshold, factor, 1.0)
         for_hit, for_miss = (w * lax.stop_gradient(factor) for w in (for_hit, for_miss))
     weights = for_hit + for_miss
-    if gamma:
+    if gamma and gamma == int(gamma):
+        # A GPU recomputes a product where it would keep an exponential in memory.
+        for_hit *= miss ** int(gamma)
+        for_miss *= hit ** int(gamma)
+    elif gamma:
         for_hit *= jnp.exp(gamma * log_miss)
         for_miss *= jnp.exp(gamma * log_hit)
     return mean_over_pixels(
@@ -281,19 +285,27 @@ def _weighted_mean(
 
 
 @jax.custom_jvp
-def _log_sigmoids(
-    logits: Float[Array, "*pixels"],
-) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"]]:
-    """`log p` and `log(1 - p)`, exact at both ends."""
-    excess = jnp.log1p(jnp.exp(-jnp.abs(logits)))
+def _sigmoids(logits: Float[Array, "*pixels"]) -> tuple[Float[Array, "*pixels"], ...]:
+    """`p`, `1 - p` and their logarithms, each exact where it is small."""
+    small = jnp.exp(-jnp.abs(logits))
+    larger = 1.0 / (1.0 + small)
+    smaller = small * larger
+    positive = logits > 0
+    hit, miss = (
+        jnp.where(positive, *probs) for probs in ((larger, smaller), (smaller, larger))
+    )
     # Finite, because 0 times infinity is NaN.
-    least = jnp.finfo(logits.dtype).min
-    hit, miss = jnp.minimum(logits, 0.0) - excess, jnp.minimum(-logits, 0.0) - excess
-    return jnp.maximum(hit, least), jnp.maximum(miss, least)
+    log_hit, log_miss = (
+        jnp.maximum(jnp.minimum(x, 0.0) - jnp.log1p(small), jnp.finfo(x.dtype).min)
+        for x in (logits, -logits)
+    )
+    return hit, miss, log_hit, log_miss
 
 
-@_log_sigmoids.defjvp
-def _log_sigmoids_jvp(primals, tangents):
-    (logits,), (tangent,) = primals, tangents
-    probs = jax.nn.sigmoid(logits)
-    return _log_sigmoids(logits), ((1.0 - probs) * tangent, -probs * tangent)
+@_sigmoids.defjvp
+def _sigmoids_jvp(primals, tangents):
+    (tangent,) = tangents
+    hit, miss, log_hit, log_miss = _sigmoids(*primals)
+    of_hit = hit * miss * tangent
+    slopes = of_hit, -of_hit, miss * tangent, -hit * tangent
+    return (hit, miss, log_hit, log_miss), slopes

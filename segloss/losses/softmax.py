@@ -129,16 +129,17 @@ def _sum_exponentials_jvp(primals, tangents):
     )
 
 
-def log_misses(log_probs: Float[Array, "*pixels c"]) -> Float[Array, "*pixels c"]:
+def log_misses(parts: Softmax) -> Float[Array, "*pixels c"]:
     """`log(1 - p_k)` of every class.
 
     Finite where `p_k` rounds to 1, because the likeliest class is not subtracted from
     1 but left out of the sum.
     """
-    num_classes = log_probs.shape[-1]
-    likeliest = one_hot(jnp.argmax(log_probs, axis=-1), num_classes)
-    least = jnp.finfo(log_probs.dtype).min
-    others = jnp.where(likeliest, least, jnp.maximum(log_probs, least))
-    log_others = jax.nn.logsumexp(others, axis=-1)
-    probs = jnp.where(likeliest, 0.0, jnp.exp(log_probs))
+    num_classes = parts.scores.shape[-1]
+    likeliest = one_hot(jnp.argmax(parts.scores, axis=-1), num_classes)
+    lowest = jnp.finfo(parts.scores.dtype).min
+    others = jnp.where(likeliest, lowest, jnp.maximum(parts.scores, lowest))
+    top, total, _ = _sum_exponentials(others, parts.labels)
+    log_others = (lax.stop_gradient(top) - parts.top) + jnp.log(total / parts.total)
+    probs = jnp.where(likeliest, 0.0, parts.probs())
     return jnp.where(likeliest, log_others[..., None], jnp.log1p(-probs))
