@@ -65,6 +65,18 @@ def test_named_sharding(counted, axis_type, spec):
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(counts))
 
 
+@pytest.mark.parametrize("valid", [(), (True,)], ids=["no_valid", "one_valid_for_all"])
+def test_named_sharding_of_some_inputs(counted, valid):
+    metric, (scores, labels, _), _ = counted
+    valid = tuple(map(jnp.asarray, valid))
+    expected = metric(jnp.asarray(scores), jnp.asarray(labels), *valid)
+    mesh = make_mesh(AxisType.Explicit)
+    sharding = NamedSharding(mesh, SPECS["batch_and_height"])
+    labels = jax.device_put(labels, sharding)
+    scores = jax.device_put(scores, NamedSharding(mesh, SPECS["height"]))
+    assert_equal(metric(scores, labels, *valid), expected)
+
+
 @pytest.mark.parametrize("axis_type", EXPLICIT_AND_AUTO, ids=lambda t: t.name)
 @pytest.mark.parametrize("set_mesh", [True, False], ids=["set_mesh", "no_context"])
 def test_vmap_over_sharded_images(counted, axis_type, set_mesh):
