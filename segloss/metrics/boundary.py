@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from segloss.metrics.confusion import confusion_matrix
-from segloss.metrics.pixels import counted_pixels
+from segloss.metrics.pixels import are_classes, check_pixels
 from segloss.metrics.scores import iou_per_class
+from segloss.metrics.sharding import replicated
 
 DIAGONAL_SHARE = 0.02
 
@@ -48,7 +49,7 @@ def boundary_confusion(
             shape or type does not fit.
     """
     name = "boundary_confusion"
-    predicted, labels, counted = counted_pixels(
+    predicted, labels, valid = check_pixels(
         name, valid, num_classes, predicted=predicted, labels=labels
     )
     if labels.ndim < 2:
@@ -60,11 +61,10 @@ def boundary_confusion(
     elif boundary_px < 1:
         raise ValueError(f"{name}: boundary_px must be >= 1, got {boundary_px}.")
 
-    banded = []
-    for ids in (predicted, labels):
-        band = _is_near_another(ids, counted, boundary_px, num_classes)
-        banded.append(jnp.where(band, ids, num_classes))
-    return confusion_matrix(*banded, counted, num_classes=num_classes + 1)
+    count = functools.partial(
+        _count_bands, num_classes=num_classes, boundary_px=boundary_px
+    )
+    return replicated(count, predicted, labels, valid)
 
 
 def boundary_iou(
@@ -82,6 +82,23 @@ def boundary_iou(
     return iou_per_class(confusion)[:-1]
 
 
+def _count_bands(
+    predicted: Integer[Array, " b *spatial"],
+    labels: Integer[Array, " b *spatial"],
+    valid: Bool[Array, " b *spatial"],
+    *,
+    num_classes: int,
+    boundary_px: int,
+) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
+    counted = valid & are_classes(labels, num_classes)
+    counted &= are_classes(predicted, num_classes)
+    banded = []
+    for ids in (predicted, labels):
+        band = _is_near_another(ids, counted, boundary_px, num_classes)
+        banded.append(jnp.where(band, ids, num_classes))
+    return confusion_matrix(*banded, counted, num_classes=num_classes + 1)
+
+
 def _is_near_another(
     ids: Integer[Array, " b *spatial"],
     counted: Bool[Array, " b *spatial"],
@@ -92,26 +109,31 @@ def _is_near_another(
 
     Every pixel has one class, so that one search serves the bands of all classes.
     """
-    # The smallest id is the largest of -ids. What is not counted loses to all.
-    largest = jnp.where(counted[None], jnp.stack([ids, -ids]), -num_classes - 1)
-    for axis in range(2, largest.ndim):
-        largest = _window_max(largest, radius_px, axis, outside=num_classes)
-    return largest[0] != -largest[1]
+    # The smallest id is the largest of -ids. Pixels that do not count lose to all. The
+    # windows move the fewest bytes in the smallest type that holds the ids.
+    nothing = -num_classes - 1
+    dtype = np.min_scalar_type(nothing)
+    largest, largest_negative = (
+        _window_max(
+            jnp.where(counted, signed, nothing).astype(dtype), radius_px, num_classes
+        )
+        for signed in (ids, -ids)
+    )
+    return largest != -largest_negative
 
 
 def _window_max(
-    values: Integer[Array, "..."], radius_px: int, axis: int, outside: int
-) -> Integer[Array, "..."]:
-    """Largest value within `radius_px` along an axis, in log2(radius_px) steps."""
-    padding = [(0, 0)] * values.ndim
-    padding[axis] = (radius_px, radius_px)
-    values = jnp.pad(values, padding, constant_values=outside)
-    # values[i] is the largest of `width` from i on; two such windows make a wider one.
-    width, full = 1, 2 * radius_px + 1
-    while width < full:
-        step = min(width, full - width)
-        size = values.shape[axis] - step
-        left = jax.lax.slice_in_dim(values, 0, size, axis=axis)
-        right = jax.lax.slice_in_dim(values, step, step + size, axis=axis)
-        values, width = jnp.maximum(left, right), width + step
+    values: Integer[Array, " b *spatial"], radius_px: int, outside: int
+) -> Integer[Array, " b *spatial"]:
+    """Largest value within `radius_px` along every spatial axis."""
+    smallest = np.array(np.iinfo(values.dtype).min, values.dtype)
+    for axis in range(1, values.ndim):
+        padding = [(0, 0)] * values.ndim
+        padding[axis] = (radius_px, radius_px)
+        values = jnp.pad(values, padding, constant_values=outside)
+        window = [1] * values.ndim
+        window[axis] = 2 * radius_px + 1
+        values = jax.lax.reduce_window(
+            values, smallest, jax.lax.max, window, [1] * values.ndim, "VALID"
+        )
     return values

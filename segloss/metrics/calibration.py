@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from segloss.metrics.pixels import counted_pixels
+from segloss.metrics.pixels import are_classes, check_pixels
+from segloss.metrics.sharding import replicated
 
-BLOCK_PIXELS = 256
+MAX_ROW_PIXELS = 4096
 
 
 class CalibrationCounts(NamedTuple):
@@ -59,23 +60,68 @@ def calibration_counts(
             f"{name}: labels must have shape {logits.shape[:-1]} for logits "
             f"{logits.shape}, got {labels.shape}."
         )
-    labels, counted = counted_pixels(name, valid, logits.shape[-1], labels=labels)
+    labels, valid = check_pixels(name, valid, logits.shape[-1], labels=labels)
+    return replicated(functools.partial(_count, bins=bins), logits, labels, valid)
 
+
+def _count(
+    logits: Float[Array, "*pixels c"],
+    labels: Integer[Array, "*pixels"],
+    valid: Bool[Array, "*pixels"],
+    *,
+    bins: int,
+) -> CalibrationCounts:
+    confidence, predicted = _confidence_and_class(logits)
+    pixels = tuple(range(labels.ndim))
+    inner_edges = jnp.expand_dims(np.float32(np.arange(1, bins) / bins), pixels)
+    bin_ids = (confidence[..., None] > inner_edges).sum(axis=-1)
+    counted = valid & are_classes(labels, logits.shape[-1])
+    in_bin = jax.nn.one_hot(jnp.where(counted, bin_ids, bins), bins, dtype=bool)
+    hit = in_bin & (predicted == labels)[..., None]
+    return CalibrationCounts(
+        in_bin.sum(axis=pixels, dtype=jnp.int32),
+        hit.sum(axis=pixels, dtype=jnp.int32),
+        _sum_over_pixels(jnp.where(in_bin, confidence[..., None], 0)),
+    )
+
+
+def _confidence_and_class(
+    logits: Float[Array, "*pixels c"],
+) -> tuple[Float[Array, "*pixels"], Integer[Array, "*pixels"]]:
+    """Largest probability and the class that has it, in one pass over the logits."""
     logits = logits.astype(jnp.float32)
-    top = logits.max(axis=-1, keepdims=True)
-    confidence = 1 / jnp.exp(logits - top).sum(axis=-1)
-    hit = jnp.argmax(logits, axis=-1) == labels
-    inner_edges = jnp.asarray(np.arange(1, bins) / bins, jnp.float32)
-    bin_ids = jnp.searchsorted(inner_edges, confidence, method="compare_all")
-    bin_ids = jnp.where(counted, bin_ids, bins).ravel()
 
-    counts = jnp.bincount(2 * bin_ids + hit.ravel(), length=2 * bins + 2)
-    counts = counts.reshape(bins + 1, 2)[:bins].astype(jnp.int32)
-    # In blocks, because float32 loses 0.1 of each pixel after 2**21 of them.
-    block = jnp.arange(bin_ids.size) // BLOCK_PIXELS
-    sums = jnp.zeros((bin_ids.size // BLOCK_PIXELS + 1, bins + 1))
-    sums = sums.at[block, bin_ids].add(confidence.ravel()).sum(axis=0)
-    return CalibrationCounts(counts.sum(axis=1), counts[:, 1], sums[:bins])
+    def merge(left, right):
+        """Of two groups of classes: top logit, sum of exp(logit - top), top's class."""
+        (top_1, sum_1, class_1), (top_2, sum_2, class_2) = left, right
+        # Not the difference of two infinities.
+        scale = jnp.where(top_1 == top_2, 1, jnp.exp(-jnp.abs(top_1 - top_2)))
+        first = (top_1 > top_2) | ((top_1 == top_2) & (class_1 < class_2))
+        return (
+            jnp.maximum(top_1, top_2),
+            jnp.where(top_1 > top_2, sum_1 + scale * sum_2, scale * sum_1 + sum_2),
+            jnp.where(first, class_1, class_2),
+        )
+
+    axis = logits.ndim - 1
+    class_ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis)
+    nothing = (np.float32(-np.inf), np.float32(0), np.int32(logits.shape[-1]))
+    top, total, predicted = jax.lax.reduce(
+        (logits, jnp.ones_like(logits), class_ids), nothing, merge, (axis,)
+    )
+    # The softmax of an infinite logit is NaN.
+    return jnp.where(jnp.isfinite(top), 1 / total, jnp.nan), predicted
+
+
+def _sum_over_pixels(values: Float[Array, "*pixels bins"]) -> Float[Array, " bins"]:
+    """By rows, as one float32 sum loses 0.1 of each pixel after 2**21 of them."""
+    *outer, width, bins = values.shape
+    if width > MAX_ROW_PIXELS:
+        padding = [(0, 0)] * len(outer) + [(0, -width % MAX_ROW_PIXELS), (0, 0)]
+        values = jnp.pad(values, padding).reshape(*outer, -1, MAX_ROW_PIXELS, bins)
+    # Without the barrier XLA makes one sum of the two.
+    rows = jax.lax.optimization_barrier(values.sum(axis=-2))
+    return rows.sum(axis=tuple(range(rows.ndim - 1)))
 
 
 def expected_calibration_error(counts: CalibrationCounts) -> float:

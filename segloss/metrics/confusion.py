@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer
 
-from segloss.metrics.pixels import counted_pixels
+from segloss.metrics.pixels import are_classes, check_pixels
+from segloss.metrics.sharding import replicated
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -22,6 +23,11 @@ def confusion_matrix(
     The counts are int32, for fewer than 2**31 pixels: add batches up on the host in
     int64. `jax.vmap` gives the counts of each image.
 
+    >>> predicted = jnp.array([[0, 2, 2, 1]])
+    >>> labels = jnp.array([[0, 1, 2, 255]])  # 255 is no class
+    >>> confusion_matrix(predicted, labels, num_classes=3).tolist()
+    [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+
     Args:
         predicted: class ids.
         labels: class ids. A pixel whose label or prediction lies outside
@@ -33,12 +39,46 @@ def confusion_matrix(
         ValueError: if `num_classes` is less than 1, or an array's shape or type does
             not fit.
     """
-    predicted, labels, counted = counted_pixels(
+    predicted, labels, valid = check_pixels(
         "confusion_matrix", valid, num_classes, predicted=predicted, labels=labels
     )
-    nowhere = num_classes**2
-    cell = jnp.where(counted, labels * num_classes + predicted, nowhere)
-    # A scatter-add of integers is exact in any order. On CPU it takes 2 ns a pixel,
-    # where a product of one-hot matrices takes 35.
-    counts = jnp.bincount(cell.ravel(), length=nowhere + 1)[:nowhere]
-    return counts.reshape(num_classes, num_classes).astype(jnp.int32)
+    # For 8x512x512 pixels of 21 classes a TPU v5e moves 1.0 times the bytes of the ids
+    # for the product, which makes the one-hot matrices inside of it, and 13 times for
+    # the scatter; an H100 moves 33 times for the product and 1.0 for the scatter.
+    count = functools.partial(
+        jax.lax.platform_dependent,
+        tpu=functools.partial(_count_by_product, num_classes=num_classes),
+        default=functools.partial(_count_by_scatter, num_classes=num_classes),
+    )
+    return replicated(count, predicted, labels, valid)
+
+
+def _count_by_product(
+    predicted: Integer[Array, "*pixels"],
+    labels: Integer[Array, "*pixels"],
+    valid: Bool[Array, "*pixels"],
+    *,
+    num_classes: int,
+) -> Integer[Array, "{num_classes} {num_classes}"]:
+    # `one_hot` of an id that is no class is zeros.
+    one_hot = functools.partial(jax.nn.one_hot, num_classes=num_classes, dtype=jnp.int8)
+    pixels = tuple(range(labels.ndim))
+    return jax.lax.dot_general(
+        one_hot(labels) * valid[..., None],
+        one_hot(predicted),
+        dimension_numbers=((pixels, pixels), ((), ())),
+        preferred_element_type=jnp.int32,
+    )
+
+
+def _count_by_scatter(
+    predicted: Integer[Array, "*pixels"],
+    labels: Integer[Array, "*pixels"],
+    valid: Bool[Array, "*pixels"],
+    *,
+    num_classes: int,
+) -> Integer[Array, "{num_classes} {num_classes}"]:
+    counted = valid & are_classes(labels, num_classes)
+    counted &= are_classes(predicted, num_classes)
+    counts = jnp.zeros((num_classes, num_classes), jnp.int32)
+    return counts.at[labels, predicted].add(counted.astype(jnp.int32))

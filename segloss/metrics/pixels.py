@@ -1,16 +1,16 @@
 """Which pixels count: the same for every metric."""
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Integer
 
 
-def counted_pixels(
+def check_pixels(
     function: str,
     valid: Array | None,
     num_classes: int,
     **class_ids: Array,
 ) -> tuple[Array, ...]:
-    """Each of `class_ids` in int32, and last where all of them are valid classes.
+    """Each of `class_ids` in int32, and last `valid` in their shape.
 
     Raises:
         ValueError: if `num_classes` is less than 1, or where shapes would broadcast or
@@ -37,9 +37,13 @@ def counted_pixels(
             f"{function}: valid must be broadcastable to labels {shape}, "
             f"got {valid.shape}."
         )
-    counted = jnp.broadcast_to(valid, shape)
     # Not in the caller's type: uint8 overflows from 16 classes on.
     in_int32 = [ids.astype(jnp.int32) for ids in class_ids.values()]
-    for ids in in_int32:
-        counted &= (ids >= 0) & (ids < num_classes)
-    return *in_int32, counted
+    return *in_int32, jnp.broadcast_to(valid, shape)
+
+
+def are_classes(
+    ids: Integer[Array, "*pixels"], num_classes: int
+) -> Bool[Array, "*pixels"]:
+    """True where an id is one of `num_classes` classes."""
+    return (ids >= 0) & (ids < num_classes)

@@ -53,6 +53,23 @@ def test_an_edge_belongs_to_the_bin_below():
     np.testing.assert_array_equal(alone.confidence, [1.75])
 
 
+@pytest.mark.parametrize("infinite", [jnp.inf, -jnp.inf])
+def test_infinite_logits_have_no_probabilities(infinite):
+    """But one of -inf beside finite ones is a class that cannot be."""
+    logits = jnp.array([[infinite, infinite], [-jnp.inf, 3.0]])
+    counts = calibration_counts(logits[1:], jnp.array([1]), bins=2)
+    np.testing.assert_array_equal(counts.confidence, [0, 1])
+    counts = calibration_counts(logits, jnp.array([0, 1]), bins=2)
+    assert np.isnan(expected_calibration_error(counts))
+
+
+def test_of_equal_logits_the_first_is_predicted():
+    logits = jnp.array([[1.0, 5.0, 0.0, 5.0, 5.0], [7.0, 7.0, 7.0, 7.0, 7.0]])
+    for labels, hits in (([1, 0], 2), ([3, 0], 1), ([4, 4], 0)):
+        counts = calibration_counts(logits, jnp.array(labels), bins=1)
+        assert counts.hits[0] == hits
+
+
 def test_void_is_not_counted_whatever_it_holds():
     valid = jnp.array([True, True, False, False])
     expected = calibration_counts(LOGITS[:2], LABELS[:2])

@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from segloss.metrics import confusion_matrix
+from segloss.metrics.confusion import _count_by_product
 
 LABELS = jnp.array([[0, 1, 2, 255], [1, 1, 0, -1]])
 PREDICTED = jnp.array([[0, 2, 2, 1], [1, 0, 3, 0]])
@@ -19,6 +21,22 @@ def test_rows_are_labels_and_what_is_no_class_is_not_counted(jit):
         counts = confusion_matrix(PREDICTED, LABELS, num_classes=3)
     assert counts.dtype == jnp.int32
     np.testing.assert_array_equal(counts, COUNTS)
+
+
+@pytest.mark.parametrize("void", [None, 255, -1, 3, 0])
+def test_the_product_that_a_tpu_takes_counts_the_same(void):
+    valid = jnp.ones(LABELS.shape, bool)
+    predicted, labels, expected = PREDICTED, LABELS, np.array(COUNTS)
+    if void is not None:
+        valid = valid.at[0, 1].set(False)
+        predicted, labels = (jnp.where(valid, x, void) for x in (predicted, labels))
+        expected[1, 2] -= 1
+    count = jax.jit(functools.partial(_count_by_product, num_classes=3))
+    counts = count(predicted, labels, valid)
+    assert counts.dtype == jnp.int32
+    np.testing.assert_array_equal(counts, expected)
+    each = jax.vmap(count)(predicted, labels, valid)
+    np.testing.assert_array_equal(each.sum(axis=0), expected)
 
 
 def test_void_is_not_counted_whatever_it_holds():
