@@ -94,7 +94,8 @@ class Compiled(NamedTuple):
     Attributes:
         traffic_bytes: what it reads and writes, with the padding of the chip's layouts.
         temporary_bytes: what it needs besides arguments and results.
-        compile_seconds: what compiling took.
+        compile_seconds: of the CPU, which compiling took on all cores together: they
+            hardly depend on what else the machine does.
         unknown_loops: how many of its loops are counted once, as nobody knows how often
             they run.
     """
@@ -155,9 +156,9 @@ def lower(device: jax.Device, function: Callable, *shapes: Any) -> jax.stages.Lo
 
 def measure(lowered: jax.stages.Lowered) -> Compiled:
     """Compiles, and reads what the compiler says of the program."""
-    start = time.perf_counter()
+    start = time.process_time()
     compiled = lowered.compile()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     module = hlo.parse(compiled.as_text())
     counted = hlo.traffic(module)
     traffic_bytes = counted.num_bytes

@@ -8,7 +8,7 @@ Each loss is compiled as value and gradient with respect to the logits. Traffic 
 bytes that the compiled program reads and writes, temporaries what it needs in memory
 besides arguments and results, both in multiples of the logits; of a metric, in
 multiples of what it reads. Both are exact and the same on every run. Seconds to compile
-are of this machine: compare them with others of the same run.
+are those of the CPU on this machine: compare them with others of the same run.
 
 The textbook formula is what a person first writes (`benchmarks/textbook.py`). The floor
 reads logits and labels once for the sums over classes or pixels and once for the
