@@ -60,6 +60,7 @@ SHAPE = flags.DEFINE_string(
     "shape", "8x512x512x21", "Of the logits: batch, spatial sizes, classes."
 )
 ONLY = flags.DEFINE_string("only", "", "A regular expression that picks cases.")
+VARIANTS = flags.DEFINE_bool("variants", True, "Options and other numbers of axes too.")
 LIST = flags.DEFINE_bool("list", False, "List the cases, compile none.")
 RESULTS = flags.DEFINE_string("results", "runs/compiled", "A folder for the results.")
 OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
@@ -279,7 +280,11 @@ def main(argv: list[str]) -> None:
     devices = {} if LIST.value else {chip: chips.devices(chip)[0] for chip in here}
     cases = make_cases(shape, DTYPE.value)
     by_name = pick({name: name for _, name in cases}, ONLY.value)
-    picked = {key: case for key, case in cases.items() if key[1] in by_name}
+    picked = {
+        key: case
+        for key, case in cases.items()
+        if key[1] in by_name and (VARIANTS.value or not case.plain)
+    }
     if LIST.value:
         for (dtype, name), case in picked.items():
             print(f"{dtype} {name}: {', '.join(case.candidates)}")

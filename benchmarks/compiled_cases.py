@@ -111,11 +111,11 @@ def variants(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
         of_volume = (batch, side, side, side, classes)
         for axes, other in ((1, (batch, pixels, classes)), (3, of_volume)):
             inputs = input_shapes(other, dtype)[row.inputs]
-            cases[f"{name}, {axes}d"] = _loss_case(
+            cases[f"{name} + {axes}d"] = _loss_case(
                 name, {OURS: row.loss}, inputs, plain=name
             )
         for option, (loss, inputs) in _options(name, row, shape, dtype):
-            cases[f"{name}, {option}"] = _loss_case(
+            cases[f"{name} + {option}"] = _loss_case(
                 name, {OURS: loss}, inputs, plain=name
             )
     return cases

@@ -43,7 +43,7 @@ def compiled(traffic, temporaries=0, seconds=1.0, loops=0):
     return Compiled(traffic, temporaries, seconds, loops)
 
 
-CE, DICE, VARIANT = "softmax_cross_entropy", "soft_dice", "soft_dice, soft labels"
+CE, DICE, VARIANT = "softmax_cross_entropy", "soft_dice", "soft_dice + soft labels"
 FEW = {
     ("float32", CE): Case({"optax": print}, (), 100, 300),
     ("float32", DICE): case(),
