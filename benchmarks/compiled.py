@@ -181,6 +181,7 @@ def loss_table(
             figures = [found.results.get((*key, who)) for who in (OURS, *peers)]
             reference = found.results.get((key[0], CROSS_ENTROPY, OPTAX))
             ours = figures[0]
+            both = ours and reference
             seconds = ours.compile_seconds if ours else math.nan
             table.add_row(
                 CHIPS[chip].title,
@@ -189,9 +190,7 @@ def loss_table(
                 *(traffic(x, case) for x in figures),
                 *(temporaries(x, case) for x in figures),
                 f"{seconds:.1f}" if ours else "",
-                f"{seconds / reference.compile_seconds:.1f}"
-                if ours and reference
-                else "",
+                f"{seconds / reference.compile_seconds:.1f}" if both else "",
                 in_words(misses(key, cases, found)),
             )
     return table
@@ -218,16 +217,13 @@ def variant_table(
         for chip, found in of_chips.items():
             ours = found.results.get((*key, OURS))
             plain = found.results.get((dtype, case.plain, OURS))
-            both = ours and plain
-            cells += [
-                traffic(ours, case),
-                f"{ours.traffic_bytes / plain.traffic_bytes:.2f}" if both else "",
-                temporaries(ours, case),
-            ]
+            ratio = ""
+            if ours and plain:
+                scale = cases[dtype, case.plain].unit_bytes / case.unit_bytes
+                ratio = f"{scale * ours.traffic_bytes / plain.traffic_bytes:.2f}"
+            cells += [traffic(ours, case), ratio, temporaries(ours, case)]
             missed += [f"{CHIPS[chip].title} {x}" for x in misses(key, cases, found)]
-        table.add_row(
-            dtype, name, *cells, f"no: {'; '.join(missed)}" if missed else "yes"
-        )
+        table.add_row(dtype, name, *cells, in_words(missed))
     return table
 
 
@@ -243,9 +239,9 @@ def traffic(compiled: Compiled | None, case: Case) -> str:
 
 
 def temporaries(compiled: Compiled | None, case: Case) -> str:
-    return (
-        "" if compiled is None else f"{compiled.temporary_bytes / case.unit_bytes:.2f}"
-    )
+    if compiled is None:
+        return ""
+    return f"{compiled.temporary_bytes / case.unit_bytes:.2f}"
 
 
 def misses(key: Key, cases: Mapping[Key, Case], found: Measured) -> list[str]:
