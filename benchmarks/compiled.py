@@ -170,7 +170,7 @@ def loss_table(
     table = Table("chip", "dtype")
     table.add_column("case", no_wrap=True)
     peers = (TEXTBOOK, OPTAX, KERAS)
-    columns = ("floor", "traffic", *peers, "temporaries", *peers)
+    columns = ("floor", "traffic", *peers, "temporaries", *(f"of {x}" for x in peers))
     for column in (*columns, "compile s", "x optax's CE"):
         table.add_column(column, justify="right")
     table.add_column("bars met")
@@ -295,10 +295,12 @@ def main(argv: list[str]) -> None:
         if path.exists()
     }
     if not of_chips:
-        raise app.UsageError(
-            f"no compiler is installed for {', '.join(CHIP.value)}, and {folder} has "
-            "no results: run make bench-compiled."
+        # No error: the other environment may have the compiler.
+        print(
+            f"This environment has no compiler for {', '.join(CHIP.value)}, and "
+            f"{folder} no results: run make bench-compiled."
         )
+        return
     report(of_chips, picked, cases)
 
 
