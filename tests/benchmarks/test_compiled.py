@@ -2,9 +2,9 @@ import jax
 import pytest
 
 from benchmarks.chips import Compiled
-from benchmarks.compiled import Measured, loss_table, variant_table, wanted
 from benchmarks.compiled_bars import missed_bars
 from benchmarks.compiled_cases import Case, make_cases
+from benchmarks.compiled_tables import Measured, loss_table, variant_table, wanted
 from benchmarks.loss_rows import make_rows
 
 SHAPE = (2, 8, 8, 3)
