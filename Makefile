@@ -14,7 +14,8 @@ STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 COMPILE := uv pip compile --universal --python-version=3.11 --upgrade --no-annotate \
 	--no-emit-package=segloss --custom-compile-command="make requirements"
 
-.PHONY: help setup demo demo-compare test check smoke test-slow test-beam lint format requirements clean
+.PHONY: help setup demo demo-compare test check smoke test-slow test-beam bench-compiled lint format \
+	requirements clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -52,6 +53,12 @@ test-slow:  ## run the tests of networks at their real size, which take minutes
 test-beam:  ## run the tests of Apache Beam, which has pins of its own, in .venv-beam
 	$(MAKE) test VENV=.venv-beam PINS=requirements-beam.txt ARGS=tests/data/test_beam.py
 
+bench-compiled:  ## compile every loss for TPUs and a GPU that are not there, and compare (ARGS="--only=dice")
+	$(MAKE) setup VENV=.venv-tpu PINS=benchmarks/requirements-tpu.txt
+	$(MAKE) setup VENV=.venv-gpu PINS=benchmarks/requirements-gpu.txt
+	.venv-tpu/bin/python -m benchmarks.compiled --results=runs/compiled $(ARGS)
+	.venv-gpu/bin/python -m benchmarks.compiled --results=runs/compiled --output=runs/compiled.md $(ARGS)
+
 lint: setup  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,6 +70,9 @@ format: setup  ## rewrite to the house style
 requirements:  ## pin anew what pyproject.toml asks for (needs uv)
 	$(COMPILE) --extra=dev --output-file=requirements.txt pyproject.toml
 	$(COMPILE) --extra=dev --extra=beam --output-file=requirements-beam.txt pyproject.toml
+	for compiler in tpu gpu; do $(COMPILE) --extra=train \
+		--output-file=benchmarks/requirements-$$compiler.txt \
+		pyproject.toml benchmarks/requirements-$$compiler.in || exit 1; done
 
 clean:  ## remove runs and the environment
 	rm -rf runs $(VENV)

@@ -1,47 +1,42 @@
-"""What `benchmarks.losses` times in JAX: our losses, and the peers of each.
+"""What is compared: our losses, and of each what optax and keras have of its kind.
 
 Every candidate is a function `(logits, labels) -> scalar` of channels-last logits; what
-it needs beside them, as a one-hot, it makes of the labels itself.
+else it needs, as a one-hot, it makes of the labels itself.
 """
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.losses
+from absl import app
 
 from segloss import losses
 
 VOID = 255
 
 Loss = Callable[..., jax.Array]
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
-    """One of our losses as it is timed.
+    """One of our losses as it is compared.
 
     Attributes:
-        loss: what to time.
+        loss: ours.
         inputs: the labels it gets, see `make_inputs`.
         peers: what optax and keras have of the same kind.
-        jax_bar: at most so many times the time of the fastest of `peers`.
-        torch_bar: at most so many times the time of the fastest torch peer.
-        memory_bar: at most so much temporary memory, in multiples of the logits.
-        own_bar: another row, and at most how many times its time.
     """
 
     loss: Loss
     inputs: str = "ids"
     peers: Mapping[str, Loss] = MappingProxyType({})
-    jax_bar: float = 1.0
-    torch_bar: float = 1.3
-    memory_bar: float | None = None
-    own_bar: tuple[str, float] | None = None
 
 
 def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, Any]]:
@@ -68,6 +63,23 @@ def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, A
         "tags": (logits, tags),
         "binary": (logits[..., 0].copy(), tags[..., 0].copy()),
         "distances": (logits, (ids, distances)),
+    }
+
+
+def input_shapes(
+    shape: tuple[int, ...], dtype: str
+) -> dict[str, tuple[jax.ShapeDtypeStruct, Any]]:
+    """Shapes and dtypes of `make_inputs`, for what is compiled but not run."""
+    logits = jax.ShapeDtypeStruct(shape, dtype)
+    scores = jax.ShapeDtypeStruct(shape[:-1], dtype)
+    ids = jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
+    reals = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return {
+        "ids": (logits, ids),
+        "void": (logits, ids),
+        "tags": (logits, reals),
+        "binary": (scores, jax.ShapeDtypeStruct(shape[:-1], jnp.float32)),
+        "distances": (logits, (ids, reals)),
     }
 
 
@@ -152,7 +164,7 @@ def keras_losses() -> dict[str, Loss]:
 
 
 def make_rows(num_classes: int) -> dict[str, Row]:
-    """Every loss that is timed, and against what."""
+    """Every loss that is compared, and its peers."""
 
     def keras(name: str) -> dict[str, Loss]:
         return {"keras": keras_losses()[name]} if keras_losses() else {}
@@ -164,19 +176,15 @@ def make_rows(num_classes: int) -> dict[str, Row]:
     sigmoid = {"optax": _mean(optax.losses.sigmoid_binary_cross_entropy)}
     weighted = dict(fp_weight=0.3, fn_weight=0.7)
     tversky = dice(alpha=0.3, beta=0.7) | keras("tversky")
-    fused = dict(memory_bar=1.1)
-    region = dict(jax_bar=1 / 1.5, memory_bar=1.1)
     return {
         "softmax_cross_entropy": Row(
             ours("softmax_cross_entropy"),
             peers={"optax": entropy} | keras("cross_entropy"),
-            **fused,
         ),
         "softmax_cross_entropy void": Row(
             ours_with_void("softmax_cross_entropy"),
             "void",
             {"optax": _optax_void} | keras("void"),
-            **fused,
         ),
         "softmax_cross_entropy weights": Row(
             ours(
@@ -184,7 +192,6 @@ def make_rows(num_classes: int) -> dict[str, Row]:
                 class_weights=tuple(1.0 + i for i in range(num_classes)),
                 normalize_by="weights",
             ),
-            **fused,
         ),
         "sigmoid_cross_entropy": Row(
             ours("sigmoid_cross_entropy"), "tags", sigmoid | keras("binary")
@@ -193,13 +200,12 @@ def make_rows(num_classes: int) -> dict[str, Row]:
             ours("normalized_sigmoid_cross_entropy"), "tags"
         ),
         "gated_sigmoid_cross_entropy": Row(ours("gated_sigmoid_cross_entropy"), "tags"),
-        "focal_loss": Row(ours("focal_loss"), peers=keras("focal"), **fused),
+        "focal_loss": Row(ours("focal_loss"), peers=keras("focal")),
         "sigmoid_focal_loss": Row(
             ours("sigmoid_focal_loss"),
             "tags",
             {"optax": _mean(optax.losses.sigmoid_focal_loss, alpha=0.25)}
             | keras("binary focal"),
-            **fused,
         ),
         "poly_loss": Row(
             ours("poly_loss"),
@@ -211,15 +217,14 @@ def make_rows(num_classes: int) -> dict[str, Row]:
         "log_bilinear_loss": Row(
             ours("log_bilinear_loss", penalty=_penalty(num_classes))
         ),
-        "soft_dice": Row(ours("soft_dice"), peers=dice() | keras("dice"), **region),
+        "soft_dice": Row(ours("soft_dice"), peers=dice() | keras("dice")),
         "soft_dice linear": Row(
             ours("soft_dice", denominator="linear"),
             peers=dice() | keras("dice"),
-            **region,
         ),
-        "soft_dice void": Row(ours_with_void("soft_dice"), "void", **fused),
-        "soft_iou": Row(ours("soft_iou"), peers=dice(alpha=1.0, beta=1.0), **fused),
-        "tversky": Row(ours("tversky", **weighted), peers=tversky, **region),
+        "soft_dice void": Row(ours_with_void("soft_dice"), "void"),
+        "soft_iou": Row(ours("soft_iou"), peers=dice(alpha=1.0, beta=1.0)),
+        "tversky": Row(ours("tversky", **weighted), peers=tversky),
         "focal_tversky": Row(
             ours("focal_tversky", **weighted),
             peers={"optax": _optax_focal_tversky},
@@ -227,14 +232,29 @@ def make_rows(num_classes: int) -> dict[str, Row]:
         "generalized_dice": Row(
             ours("generalized_dice"),
             peers={"optax": _of_one_hot(optax.losses.multiclass_generalized_dice_loss)},
-            **fused,
         ),
         "log_cosh_dice": Row(ours("log_cosh_dice"), peers={"optax": _optax_log_cosh}),
-        "lovasz_softmax": Row(ours("lovasz_softmax"), torch_bar=1.0),
-        "lovasz_softmax bins": Row(
-            ours("lovasz_softmax", bins=1000), own_bar=("softmax_cross_entropy", 5.0)
-        ),
+        "lovasz_softmax": Row(ours("lovasz_softmax")),
+        "lovasz_softmax bins": Row(ours("lovasz_softmax", bins=1000)),
         "lovasz_hinge": Row(ours("lovasz_hinge"), "binary"),
         "boundary_loss": Row(_boundary, "distances"),
         "soft_cldice": Row(ours("soft_cldice")),
     }
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The shape of logits that reads as 4x321x321x21."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,4}", text):
+        raise app.UsageError(f"--shape must read as 4x321x321x21, got {text!r}.")
+    return tuple(int(size) for size in text.split("x"))
+
+
+def pick(rows: Mapping[str, T], pattern: str) -> dict[str, T]:
+    """The rows whose names match `--only`."""
+    try:
+        picked = {name for name in rows if re.search(pattern, name)}
+    except re.error as error:
+        raise app.UsageError(f"--only={pattern}: {error}.") from None
+    if not picked:
+        raise app.UsageError(f"--only={pattern} picks none of {', '.join(rows)}.")
+    return {name: row for name, row in rows.items() if name in picked}

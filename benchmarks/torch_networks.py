@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from benchmarks.torch_peers import import_with_torchvision
+from benchmarks.torch_imports import import_with_torchvision
 from segloss.data.augment import MEAN_RGB, STDDEV_RGB
 
 

@@ -1,10 +1,11 @@
 import jax
 import numpy as np
 import pytest
+from absl import app
 
 from benchmarks.candidates import COPY, OURS, Candidate
-from benchmarks.loss_rows import Row, make_inputs, make_rows
-from benchmarks.losses import make_table, pick
+from benchmarks.loss_rows import input_shapes, make_inputs, make_rows, pick
+from benchmarks.losses import make_table
 
 SHAPE = (2, 5, 20, 3)
 INPUTS = make_inputs(SHAPE)
@@ -28,23 +29,30 @@ def test_inputs_fit_each_other():
     np.testing.assert_array_equal(INPUTS["tags"][1].argmax(-1), ids)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_input_shapes_are_those_of_the_inputs(dtype):
+    def struct(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    shapes = input_shapes(SHAPE, dtype)
+    assert shapes.keys() == INPUTS.keys()
+    for kind, (logits, labels) in INPUTS.items():
+        inputs = (logits.astype(dtype), labels)
+        assert jax.tree.map(struct, inputs) == shapes[kind]
+
+
 def test_table_gives_ratios_and_names_the_bars_missed():
-    # The floor is twice the copy, 2 ms; the fastest peer in JAX takes 5 ms.
-    row = Row(lambda x: x, jax_bar=1.0, memory_bar=1.1, own_bar=("b", 5.0))
-    other = Row(lambda x: x)
-    keys = [("float32", "a", name) for name in (OURS, "slow", "quick", "torch")]
-    libraries = ["ours", "jax", "jax", "torch"]
+    # The floor is twice the copy, 2 ms; the fastest peer takes 5 ms.
+    keys = [("float32", "a", name) for name in (OURS, "slow", "quick")]
+    memory = [1.5, 1.25, 2.0]
     candidates = {
-        key: Candidate(print, library, 1.5, 400)
-        for key, library in zip(keys, libraries, strict=True)
+        key: Candidate(print, size, 400) for key, size in zip(keys, memory, strict=True)
     }
-    candidates[COPY] = Candidate(print, "ours", None, 200)
-    candidates["float32", "b", OURS] = Candidate(print, "ours", 0.0, 400)
-    seconds = dict(
-        zip(keys, ([0.01] * 2, [0.02] * 2, [0.005] * 2, [0.02] * 2), strict=True)
-    )
+    candidates[COPY] = Candidate(print, None, 200)
+    candidates["float32", "b", OURS] = Candidate(print, 0.0, 400)
+    seconds = dict(zip(keys, ([0.01] * 2, [0.02] * 2, [0.005] * 2), strict=True))
     seconds |= {COPY: [0.001] * 2, ("float32", "b", OURS): [0.004] * 2}
-    table = make_table({"a": row, "b": other}, ["float32"], candidates, seconds)
+    table = make_table(["a", "b"], ["float32"], candidates, seconds)
     cells = [list(column.cells) for column in table.columns]
     a, b = zip(*cells, strict=True)
     assert a == (
@@ -54,13 +62,14 @@ def test_table_gives_ratios_and_names_the_bars_missed():
         "2",
         "5.00 (5.00 to 5.00)",
         "1.50",
-        "quick 2.00 (2.00 to 2.00), memory 1.50",
-        "torch 0.50 (0.50 to 0.50), memory 1.50",
-        "no: memory 1.50 > 1.1; quick 2.00 > 1.00",
+        "quick 2.00 (2.00 to 2.00)",
+        "slow 1.25",
+        "no: quick 2.00 > 1.05; memory 1.50 > 1.25",
     )
     assert b[-3:] == ("", "", "yes")
 
 
-def test_pick_adds_what_a_row_is_measured_against():
-    rows = {"a": Row(print, own_bar=("b", 5.0)), "b": Row(print), "c": Row(print)}
-    assert list(pick(rows, "^a")) == ["a", "b"]
+def test_pick_takes_what_matches():
+    assert pick({"a": 1, "b": 2, "ca": 3}, "^a|b") == {"a": 1, "b": 2}
+    with pytest.raises(app.UsageError, match="--only=d picks none of a, b"):
+        pick({"a": 1, "b": 2}, "d")

@@ -28,7 +28,7 @@ from network_cases import (
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from benchmarks.torch_peers import import_smp
+from benchmarks.torch_imports import import_smp
 
 import_smp()  # which makes torchvision importable where it is built for CUDA
 from torchvision.models import resnet as tv_resnet  # noqa: E402

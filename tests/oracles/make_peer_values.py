@@ -22,7 +22,7 @@ from sklearn import metrics as sk
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from benchmarks.torch_peers import import_smp
+from benchmarks.torch_imports import import_smp
 
 smp = import_smp()
 # After SMP, because both import torchvision.

@@ -15,7 +15,7 @@ import pathlib
 
 import torch
 
-from benchmarks.torch_peers import import_smp
+from benchmarks.torch_imports import import_smp
 
 import_smp()  # which makes torchvision importable where it is built for CUDA
 from torchvision.models import resnet50, vgg16  # noqa: E402
