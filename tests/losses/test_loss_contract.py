@@ -415,3 +415,18 @@ def test_half_precision_sums_in_float32(setting, dtype):
     np.testing.assert_allclose(value, full_value, rtol=1e-6)
     # Rounded once: a sum in half precision would be off in far more places.
     assert (grad != full_grad.astype(dtype)).mean() < 1e-3
+
+
+@pytest.mark.parametrize("setting", ["focal_tversky", "generalized_dice", "dice"])
+def test_debugging_of_nans_and_infinities_finds_none(setting):
+    """With a class that is absent, void pixels, and saturated classes."""
+    right = np.where(jax.nn.one_hot(LABELS, 3), 1e4, -1e4).astype(np.float32)
+    absent = np.minimum(LABELS, 1)
+    void = np.where(VALID, LABELS, 255)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        for logits, labels in itertools.product(
+            (LOGITS, right, -right), (LABELS, absent, void)
+        ):
+            value, grad = jax.value_and_grad(make_loss(setting))(logits, labels, VALID)
+            assert value >= 0
+            assert np.isfinite(grad).all()
