@@ -26,11 +26,12 @@ LOADING = ARRAYS | {
 DRAWING = {"jaxtyping", "matplotlib", "numpy", "PIL", "rich"}
 # Per place: the packages it may import, and the places of segloss beside itself.
 MAY_IMPORT = {
-    "losses": (ARRAYS, {"registry"}),
-    "metrics": (ARRAYS, set()),
+    "losses": (ARRAYS, {"jitting", "registry"}),
+    "metrics": (ARRAYS, {"jitting"}),
     "data": (LOADING | {"apache_beam"}, {"registry", "writing"}),
     "models": (ARRAYS | {"flax", "safetensors", "torch"}, {"registry"}),
     "report": (DRAWING, {"writing"}),
+    "jitting": ({"jax"}, set()),
     "registry": (set(), set()),
     "writing": (set(), set()),
     "serving": ({"jax", "numpy"}, set()),

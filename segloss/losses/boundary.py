@@ -1,17 +1,15 @@
 """A loss that weighs an error by its distance from the boundary."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.jitting import jit
 from segloss.losses.check import PixelWeights, check_arrays
 from segloss.losses.reduce import mean_over_pixels, valid_or_all
 from segloss.losses.softmax import at_label, softmax
 
 
-@functools.partial(jax.jit, static_argnames="axis_name")
+@jit("axis_name")
 def boundary_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],

@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from segloss.losses.numerics import SMALLEST_DIVISOR
 
 # An array, or the tuple that a config holds.
-ClassWeights = Real[Array, " c"] | Sequence[ArrayLike]
-Penalty = Real[Array, "c c"] | Sequence[Sequence[ArrayLike]]
+ClassWeights = Real[Array | np.ndarray, " c"] | Sequence[ArrayLike]
+Penalty = Real[Array | np.ndarray, "c c"] | Sequence[Sequence[ArrayLike]]
 
 # How much of the pixel belongs to each class.
 SoftLabels = Float[Array, "b *spatial c"] | Bool[Array, "b *spatial c"]
 Labels = Integer[Array, " b *spatial"] | SoftLabels
 
 # A factor for each pixel, broadcastable to what is weighted.
-PixelWeights = Real[Array, "..."]
+PixelWeights = Real[Array | np.ndarray, "..."]
 
 
 def check_choice(

@@ -1,12 +1,12 @@
 """Losses that are a mean over pixels of some function of the softmax."""
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
     Labels,
@@ -29,9 +29,7 @@ from segloss.losses.top_k import weights_of_largest
 NORMALIZATIONS = ("pixels", "weights", "samples")
 
 
-@functools.partial(
-    jax.jit, static_argnames=("label_smoothing", "normalize_by", "axis_name")
-)
+@jit("label_smoothing", "normalize_by", "axis_name")
 def softmax_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -106,7 +104,7 @@ def softmax_cross_entropy(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("gamma", "axis_name"))
+@jit("gamma", "axis_name")
 def focal_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -164,7 +162,7 @@ def focal_loss(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("epsilon", "axis_name"))
+@jit("epsilon", "axis_name")
 def poly_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -210,7 +208,7 @@ def poly_loss(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("fraction", "axis_name"))
+@jit("fraction", "axis_name")
 def top_k_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
@@ -262,7 +260,7 @@ def top_k_cross_entropy(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("alpha", "axis_name"))
+@jit("alpha", "axis_name")
 def log_bilinear_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],

@@ -6,7 +6,6 @@ multi-label) there are two classes, 0 the negatives and 1 the positives, whose l
 at least 1/2.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
+from segloss.jitting import jit
 from segloss.losses.check import check_arrays
 from segloss.losses.numerics import safe_divide
 from segloss.losses.reduce import (
@@ -32,7 +32,7 @@ Loss = Callable[..., Float[Array, ""]]
 _CERTAIN = 20.0
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "axis_name"))
+@jit("num_classes", "axis_name")
 def pixel_share(
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
@@ -52,7 +52,7 @@ def pixel_share(
     return _share(ones, labels, valid, num_classes, axis_name)
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "num_classes", "axis_name"))
+@jit("loss", "num_classes", "axis_name")
 def gradient_share(
     loss: Loss,
     logits: Logits,
@@ -135,7 +135,7 @@ class Explanation(NamedTuple):
     __str__ = table
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "num_classes"))
+@jit("loss", "num_classes")
 def explain(
     loss: Loss,
     logits: Logits,

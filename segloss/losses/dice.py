@@ -1,12 +1,12 @@
 """Dice losses, and what is made of them."""
 
-import functools
 from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from segloss.jitting import jit
 from segloss.losses.check import (
     Labels,
     PixelWeights,
@@ -86,7 +86,7 @@ def log_cosh_dice(
     return jnp.log1p(2 * jnp.sinh(dice / 2) ** 2)
 
 
-@functools.partial(jax.jit, static_argnames=("smooth", "multi_label", "axis_name"))
+@jit("smooth", "multi_label", "axis_name")
 def generalized_dice(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,

@@ -6,21 +6,18 @@ to be wrong one by one, by decreasing error `e`. The weights change only where t
 errors change places, so the derivatives of `w` are 0.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
 
+from segloss.jitting import jit
 from segloss.losses.check import check_arrays, check_choice, check_range
 from segloss.losses.numerics import widen
 from segloss.losses.reduce import mean_over_classes, sum_over_devices, valid_or_all
 from segloss.losses.softmax import one_hot, softmax
 
 
-@functools.partial(
-    jax.jit, static_argnames=("classes", "per_image", "bins", "axis_name")
-)
+@jit("classes", "per_image", "bins", "axis_name")
 def lovasz_softmax(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
@@ -81,7 +78,7 @@ def lovasz_softmax(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("per_image", "axis_name"))
+@jit("per_image", "axis_name")
 def lovasz_hinge(
     logits: Float[Array, " b *pixels"],
     labels: Float[Array, " b *pixels"] | Bool[Array, " b *pixels"],

@@ -11,12 +11,12 @@ gradients work, `jax.jvp` and `jax.jacfwd` do not.
 
 import inspect
 from collections.abc import Callable
-from typing import TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
     Labels,
@@ -35,7 +35,7 @@ from segloss.losses.regions import RegionSums, region_sums
 
 # From the sums of each class, and `smooth`, its cost.
 Cost = Callable[[RegionSums, float | int], Float[Array, "rows c"]]
-Loss = TypeVar("Loss", bound=Callable)
+Loss = TypeVar("Loss", bound=Callable[..., Any])
 
 
 class OverlapOptions(TypedDict, total=False):
@@ -90,17 +90,15 @@ def with_overlap_options(loss: Loss) -> Loss:
     own hyperparameters, if it has any.
     """
     shared = inspect.signature(mean_cost).parameters
-    parameters = inspect.signature(loss).parameters.values()
-    loss.__signature__ = inspect.Signature(
-        [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-        + [shared[name] for name in OverlapOptions.__annotations__],
-        return_annotation=inspect.signature(loss).return_annotation,
-    )
-    head, _, own = loss.__doc__.partition("    Hyperparameters:\n")
+    signature = inspect.signature(loss)
+    parameters = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+    parameters += [shared[name] for name in OverlapOptions.__annotations__]
+    # `setattr`, because type checkers do not know this attribute.
+    setattr(loss, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
+    head, _, own = (loss.__doc__ or "").partition("    Hyperparameters:\n")
     loss.__doc__ = head.rstrip() + "\n" + _ARGS + own.rstrip(" ") + _OPTIONS
     arrays = {"logits", "labels", "valid", "class_weights", "pixel_weights"}
-    names = loss.__signature__.parameters.keys() - arrays
-    return jax.jit(loss, static_argnames=sorted(names))
+    return jit(*(p.name for p in parameters if p.name not in arrays))(loss)
 
 
 def mean_cost(

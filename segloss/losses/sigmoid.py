@@ -3,13 +3,12 @@
 One element of `labels`, a pixel of a class, is what is counted and averaged here.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Real
 
+from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
     PixelWeights,
@@ -23,7 +22,7 @@ from segloss.losses.numerics import widen
 from segloss.losses.reduce import mean_over_pixels, valid_or_all
 
 
-@functools.partial(jax.jit, static_argnames=("normalize_by", "axis_name"))
+@jit("normalize_by", "axis_name")
 def sigmoid_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
@@ -79,7 +78,7 @@ def sigmoid_cross_entropy(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("weighting", "normalize_by", "axis_name"))
+@jit("weighting", "normalize_by", "axis_name")
 def normalized_sigmoid_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
@@ -139,7 +138,7 @@ def normalized_sigmoid_cross_entropy(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("gate_weight", "threshold", "axis_name"))
+@jit("gate_weight", "threshold", "axis_name")
 def gated_sigmoid_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
@@ -186,7 +185,7 @@ def gated_sigmoid_cross_entropy(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("gamma", "alpha", "axis_name"))
+@jit("gamma", "alpha", "axis_name")
 def sigmoid_focal_loss(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
     check_arrays,
@@ -24,9 +25,7 @@ from segloss.losses.reduce import (
 from segloss.losses.softmax import softmax
 
 
-@functools.partial(
-    jax.jit, static_argnames=("iterations", "smooth", "classes", "axis_name")
-)
+@jit("iterations", "smooth", "classes", "axis_name")
 def soft_cldice(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.jitting import jit
 from segloss.metrics.confusion import confusion_matrix
 from segloss.metrics.pixels import are_classes, check_pixels
 from segloss.metrics.scores import iou_per_class
@@ -16,7 +17,7 @@ from segloss.metrics.sharding import replicated
 DIAGONAL_SHARE = 0.02
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "boundary_px"))
+@jit("num_classes", "boundary_px")
 def boundary_confusion(
     predicted: Integer[Array, " b *spatial"],
     labels: Integer[Array, " b *spatial"],

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.jitting import jit
 from segloss.metrics.pixels import are_classes, check_pixels
 from segloss.metrics.sharding import replicated
 
@@ -28,7 +29,7 @@ class CalibrationCounts(NamedTuple):
     confidence: Float[Array | np.ndarray, " bins"]
 
 
-@functools.partial(jax.jit, static_argnames="bins")
+@jit("bins")
 def calibration_counts(
     logits: Float[Array, "*pixels c"],
     labels: Integer[Array, "*pixels"],

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer
 
+from segloss.jitting import jit
 from segloss.metrics.pixels import are_classes, check_pixels
 from segloss.metrics.sharding import replicated
 
 
-@functools.partial(jax.jit, static_argnames="num_classes")
+@jit("num_classes")
 def confusion_matrix(
     predicted: Integer[Array, "*pixels"],
     labels: Integer[Array, "*pixels"],
