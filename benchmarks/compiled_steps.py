@@ -9,10 +9,10 @@ The step is `segloss.train.step.train_step`, the function that is pmapped, here 
 cross-entropy and soft Dice, SGD. It is lowered from shapes alone, so nothing runs. A
 TPU's compiler takes five to twenty minutes for a step.
 
-Memory is that of one chip: what the step takes and returns, and its temporaries. FLOPs
-and traffic are those of one chip too. Bytes on the wire are what a ring sends per chip,
-`2 (n - 1) / n` times the size of what n chips sum. They are split by what is summed: the
-gradients, the statistics of BatchNorm (and their gradients), the sums of the losses.
+Memory, FLOPs and traffic are those of one chip. Memory holds what the step takes and
+returns, and its temporaries. Bytes on the wire are what each chip sends in a ring,
+`2 (n - 1) / n` times the size of what n chips sum. They are split by what is summed:
+gradients, BatchNorm's statistics (and their gradients), and the sums of the losses.
 """
 
 import functools
