@@ -114,25 +114,32 @@ def lower_step(
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Number and bytes of the collectives of a compiled step, by what they sum."""
+    """Of a compiled step, how often chips talk, and the bytes of each kind of sum."""
     counts, num_bytes = Counter(), Counter()
     for computation in hlo.parse(text).computations.values():
         for instruction in computation.values():
-            if not (match := _COLLECTIVE.match(instruction.opcode)):
-                continue
-            name = re.search(r'op_name="([^"]*)"', instruction.attributes)
-            parts = name[1] if name else ""
-            kind = next((k for key, k in KINDS.items() if key in parts), "other")
-            key = f"{match[1]}: {kind}"
-            counts[key] += 1
-            # An operand is read where it lies, without the padding of the result.
-            num_bytes[key] += sum(
-                hlo.bytes_of(re.sub(r":T\([^}]*", "", computation[x].type))
-                for x in instruction.operands
-            )
-    return {
-        key: dict(count=counts[key], num_bytes=num_bytes[key]) for key in sorted(counts)
-    }
+            if match := _COLLECTIVE.match(instruction.opcode):
+                counts[match[1]] += 1
+                types = [computation[name].type for name in instruction.operands]
+                for kind, type_ in zip(_kinds(instruction), types, strict=True):
+                    # Without the padding of a TPU's tiles.
+                    num_bytes[kind] += hlo.bytes_of(re.sub(r":T\([^}]*", "", type_))
+    return dict(counts=dict(counts), num_bytes=dict(num_bytes))
+
+
+def _kinds(instruction: hlo.Instruction) -> list[str]:
+    """What each operand of a collective is.
+
+    XLA merges collectives. It then names all of them, or only one.
+    """
+    name = re.search(r'op_name="([^"]*)"', instruction.attributes)
+    names = re.sub(r".*/\((.*:.*)\)$", r"\1", name[1]).split(":") if name else [""]
+    if len(names) != len(instruction.operands):
+        names = names[:1] * len(instruction.operands)
+    return [
+        next((kind for part, kind in KINDS.items() if part in name), "other")
+        for name in names
+    ]
 
 
 def measure(
@@ -172,17 +179,16 @@ def ring_bytes(num_bytes: float, num_chips: int) -> float:
 def make_table(results: list[dict[str, Any]]) -> Table:
     """A row for each step."""
     table = Table("network", "chips (hosts)")
-    columns = ("memory, GB", "TFLOP", "traffic, GB", "FLOP/byte", "all-reduces")
+    columns = ("memory, GB", "TFLOP", "traffic, GB", "FLOP/byte", "collectives")
     wires = ("gradients", "BatchNorm", "losses")
     for column in (*columns, *(f"wire: {kind}, MB" for kind in wires), "losses' share"):
         table.add_column(column, justify="right")
     for result in results:
-        kinds = {key.split(": ")[1]: v for key, v in result["collectives"].items()}
         num_chips = result["chips"]
-        wire = {
-            kind: ring_bytes(kinds.get(kind, {}).get("num_bytes", 0), num_chips)
-            for kind in (*wires, "other")
-        }
+        talk = result["collectives"]
+        wire = Counter(
+            {k: ring_bytes(n, num_chips) for k, n in talk["num_bytes"].items()}
+        )
         total = sum(wire.values())
         table.add_row(
             f"{result['network']} {result['size']}x{result['size']}",
@@ -191,7 +197,7 @@ def make_table(results: list[dict[str, Any]]) -> Table:
             f"{result['flops'] / 1e12:.2f}",
             f"{result['traffic_bytes'] / 1e9:.1f}",
             f"{result['flops'] / result['traffic_bytes']:.0f}",
-            str(sum(v["count"] for v in kinds.values())),
+            str(sum(talk["counts"].values())),
             *(f"{wire[kind] / 1e6:.3g}" for kind in wires),
             f"{wire['losses'] / total:.1e}" if total else "",
         )
