@@ -145,6 +145,22 @@ class UpConv(nn.Module, kw_only=True):
         return x
 
 
+def multiply_channels(
+    x: Float[Array, "b *spatial c"],
+    kernel: Float[Array, "*ones c n"],
+    *_: Any,
+    precision: jax.lax.PrecisionLike = None,
+    **__: Any,
+) -> Float[Array, "b *spatial n"]:
+    """A convolution with a kernel of one pixel, as a matrix product.
+
+    For `nn.Conv` in place of `jax.lax.conv_general_dilated`, whose other arguments do
+    nothing to such a kernel unless it strides.
+    """
+    kernel = kernel.reshape(kernel.shape[-2:])
+    return jnp.einsum("...x,xy->...y", x, kernel, precision=precision)
+
+
 def he_normal(
     key: Key[Array, ""],
     shape: tuple[int, ...],

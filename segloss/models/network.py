@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.checks import check_hyperparameters
-from segloss.models.layers import blank_padding, enlarge, he_normal
+from segloss.models.layers import blank_padding, enlarge, he_normal, multiply_channels
 from segloss.models.norms import NormedModule
 
 
@@ -74,6 +74,8 @@ class Network(NormedModule, kw_only=True):
             (window,) * (x.ndim - 2),
             kernel_init=he_normal,
             dtype="float32",
+            # On a GPU a convolution would first copy bfloat16 features to float32.
+            conv_general_dilated=multiply_channels if window == 1 else None,
             name="head",
         )(x)
 

@@ -61,7 +61,11 @@ class BatchNorm(nn.Module, kw_only=True):
                 running_mean.value += step * (mean - running_mean.value)
                 running_var.value += step * (var - running_var.value)
         gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = (x - like(x, mean)) * like(x, gain) + like(x, bias)
+        # Adds 0. The mean has its gradient from here, through the sum that the bias
+        # needs as well; a third sum over the pixels would cost another pass over them.
+        held = jax.lax.stop_gradient(mean)
+        shift = bias + (held - mean) * gain
+        y = (x - like(x, held)) * like(x, gain) + like(x, shift)
         return y.astype(self.dtype)
 
     def _moments(

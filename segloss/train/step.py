@@ -87,13 +87,15 @@ def train_step(
     def global_loss(params):
         logits, batch_stats = _forward(state, params, images, batch, model)
         pairs = _pair_up(logits, labels, valid, inputs)
-        losses = [loss(*of_each, axis_name=AXIS, **more) for *of_each, more in pairs]
-        return sum(losses), batch_stats
+        with jax.named_scope("loss"):
+            of_all = [loss(*each, axis_name=AXIS, **more) for *each, more in pairs]
+        return sum(of_all), batch_stats
 
     (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
         state.params
     )
-    grads = lax.pmean(grads, AXIS)
+    with jax.named_scope("gradients"):
+        grads = lax.pmean(grads, AXIS)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = state.replace(

@@ -210,9 +210,10 @@ def test_bfloat16_computes_in_bfloat16_around_float32_parameters(norm):
     dtypes = [
         equation.outvars[0].aval.dtype
         for equation in jaxpr.eqns
-        if equation.primitive.name == "conv_general_dilated"
+        if equation.primitive.name in ("conv_general_dilated", "dot_general")
     ]
-    assert dtypes == [jnp.bfloat16] * 6 + [jnp.float32]  # the last is the head
+    # Six convolutions and an up-convolution; the last is the head.
+    assert dtypes == [jnp.bfloat16] * 7 + [jnp.float32]
     logits = predict(model, variables)
     assert logits.dtype == jnp.float32
     expected = predict(make_tiny(norm=norm), variables)
