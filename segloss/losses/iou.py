@@ -92,8 +92,9 @@ def focal_tversky(
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
-    >>> print(f"{focal_tversky(logits, jnp.array([[0, 1]]), gamma=2):.4f}")
-    0.1460
+    >>> loss = focal_tversky(logits, jnp.array([[0, 1]]), gamma=2)
+    >>> print(f"{loss:.4f}")  # ((3/7)^2 + (1/3)^2) / 2
+    0.1474
 
     Hyperparameters:
         fp_weight: of pixels given to a class that is not theirs, at least 0.

@@ -24,6 +24,7 @@ def confusion_matrix(
     The counts are int32, for fewer than 2**31 pixels: add batches up on the host in
     int64. `jax.vmap` gives the counts of each image.
 
+    >>> import jax.numpy as jnp
     >>> predicted = jnp.array([[0, 2, 2, 1]])
     >>> labels = jnp.array([[0, 1, 2, 255]])  # 255 is no class
     >>> confusion_matrix(predicted, labels, num_classes=3).tolist()
