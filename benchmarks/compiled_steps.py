@@ -10,38 +10,22 @@ cross-entropy and soft Dice, SGD. It is lowered from shapes alone, so nothing ru
 TPU's compiler takes five to twenty minutes for a step.
 
 Memory, FLOPs and traffic are those of one chip. Memory holds what the step takes and
-returns, and its temporaries. Bytes on the wire are what each chip sends in a ring,
-`2 (n - 1) / n` times the size of what n chips sum. They are split by what is summed:
-gradients, BatchNorm's statistics (and their gradients), and the sums of the losses.
+returns, and its temporaries.
 """
 
 import functools
 import json
-import re
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import chips, hlo
+from benchmarks import chips
 from benchmarks.environment import versions
-from segloss.data import augment
-from segloss.losses import compound_loss
-from segloss.models import make_model
+from benchmarks.step_programs import NETWORKS, lower_step, make_table, measure
 from segloss.report import markdown_table
-from segloss.train.optimizers import constant, sgd
-from segloss.train.step import AXIS, make_state, train_step
-
-NETWORKS = {"unet": 512, "deeplab_v3": 513, "segnet": 512}
 
 CHIP = flags.DEFINE_string("chip", "v5e:2x2", "h100, or a TPU's topology.")
 NETWORK = flags.DEFINE_enum("network", "unet", list(NETWORKS), "Network.")
@@ -52,156 +36,7 @@ TABLE = flags.DEFINE_bool("table", False, "Only show the results that are there.
 OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
 KEEP = flags.DEFINE_bool("keep_hlo", False, "Keep the compiled program as text, too.")
 
-NUM_CLASSES = 21
-CANVAS = 500  # pixels, the side of the largest images of PASCAL VOC
 PACKAGES = ("jax", "flax", "optax", "libtpu", "jax-cuda12-plugin")
-# What is summed over the chips, by what the names of its operations hold.
-KINDS = {"_moments": "BatchNorm", "loss": "losses", "gradients": "gradients"}
-_COLLECTIVE = re.compile(
-    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?$"
-)
-
-
-def lower_step(
-    devices: list[jax.Device], network: str, *, size: int, batch: int, **hyperparameters
-) -> jax.stages.Lowered:
-    """The step over all `devices`, each with `batch` images."""
-    model = make_model(
-        network,
-        num_classes=NUM_CLASSES,
-        dtype="bfloat16",
-        axis_name=AXIS,
-        **hyperparameters,
-    )
-    optimizer = sgd(constant(10**9, learning_rate=1e-2), weight_decay=5e-4, clip_norm=5)
-    terms = [
-        (1.0, "softmax_cross_entropy", {}),
-        (1.0, "soft_dice", dict(classes="present")),
-    ]
-    step = functools.partial(
-        train_step,
-        model=model,
-        loss=compound_loss(terms),
-        optimizer=optimizer,
-        augment=functools.partial(augment, crop_hw=(size, size)),
-    )
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    rows = batch * len(devices)
-    state = jax.eval_shape(
-        functools.partial(make_state, model, optimizer, seed=0, image_hw=(size, size))
-    )
-    arrays = dict(
-        images=((rows, CANVAS, CANVAS, 3), jnp.uint8),
-        labels=((rows, CANVAS, CANVAS), jnp.uint8),
-        valid=((rows, CANVAS, CANVAS), bool),
-        sample_valid=((rows,), bool),
-    )
-    batch = {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
-    specs = jax.P(), jax.P(AXIS)
-
-    def place(tree: Any, spec: jax.P) -> Any:
-        sharding = jax.NamedSharding(mesh, spec)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    # With `check_vma` the gradients, which the step averages itself, would be summed.
-    mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=specs, out_specs=jax.P(), check_vma=False
-    )
-    inputs = map(place, (state, batch), specs)
-    return jax.jit(mapped, donate_argnums=0).lower(*inputs)
-
-
-def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Of a compiled step, how often chips talk, and the bytes of each kind of sum."""
-    counts, num_bytes = Counter(), Counter()
-    for computation in hlo.parse(text).computations.values():
-        for instruction in computation.values():
-            if match := _COLLECTIVE.match(instruction.opcode):
-                counts[match[1]] += 1
-                types = [computation[name].type for name in instruction.operands]
-                for kind, type_ in zip(_kinds(instruction), types, strict=True):
-                    # Without the padding of a TPU's tiles.
-                    num_bytes[kind] += hlo.bytes_of(re.sub(r":T\([^}]*", "", type_))
-    return dict(counts=dict(counts), num_bytes=dict(num_bytes))
-
-
-def _kinds(instruction: hlo.Instruction) -> list[str]:
-    """What each operand of a collective is.
-
-    XLA merges collectives. It then names all of them, or only one.
-    """
-    name = re.search(r'op_name="([^"]*)"', instruction.attributes)
-    names = re.sub(r".*/\((.*:.*)\)$", r"\1", name[1]).split(":") if name else [""]
-    if len(names) != len(instruction.operands):
-        names = names[:1] * len(instruction.operands)
-    return [
-        next((kind for part, kind in KINDS.items() if part in name), "other")
-        for name in names
-    ]
-
-
-def measure(
-    lowered: jax.stages.Lowered, flops: Callable[[], float]
-) -> tuple[dict[str, Any], str]:
-    """What the compiler says of the step, and the step as it compiled it.
-
-    Args:
-        lowered: the step.
-        flops: counts the operations where the compiler does not.
-    """
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - start
-    text = compiled.as_text()
-    planned = compiled.memory_analysis()
-    costs = compiled.cost_analysis() or {}  # nothing from a GPU's compiler
-    arguments = planned.argument_size_in_bytes
-    results = planned.output_size_in_bytes - planned.alias_size_in_bytes
-    return dict(
-        peak_bytes=arguments + results + planned.temp_size_in_bytes,
-        argument_bytes=arguments,
-        temporary_bytes=planned.temp_size_in_bytes,
-        flops=costs.get("flops") or flops(),
-        traffic_bytes=costs.get("bytes accessed")
-        or hlo.traffic(hlo.parse(text)).num_bytes,
-        collectives=collectives(text),
-        compile_seconds=seconds,
-    ), text
-
-
-def ring_bytes(num_bytes: float, num_chips: int) -> float:
-    """What each of n chips sends where a ring sums arrays of this size over them."""
-    return 2 * (num_chips - 1) / num_chips * num_bytes
-
-
-def make_table(results: list[dict[str, Any]]) -> Table:
-    """A row for each step."""
-    table = Table("network", "chips (hosts)")
-    columns = ("memory, GB", "TFLOP", "traffic, GB", "FLOP/byte", "collectives")
-    wires = ("gradients", "BatchNorm", "losses")
-    for column in (*columns, *(f"wire: {kind}, MB" for kind in wires), "losses' share"):
-        table.add_column(column, justify="right")
-    for result in results:
-        num_chips = result["chips"]
-        talk = result["collectives"]
-        wire = Counter(
-            {k: ring_bytes(n, num_chips) for k, n in talk["num_bytes"].items()}
-        )
-        total = sum(wire.values())
-        table.add_row(
-            f"{result['network']} {result['size']}x{result['size']}",
-            f"{result['chip']}: {num_chips} ({result['hosts']})",
-            f"{result['peak_bytes'] / 1e9:.2f}",
-            f"{result['flops'] / 1e12:.2f}",
-            f"{result['traffic_bytes'] / 1e9:.1f}",
-            f"{result['flops'] / result['traffic_bytes']:.0f}",
-            str(sum(talk["counts"].values())),
-            *(f"{wire[kind] / 1e6:.3g}" for kind in wires),
-            f"{wire['losses'] / total:.1e}" if total else "",
-        )
-    return table
 
 
 def compile_one(folder: Path) -> None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.compiled_steps import collectives, lower_step, make_table, ring_bytes
+from benchmarks.step_programs import collectives, lower_step, make_table, ring_bytes
 
 
 @pytest.fixture(scope="module")
