@@ -58,8 +58,8 @@ def sum_over_axes(
     axes = tuple(range(values.ndim) if axes is None else axes)
     longest = max(axes, key=lambda axis: (values.shape[axis], axis))
     # Without the barrier XLA makes one sum of the two.
-    rows = lax.optimization_barrier(values.sum(axis=longest, keepdims=True))
-    return rows.sum(axis=axes)
+    rows = lax.optimization_barrier(values.sum(axis=longest))
+    return rows.sum(axis=tuple(a - (a > longest) for a in axes if a != longest))
 
 
 def count_samples(

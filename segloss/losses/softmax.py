@@ -132,14 +132,14 @@ def _sum_exponentials_jvp(primals, tangents):
 def log_misses(parts: Softmax) -> Float[Array, "*pixels c"]:
     """`log(1 - p_k)` of every class.
 
-    Finite where `p_k` rounds to 1, because the likeliest class is not subtracted from
-    1 but left out of the sum.
+    Finite where `p_k` rounds to 1: a probability above 1/2 is not subtracted from 1,
+    but left out of the sum.
     """
-    num_classes = parts.scores.shape[-1]
-    likeliest = one_hot(jnp.argmax(parts.scores, axis=-1), num_classes)
     lowest = jnp.finfo(parts.scores.dtype).min
-    others = jnp.where(likeliest, lowest, jnp.maximum(parts.scores, lowest))
-    top, total, _ = _sum_exponentials(others, parts.labels)
+    others = jnp.where(parts.scores < parts.top[..., None], parts.scores, lowest)
+    top, total, _ = _sum_exponentials(jnp.maximum(others, lowest), parts.labels)
     log_others = (lax.stop_gradient(top) - parts.top) + jnp.log(total / parts.total)
-    probs = jnp.where(likeliest, 0.0, parts.probs())
-    return jnp.where(likeliest, log_others[..., None], jnp.log1p(-probs))
+    probs = parts.probs()
+    likely = probs > 0.5
+    log_miss = jnp.log1p(-jnp.where(likely, 0.0, probs))
+    return jnp.where(likely, log_others[..., None], log_miss)
