@@ -24,7 +24,7 @@ from segloss.losses.reduce import (
     weight_or_one,
 )
 from segloss.losses.softmax import log_misses, one_hot, softmax
-from segloss.losses.top_k import weights_of_largest
+from segloss.losses.top_k import hardest_pixels
 
 NORMALIZATIONS = ("pixels", "weights", "samples")
 
@@ -250,7 +250,7 @@ def top_k_cross_entropy(
     loss = jnp.where(valid, loss, 0.0)
     if pixel_weights is not None:
         loss *= weight_or_one(valid, pixel_weights)
-    weights = weights_of_largest(loss, valid, fraction=fraction, axis_name=axis_name)
+    weights = hardest_pixels(loss, valid, fraction=fraction, axis_name=axis_name)
     return mean_over_pixels(
         weights * loss,
         valid,

@@ -222,3 +222,76 @@ def test_pixels_of_equal_error_share_the_gradient(bins):
 def test_lovasz_softmax_refuses(hyperparameters, message):
     with pytest.raises(ValueError, match=f"^lovasz_softmax: {message}"):
         lovasz_softmax(jnp.log(PROBS), LABELS, **hyperparameters)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("bins", [1, 3, 100, 1000])
+def test_a_tpu_multiplies_to_the_same_weights(monkeypatch, bins, per_image):
+    def value_and_grad():
+        # Without `jit`, which would keep what it compiled for the other platform.
+        loss = functools.partial(lovasz_softmax, bins=bins, per_image=per_image)
+        with jax.disable_jit():
+            return jax.value_and_grad(loss)(*map(jnp.array, make_batch()))
+
+    here = value_and_grad()
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, tpu, default: tpu(*args)
+    )
+    for actual, expected in zip(value_and_grad(), here, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_more_pixels_than_a_row_of_the_sums_that_run_along_them():
+    rng = np.random.default_rng(0)
+    logits = np.round(rng.normal(size=(2, 1500, 2)), 2).astype(np.float32)
+    labels, valid = rng.integers(0, 2, (2, 1500)), rng.random((2, 1500)) < 0.9
+    np.testing.assert_allclose(
+        lovasz_softmax(logits, labels, valid),
+        softmax_oracle(logits, labels, valid),
+        rtol=1e-5,
+    )
+
+
+LOSSES = {
+    "exact": lovasz_softmax,
+    "bins": functools.partial(lovasz_softmax, bins=5),
+    "bins per image": functools.partial(lovasz_softmax, bins=5, per_image=True),
+    "hinge": lambda x, y, v, **k: lovasz_hinge(x[..., 0], y == 1, v, **k),
+}
+
+
+def make_images():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(8, 4, 3, 3)).astype(np.float32)
+    labels = rng.integers(0, 3, (8, 4, 3), dtype=np.int32)
+    return logits, labels, rng.random((8, 4, 3)) < 0.8
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_batch_and_height_may_be_sharded(name, kind):
+    kinds = 2 * (jax.sharding.AxisType[kind],)
+    mesh = jax.make_mesh((2, 4), ("batch", "height"), axis_types=kinds)
+    sharding = jax.NamedSharding(mesh, jax.P("batch", "height"))
+    step = jax.jit(jax.value_and_grad(LOSSES[name]))
+    images = make_images()
+    many = step(*(jax.device_put(x, sharding) for x in images))
+    for actual, expected in zip(many, step(*images), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("name", LOSSES)
+def test_shard_map_equals_one_device(name, check_vma):
+    batch = jax.P("batch")
+    value = jax.shard_map(
+        functools.partial(LOSSES[name], axis_name="batch"),
+        mesh=jax.sharding.Mesh(jax.devices(), "batch"),
+        in_specs=batch,
+        out_specs=jax.P(),
+        check_vma=check_vma,
+    )
+    images = make_images()
+    np.testing.assert_allclose(
+        jax.jit(value)(*images), LOSSES[name](*images), rtol=1e-5
+    )

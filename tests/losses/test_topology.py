@@ -154,6 +154,20 @@ def test_first_and_second_derivatives():
     np.testing.assert_allclose((after - before)[:2] / 2e-2, here[1:], rtol=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_batch_and_height_may_be_sharded(kind):
+    """With `lax.reduce_window` the gradient was another one."""
+    kinds = 2 * (jax.sharding.AxisType[kind],)
+    mesh = jax.make_mesh((2, 4), ("batch", "height"), axis_types=kinds)
+    sharding = jax.NamedSharding(mesh, jax.P("batch", "height"))
+    labels = jax.random.randint(jax.random.key(0), (4, 8, 6), 0, 3)
+    logits = jax.random.normal(jax.random.key(1), (4, 8, 6, 3))
+    step = jax.jit(jax.value_and_grad(soft_cldice))
+    many = step(*(jax.device_put(x, sharding) for x in (logits, labels)))
+    for actual, expected in zip(many, step(logits, labels), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
