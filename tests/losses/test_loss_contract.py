@@ -203,6 +203,24 @@ def test_its_gradient_has_the_slope_it_claims(setting):
     assert_close((up - down) / 2, slope, rtol=1e-6, atol=1e-14)
 
 
+# The derivative of these is written by hand, for reverse mode.
+OF_REGIONS = {
+    setting
+    for setting in SETTINGS
+    if setting.startswith(("dice", "iou", "tversky", "focal_tversky", "generalized"))
+} | {"log_cosh_dice"}
+
+
+@pytest.mark.parametrize("setting", sorted({*OF_EACH_KIND} - OF_REGIONS))
+def test_forward_mode_gives_the_slope_too(setting):
+    step = np.random.default_rng(1).normal(size=LOGITS.shape).astype(np.float32)
+    value, slope = jax.jit(
+        lambda x: jax.jvp(lambda x: make_loss(setting)(x, LABELS, VALID), (x,), (step,))
+    )(LOGITS)
+    expected, grad = value_and_grad(setting)(LOGITS, LABELS, VALID)
+    assert_close((value, slope), (expected, (grad * step).sum()), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "setting", ["cross_entropy_smooth", "dice_linear", "iou_per_image", "multi_label"]
 )
