@@ -117,8 +117,11 @@ def mean_cost(
     normalize_by: str = "classes",
     multi_label: bool = False,
     axis_name: str | None = None,
+    **unknown: object,
 ) -> Float[Array, ""]:
     """The mean over the classes of the `cost` of their sums, for the loss `name`."""
+    for argument in unknown:
+        raise TypeError(f"{name}() got an unexpected keyword argument {argument!r}.")
     check_choice(name, "classes", classes, ("all", "present"))
     check_choice(name, "normalize_by", normalize_by, ("classes", "samples"))
     check_choice(name, "per_image", per_image, (True, False))

@@ -192,3 +192,8 @@ def test_dice_refuses_an_unknown_denominator():
         match=r"^soft_dice: denominator must be 'squared' or 'linear', got 'cubic'\.",
     ):
         soft_dice(LOGITS, LABELS, VALID, denominator="cubic")
+
+
+def test_an_unknown_option_is_named_with_the_loss():
+    with pytest.raises(TypeError, match=r"^soft_iou\(\) .* argument 'smoth'\."):
+        soft_iou(LOGITS, LABELS, VALID, smoth=1.0)
