@@ -118,7 +118,8 @@ def _sums_of_ids_bwd(power, per_image, kept, slopes):
     scores = jnp.where((labels < logits.shape[-1])[..., None], widen(logits), 0.0)
     # So does the maximum: the softmax becomes a pattern that XLA turns into one kernel
     # on a GPU, which reads the logits once where two kernels read them twice.
-    probs = parts._replace(scores=scores, top=scores.max(axis=-1)).probs()
+    top = lax.stop_gradient(scores.max(axis=-1))
+    probs = parts._replace(scores=scores, top=top).probs()
     over, under, hits = (
         x.reshape(len(x), *[1] * (logits.ndim - 2), -1)
         for x in (slopes.over, slopes.under, slopes.hits)
