@@ -353,7 +353,7 @@ def _loss_and_weight(
     if soft:
         weights = (factors * targets).sum(axis=-1)
     targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
-    # A share of 0 costs nothing, also where the logarithm is infinite.
-    counts = targets > 0
+    # A share of 0 costs nothing, also where the logarithm is infinite; NaN stays NaN.
+    counts = targets != 0
     loss = loss_of(jnp.where(counts, parts.log_probs(), 0.0))
     return jnp.where(counts, factors * targets * loss, 0.0).sum(axis=-1), weights

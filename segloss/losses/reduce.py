@@ -56,6 +56,8 @@ def sum_over_axes(
     One by one, millions of values would lose their digits in float32.
     """
     axes = tuple(range(values.ndim) if axes is None else axes)
+    if not axes:
+        return values
     longest = max(axes, key=lambda axis: (values.shape[axis], axis))
     # Without the barrier XLA makes one sum of the two.
     rows = lax.optimization_barrier(values.sum(axis=longest))

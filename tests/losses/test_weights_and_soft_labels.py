@@ -176,3 +176,17 @@ def test_power_of_the_mean_is_that_of_segmentation_models_pytorch():
     np.testing.assert_allclose(loss, mean**2, rtol=1e-6)
     with pytest.raises(ValueError, match=r"power_of must be 'classes' or 'mean'"):
         losses.focal_tversky(LOGITS, LABELS, power_of="sum")
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "focal_loss", "poly_loss"])
+def test_a_valid_share_that_is_nan_is_not_overlooked(name):
+    labels = np.eye(3, dtype=np.float32)[LABELS]
+    labels[0, 0, 0] = np.nan
+    assert np.isnan(losses.LOSSES[name](LOGITS, labels))
+
+
+def test_an_image_may_be_a_single_pixel():
+    logits, labels = LOGITS[:, 0, 0], LABELS[:, 0, 0]
+    alone = losses.soft_dice(logits, labels, per_image=True)
+    line = losses.soft_dice(logits[:, None], labels[:, None], per_image=True)
+    np.testing.assert_allclose(alone, line, rtol=1e-6)
