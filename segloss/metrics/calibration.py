@@ -116,6 +116,8 @@ def _confidence_and_class(
 
 def _sum_over_pixels(values: Float[Array, "*pixels bins"]) -> Float[Array, " bins"]:
     """By rows, as one float32 sum loses 0.1 of each pixel after 2**21 of them."""
+    if values.ndim == 1:
+        return values
     *outer, width, bins = values.shape
     if width > MAX_ROW_PIXELS:
         padding = [(0, 0)] * len(outer) + [(0, -width % MAX_ROW_PIXELS), (0, 0)]

@@ -124,3 +124,9 @@ def test_refuses():
         unchecked(LOGITS, LABELS[:3])
     with pytest.raises(ValueError, match="labels must be integer, got float32"):
         unchecked(LOGITS, LABELS.astype(jnp.float32))
+
+
+def test_a_single_pixel_is_counted():
+    counts = calibration_counts(jnp.array([0.0, 2.0]), jnp.array(1), bins=2)
+    np.testing.assert_array_equal(counts.pixels, [0, 1])
+    np.testing.assert_array_equal(counts.hits, [0, 1])
