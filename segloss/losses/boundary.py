@@ -53,7 +53,7 @@ def boundary_loss(
     if not jnp.issubdtype(distances.dtype, jnp.floating):
         raise ValueError(f"{name}: distances must be float, got {distances.dtype}.")
 
-    parts = softmax(logits, labels, valid_or_all(labels, valid))
+    parts = softmax(logits, labels, valid_or_all(labels.shape, valid))
     distances = distances.astype(parts.scores.dtype)
     # sum_c (phi_c - phi_y) p_c: no term is below 0, so the sum keeps its digits.
     farther = distances - at_label(distances, parts.labels)[..., None]

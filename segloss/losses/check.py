@@ -96,16 +96,22 @@ def check_arrays(
     if logits.size == 0:
         raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")
     pixels = logits.shape if multi_label else logits.shape[:-1]
-    of_classes = multi_label or (soft and labels.ndim == logits.ndim)
+    integer = jnp.issubdtype(labels.dtype, jnp.integer)
+    of_classes = multi_label or (soft and not integer and labels.ndim == logits.ndim)
     shape = logits.shape if of_classes else pixels
     if labels.shape != shape:
         raise ValueError(
             f"{function}: labels must have shape {shape} for logits "
             f"{logits.shape}, got {labels.shape}."
         )
-    if jnp.issubdtype(labels.dtype, jnp.integer) == of_classes:
+    if integer == of_classes:
         wanted = "float or bool" if of_classes else "integer"
         raise ValueError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
+    if of_classes and not multi_label and logits.shape[-1] == 1:
+        raise ValueError(
+            f"{function}: the softmax of one class is 1 everywhere; for masks take a "
+            "loss of sigmoids, or multi_label=True."
+        )
     if valid is not None:
         if valid.dtype != bool:
             raise ValueError(f"{function}: valid must be bool, got {valid.dtype}.")

@@ -16,7 +16,6 @@ from segloss.losses.check import (
     check_choice,
     check_range,
 )
-from segloss.losses.numerics import widen
 from segloss.losses.reduce import (
     mean_over_pixels,
     valid_or_all,
@@ -245,11 +244,11 @@ def top_k_cross_entropy(
     name = "top_k_cross_entropy"
     check_range(name, "fraction", fraction, 0, 1, without_low=True)
     check_arrays(name, logits, labels, valid, pixel_weights=pixel_weights)
-    valid = valid_or_all(labels, valid)
+    valid = valid_or_all(labels.shape, valid)
     loss = -softmax(logits, labels, valid).log_prob_of_label()
     loss = jnp.where(valid, loss, 0.0)
     if pixel_weights is not None:
-        loss *= weight_or_one(valid, pixel_weights)
+        loss *= weight_or_one(valid, pixel_weights, loss.dtype)
     weights = hardest_pixels(loss, valid, fraction=fraction, axis_name=axis_name)
     return mean_over_pixels(
         weights * loss,
@@ -306,7 +305,7 @@ def log_bilinear_loss(
             f"of the label, got {penalty.shape}."
         )
     penalty = jnp.where(jnp.eye(classes, dtype=bool), 0.0, penalty)
-    parts = softmax(logits, labels, valid_or_all(labels, valid))
+    parts = softmax(logits, labels, valid_or_all(labels.shape, valid))
     # A product with a one-hot, because a gather of rows is slow on a TPU.
     prices = jnp.matmul(
         one_hot(parts.labels, classes).astype(penalty.dtype),
@@ -336,20 +335,22 @@ def _loss_and_weight(
     soft = labels.ndim == logits.ndim
     # Soft labels have no id; any class will do.
     ids = jnp.zeros(labels.shape[:-1], jnp.int32) if soft else labels
-    valid = valid_or_all(ids, valid)
+    valid = valid_or_all(ids.shape, valid)
     parts = softmax(logits, ids, valid)
     weights = None
     if class_weights is not None and not soft:
-        weights = weight_of_label(parts.labels, class_weights)
+        weights = weight_of_label(parts.labels, class_weights, parts.scores.dtype)
     if not soft and not label_smoothing:
         loss = loss_of(parts.log_prob_of_label())
         return loss if weights is None else loss * weights, weights
 
-    targets = widen(labels if soft else one_hot(parts.labels, logits.shape[-1]))
-    targets = jnp.where(valid[..., None], targets, 0.0)
+    targets = labels if soft else one_hot(parts.labels, logits.shape[-1])
+    targets = jnp.where(valid[..., None], targets.astype(parts.scores.dtype), 0.0)
     factors = jnp.ones_like(targets)
     if class_weights is not None:
-        factors *= jnp.broadcast_to(jnp.asarray(class_weights), targets.shape)
+        factors *= jnp.broadcast_to(
+            jnp.asarray(class_weights, targets.dtype), targets.shape
+        )
     if soft:
         weights = (factors * targets).sum(axis=-1)
     targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]

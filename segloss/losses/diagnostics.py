@@ -177,7 +177,7 @@ def explain(
         return value - loss(jnp.where(of_class == c, certain, logits), labels, valid)
 
     saved = jax.lax.map(saved_by, jnp.arange(num_classes))
-    total = jnp.where(valid_or_all(labels, valid), norms, 0.0).sum()
+    total = jnp.where(valid_or_all(labels.shape, valid), norms, 0.0).sum()
     return Explanation(
         loss=value,
         pixel_share=pixel_share(labels, valid, num_classes=num_classes),
@@ -243,7 +243,7 @@ def _share(
     axis_name: str | None = None,
 ) -> Array:
     """Each class's part of an amount per pixel; zeros where there is nothing."""
-    amounts = jnp.where(valid_or_all(labels, valid), amounts, 0.0)
+    amounts = jnp.where(valid_or_all(labels.shape, valid), amounts, 0.0)
     of_class = one_hot(_class_ids(labels), num_classes)
     by_class = jnp.where(of_class, amounts[..., None], 0.0).sum(range(labels.ndim))
     # Not the sum of `by_class`, which would pass over a pixel whose label is no class.

@@ -16,7 +16,7 @@ from segloss.losses.check import (
 )
 from segloss.losses.numerics import safe_divide
 from segloss.losses.overlap import OverlapOptions, mean_cost, with_overlap_options
-from segloss.losses.reduce import sum_over_devices, valid_or_all, weight_or_one
+from segloss.losses.reduce import sum_over_devices, valid_or_all
 from segloss.losses.regions import RegionSums, region_sums
 
 
@@ -57,7 +57,7 @@ def soft_dice(
         return safe_divide(sums.over + sums.under, size + smooth)
 
     power = 2 if denominator == "squared" else 1
-    return mean_cost("soft_dice", cost, logits, labels, valid, power=power, **options)
+    return mean_cost("soft_dice", cost, power, logits, labels, valid, **options)
 
 
 @with_overlap_options
@@ -132,10 +132,10 @@ def generalized_dice(
         multi_label=multi_label,
         soft=True,
     )
-    soft = labels.ndim == logits.ndim and not multi_label
-    valid = valid_or_all(labels[..., 0] if soft else labels, valid)
-    weights = weight_or_one(valid, pixel_weights)
-    sums = region_sums(logits, labels, valid, weights=weights, multi_label=multi_label)
+    valid = valid_or_all(logits.shape if multi_label else logits.shape[:-1], valid)
+    sums = region_sums(
+        logits, labels, valid, pixel_weights=pixel_weights, multi_label=multi_label
+    )
     over, under, hits, labelled = (x[0] for x in sum_over_devices(sums, axis_name))
     weights = jax.lax.stop_gradient(safe_divide(jnp.ones_like(labelled), labelled**2))
     error = (weights * (over + under)).sum()

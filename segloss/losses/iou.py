@@ -37,7 +37,7 @@ def soft_iou(
     0.5500
     """
     cost = functools.partial(_tversky_cost, fp_weight=1, fn_weight=1)
-    return mean_cost("soft_iou", cost, logits, labels, valid, **options)
+    return mean_cost("soft_iou", cost, 1, logits, labels, valid, **options)
 
 
 @with_overlap_options
@@ -69,7 +69,7 @@ def tversky(
             be best to predict nothing.
     """
     cost = _checked_tversky_cost("tversky", fp_weight, fn_weight)
-    return mean_cost("tversky", cost, logits, labels, valid, **options)
+    return mean_cost("tversky", cost, 1, logits, labels, valid, **options)
 
 
 @with_overlap_options
@@ -108,16 +108,17 @@ def focal_tversky(
     check_choice(name, "power_of", power_of, ("classes", "mean"))
     linear = _checked_tversky_cost(name, fp_weight, fn_weight)
 
-    def power(cost: Float[Array, "..."]) -> Float[Array, "..."]:
+    def raised(cost: Float[Array, "..."]) -> Float[Array, "..."]:
         # The slope of a power below 1 is infinite at 0, where there is nothing to do.
         perfect = cost < SMALLEST_DIVISOR
         return jnp.where(perfect, 0.0, jnp.where(perfect, 1.0, cost) ** gamma)
 
     if power_of == "mean":
-        return power(mean_cost(name, linear, logits, labels, valid, **options))
+        return raised(mean_cost(name, linear, 1, logits, labels, valid, **options))
     return mean_cost(
         name,
-        lambda sums, smooth: power(linear(sums, smooth)),
+        lambda sums, smooth: raised(linear(sums, smooth)),
+        1,
         logits,
         labels,
         valid,

@@ -71,7 +71,7 @@ def lovasz_softmax(
         check_range(name, "bins", bins, 1, whole=True)
     check_arrays(name, logits, labels, valid)
 
-    valid = valid_or_all(labels, valid)
+    valid = valid_or_all(labels.shape, valid)
     probs = softmax(logits, labels, valid).probs()
     is_label = one_hot(labels, logits.shape[-1])
     return _mean_extension(
@@ -118,7 +118,7 @@ def lovasz_hinge(
     """
     check_arrays("lovasz_hinge", logits, labels, valid, multi_label=True)
 
-    valid = valid_or_all(labels, valid)
+    valid = valid_or_all(labels.shape, valid)
     foreground = labels == 1
     scores = jnp.where(valid, widen(logits), 0.0)
     errors = jax.nn.relu(1.0 - jnp.where(foreground, scores, -scores))

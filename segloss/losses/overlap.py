@@ -29,7 +29,6 @@ from segloss.losses.reduce import (
     mean_over_classes,
     sum_over_devices,
     valid_or_all,
-    weight_or_one,
 )
 from segloss.losses.regions import RegionSums, region_sums
 
@@ -68,7 +67,9 @@ _OPTIONS = """\
             sends no gradient; "present" leaves such classes out.
         class_weights: of at least 0, for the mean over the classes; None is ones.
         pixel_weights: a factor of at least 0 for each pixel's part in the sums,
-            broadcastable as `valid` is; None is ones. No gradient reaches it.
+            broadcastable as `valid` is; None is ones. No gradient reaches it. With
+            `per_image` a factor that is the same all over an image cancels out: leave
+            images out with `valid`.
         per_image: sum over each image, then average the images that hold a valid
             pixel. Then "present" means in the image.
         normalize_by: "classes" averages the classes; "samples" divides their sum by
@@ -104,11 +105,12 @@ def with_overlap_options(loss: Loss) -> Loss:
 def mean_cost(
     name: str,
     cost: Cost,
+    power: int,
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None,
+    /,
     *,
-    power: int = 1,
     smooth: float | int = 0.0,
     classes: str = "all",
     class_weights: ClassWeights | None = None,
@@ -119,7 +121,10 @@ def mean_cost(
     axis_name: str | None = None,
     **unknown: object,
 ) -> Float[Array, ""]:
-    """The mean over the classes of the `cost` of their sums, for the loss `name`."""
+    """The mean over the classes of the `cost` of their sums, for the loss `name`.
+
+    `power` is that of `RegionSums`; the options are those of `OverlapOptions`.
+    """
     for argument in unknown:
         raise TypeError(f"{name}() got an unexpected keyword argument {argument!r}.")
     check_choice(name, "classes", classes, ("all", "present"))
@@ -137,13 +142,12 @@ def mean_cost(
         multi_label=multi_label,
         soft=True,
     )
-    soft = labels.ndim == logits.ndim and not multi_label
-    valid = valid_or_all(labels[..., 0] if soft else labels, valid)
+    valid = valid_or_all(logits.shape if multi_label else logits.shape[:-1], valid)
     sums = region_sums(
         logits,
         labels,
         valid,
-        weights=weight_or_one(valid, pixel_weights),
+        pixel_weights=pixel_weights,
         power=power,
         per_image=per_image,
         multi_label=multi_label,

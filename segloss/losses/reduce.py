@@ -8,20 +8,21 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from segloss.losses.check import ClassWeights
-from segloss.losses.numerics import safe_divide, widen
+from segloss.losses.numerics import safe_divide
 from segloss.losses.softmax import at_label
 
 
 def valid_or_all(
-    labels: Real[Array, "*shape"] | Bool[Array, "*shape"],
-    valid: Bool[Array, "..."] | None,
-) -> Bool[Array, "*shape"]:
-    """`valid` in the shape of `labels`."""
-    return jnp.broadcast_to(True if valid is None else valid, labels.shape)
+    shape: tuple[int, ...], valid: Bool[Array, "..."] | None
+) -> Bool[Array, "..."]:
+    """`valid` in this shape."""
+    return jnp.broadcast_to(True if valid is None else valid, shape)
 
 
 def weight_or_one(
-    valid: Bool[Array, "*shape"], pixel_weights: Real[Array, "..."] | None
+    valid: Bool[Array, "*shape"],
+    pixel_weights: Real[Array, "..."] | None,
+    dtype: jnp.dtype,
 ) -> Float[Array, "*shape"] | None:
     """`pixel_weights` in the shape of `valid`, 0 where not valid; None stays None.
 
@@ -29,15 +30,15 @@ def weight_or_one(
     """
     if pixel_weights is None:
         return None
-    weights = lax.stop_gradient(widen(jnp.asarray(pixel_weights)))
+    weights = lax.stop_gradient(jnp.asarray(pixel_weights, dtype))
     return jnp.where(valid, jnp.broadcast_to(weights, valid.shape), 0.0)
 
 
 def weight_of_label(
-    labels: Integer[Array, "*pixels"], class_weights: ClassWeights
+    labels: Integer[Array, "*pixels"], class_weights: ClassWeights, dtype: jnp.dtype
 ) -> Float[Array, "*pixels"]:
     """The weight of each pixel's class; 1 where the label is no class."""
-    weights = widen(jnp.asarray(class_weights))
+    weights = jnp.asarray(class_weights, dtype)
     known = (labels >= 0) & (labels < weights.size)
     of_class = jnp.broadcast_to(weights, (*labels.shape, weights.size))
     return jnp.where(known, at_label(of_class, labels), 1.0)
@@ -95,11 +96,12 @@ def mean_over_pixels(
             hold yet; None means ones.
         axis_name: mapped device axis whose devices share one mean.
     """
-    valid = valid_or_all(loss, valid)
+    valid = valid_or_all(loss.shape, valid)
     if pixel_weights is not None:
-        factor = weight_or_one(valid, pixel_weights)
+        factor = weight_or_one(valid, pixel_weights, loss.dtype)
         weights = factor if weights is None else weights * factor
-        loss = jnp.where(valid, loss, 0.0) * factor
+        # Also where the loss is infinite, a weight of 0 makes it 0.
+        loss = jnp.where(factor > 0, loss * factor, 0.0)
     loss = sum_over_axes(jnp.where(valid, loss, 0.0))
     loss = sum_over_devices(loss, axis_name)
     if normalize_by == "samples":

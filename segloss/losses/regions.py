@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from segloss.losses.check import Labels
+from segloss.losses.check import Labels, PixelWeights
 from segloss.losses.numerics import widen
-from segloss.losses.reduce import sum_over_axes
+from segloss.losses.reduce import sum_over_axes, weight_or_one
 from segloss.losses.softmax import one_hot, softmax
 
 
@@ -43,7 +43,7 @@ def region_sums(
     labels: Labels,
     valid: Bool[Array, " b *rest"],
     *,
-    weights: Float[Array, " b *rest"] | None = None,
+    pixel_weights: PixelWeights | None = None,
     power: int = 1,
     per_image: bool = False,
     multi_label: bool = False,
@@ -55,11 +55,12 @@ def region_sums(
         labels: class ids, or values in `[0, 1]` for each class. A valid id that is no
             class makes the sums NaN.
         valid: True where a label counts; has the class axis only if `multi_label`.
-        weights: a factor in the shape of `valid`; None is ones.
+        pixel_weights: a factor, broadcastable to `valid`; None is ones.
         power: n of `RegionSums`, 1 or 2.
         per_image: a row of sums for each image instead of one row.
         multi_label: whether the classes have a sigmoid each.
     """
+    weights = weight_or_one(valid, pixel_weights, widen(logits).dtype)
     if labels.ndim < logits.ndim:
         return _sums_of_ids(logits, labels, valid, weights, power, per_image)
     if multi_label:
@@ -70,7 +71,7 @@ def region_sums(
         valid = valid[..., None]
         weights = None if weights is None else weights[..., None]
     probs = jnp.where(valid, probs, 0.0)
-    targets = jnp.where(valid, widen(labels), 0.0)
+    targets = jnp.where(valid, labels.astype(probs.dtype), 0.0)
     over = jnp.maximum(probs - targets, 0.0) ** power
     under = jnp.maximum(targets - probs, 0.0) ** power
     maps = RegionSums(over, under, probs**power - over, targets**power)
@@ -116,8 +117,9 @@ def _sums_of_ids_bwd(power, per_image, kept, slopes):
     # Behind the barrier, XLA computes the comparison anew and keeps none in memory.
     labels = lax.optimization_barrier(parts.labels)
     scores = jnp.where((labels < logits.shape[-1])[..., None], widen(logits), 0.0)
-    # So does the maximum: the softmax becomes a pattern that XLA turns into one kernel
-    # on a GPU, which reads the logits once where two kernels read them twice.
+    # The maximum is computed anew, too: the softmax becomes a pattern that XLA turns
+    # into one kernel on a GPU, which reads the logits once instead of twice. It is a
+    # constant, as in `softmax.py`.
     top = lax.stop_gradient(scores.max(axis=-1))
     probs = parts._replace(scores=scores, top=top).probs()
     over, under, hits = (

@@ -117,7 +117,7 @@ def normalized_sigmoid_cross_entropy(
     check_arrays(
         name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
     )
-    counted = valid_or_all(labels, valid)
+    counted = valid_or_all(labels.shape, valid)
     positives = jnp.where(counted, widen(labels), 0.0)
     share = mean_over_pixels(positives, counted, axis_name=axis_name)
     if weighting == "complement":
@@ -254,7 +254,7 @@ def _weighted_mean(
     focal loss does; `gate`, a factor and a threshold, multiplies both where p is below
     the threshold.
     """
-    valid = valid_or_all(labels, valid)
+    valid = valid_or_all(labels.shape, valid)
     logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
     hit, miss, log_hit, log_miss = _sigmoids(logits)
     for_hit, for_miss = (

@@ -74,7 +74,7 @@ def soft_cldice(
     check_smooth(name, smooth)
     check_arrays(name, logits, labels, valid, class_weights)
 
-    valid = valid_or_all(labels, valid)
+    valid = valid_or_all(labels.shape, valid)
     parts = softmax(logits, labels, valid)
 
     # Class by class, for the skeletons take an array's memory per step. The gradient

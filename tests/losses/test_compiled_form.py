@@ -17,7 +17,7 @@ LOGITS = jax.ShapeDtypeStruct((2, 16, 24, 5), jnp.float32)
 LABELS = jax.ShapeDtypeStruct(LOGITS.shape[:-1], jnp.int32)
 MASKS = jax.ShapeDtypeStruct(LOGITS.shape, jnp.float32)
 VALID = jax.ShapeDtypeStruct(LOGITS.shape[:-1], bool)
-MOVING = {"gather", "scatter", "scatter-add", "scatter_add", "dynamic_slice", "argsort"}
+MOVING = {"gather", "scatter", "scatter-add", "scatter_add", "dynamic_slice", "sort"}
 
 CASES = {
     "softmax_cross_entropy": {},

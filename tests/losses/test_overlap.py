@@ -194,6 +194,8 @@ def test_dice_refuses_an_unknown_denominator():
         soft_dice(LOGITS, LABELS, VALID, denominator="cubic")
 
 
-def test_an_unknown_option_is_named_with_the_loss():
-    with pytest.raises(TypeError, match=r"^soft_iou\(\) .* argument 'smoth'\."):
-        soft_iou(LOGITS, LABELS, VALID, smoth=1.0)
+@pytest.mark.parametrize("unknown", ["smoth", "power", "name", "cost"])
+def test_an_unknown_option_is_named_with_the_loss(unknown):
+    message = rf"^soft_iou\(\) .* argument '{unknown}'\."
+    with pytest.raises(TypeError, match=message):
+        soft_iou(LOGITS, LABELS, VALID, **{unknown: 1})

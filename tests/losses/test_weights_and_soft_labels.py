@@ -190,3 +190,28 @@ def test_an_image_may_be_a_single_pixel():
     alone = losses.soft_dice(logits, labels, per_image=True)
     line = losses.soft_dice(logits[:, None], labels[:, None], per_image=True)
     np.testing.assert_allclose(alone, line, rtol=1e-6)
+
+
+def test_masks_of_one_class_are_not_taken_for_a_softmax():
+    masks = np.ones((2, 3, 4, 1), np.float32)
+    with pytest.raises(ValueError, match=r"^focal_loss: the softmax of one class is 1"):
+        losses.focal_loss(LOGITS[..., :1], masks)
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "soft_dice"])
+def test_weights_of_float64_leave_the_loss_float32(name):
+    weights = np.ones(LABELS.shape)
+    with jax.enable_x64(True):
+        loss = losses.LOSSES[name](
+            LOGITS, LABELS, class_weights=(1.0, 2.0, 3.0), pixel_weights=weights
+        )
+    assert loss.dtype == jnp.float32
+
+
+def test_a_weight_of_0_makes_an_infinite_loss_0():
+    logits = jnp.array([[[0.0, -jnp.inf], [0.0, 0.0]]])
+    weights = jnp.array([[0.0, 1.0]])
+    loss = losses.softmax_cross_entropy(
+        logits, jnp.array([[1, 1]]), pixel_weights=weights
+    )
+    np.testing.assert_allclose(loss, np.log(2) / 2, rtol=1e-6)
