@@ -99,10 +99,14 @@ def _sum_exponentials(
 
     def combine(left, right):
         (top_l, total_l, own_l), (top_r, total_r, own_r) = left, right
-        top = jnp.maximum(top_l, top_r)
+        left_is_larger = top_l > top_r
+        top = jnp.where(left_is_larger, top_l, top_r)
+        smaller = jnp.where(left_is_larger, top_r, top_l)
         # Two scores of -infinity have no difference.
-        base = jnp.where(top == -jnp.inf, 0.0, top)
-        total = total_l * jnp.exp(top_l - base) + total_r * jnp.exp(top_r - base)
+        scale = jnp.where(smaller == top, 1.0, jnp.exp(smaller - top))
+        total = jnp.where(
+            left_is_larger, total_l + total_r * scale, total_r + total_l * scale
+        )
         return top, total, own_l + own_r
 
     own = jnp.where(one_hot(labels, scores.shape[-1]), scores, 0.0)
