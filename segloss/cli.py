@@ -28,7 +28,9 @@ def run(
             stray = given[len(arguments)]
             sys.exit(f"error: unknown argument {stray!r}; flags start with --.")
         if len(given) < len(arguments):
-            sys.exit(f"error: {arguments[len(given)]} is missing; --help shows the usage.")
+            sys.exit(
+                f"error: {arguments[len(given)]} is missing; --help shows the usage."
+            )
         if logging.level_debug():
             main(argv)
             return
