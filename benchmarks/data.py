@@ -267,7 +267,9 @@ def parse_pairs(texts: list[str]) -> list[Pair]:
     pairs = []
     for text in texts:
         if not (match := re.fullmatch(r"([1-9]\d*),([1-9]\d*)(?:-(\d+))?", text)):
-            raise app.UsageError(f"--pairs must have the form 9,8 or 9,2-12, got {text!r}.")
+            raise app.UsageError(
+                f"--pairs must have the form 9,8 or 9,2-12, got {text!r}."
+            )
         batch_max, first, last = (int(x) if x else None for x in match.groups())
         pairs += [Pair(batch_max, cl) for cl in range(first, (last or first) + 1)]
     return pairs

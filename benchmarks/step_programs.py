@@ -144,7 +144,7 @@ def measure(
 
 
 def ring_bytes(num_bytes: float, num_chips: int) -> float:
-    """Bytes that each of n chips sends in a ring all-reduce of this size."""
+    """Bytes that each of n chips sends in a ring all-reduce of `num_bytes` bytes."""
     return 2 * (num_chips - 1) / num_chips * num_bytes
 
 

@@ -22,7 +22,7 @@ CASES = {
 
 
 def write_index(path: Path, num_samples: int, num_classes: int) -> None:
-    """Writes pixel counts: class 0 in every sample, one to four long-tailed others."""
+    """Writes an index in which samples hold class 0 and one to four rarer classes."""
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(2, num_classes + 1)
     counts = np.lib.format.open_memmap(

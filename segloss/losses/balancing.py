@@ -24,7 +24,7 @@ def median_frequency(pixel_counts: PixelCounts) -> Float[np.ndarray, " c"]:
     [0.8333, 1.25]
 
     Args:
-        pixel_counts: the number of pixels with label c in image n.
+        pixel_counts: `[n, c]`, the number of pixels of class c in image n.
 
     Raises:
         ValueError: if the counts are not integers of shape `[n, c]`, or are negative or
@@ -47,7 +47,7 @@ def inverse_frequency(pixel_counts: PixelCounts) -> Float[np.ndarray, " c"]:
     [0.8, 1.2]
 
     Args:
-        pixel_counts: the number of pixels with label c in image n.
+        pixel_counts: `[n, c]`, the number of pixels of class c in image n.
 
     Raises:
         ValueError: if the counts are not integers of shape `[n, c]`, or are negative or
@@ -75,9 +75,9 @@ def effective_number(
     [0.8, 1.2]
 
     Args:
-        pixel_counts: the number of pixels with label c in image n.
-        beta: in `[0, 1)`. 0 gives equal weights; values near 1 approach `1 / n_c`. The
-            weight hardly changes once n_c exceeds about `1 / (1 - beta)`.
+        pixel_counts: `[n, c]`, the number of pixels of class c in image n.
+        beta: in `[0, 1)`. 0 gives equal weights; near 1 they are proportional to
+            `1 / n_c`. A weight hardly changes once n_c exceeds about `1 / (1 - beta)`.
 
     Raises:
         ValueError: if the counts are not integers of shape `[n, c]`, or are negative or

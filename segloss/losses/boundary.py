@@ -19,7 +19,7 @@ def boundary_loss(
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Boundary loss: wrong probability weighted by its distance to the boundary.
+    """Boundary loss: misplaced probability weighted by its distance to the boundary.
 
     `sum_c phi_c (p_c - t_c)` in pixels, mean over valid pixels, where phi is the signed
     distance and t is 1 for the labelled class and 0 otherwise: Kervadec et al. 2019

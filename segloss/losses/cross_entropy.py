@@ -48,9 +48,10 @@ def softmax_cross_entropy(
     logit of class k is `w_y (p_k - t_k)`, with the same divisor; t is 1 for the label
     and 0 otherwise.
 
-    With label smoothing s the loss is `(1 - s) w_y (-log p_y) + s / c sum_k w_k (-log
-    p_k)`: Szegedy et al. 2016 (arXiv:1512.00567), sec. 7. With
-    `normalize_by="weights"` it equals `torch.nn.CrossEntropyLoss`.
+    With label smoothing s the loss is
+    `-(1 - s) w_y log p_y - s / c sum_k w_k log p_k`: Szegedy et al. 2016
+    (arXiv:1512.00567), sec. 7. With `normalize_by="weights"` it equals
+    `torch.nn.CrossEntropyLoss`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -79,7 +80,7 @@ def softmax_cross_entropy(
         axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if `label_smoothing` or `normalize_by` is not as above, or an
+        ValueError: if `label_smoothing` or `normalize_by` is invalid, or an
             array's shape or type does not match `logits`.
     """
     name = "softmax_cross_entropy"

@@ -29,7 +29,7 @@ def soft_dice(
     denominator: str = "squared",
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Multi-class soft Dice loss, with sums over the whole batch for each class.
+    """Multi-class soft Dice loss; each class is summed over the whole batch.
 
     `1 - 2 sum(p t) / (sum(p^2) + sum(t^2))` per class, where p is the probability and
     t is 1 for the labelled class, else 0: Eq. 5 of "Balance-batch: An Optimized Method

@@ -24,7 +24,7 @@ def soft_iou(
     valid: Bool[Array, "..."] | None = None,
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Soft IoU (Jaccard) loss, with sums over the whole batch for each class.
+    """Soft IoU (Jaccard) loss; each class is summed over the whole batch.
 
     `1 - I / (P + G - I)` per class with `I = sum(min(p, t))`, `P = sum(p)` and
     `G = sum(t)`: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22). Their `p t`

@@ -43,7 +43,7 @@ def lovasz_softmax(
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
     >>> loss = lovasz_softmax(logits, jnp.array([[0, 1]]))
-    >>> print(f"{loss:.4f}")  # (1 * 0.5 + 0 * 0.25, 0.5 * 0.5 + 0.5 * 0.25) / 2, summed
+    >>> print(f"{loss:.4f}")  # (0.5 + (0.5 + 0.25) / 2) / 2
     0.4375
 
     Args:
@@ -64,7 +64,7 @@ def lovasz_softmax(
             Without `bins` and `per_image`, each device sorts the errors of all devices.
 
     Raises:
-        ValueError: if `classes` or `bins` is not as above, or an array's shape or
+        ValueError: if `classes` or `bins` is invalid, or an array's shape or
             type does not match `logits`.
     """
     name = "lovasz_softmax"

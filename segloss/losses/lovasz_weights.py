@@ -96,7 +96,7 @@ def _scan(
     *,
     reverse: bool = False,
 ) -> Int[Array, " n"]:
-    """Applies `cumulate` to rows of `_ROW` elements, then to the ends of the rows.
+    """Two-level scan: `cumulate` within rows of `_ROW` elements, then across rows.
 
     A one-level scan takes the TPU compiler half a minute.
     """

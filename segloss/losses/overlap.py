@@ -81,7 +81,7 @@ _OPTIONS = """\
         axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if a hyperparameter is not as above, or an array's shape or
+        ValueError: if a hyperparameter is invalid, or an array's shape or
             type does not match `logits`.
     """
 

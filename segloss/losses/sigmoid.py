@@ -59,7 +59,7 @@ def sigmoid_cross_entropy(
         axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if `normalize_by` is not as above, or an array's shape or type
+        ValueError: if `normalize_by` is invalid, or an array's shape or type
             does not match `logits`.
     """
     name = "sigmoid_cross_entropy"
@@ -120,7 +120,7 @@ def normalized_sigmoid_cross_entropy(
         axis_name: mapped device axis; loss and f cover the elements of all its devices.
 
     Raises:
-        ValueError: if `weighting` or `normalize_by` is not as above, or an array
+        ValueError: if `weighting` or `normalize_by` is invalid, or an array
             does not match `logits`.
     """
     name = "normalized_sigmoid_cross_entropy"

@@ -75,7 +75,7 @@ def soft_cldice(
         axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if a hyperparameter is not as above, or an array's shape or
+        ValueError: if a hyperparameter is invalid, or an array's shape or
             type does not match `logits`.
     """
     name = "soft_cldice"

@@ -30,8 +30,8 @@ def boundary_confusion(
 
     The boundary band of a class contains its pixels within `boundary_px` of another
     class or of the outside of the image: `G_d & G` of Cheng et al. 2021
-    (arXiv:2103.16562). The distance is the number of steps to one of a pixel's
-    neighbours, including diagonal neighbours. Rows are labels, columns are predictions;
+    (arXiv:2103.16562). Distance is counted in steps between neighbouring pixels,
+    including diagonal neighbours. Rows are labels, columns are predictions;
     the last row and the last column count pixels outside all bands. The counts are
     int32; add up batches as for `confusion_matrix`.
 
