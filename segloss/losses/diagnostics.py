@@ -28,7 +28,7 @@ Logits = Float[Array, "b *rest_of_logits"]
 Labels = Real[Array, "b *rest"] | Bool[Array, "b *rest"]
 Loss = Callable[..., Float[Array, ""]]
 
-# A softmax or sigmoid of this logit rounds to nearly 1, and its logarithms are finite.
+# A softmax or sigmoid of this logit is 1 in float32, and its logarithms are finite.
 _CERTAIN = 20.0
 
 

@@ -317,7 +317,7 @@ def _sigmoids(logits: Float[Array, "*pixels"]) -> tuple[Float[Array, "*pixels"],
     hit, miss = (
         jnp.where(positive, *probs) for probs in ((larger, smaller), (smaller, larger))
     )
-    # Finite, because 0 times infinity is NaN.
+    # Keep the logarithms finite, because 0 times infinity is NaN.
     log_hit, log_miss = (
         jnp.maximum(jnp.minimum(x, 0.0) - jnp.log1p(small), jnp.finfo(x.dtype).min)
         for x in (logits, -logits)
