@@ -68,7 +68,7 @@ def sum_over_axes(
 def count_samples(
     valid: Bool[Array, " b *rest"], axis_name: str | None
 ) -> Float[Array, ""]:
-    """Number of samples with a valid pixel, over all devices: m in the paper's Eq. 5."""
+    """Number of samples with a valid pixel over all devices: m in the paper's Eq. 5."""
     samples = valid.any(axis=range(1, valid.ndim)).sum().astype(jnp.float32)
     return sum_over_devices(samples, axis_name)
 
