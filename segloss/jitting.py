@@ -1,4 +1,4 @@
-"""`jax.jit` that keeps the type of the function, for editors and type checkers."""
+"""`jax.jit` that preserves the function's type for editors and type checkers."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -9,7 +9,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def jit(*static: str) -> Callable[[Function], Function]:
-    """A decorator: `jax.jit` with these arguments static."""
+    """Decorator that applies `jax.jit` with the named arguments static."""
 
     def decorate(function: Function) -> Function:
         return cast(Function, jax.jit(function, static_argnames=static))
