@@ -148,10 +148,13 @@ def final_evaluation(
     console: Console,
     *,
     evaluation_step: Callable | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Scores a split: `results.json`, `confusions.npz`, a figure and tables.
 
     The step, if there is one that does the same, need not be compiled again.
+    `on_progress` is called after every batch and picture; if it raises, no file is
+    written.
     """
     step = evaluation_step or pmap_evaluation_step(
         model=trained.model,
@@ -160,6 +163,11 @@ def final_evaluation(
     )
     with make_progress(console) as progress:
         task = progress.add_task(split, total=len(dataset.source(split)), status="")
+
+        def on_batch(images: int) -> None:
+            on_progress()
+            progress.advance(task, images)
+
         evaluation = evaluate(
             step,
             replicate(trained.variables),
@@ -168,7 +176,7 @@ def final_evaluation(
             batch_size=config.evaluate.batch_size,
             size_multiple=trained.inference.size_multiple,
             num_threads=config.data.num_threads,
-            on_batch=lambda images: progress.advance(task, images),
+            on_batch=on_batch,
         )
     results = make_results(
         evaluation,
@@ -181,7 +189,7 @@ def final_evaluation(
         pretrained=trained.pretrained,
     )
     figure = directory / "figures" / "examples.png"
-    _draw_examples(evaluation, dataset, trained, figure)
+    _draw_examples(evaluation, dataset, trained, figure, on_progress)
     directory.mkdir(parents=True, exist_ok=True)
     # So that scores of a part of the images, or of several runs, can be had later.
     with replacing(directory / "confusions.npz") as path, path.open("wb") as file:
@@ -195,7 +203,11 @@ def final_evaluation(
 
 
 def _draw_examples(
-    evaluation: Evaluation, dataset: Dataset, trained: TrainedModel, path: Path
+    evaluation: Evaluation,
+    dataset: Dataset,
+    trained: TrainedModel,
+    path: Path,
+    on_progress: Callable[[], None],
 ) -> None:
     source = dataset.source(evaluation.split)
     examples = []
@@ -209,6 +221,7 @@ def _draw_examples(
                 "predicted": trained.predict(sample["image"]),
             }
         )
+        on_progress()
     if examples:
         figure = example_figure(
             examples, dataset.class_names, ignore_label=dataset.ignore_label
