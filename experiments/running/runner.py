@@ -117,8 +117,8 @@ class Runner:
             self.board.change(row, STOPPED, f" at step {row.curve.step}")
             return
         step = newest_checkpoint(row.folder) or 0
-        # An evaluation may be stopped any number of times, but a job that never gets
-        # to train is not to be started again for ever.
+        # A stop during training or evaluation is no fault, however often it comes. A
+        # job that never gets that far must not be restarted without end.
         got_to_train = not outcome.error or step > first_step
         if outcome.state == "stopped" and got_to_train:
             self.board.change(row, WAITING, f", its job was stopped at step {step}")

@@ -60,7 +60,7 @@ class Outcome:
 
 
 class _Asked(BaseException):
-    """A signal came while nothing is trained."""
+    """A signal came outside of training and evaluation."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -115,7 +115,7 @@ def _train(job: Job) -> Outcome:
 def _asked_by_signals() -> Iterator[None]:
     """SIGINT and SIGTERM as `_Asked`; SIGUSR2, of Slurm's time limit, as SIGTERM.
 
-    While it trains or evaluates, training answers them instead, and saves.
+    Training answers them instead while it trains or evaluates, and keeps its state.
     """
 
     def ask(number, frame):
