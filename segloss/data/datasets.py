@@ -1,5 +1,6 @@
 """Datasets by name: prepared once, then read at random."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -7,7 +8,7 @@ import json
 import operator
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -55,7 +56,20 @@ class SampleSource:
         return len(self._records)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        i = operator.index(i)
+        fields = self._read(operator.index(i))
+        stem = fields["stem"].decode()
+        sample = {"labels": self._decode("labels", fields), "stem": stem}
+        if self._images:
+            sample["image"] = self._decode("image", fields)
+        return sample
+
+    def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
+        """Height and width of the labels of sample i, which are not decoded."""
+        fields = self._read(operator.index(i))
+        with self._faults_named("labels", fields):
+            return Image.open(io.BytesIO(fields["labels"])).size[::-1]
+
+    def _read(self, i: int) -> dict[str, bytes]:
         if not 0 <= i < len(self):
             raise IndexError(f"SampleSource: must be in [0, {len(self)}), got {i}.")
         try:
@@ -74,21 +88,22 @@ class SampleSource:
                 f"its file is damaged ({error}); delete that directory, and the "
                 "dataset is prepared anew."
             ) from error
-        stem = fields["stem"].decode()
-        sample = {"labels": self._decode("labels", fields, stem), "stem": stem}
-        if self._images:
-            sample["image"] = self._decode("image", fields, stem)
-        return sample
+        return fields
 
-    def _decode(self, kind: str, fields: dict[str, bytes], stem: str) -> np.ndarray:
+    def _decode(self, kind: str, fields: dict[str, bytes]) -> np.ndarray:
         # TFDS would decode with OpenCV where that is installed, in another way.
-        try:
+        with self._faults_named(kind, fields):
             return np.asarray(Image.open(io.BytesIO(fields[kind])))
+
+    @contextlib.contextmanager
+    def _faults_named(self, kind: str, fields: dict[str, bytes]) -> Iterator[None]:
+        try:
+            yield
         # Decoders raise nearly anything on broken bytes.
         except Exception as error:
             raise BadSampleError(
-                f"{kind} of sample {stem!r} of split {self.split!r} cannot be decoded "
-                f"({error})."
+                f"{kind} of sample {fields['stem'].decode()!r} of split {self.split!r} "
+                f"cannot be decoded ({error})."
             ) from error
 
 

@@ -101,6 +101,29 @@ def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
     return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
 
 
+def count_rows(batch_max: int, num_devices: int) -> int:
+    """Rows that a batch has on the devices: `batch_max` rounded up to a multiple.
+
+    >>> count_rows(9, num_devices=8)
+    16
+    """
+    return -(-batch_max // num_devices) * num_devices
+
+
+def describe_unused_rows(batch_max: int, num_devices: int) -> str | None:
+    """One line on the rows that no batch ever fills; None if there are none."""
+    rows = count_rows(batch_max, num_devices)
+    unused = rows - batch_max
+    if not unused:
+        return None
+    fitting = " or ".join(str(n) for n in (rows - num_devices, rows) if n)
+    return (
+        f"sampler.batch_max={batch_max} on {num_devices} devices: every step computes "
+        f"{rows} rows, and {unused} of them never {'hold' if unused > 1 else 'holds'} "
+        f"an image; batch_max={fitting} has no such rows"
+    )
+
+
 def put_on_canvas(
     image: UInt8[np.ndarray, "h w 3"], canvas_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -284,8 +307,7 @@ def iterate_batches(
             "iterate_batches: on_bad_sample must be 'raise' or 'skip', "
             f"got {on_bad_sample!r}."
         )
-    rows_per_device = -(-sampler.batch_max // num_devices)
-    share = rows_per_device * num_devices // process_count
+    share = count_rows(sampler.batch_max, num_devices) // process_count
     first = process_index * share
     # A partial of a module's function, because workers get it pickled.
     load = functools.partial(

@@ -15,7 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segloss import metrics
-from segloss.data import BalanceBatch, Batch, estimate_acceptance, iterate_batches
+from segloss.data import (
+    BalanceBatch,
+    Batch,
+    describe_unused_rows,
+    estimate_acceptance,
+    iterate_batches,
+)
 from segloss.models.pretrained import (
     Weights,
     load_weights,
@@ -401,6 +407,8 @@ class _Run:
                 soft_wrap=True,
             )
         sampler = setup.sampler
+        if line := describe_unused_rows(sampler.batch_max, jax.device_count()):
+            self.console.print(line, soft_wrap=True)
         if isinstance(sampler, BalanceBatch) and not sampler.exact:
             acceptance = estimate_acceptance(
                 sampler.class_sets,

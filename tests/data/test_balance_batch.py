@@ -107,6 +107,23 @@ def test_pair_of_many_attempts_warns_with_their_number_and_the_nearest_practical
         BalanceBatch(presence, batch_cl=3, batch_max=2, max_attempts=100, exact=True)
 
 
+def test_pair_of_which_random_attempts_find_no_class_still_warns():
+    # A foreground class in one of a million samples: the 10,000 attempts that look for
+    # a practical pair see only background.
+    presence = np.zeros((1_000_000, 2), bool)
+    presence[:, 0] = True
+    presence[1234, 1] = True
+    message = (
+        r"takes about 1,000,000 attempts per batch, .* even batch_cl=1 takes more "
+        r"within batch_max=1, so raise batch_max\."
+    )
+    with pytest.warns(UserWarning, match=message):
+        sampler = BalanceBatch(
+            presence, batch_cl=1, batch_max=1, count_background=False
+        )
+    assert sampler[5].tolist() == [1234]
+
+
 def test_background_need_not_count():
     presence = np.array([[1, 0, 1], [1, 1, 0], [1, 1, 0]], bool)
     counted = BalanceBatch(presence, batch_cl=2, batch_max=2)

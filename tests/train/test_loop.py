@@ -444,5 +444,19 @@ def test_run_of_another_loss_makes_no_distances(tiny_config, tmp_path, monkeypat
     assert set(loaded.value.args) == {"images", "labels", "valid", "sample_valid"}
 
 
+def test_rows_that_no_image_ever_fills_are_told_once_at_the_start(
+    tiny_config, tmp_path, capsys
+):
+    assert tiny_config.sampler.batch_max == 9
+    train(tiny_config, tmp_path)
+    line = (
+        "sampler.batch_max=9 on 8 devices: every step computes 16 rows, and 7 of them "
+        "never hold an image; batch_max=8 or 16 has no such rows\n"
+    )
+    before, after = capsys.readouterr().out.split(line)
+    assert "trains for 4 steps" in before
+    assert "step 2: val mean IoU" in after
+
+
 def test_environment_of_the_tests_has_eight_devices():
     assert "device_count=8" in os.environ["XLA_FLAGS"]

@@ -124,9 +124,15 @@ class BalanceBatch(EpochSampler):
     def _suggestion(self, max_attempts: int) -> str:
         if self.exact:  # acceptances are estimated without it
             return "exact=False or another batch_cl may take fewer"
-        nearest, acceptance = nearest_pair(
+        pair = nearest_pair(
             self.class_sets, batch_max=self.batch_max, max_attempts=max_attempts
         )
+        if pair is None:
+            return (
+                f"even batch_cl=1 takes more within batch_max={self.batch_max}, so "
+                "raise batch_max"
+            )
+        nearest, acceptance = pair
         return (
             f"the nearest practical pair is batch_cl={nearest} within "
             f"batch_max={self.batch_max}, about {1 / acceptance:,.0f} attempts"

@@ -105,16 +105,16 @@ def estimate_acceptance(
 
 def nearest_pair(
     sets: ClassSets, *, batch_max: int, max_attempts: int
-) -> tuple[int, float]:
+) -> tuple[int, float] | None:
     """The largest `batch_cl` that takes at most `max_attempts`, and its acceptance.
 
-    1 if even that takes more.
+    None if even one class takes more.
     """
     trials = max(10_000, 10 * max_attempts)
     most = _classes_by_draw(sets, batch_max, trials, seed=0)[:, -1]
     at_least = np.bincount(most)[::-1].cumsum()[::-1] / trials
-    nearest = max(1, int(np.flatnonzero(at_least * max_attempts >= 1)[-1]))
-    return nearest, float(at_least[nearest])
+    nearest = int(np.flatnonzero(at_least * max_attempts >= 1)[-1])
+    return (nearest, float(at_least[nearest])) if nearest else None
 
 
 def _classes_by_draw(
