@@ -4,11 +4,11 @@ import doctest
 
 import pytest
 
-from segloss import losses, metrics
+from segloss import data, losses, metrics
 
 EXAMPLES = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (losses, metrics)
+    for module in (data, losses, metrics)
     for name in module.__all__
     if ">>>" in (getattr(module, name).__doc__ or "")
 }

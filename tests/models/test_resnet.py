@@ -186,8 +186,8 @@ def test_without_norms_convolutions_have_biases():
         ),
         (
             dict(multi_grid=(1, 2)),
-            "ResNet: multi_grid must be a number >= 1 for each block of the last "
-            "stage, of which there are 3, got (1, 2).",
+            "ResNet: multi_grid must be None or a number >= 1 for each of the "
+            "3 blocks of the last stage, got (1, 2).",
         ),
         (dict(norm="layer"), "ResNet: norm must be one of batch, frozen, group, none"),
     ],
