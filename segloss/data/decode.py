@@ -83,7 +83,7 @@ def read_labels(data: bytes) -> tuple[Image.Image, bool]:
     >>> from io import BytesIO
     >>> from PIL import Image
     >>> buffer = BytesIO()
-    >>> Image.new("P", (4, 2), color=7).save(buffer, "PNG")
+    >>> Image.new("L", (4, 2), color=7).convert("P").save(buffer, "PNG")
     >>> labels, unchanged = read_labels(buffer.getvalue())
     >>> labels.mode, labels.getpixel((0, 0)), unchanged
     ('L', 7, False)
