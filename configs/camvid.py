@@ -1,9 +1,9 @@
-"""U-Net on CamVid's 11 classes, small enough for a CPU; `:smoke` runs in seconds.
+"""U-Net on CamVid, small enough for a CPU; add `:smoke` for a short test run.
 
 python run.py --config=configs/camvid.py --config.data.root=DIR --workdir=runs/camvid
 
-DIR holds CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480) in SegNet's
-layout or in the `folder` format. Results: experiments/camvid/README.md.
+DIR holds CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480, 11 classes) in
+SegNet's layout or in the `folder` format. Results: experiments/camvid/README.md.
 """
 
 from ml_collections import ConfigDict, config_dict

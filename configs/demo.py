@@ -1,4 +1,4 @@
-"""U-Net on the embedded scenes with Balance-batch; `:smoke` runs in seconds.
+"""U-Net on the embedded scenes with Balance-batch; add `:smoke` for a short test run.
 
 python run.py --config=configs/demo.py --workdir=runs/demo
 """

@@ -1,4 +1,4 @@
-"""U-Net on your own data in the `folder` format; `:smoke` runs in seconds.
+"""U-Net on your own data in the `folder` format; add `:smoke` for a short test run.
 
 python run.py --config=configs/folder.py --config.data.root=DIR --workdir=runs/folder
 

@@ -1,4 +1,4 @@
-r"""`configs/folder.py` with Balance-batch; `:smoke` runs in seconds.
+r"""`configs/folder.py` with Balance-batch; add `:smoke` for a short test run.
 
 python run.py --config=configs/folder_balance_batch.py --config.data.root=DIR \
     --config.sampler.batch_cl=4 --workdir=runs/folder

@@ -1,4 +1,4 @@
-"""U-Net on PASCAL VOC 2012 with Balance-batch; `:smoke` runs in seconds.
+"""U-Net on PASCAL VOC 2012 with Balance-batch; add `:smoke` for a short test run.
 
 python run.py --config=configs/voc2012.py --config.data.root=DIR --workdir=runs/voc2012
 

@@ -367,7 +367,7 @@ def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:
             for fault in faults:
                 if fault not in known:
                     known.add(fault)
-                    skipped = f"It is skipped, as {len(known)} so far."
+                    skipped = f"It is skipped; bad samples so far: {len(known)}."
                     warnings.warn(f"{fault} {skipped}", stacklevel=2)
             yield batch
 

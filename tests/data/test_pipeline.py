@@ -149,7 +149,7 @@ def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
     with pytest.warns(UserWarning, match="skipped") as told:
         first, second = batches(spoilt, order, **options)
     assert [str(w.message).split("'")[1] for w in told] == ["cut", "stray"]
-    assert str(told[-1].message).endswith("It is skipped, as 2 so far.")
+    assert str(told[-1].message).endswith("It is skipped; bad samples so far: 2.")
     assert first["sample_valid"].tolist() == [False, True, False, True]
     assert first["sample_skipped"].tolist() == [True, False, True, False]
     assert second["sample_valid"].tolist() == [True, True, False, False]

@@ -12,6 +12,7 @@ import numpy as np
 
 
 def compiled(function: Callable) -> Callable:
+    """Compiles a function with numba, and caches the machine code if possible."""
     try:
         return numba.njit(function, nogil=True, cache=True)
     except RuntimeError:  # numba found no writable cache directory

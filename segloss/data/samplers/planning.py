@@ -170,7 +170,7 @@ def check_reachable(
     if exact:
         raise ValueError(
             f"{where}: no {batch_max} samples hold exactly {batch_cl} distinct classes;"
-            f" of fewer, {most} is the most that some hold exactly."
+            f" the largest smaller number that can be reached is {most}."
         )
     reachable = (
         f"is {most}"
@@ -205,7 +205,7 @@ def covering_sets(
         if chosen is None:
             raise ValueError(
                 f"{where}: found no {batch_max} samples that hold {batch_cl} distinct "
-                f"classes, and no proof that there are none; lower batch_cl."
+                f"classes, and no proof that none exist; lower batch_cl."
             )
     return dataclasses.replace(sets, words=distinct.words[chosen])
 
@@ -305,7 +305,7 @@ def _cover_exactly(
         optimize.LinearConstraint(sparse.hstack([holds, -sparse.eye_array(c)]), lb=0),
     ]
     if at_most is not None:
-        # A class of a chosen pattern is covered, so it counts against the limit.
+        # Every class of a chosen pattern is covered and counts against the limit.
         claims = sparse.hstack([holds, -batch_max * sparse.eye_array(c)])
         constraints += [
             optimize.LinearConstraint(covered, ub=at_most),
