@@ -150,9 +150,7 @@ class Dataset:
         return ClassIndex.load(path, self.fingerprint, shape)
 
     def label_counter(self, split: str) -> LabelCounter:
-        """Returns the counter for the class index of `split`.
-
-        It saves its parts in the directory of the records.
+        """Returns the counter of `split`, which saves its parts next to the records.
 
         Raises:
             ValueError: if there is no such split.

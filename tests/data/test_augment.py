@@ -8,7 +8,7 @@ import pytest
 from segloss.data import augment, normalize
 from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
 
-# Three images of four blocks each, whose colour is 60 times their label.
+# Three images of four blocks each; the colour of a block is 60 times its label.
 LABELS = np.kron(np.array([[0, 1], [2, 3]]), np.ones((12, 16), int)).astype(np.uint8)
 LABELS = np.stack([LABELS, LABELS.T[:24, :24].repeat(2, 1)[:, :32], LABELS[::-1]])
 IMAGES = np.repeat(LABELS[..., None] * 60, 3, axis=-1).astype(np.uint8)

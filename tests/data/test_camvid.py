@@ -95,7 +95,7 @@ def test_label_of_no_class_and_label_of_another_size(open_camvid, small_camvid):
     assert "b.png: must have the size of its image, 40 x 48 (height x width)" in second
 
 
-def test_what_is_missing_of_the_whole_is_told(small_camvid, tmp_path):
+def test_missing_samples_are_reported(small_camvid, tmp_path):
     (small_camvid / "train/d.png").unlink()
     with pytest.raises(DatasetError) as caught:
         camvid(root=small_camvid)

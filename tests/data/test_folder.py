@@ -226,7 +226,7 @@ def four_bit_label(root):
 
 
 def deep_colours(root):
-    """RGB of 16 bits, of which PIL keeps the high bytes."""
+    """16-bit RGB; PIL would keep only the high bytes."""
     write_png(root / "train/images/a.png", 16, 2, 52 * 6)
 
 

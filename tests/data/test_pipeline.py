@@ -66,7 +66,7 @@ def test_batch_lies_on_a_canvas_with_the_rest_not_valid():
     assert batch["sample_valid"].tolist() == [True, True, False]
 
 
-def test_distances_are_made_where_asked_for_and_lie_on_the_canvas(monkeypatch):
+def test_distances_are_computed_on_request_and_placed_on_the_canvas(monkeypatch):
     source = Source(4)
     for i in range(4):
         source[i]["labels"][1:, i:] = 255 if i == 1 else 2

@@ -77,7 +77,7 @@ def test_file_of_the_network_goes_into_multi_scale():
     assert {*values(variables).values()} == {FILE}
 
 
-def test_class_head_of_other_size_begins_afresh_and_says_so():
+def test_class_head_of_another_size_is_not_loaded_and_warns():
     file = weights(make_model(num_classes=21, **DEEPLAB_V3))
     message = (
         r"^IN.pth has 21 classes, the network 5; the class head is not loaded: "
@@ -91,7 +91,7 @@ def test_class_head_of_other_size_begins_afresh_and_says_so():
     assert kept == {"params/head/bias", "params/head/kernel"}
 
 
-def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
+def test_no_score_layer_of_an_fcn_is_loaded_for_other_classes():
     fcn = dict(name="fcn", width=4, fc_width=8, fc_window=1)
     with pytest.warns(UserWarning, match="score_fr.* and 3 more"):
         variables = put_into(
@@ -215,7 +215,7 @@ def test_batch_statistics_do_not_go_into_group_norms():
         put_into(network(**fields), weights(ResNet(**RESNET)), num_classes=5)
 
 
-def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
+def test_dense_layers_of_vgg_are_loaded_only_if_all_of_them_fit():
     file = weights(VGG16(width=4, fc_width=16))
     variables = put_into(
         filled(VGG16(width=4, fc_width=16), FRESH), file, num_classes=5

@@ -47,7 +47,7 @@ def convolutions(model):
 
 
 def test_parameters_are_those_of_torchvision():
-    # Its resnet50 has 25,557,032, of which 2048 * 1000 + 1000 are the classifier's.
+    # Its resnet50 has 25,557,032; 2048 * 1000 + 1000 of them belong to the classifier.
     _, variables = shapes(ResNet())
     leaves = jax.tree.leaves(variables["params"])
     assert sum(leaf.size for leaf in leaves) == 23_508_032
