@@ -23,8 +23,9 @@ def normalize(
         images: uint8 in [0, 255], or floats in [0, 1].
 
     >>> import jax.numpy as jnp
-    >>> print(normalize(jnp.full((1, 1, 3), 255, jnp.uint8)).round(3))
-    [[[2.249 2.429 2.64 ]]]
+    >>> white = normalize(jnp.full((1, 1, 3), 255, jnp.uint8))
+    >>> [f"{channel:.3f}" for channel in white[0, 0]]
+    ['2.249', '2.429', '2.640']
     """
     if images.dtype == jnp.uint8:
         images = images / jnp.float32(255)

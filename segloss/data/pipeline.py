@@ -240,7 +240,7 @@ def _read(
     sample = source[i]
     image, labels = sample["image"], sample["labels"]
     if image.shape != (*labels.shape, 3):
-        fault = f"must be RGB of its labels' size {labels.shape}, got {image.shape}"
+        fault = f"must be RGB and match its labels {labels.shape}, got {image.shape}"
     elif labels.shape[0] > canvas_hw[0] or labels.shape[1] > canvas_hw[1]:
         size, canvas = ("x".join(map(str, hw)) for hw in (labels.shape, canvas_hw))
         fault = f"is {size}, larger than the canvas {canvas}"

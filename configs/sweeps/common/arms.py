@@ -27,9 +27,10 @@ def random_and_balance_batch(
     mean_batch_sizes: Mapping[int, float],
     **fields: int,
 ) -> dict[str, dict]:
-    """Makes the arms of each loss: random batches, and Balance-batch.
+    """Makes the arms (variants that a study compares) of each loss.
 
-    Balance-batch runs for equal steps and for equal images, with each `batch_cl`.
+    These are random batches, and for each `batch_cl` Balance-batch at equal steps and
+    at equal images.
 
     Args:
         losses: name (the prefix of the arms' names) to config of a loss.
