@@ -23,8 +23,7 @@ Where the paper gives no details, the protocol follows that repository, except t
   multiplied by it, and has its own learning rate so that it learns at the same speed
   (within 3 %, since one rate serves three deviations).
 - The pyramid is initialised with a deviation of 0.0104 (He) instead of 0.01.
-- Evaluation pads images to multiples of 32, which gives 52 sizes to compile for val
-  instead of 258.
+- Evaluation pads images to multiples of 32: 52 sizes to compile for val instead of 258.
 """
 
 from collections.abc import Mapping
