@@ -84,7 +84,7 @@ def test_pair_met_by_one_draw_in_a_million_is_refused_as_impractical():
     presence = np.zeros((500, 8), bool)
     presence[:, 0] = True
     presence[np.arange(8), np.arange(8)] = True
-    message = r"was met by none of 1,000,\d+ random attempts; .* is batch_cl=3 "
+    message = r"none of 1,000,\d+ random attempts succeeded; .* is batch_cl=3 "
     with pytest.raises(ValueError, match=message):
         BalanceBatch(presence, batch_cl=8, batch_max=7)
 

@@ -68,7 +68,7 @@ def test_batch_lies_on_a_canvas_with_the_rest_not_valid():
     assert batch["sample_valid"].tolist() == [True, True, False]
 
 
-def test_distances_are_made_where_asked_for_and_lie_on_the_canvas(monkeypatch):
+def test_distances_are_computed_on_request_and_placed_on_the_canvas(monkeypatch):
     source = Source(4)
     for i in range(4):
         source[i]["labels"][1:, i:] = 255 if i == 1 else 2
@@ -134,7 +134,7 @@ def spoilt(tmp_path, monkeypatch):
         (2, "image of sample 'empty' of split 'train' cannot be decoded"),
         (3, "labels of sample 'unlabelled' of split 'train' cannot be decoded"),
         (4, r"'grey' of split 'train' must be RGB .* labels \(4, 6\), got \(4, 6\)"),
-        (5, r"'narrow' .* as large as its labels \(4, 6\), got \(4, 5, 3\)"),
+        (5, r"'narrow' .* match its labels \(4, 6\), got \(4, 5, 3\)"),
         (6, r"'stray' of split 'train' has labels \[3\]; must be < 3 or 255"),
     ],
 )
@@ -151,7 +151,7 @@ def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
     with pytest.warns(UserWarning, match="skipped") as told:
         first, second = batches(spoilt, order, **options)
     assert [str(w.message).split("'")[1] for w in told] == ["cut", "stray"]
-    assert str(told[-1].message).endswith("It is skipped, as 2 so far.")
+    assert str(told[-1].message).endswith("It is skipped; bad samples so far: 2.")
     assert first["sample_valid"].tolist() == [False, True, False, True]
     assert first["sample_skipped"].tolist() == [True, False, True, False]
     assert second["sample_valid"].tolist() == [True, True, False, False]

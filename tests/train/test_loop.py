@@ -125,7 +125,7 @@ def test_bad_image_is_skipped_and_counted_where_asked_for(
         train(tiny_config, tmp_path / "run")
     # The same run goes on, once its user wants the rest all the same.
     tiny_config.data.on_bad_sample = "skip"
-    with pytest.warns(UserWarning, match=r"'train_00003' .* skipped, as 1 so far"):
+    with pytest.warns(UserWarning, match=r"'train_00003' .* bad samples so far: 1"):
         train(tiny_config, tmp_path / "run")
     lines = [line for line in curve(tmp_path / "run") if "loss" in line]
     assert [line.get("skipped_samples", 0) for line in lines] == chosen

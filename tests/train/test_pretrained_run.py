@@ -62,7 +62,7 @@ def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
     fresh = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
     fresh = traverse_util.flatten_dict(fresh.variables, sep="/")
     with pytest.warns(
-        UserWarning, match="tells 5 classes apart, not 21; its class head"
+        UserWarning, match="has 5 classes, the network 21; the class head"
     ):
         variables, run, said = first_state(setup, tmp_path / "run", save=True)
     assert variables.keys() == fresh.keys() == arrays.keys()
