@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from segloss.losses.numerics import SMALLEST_DIVISOR
+
+# A hyperparameter that takes part in arithmetic only. The value of a number is checked;
+# that of a scalar array is not, because it is unknown while a function is traced.
+Scalar = Real[Array, ""] | float | int
 
 # An array, or a tuple as in a config.
 ClassWeights = Real[Array | np.ndarray, " c"] | Sequence[ArrayLike]
@@ -33,10 +37,15 @@ def check_choice(
         raise ValueError(f"{function}: {argument} must be {known}, got {value!r}.")
 
 
+def takes_scalar(annotation: Any) -> bool:
+    """Whether an argument with this annotation may be a `Scalar`."""
+    return set(get_args(Scalar)) <= set(get_args(annotation))
+
+
 def check_range(
     function: str,
     argument: str,
-    value: float | int,
+    value: Scalar,
     low: float | int,
     high: float | int = math.inf,
     *,
@@ -46,7 +55,11 @@ def check_range(
     """Raises ValueError unless `value` is a finite number in `[low, high]`.
 
     With `without_low` the value must exceed `low`; with `whole` it must be an integer.
+    Of an array only the shape is checked.
     """
+    if isinstance(value, Array) and not whole:
+        check_shape(function, argument, value)
+        return
     kind = numbers.Integral if whole else numbers.Real
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "an integer" if whole else "a number"
@@ -60,8 +73,20 @@ def check_range(
     )
 
 
-def check_smooth(function: str, smooth: float | int) -> None:
+def check_shape(function: str, argument: str, value: Array) -> None:
+    """Raises ValueError unless the array is a scalar."""
+    if value.ndim:
+        raise ValueError(
+            f"{function}: {argument} must be a number or a scalar array, got shape "
+            f"{value.shape}."
+        )
+
+
+def check_smooth(function: str, smooth: Scalar) -> None:
     """Raises ValueError if `smooth` is nonzero but too small to square in float32."""
+    if isinstance(smooth, Array):
+        check_shape(function, "smooth", smooth)
+        return
     if smooth != 0 and not SMALLEST_DIVISOR <= smooth < math.inf:
         raise ValueError(
             f"{function}: smooth must be 0, or at least {SMALLEST_DIVISOR} and finite, "

@@ -12,6 +12,7 @@ from segloss.losses.check import (
     Labels,
     Penalty,
     PixelWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_range,
@@ -28,7 +29,7 @@ from segloss.losses.top_k import hardest_pixels
 NORMALIZATIONS = ("pixels", "weights", "samples")
 
 
-@jit("label_smoothing", "normalize_by", "axis_name")
+@jit("normalize_by", "axis_name", scalars=["label_smoothing"])
 def softmax_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -36,7 +37,7 @@ def softmax_cross_entropy(
     *,
     class_weights: ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
-    label_smoothing: float | int = 0.0,
+    label_smoothing: Scalar = 0.0,
     normalize_by: str = "pixels",
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -108,13 +109,13 @@ def softmax_cross_entropy(
     )
 
 
-@jit("gamma", "axis_name")
+@jit("axis_name", scalars=["gamma"])
 def focal_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    gamma: float | int = 2.0,
+    gamma: Scalar = 2.0,
     class_weights: ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
@@ -167,13 +168,13 @@ def focal_loss(
     )
 
 
-@jit("epsilon", "axis_name")
+@jit("axis_name", scalars=["epsilon"])
 def poly_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    epsilon: float | int = 1.0,
+    epsilon: Scalar = 1.0,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -214,13 +215,13 @@ def poly_loss(
     )
 
 
-@jit("fraction", "axis_name")
+@jit("axis_name", scalars=["fraction"])
 def top_k_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
     valid: Bool[Array, "..."] | None = None,
     *,
-    fraction: float | int = 0.25,
+    fraction: Scalar = 0.25,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -267,14 +268,14 @@ def top_k_cross_entropy(
     )
 
 
-@jit("alpha", "axis_name")
+@jit("axis_name", scalars=["alpha"])
 def log_bilinear_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
     valid: Bool[Array, "..."] | None = None,
     *,
     penalty: Penalty,
-    alpha: float | int = 0.5,
+    alpha: Scalar = 0.5,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -334,7 +335,7 @@ def _loss_and_weight(
     labels: Labels,
     valid: Bool[Array, "..."] | None,
     class_weights: ClassWeights | None = None,
-    label_smoothing: float | int = 0.0,
+    label_smoothing: Scalar = 0.0,
 ) -> tuple[Float[Array, " b *spatial"], Float[Array, " b *spatial"] | None]:
     """Each pixel's `w_y loss_of(log p_y)`, and its weight `w_y` (None if all are 1).
 
@@ -349,7 +350,8 @@ def _loss_and_weight(
     weights = None
     if class_weights is not None and not soft:
         weights = weight_of_label(parts.labels, class_weights, parts.scores.dtype)
-    if not soft and not label_smoothing:
+    smoothed = isinstance(label_smoothing, Array) or label_smoothing != 0
+    if not soft and not smoothed:
         loss = loss_of(parts.log_prob_of_label())
         return loss if weights is None else loss * weights, weights
 

@@ -10,6 +10,7 @@ from segloss.jitting import jit
 from segloss.losses.check import (
     Labels,
     PixelWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_smooth,
@@ -52,7 +53,7 @@ def soft_dice(
     """
     check_choice("soft_dice", "denominator", denominator, ("squared", "linear"))
 
-    def cost(sums: RegionSums, smooth: float | int) -> Float[Array, "rows c"]:
+    def cost(sums: RegionSums, smooth: Scalar) -> Float[Array, "rows c"]:
         size = sums.over + sums.hits + sums.labelled
         return safe_divide(sums.over + sums.under, size + smooth)
 
@@ -86,13 +87,13 @@ def log_cosh_dice(
     return jnp.log1p(2 * jnp.sinh(dice / 2) ** 2)
 
 
-@jit("smooth", "multi_label", "axis_name")
+@jit("multi_label", "axis_name", scalars=["smooth"])
 def generalized_dice(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    smooth: float | int = 0.0,
+    smooth: Scalar = 0.0,
     pixel_weights: PixelWeights | None = None,
     multi_label: bool = False,
     axis_name: str | None = None,

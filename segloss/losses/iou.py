@@ -6,7 +6,7 @@ from typing import Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from segloss.losses.check import Labels, check_choice, check_range
+from segloss.losses.check import Labels, Scalar, check_choice, check_range
 from segloss.losses.numerics import SMALLEST_DIVISOR, safe_divide
 from segloss.losses.overlap import (
     Cost,
@@ -47,8 +47,8 @@ def tversky(
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    fp_weight: float | int = 0.5,
-    fn_weight: float | int = 0.5,
+    fp_weight: Scalar = 0.5,
+    fn_weight: Scalar = 0.5,
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
     """Tversky loss: separate weights for false positives and false negatives.
@@ -79,9 +79,9 @@ def focal_tversky(
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    fp_weight: float | int = 0.5,
-    fn_weight: float | int = 0.5,
-    gamma: float | int = 0.75,
+    fp_weight: Scalar = 0.5,
+    fn_weight: Scalar = 0.5,
+    gamma: Scalar = 0.75,
     power_of: str = "classes",
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
@@ -129,18 +129,16 @@ def focal_tversky(
 
 def _tversky_cost(
     sums: RegionSums,
-    smooth: float | int,
+    smooth: Scalar,
     *,
-    fp_weight: float | int,
-    fn_weight: float | int,
+    fp_weight: Scalar,
+    fn_weight: Scalar,
 ) -> Float[Array, "rows c"]:
     error = fp_weight * sums.over + fn_weight * sums.under
     return safe_divide(error, sums.hits + error + smooth)
 
 
-def _checked_tversky_cost(
-    function: str, fp_weight: float | int, fn_weight: float | int
-) -> Cost:
+def _checked_tversky_cost(function: str, fp_weight: Scalar, fn_weight: Scalar) -> Cost:
     check_range(function, "fp_weight", fp_weight, 0)
     check_range(function, "fn_weight", fn_weight, 0, without_low=True)
     return functools.partial(_tversky_cost, fp_weight=fp_weight, fn_weight=fn_weight)

@@ -20,9 +20,11 @@ from segloss.losses.check import (
     ClassWeights,
     Labels,
     PixelWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_smooth,
+    takes_scalar,
 )
 from segloss.losses.reduce import (
     mean_over_classes,
@@ -32,14 +34,14 @@ from segloss.losses.reduce import (
 from segloss.losses.regions import RegionSums, region_sums
 
 # Computes the cost of each class from its sums and `smooth`.
-Cost = Callable[[RegionSums, float | int], Float[Array, "rows c"]]
+Cost = Callable[[RegionSums, Scalar], Float[Array, "rows c"]]
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
 
 class OverlapOptions(TypedDict, total=False):
     """Keyword arguments shared by all overlap losses; see `soft_dice`."""
 
-    smooth: float | int
+    smooth: Scalar
     classes: str
     class_weights: ClassWeights | None
     pixel_weights: PixelWeights | None
@@ -101,7 +103,10 @@ def with_overlap_options(loss: Loss) -> Loss:
     head, _, own = (loss.__doc__ or "").partition("    Hyperparameters:\n")
     loss.__doc__ = head.rstrip() + "\n" + _ARGS + own.rstrip(" ") + _OPTIONS
     arrays = {"logits", "labels", "valid", "class_weights", "pixel_weights"}
-    return jit(*(p.name for p in parameters if p.name not in arrays))(loss)
+    scalars = [p.name for p in parameters if takes_scalar(p.annotation)]
+    not_static = arrays.union(scalars)
+    static = [p.name for p in parameters if p.name not in not_static]
+    return jit(*static, scalars=scalars)(loss)
 
 
 def mean_cost(
@@ -113,7 +118,7 @@ def mean_cost(
     valid: Bool[Array, "..."] | None,
     /,
     *,
-    smooth: float | int = 0.0,
+    smooth: Scalar = 0.0,
     classes: str = "all",
     class_weights: ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
@@ -162,10 +167,10 @@ def mean_cost(
         sums, counted = sum_over_devices((sums, counted), axis_name)
 
     costs = cost(sums, smooth)
-    if smooth == 0:
+    if isinstance(smooth, Array) or smooth == 0:
         # An absent class costs 1 without gradient, even if its probability underflows
         # and the score is 0/0. A class with NaN logits must not be treated as absent.
-        absent = (sums.labelled == 0) & ~jnp.isnan(sums.over)
+        absent = (sums.labelled == 0) & ~jnp.isnan(sums.over) & (smooth == 0)
         costs = jnp.where(absent, 1.0, costs)
     takes_part = counted > 0
     if classes == "present":

@@ -6,12 +6,13 @@ These losses average over the elements of `labels`: one element per pixel and cl
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Real
+from jaxtyping import Array, Bool, Float
 
 from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
     PixelWeights,
+    Scalar,
     SoftLabels,
     check_arrays,
     check_choice,
@@ -28,7 +29,7 @@ def sigmoid_cross_entropy(
     labels: SoftLabels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    pos_weight: Real[Array, ""] | ClassWeights | float | int | None = None,
+    pos_weight: Scalar | ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
     normalize_by: str = "pixels",
     axis_name: str | None = None,
@@ -150,14 +151,14 @@ def normalized_sigmoid_cross_entropy(
     )
 
 
-@jit("gate_weight", "threshold", "axis_name")
+@jit("axis_name", scalars=["gate_weight", "threshold"])
 def gated_sigmoid_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    gate_weight: float | int = 5.0,
-    threshold: float | int = 0.5,
+    gate_weight: Scalar = 5.0,
+    threshold: Scalar = 0.5,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -202,14 +203,14 @@ def gated_sigmoid_cross_entropy(
     )
 
 
-@jit("gamma", "alpha", "axis_name")
+@jit("axis_name", scalars=["gamma", "alpha"])
 def sigmoid_focal_loss(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    gamma: float | int = 2.0,
-    alpha: float | int | None = 0.25,
+    gamma: Scalar = 2.0,
+    alpha: Scalar | None = 0.25,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -266,8 +267,8 @@ def _weighted_mean(
     *,
     positive: Float[Array, "..."] | float | int = 1.0,
     negative: Float[Array, "..."] | float | int = 1.0,
-    gamma: float | int = 0,
-    gate: tuple[float | int, float | int] | None = None,
+    gamma: Scalar = 0,
+    gate: tuple[Scalar, Scalar] | None = None,
     pixel_weights: PixelWeights | None,
     normalize_by: str = "pixels",
     axis_name: str | None,
@@ -290,13 +291,13 @@ def _weighted_mean(
         factor = jnp.where(hit < threshold, factor, 1.0)
         for_hit, for_miss = (w * lax.stop_gradient(factor) for w in (for_hit, for_miss))
     weights = for_hit + for_miss
-    if gamma and gamma == int(gamma):
+    if isinstance(gamma, Array) or gamma != int(gamma):
+        for_hit *= jnp.exp(gamma * log_miss)
+        for_miss *= jnp.exp(gamma * log_hit)
+    elif gamma:
         # On a GPU, XLA recomputes products, but keeps exponentials in memory.
         for_hit *= miss ** int(gamma)
         for_miss *= hit ** int(gamma)
-    elif gamma:
-        for_hit *= jnp.exp(gamma * log_miss)
-        for_miss *= jnp.exp(gamma * log_hit)
     return mean_over_pixels(
         -for_hit * log_hit - for_miss * log_miss,
         valid,

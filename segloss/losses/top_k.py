@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from segloss.losses.check import Scalar
 from segloss.losses.reduce import sum_over_devices
 
 # Bits found per pass over the pixels. Each pass makes 15 comparisons per pixel and one
@@ -15,7 +16,7 @@ def hardest_pixels(
     loss: Float[Array, " b *spatial"],
     valid: Bool[Array, " b *spatial"],
     *,
-    fraction: float | int,
+    fraction: Scalar,
     axis_name: str | None,
 ) -> Float[Array, " b *spatial"]:
     """Returns 1 for the k valid pixels with the largest loss, 0 for the others.

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_range,
@@ -25,14 +26,14 @@ from segloss.losses.reduce import (
 from segloss.losses.softmax import softmax
 
 
-@jit("iterations", "smooth", "classes", "axis_name")
+@jit("iterations", "classes", "axis_name", scalars=["smooth"])
 def soft_cldice(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
     valid: Bool[Array, "..."] | None = None,
     *,
     iterations: int = 3,
-    smooth: float | int = 0.0,
+    smooth: Scalar = 0.0,
     classes: str = "present",
     class_weights: ClassWeights | None = None,
     axis_name: str | None = None,
@@ -107,8 +108,8 @@ def soft_cldice(
     )
     # A class with NaN logits must not be treated as absent.
     absent = (pixels == 0) & ~jnp.isnan(cost)
-    if smooth == 0:
-        cost = jnp.where(absent, 1.0, cost)
+    if isinstance(smooth, Array) or smooth == 0:
+        cost = jnp.where(absent & (smooth == 0), 1.0, cost)
     counted = count_samples(valid, axis_name) > 0
     takes_part = ~absent if classes == "present" else jnp.repeat(counted, absent.size)
     return mean_over_classes(
