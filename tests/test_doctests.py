@@ -1,4 +1,4 @@
-"""Every public function has an example, and the examples print what they show."""
+"""Public functions and samplers have examples that print what they show."""
 
 import doctest
 
@@ -7,22 +7,25 @@ import pytest
 from segloss import data, losses, metrics
 from segloss.losses import balancing
 
-PUBLIC = {
+FUNCTIONS = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (data, losses, metrics)
+    for module in (losses, metrics)
     for name in module.__all__
-} | {f"{f.__module__}.{name}": f for name, f in balancing.CLASS_WEIGHTS.items()}
-EXAMPLES = {name: x for name, x in PUBLIC.items() if ">>>" in (x.__doc__ or "")}
-FUNCTIONS = [
-    name
-    for name, x in PUBLIC.items()
-    if callable(x) and not isinstance(x, type) and not name.startswith("segloss.data.")
-]
+    if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
+}
+FUNCTIONS |= {
+    f"{f.__module__}.{name}": f for name, f in balancing.CLASS_WEIGHTS.items()
+}
+FUNCTIONS |= {f"{data.__name__}.{s.__name__}": s for s in data.SAMPLERS.values()}
+OTHERS = {f"{data.__name__}.{name}": getattr(data, name) for name in data.__all__}
+EXAMPLES = {
+    name: f for name, f in (FUNCTIONS | OTHERS).items() if ">>>" in (f.__doc__ or "")
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_public_function_has_an_example(name):
-    if PUBLIC[name].__module__ != losses.make_loss.__module__:
+    if FUNCTIONS[name].__module__ != losses.make_loss.__module__:
         assert name in EXAMPLES
 
 
