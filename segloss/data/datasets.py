@@ -78,20 +78,20 @@ class SampleSource:
                 key: feature.bytes_list.value[0]
                 for key, feature in example.features.feature.items()
             }
-            # A file cut between two blocks gives other bytes, without an error.
+            # A file truncated between two blocks is read as other bytes, silently.
             if fields.keys() != {"image", "labels", "stem"}:
-                raise ValueError("a record is no sample")
+                raise ValueError("a record is not a sample")
         # The reader raises RuntimeError, the parser DecodeError.
         except Exception as error:
             raise ValueError(
                 f"{self._data_dir}: sample {i} of split {self.split!r} cannot be read, "
-                f"its file is damaged ({error}); delete that directory, and the "
-                "dataset is prepared anew."
+                f"its file is damaged ({error}); delete that directory to prepare the "
+                "dataset again."
             ) from error
         return fields
 
     def _decode(self, kind: str, fields: dict[str, bytes]) -> np.ndarray:
-        # TFDS would decode with OpenCV where that is installed, in another way.
+        # TFDS would use OpenCV if it is installed, which decodes differently.
         with self._faults_named(kind, fields):
             return np.asarray(Image.open(io.BytesIO(fields[kind])))
 
@@ -99,7 +99,7 @@ class SampleSource:
     def _faults_named(self, kind: str, fields: dict[str, bytes]) -> Iterator[None]:
         try:
             yield
-        # Decoders raise nearly anything on broken bytes.
+        # Decoders raise many kinds of errors on broken bytes.
         except Exception as error:
             raise BadSampleError(
                 f"{kind} of sample {fields['stem'].decode()!r} of split {self.split!r} "

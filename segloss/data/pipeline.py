@@ -121,7 +121,11 @@ def count_rows(batch_max: int, num_devices: int) -> int:
 
 
 def describe_unused_rows(batch_max: int, num_devices: int) -> str | None:
-    """One line on the rows that no batch ever fills; None if there are none."""
+    """One line about rows that no batch can fill; None if there are none.
+
+    >>> describe_unused_rows(8, num_devices=8) is None
+    True
+    """
     rows = count_rows(batch_max, num_devices)
     unused = rows - batch_max
     if not unused:

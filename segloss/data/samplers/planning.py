@@ -113,9 +113,10 @@ def estimate_acceptance(
 def nearest_pair(
     sets: ClassSets, *, batch_max: int, max_attempts: int
 ) -> tuple[int, float] | None:
-    """The largest `batch_cl` that takes at most `max_attempts`, and its acceptance.
+    """Finds the largest practical `batch_cl`, and its acceptance.
 
-    None if even one class takes more.
+    A batch of it takes at most `max_attempts` attempts on average. None if even
+    `batch_cl=1` takes more.
     """
     trials = max(10_000, 10 * max_attempts)
     most = _classes_by_draw(sets, batch_max, trials, seed=0)[:, -1]
