@@ -1,4 +1,4 @@
-"""Trains, evaluates, predicts, exports or inspects: flags to config to `segloss.train`.
+"""Trains, evaluates, predicts, exports or inspects: flags to config to `segloss`.
 
 python run.py --config=configs/demo.py --workdir=runs/demo
 python run.py --config=configs/folder.py --config.data.root=DIR --workdir=RUN
@@ -29,7 +29,7 @@ INPUT = flags.DEFINE_string("input", None, "predict: an image or a folder of ima
 SIZE = flags.DEFINE_list("size", [], "export: the images' HEIGHT,WIDTH, if not any.")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> object:
     if WORKDIR.value is None and MODE.value != "inspect":
         raise ValueError("--workdir is missing; it says where the run lies.")
     workdir = pathlib.Path(WORKDIR.value or "runs/inspect")
@@ -37,22 +37,27 @@ def main(argv: list[str]) -> None:
         raise ValueError("--mode=train needs --config.")
     if MODE.value == "predict" and INPUT.value is None:
         raise ValueError("--mode=predict needs --input.")
-    # Only now, so that --help and wrong flags are answered at once.
-    from segloss import train
+    # Only now, so that --help and wrong flags are answered at once, and no mode imports
+    # what it does not need.
+    from segloss.config import change_fields, read_config
 
-    config = CONFIG.value or train.read_config(workdir)
-    config = train.change_fields(config, SET.value)
+    config = change_fields(CONFIG.value or read_config(workdir), SET.value)
     if MODE.value == "train":
-        train.train(config, workdir)
-    elif MODE.value == "inspect":
-        train.inspect_dataset(config, workdir)
-    elif MODE.value == "evaluate":
-        train.evaluate_run(config, workdir, split=SPLIT.value)
-    elif MODE.value == "export":
-        image_hw = tuple(int(n) if n.isdecimal() else n for n in SIZE.value)
-        train.export(config, workdir, image_hw=image_hw or None)
-    else:
-        train.predict(config, workdir, INPUT.value)
+        from segloss.train import train
+
+        return train(config, workdir)
+    if MODE.value == "inspect":
+        from segloss.inspection import inspect_dataset
+
+        return inspect_dataset(config, workdir)
+    from segloss import trained
+
+    if MODE.value == "evaluate":
+        return trained.evaluate_run(config, workdir, split=SPLIT.value)
+    if MODE.value == "predict":
+        return trained.predict(config, workdir, INPUT.value)
+    image_hw = tuple(int(n) if n.isdecimal() else n for n in SIZE.value)
+    return trained.export(config, workdir, image_hw=image_hw or None)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from rich.table import Table
 
 from benchmarks import hlo
 from segloss.data import augment
+from segloss.devices import AXIS
 from segloss.losses import compound_loss
 from segloss.models import make_model
 from segloss.train.optimizers import constant, sgd
-from segloss.train.step import AXIS, make_state, train_step
+from segloss.train.step import make_state, train_step
 
 NETWORKS = {"unet": 512, "deeplab_v3": 513, "segnet": 512}
 NUM_CLASSES = 21

@@ -11,10 +11,12 @@ from rich.table import Table
 
 from benchmarks.timing import ratio
 from segloss.data import Batch
+from segloss.devices import AXIS, map_over_devices, replicate, shard
 from segloss.losses import make_loss
 from segloss.models import make_model
+from segloss.train import step as steps
 from segloss.train.optimizers import constant, sgd
-from segloss.train.step import AXIS, make_state, pmap_train_step, replicate, shard
+from segloss.train.step import make_state
 
 NUM_CLASSES = 21
 OURS = "segloss"
@@ -59,8 +61,10 @@ def our_step(
     model = make_model(name, num_classes=NUM_CLASSES, dtype=dtype, axis_name=AXIS)
     optimizer = sgd(constant(10**9, learning_rate=1e-3), weight_decay=5e-4)
     devices = jax.devices()[:1]
-    step = pmap_train_step(
-        devices,
+    step = map_over_devices(
+        steps.train_step,
+        donate_first=True,
+        devices=devices,
         model=model,
         loss=make_loss("softmax_cross_entropy"),
         optimizer=optimizer,

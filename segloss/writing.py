@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -42,3 +43,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], tree: Any) -> None:
     """Writes `tree` to a file as JSON atomically, creating its folder if needed."""
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
+
+
+def without_nan(tree: Any) -> Any:
+    """Replaces NaN by None, because JSON has no NaN."""
+    if isinstance(tree, dict):
+        return {key: without_nan(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [without_nan(value) for value in tree]
+    return None if isinstance(tree, float) and math.isnan(tree) else tree

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from segloss.train.setup import make_setup
+from segloss.train import make_setup
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))

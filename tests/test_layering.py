@@ -28,27 +28,39 @@ DRAWING = {"jaxtyping", "matplotlib", "numpy", "PIL", "rich"}
 MAY_IMPORT = {
     "losses": (ARRAYS, {"jitting", "registry"}),
     "metrics": (ARRAYS, {"jitting"}),
-    "data": (LOADING | {"apache_beam"}, {"registry", "writing"}),
+    "data": (LOADING | {"apache_beam"}, {"console", "registry", "writing"}),
     "models": (ARRAYS | {"flax", "safetensors", "torch"}, {"registry"}),
     "report": (DRAWING, {"writing"}),
+    "config": (
+        ARRAYS | {"flax", "ml_collections"},
+        {"data", "devices", "losses", "models", "registry", "writing"},
+    ),
+    "trained": (
+        LOADING | {"flax", "ml_collections", "orbax"},
+        {
+            *("config", "console", "data", "devices", "metrics", "provenance"),
+            *("report", "serving", "writing"),
+        },
+    ),
+    "train": (
+        LOADING | {"flax", "ml_collections", "optax", "tensorboardX"},
+        {
+            *("config", "console", "data", "devices", "losses", "metrics", "models"),
+            *("provenance", "registry", "trained", "writing"),
+        },
+    ),
+    "inspection": (
+        ARRAYS | {"ml_collections", "rich"},
+        {"config", "console", "data", "losses", "report", "writing"},
+    ),
+    "devices": (ARRAYS, set()),
+    "console": ({"rich"}, set()),
+    "provenance": (set(), set()),
     "jitting": ({"jax"}, set()),
     "registry": (set(), set()),
     "writing": (set(), set()),
     "serving": ({"jax", "numpy"}, set()),
     "cli": ({"absl"}, set()),
-    "train": (
-        LOADING | {"flax", "ml_collections", "optax", "orbax", "tensorboardX"},
-        {
-            "losses",
-            "metrics",
-            "data",
-            "models",
-            "report",
-            "registry",
-            "serving",
-            "writing",
-        },
-    ),
 }
 
 
@@ -132,5 +144,14 @@ if "tensorflow_datasets" in sys.modules:
     from tensorflow_datasets.core import registered
     ours = [k for k in registered._DATASET_REGISTRY if "folder" in k or "longtail" in k]
     assert not ours, ours
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_using_a_trained_model_imports_no_optimizer():
+    code = """
+import sys
+import segloss.trained
+assert "optax" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -17,15 +17,13 @@ from paper_protocol import DATA, LOSS_SECTIONS, PROTOCOL
 from configs import voc2012_paper
 from configs.sweeps.common.voc2012_figures import MEAN_BATCH_SIZES
 from experiments.voc2012.balance_batch_statistics import read_counts
+from segloss.config import parse_config
 from segloss.data import ClassSets, estimate_acceptance
 from segloss.losses import LOSSES
 from segloss.models import make_model
+from segloss.train import make_setup
 from segloss.train.optimizers import sgd
-from segloss.train.setup import (
-    make_configured_optimizer,
-    make_configured_schedule,
-    make_setup,
-)
+from segloss.train.setup import make_configured_optimizer, make_configured_schedule
 
 ROOT = Path(__file__).parents[1]
 FIGURES = {"voc2012_fig1": 9, "voc2012_fig3": 4, "voc2012_fig5": 6}
@@ -103,7 +101,10 @@ def test_protocol_is_that_of_the_paper(argument, loss, sampler):
     config = voc2012_paper.get_config(argument)
     assert_protocol(config, loss=loss, sampler=sampler)
     # Half-way down, (1/2)^0.9 of the rate.
-    rates = [float(make_configured_schedule(config)(n)) for n in (0, 10_000, 20_000)]
+    rates = [
+        float(make_configured_schedule(parse_config(config))(n))
+        for n in (0, 10_000, 20_000)
+    ]
     np.testing.assert_allclose(rates, [2.5e-4, 1.33972e-4, 0.0], rtol=1e-5)
 
 
@@ -211,7 +212,9 @@ def test_groups_are_those_of_the_whole_network():
     init = functools.partial(model.init, train=False)
     variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
     # It refuses a group that is that of no parameter.
-    jax.eval_shape(make_configured_optimizer(config).init, variables["params"])
+    jax.eval_shape(
+        make_configured_optimizer(parse_config(config)).init, variables["params"]
+    )
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -15,8 +15,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
+
+from segloss.console import make_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Writes the dataset as array_record files, unless it exists already."""
         if self.data_path.exists():
             return
-        with make_progress() as self._progress:
+        with make_progress(transient=True) as self._progress:
             super().download_and_prepare(**{"file_format": "array_record"} | options)
 
     def _download_and_prepare(
@@ -205,9 +205,3 @@ def encode_png(pixels: Image.Image) -> bytes:
     buffer = io.BytesIO()
     pixels.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def make_progress() -> Progress:
-    """Progress bars that show only on a terminal and disappear when done."""
-    console = Console()
-    return Progress(console=console, transient=True, disable=not console.is_terminal)

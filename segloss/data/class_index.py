@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from segloss.data.builder import make_progress
+from segloss.console import make_progress
 from segloss.writing import replacing
 
 _TRAILER = b"\nsegloss class index of "
@@ -172,7 +172,10 @@ class LabelCounter:
         n = len(self.source)
         counts = np.empty((n, self.num_classes), np.int32)
         # Threads suffice: PIL releases the GIL when it decodes and counts.
-        with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with (
+            make_progress(transient=True) as bar,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
             task = bar.add_task("Counting classes", total=n)
             for part in self.parts:
                 counts[part.start : part.stop] = self.count_part(part, pool.map)

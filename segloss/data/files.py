@@ -18,13 +18,13 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from segloss.console import make_progress
 from segloss.data.builder import (
     Sample,
     SegmentationBuilder,
     SegmentationConfig,
     Shard,
     encode_png,
-    make_progress,
 )
 from segloss.data.decode import UnfitError, read_image, read_labels
 
@@ -294,7 +294,10 @@ def check(dataset: str, config: FilesConfig) -> None:
         pair for of_split in config.pairs.values() for pair in of_split
     )
     inspect = functools.partial(_inspect, config=config)
-    with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        make_progress(transient=True) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
         found = pool.map(inspect, pairs)
         found = bar.track(found, total=len(pairs), description="Checking files")
         faults = [*config.faults, *(fault for of_pair in found for fault in of_pair)]

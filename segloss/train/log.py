@@ -11,17 +11,8 @@ from types import TracebackType
 import jax
 import optax
 import tensorboardX
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from segloss.train.step import first_replica
+from segloss.devices import first_replica
 from segloss.writing import write_text
 
 # Steps that may be on their way before the host waits for one: enough to keep a device
@@ -179,23 +170,3 @@ class StepMeter:
 
 def _to_floats(scalars: dict[str, jax.Array]) -> dict[str, float]:
     return {name: float(value) for name, value in first_replica(scalars).items()}
-
-
-def make_console() -> Console:
-    """Where a run speaks to its user; brackets in paths are no markup."""
-    return Console(markup=False, highlight=False)
-
-
-def make_progress(console: Console) -> Progress:
-    """A bar with loss, speed, time left and the share of time spent on data."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

@@ -1,10 +1,8 @@
-"""The training loop: steps, evaluations, checkpoints, and what is left of a run."""
+"""The training loop: steps, evaluations, checkpoints, and the end of a run."""
 
 import contextlib
-import dataclasses
-import functools
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,25 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
 
-from segloss import metrics
-from segloss.data import (
-    BalanceBatch,
-    Batch,
-    describe_unused_rows,
-    estimate_acceptance,
-    iterate_batches,
-)
-from segloss.models.pretrained import (
-    Weights,
-    load_weights,
-    put_into,
-    sha256_of,
-    warn_of_another_resnet,
-)
-from segloss.train.checkpoints import Checkpoints, Restored
-from segloss.train.evaluation import current_commit, evaluate
-from segloss.train.log import MetricWriter, StepMeter, make_console, make_progress
-from segloss.train.setup import (
-    Setup,
-    count_outputs,
-    make_inference,
-    make_setup,
-    pretrained_file,
-)
-from segloss.train.signals import StopRequest, stop_on_signals
-from segloss.train.step import (
-    TrainState,
+from segloss.config import write_config
+from segloss.console import make_console, make_progress
+from segloss.data import Batch, describe_unused_rows, iterate_batches
+from segloss.devices import (
     first_replica,
-    make_state,
-    pmap_attention_step,
-    pmap_evaluation_step,
-    pmap_train_step,
+    map_over_devices,
     prefetch_to_devices,
     replicate,
 )
-from segloss.train.stored_config import (
-    check_same_config,
-    check_same_weights,
-    write_config,
-)
-from segloss.train.trained import final_evaluation, load_trained
+from segloss.provenance import current_commit
+from segloss.train.log import MetricWriter, StepMeter
+from segloss.train.setup import Setup, make_setup
+from segloss.train.signals import StopRequest, stop_on_signals
+from segloss.train.start import Start, find_start
+from segloss.train.step import TrainState, train_step
+from segloss.train.watch import Watch
+from segloss.trained.checkpoints import Checkpoints
+from segloss.trained.model import load_checkpoint
+from segloss.trained.results import final_evaluation
 
 
 class Stopped(SystemExit):
@@ -72,7 +47,7 @@ def train(
     *,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
-    """Trains, or goes on from the newest checkpoint, and evaluates the result.
+    """Trains, or resumes from the newest checkpoint, and evaluates the result.
 
     Args:
         config: see `configs/`; every field is checked before anything is written.
@@ -87,188 +62,81 @@ def train(
         NonFiniteError: if the loss or the gradient is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
-    workdir = Path(workdir)
-    return _Run(make_setup(config), workdir, make_console(), on_step).train()
+    setup, workdir, console = make_setup(config), Path(workdir), make_console()
+    # Before anything is written, because the weights of a file may not fit.
+    start = find_start(setup, config, workdir, console)
+    run = _Run(setup, workdir, console, start, on_step)
+    with stop_on_signals(run.stop):
+        with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+            write_config(config, workdir)
+            _introduce(setup, start, workdir, console)
+            first_step = int(start.state.step)
+            with (
+                MetricWriter(workdir, start_step=first_step) as writer,
+                make_progress(console) as progress,
+                contextlib.closing(_iterate_batches(setup, first_step)) as batches,
+            ):
+                run.take_steps(batches, checkpoints, writer, progress)
+        return run.evaluate_at_the_end()
 
 
-@dataclasses.dataclass
 class _Run:
-    setup: Setup
-    workdir: Path
-    console: Console
-    on_step: Callable[[int], None]
-    stop: StopRequest = dataclasses.field(default_factory=StopRequest)
-    commit: str | None = dataclasses.field(default_factory=current_commit)
-    started: float = dataclasses.field(default_factory=time.monotonic)
-    seconds_before: float = 0.0
-    # None for a run that began before they were counted.
-    images_seen: int | None = 0
-    # The file of weights that the run began with, and its SHA-256.
-    pretrained: dict[str, str] | None = None
+    """A run between its start and its results."""
 
-    def train(self) -> dict[str, Any]:
-        # Before anything is written: weights of a file may not fit.
-        state = self._first_state()
-        with stop_on_signals(self.stop):
-            with contextlib.closing(Checkpoints(self._checkpoints_at)) as checkpoints:
-                write_config(self.setup.config, self.workdir)
-                self._introduce(state)
-                with (
-                    MetricWriter(self.workdir, start_step=int(state.step)) as writer,
-                    make_progress(self.console) as progress,
-                    contextlib.closing(self._batches(int(state.step))) as batches,
-                ):
-                    self._steps(state, batches, checkpoints, writer, progress)
-            return self._final_evaluation()
-
-    def _final_evaluation(self) -> dict[str, Any]:
-        config = self.setup.config
-        inference = make_inference(config)
-        as_before = inference == inference.in_one_look
-        try:
-            return final_evaluation(
-                config,
-                self.setup.dataset,
-                config.evaluate.final_split,
-                load_trained(config, self.workdir),
-                self.workdir,
-                self.console,
-                evaluation_step=self._evaluation_step if as_before else None,
-                on_progress=self._check_stop,
-            )
-        except _EvaluationStopped:
-            raise self._stopped(config.total_steps) from None
-
-    @property
-    def _checkpoints_at(self) -> Path:
-        return self.workdir / "checkpoints"
-
-    def _first_state(self) -> TrainState:
-        """That of the newest checkpoint, or a fresh one, with weights of a file."""
-        if self._checkpoints_at.is_dir():
-            with contextlib.closing(
-                Checkpoints(self._checkpoints_at, read_only=True)
-            ) as checkpoints:
-                if checkpoints.newest_step is not None:
-                    like = jax.eval_shape(self._fresh_state)
-                    check_same_config(self.setup.config, self.workdir)
-                    return self._go_on_from(checkpoints.restore(like))
-        path = pretrained_file(self.setup.config)
-        # Read first, because making a state may take a while.
-        weights = load_weights(path) if path else None
-        state = self._fresh_state()
-        return self._begin_with(weights, state) if weights else state
-
-    def _fresh_state(self) -> TrainState:
-        config = self.setup.config
-        return make_state(
-            self.setup.model,
-            self.setup.optimizer,
-            seed=config.seed,
-            image_hw=tuple(config.data.crop_hw),
-        )
-
-    def _go_on_from(self, restored: Restored) -> TrainState:
-        if restored.meta["fingerprint"] != self.setup.dataset.fingerprint:
-            raise ValueError(
-                f"{self.workdir}: the dataset changed since checkpoint "
-                f"{restored.step}; choose another --workdir."
-            )
-        self.seconds_before = restored.meta["seconds"]
-        self.images_seen = restored.meta.get("images_seen")
-        self.pretrained = restored.meta.get("pretrained")
-        check_same_weights(self.setup.config, self.pretrained)
-        return restored.state
-
-    def _begin_with(self, weights: Weights, state: TrainState) -> TrainState:
-        setup, source = self.setup, weights.source
-        variables = put_into(
-            state.variables,
-            weights,
-            num_classes=count_outputs(setup.config, setup.dataset.num_classes),
-        )
-        warn_of_another_resnet(setup.model, weights)
-        self.pretrained = {"file": source, "sha256": sha256_of(source)}
-        self.console.print(
-            f"begins with the weights of {source}: {weights.layout}, "
-            f"{len(weights.arrays)} arrays, {weights.num_parameters / 1e6:.2f} M "
-            f"parameters, SHA-256 {self.pretrained['sha256'][:16]}",
-            soft_wrap=True,
-        )
-        return state.replace(
-            **variables, opt_state=setup.optimizer.init(variables["params"])
-        )
-
-    @functools.cached_property
-    def _evaluation_step(self) -> Callable:
-        return pmap_evaluation_step(
-            model=self.setup.model,
-            inference=make_inference(self.setup.config).in_one_look,
-            num_classes=self.setup.dataset.num_classes,
-        )
-
-    @functools.cached_property
-    def _attention_step(self) -> Callable:
-        return pmap_attention_step(
-            model=self.setup.model,
-            loss=self.setup.loss,
-            augment=self.setup.augment,
-            class_names=self.setup.dataset.class_names,
-        )
-
-    @property
-    def _seconds(self) -> float:
-        """Seconds of training, those before a restart included."""
-        return self.seconds_before + time.monotonic() - self.started
-
-    def _steps(
+    def __init__(
         self,
-        state: TrainState,
-        batches: Iterator[Batch],
+        setup: Setup,
+        workdir: Path,
+        console: Console,
+        start: Start,
+        on_step: Callable[[int], None],
+    ):
+        self.setup = setup
+        self.workdir = workdir
+        self.console = console
+        self.start = start
+        self.on_step = on_step
+        self.stop = StopRequest()
+        self.watch = Watch(setup, console, self._check_stop)
+        self.images_seen = start.images_seen
+        self.commit = current_commit()
+        self.began = time.monotonic()
+
+    def take_steps(
+        self,
+        batches: Generator[Batch, None, None],
         checkpoints: Checkpoints,
         writer: MetricWriter,
         progress: Progress,
     ) -> None:
-        config, setup = self.setup.config, self.setup
+        """Takes all steps that are left, and what is due after each."""
+        config, state = self.setup.config, self.start.state
         first, last = int(state.step), config.total_steps
         state = replicate(state)
-        step_fn = pmap_train_step(
-            model=setup.model,
-            loss=setup.loss,
-            optimizer=setup.optimizer,
-            augment=setup.augment,
+        mapped_step = map_over_devices(
+            train_step,
+            mapping=config.mapping,
+            donate_first=True,
+            model=self.setup.model,
+            loss=self.setup.loss,
+            optimizer=self.setup.optimizer,
+            augment=self.setup.augment,
         )
-        task = progress.add_task("train", total=last, completed=first, status="")
-        batches = prefetch_to_devices(batches)
-        if (
-            first
-            and self._is_due(first, config.evaluate_every_steps)
-            and not writer.has(first, f"{config.evaluate.split}_mean_iou")
-        ):
+        task = progress.add_task("train", total=last, completed=first)
+        evaluate = config.evaluate_every_steps
+        was_due = first and self._is_due(first, evaluate)
+        if was_due and not self.watch.has_scores(writer, first):
             # A stop came between that step and the end of its evaluation.
             self._evaluate_and_save(state, first, checkpoints, writer, progress)
-        meter = StepMeter(writer, setup.schedule)
+        meter = StepMeter(writer, self.setup.schedule)
+        on_devices = prefetch_to_devices(batches)
         for step in range(first + 1, last + 1):
             with meter.waiting_for_data():
-                batch = next(batches)
-            evaluating = self._is_due(step, config.evaluate_every_steps)
-            shares = {}
-            if evaluating:
-                # Awaited, because two programs with collectives at once can deadlock
-                # on CPU devices.
-                shares = jax.block_until_ready(self._attention_step(state, batch))
-            state, scalars = step_fn(state, batch)
-            images = int(np.asarray(batch["sample_valid"]).sum())
-            if self.images_seen is not None:
-                self.images_seen += images
-            meter.add(
-                step,
-                scalars | shares,
-                images=images,
-                skipped=int(np.asarray(batch["sample_skipped"]).sum())
-                if "sample_skipped" in batch
-                else None,
-            )
+                batch = next(on_devices)
+            evaluating = self._is_due(step, evaluate)
+            shares = self.watch.attention(state, batch) if evaluating else {}
+            state, scalars = mapped_step(state, batch)
+            self._count(step, batch, scalars | shares, meter)
             self.on_step(step)
             stopping = bool(self.stop)
             saving = evaluating or self._is_due(step, config.checkpoint_every_steps)
@@ -283,6 +151,68 @@ class _Run:
             if stopping:
                 raise self._stopped(step)
 
+    def evaluate_at_the_end(self) -> dict[str, Any]:
+        """Evaluates the checkpoint that the config names, and writes the results."""
+        config = self.setup.config
+        inference = config.evaluate.inference
+        in_one_look = inference == inference.in_one_look
+        try:
+            return final_evaluation(
+                config,
+                self.setup.dataset,
+                config.evaluate.final_split,
+                load_checkpoint(config, self.workdir),
+                self.workdir,
+                self.console,
+                mapped_step=self.watch.evaluation_step if in_one_look else None,
+                on_progress=self._check_stop,
+            )
+        except _EvaluationStopped:
+            raise self._stopped(config.total_steps) from None
+
+    def _is_due(self, step: int, every_steps: int) -> bool:
+        return step % every_steps == 0 or step == self.setup.config.total_steps
+
+    def _count(
+        self,
+        step: int,
+        batch: Batch,
+        scalars: dict[str, jax.Array],
+        meter: StepMeter,
+    ) -> None:
+        images = int(np.asarray(batch["sample_valid"]).sum())
+        skipped = batch.get("sample_skipped")
+        if skipped is not None:
+            skipped = int(np.asarray(skipped).sum())
+        if self.images_seen is not None:
+            self.images_seen += images
+        meter.add(step, scalars, images=images, skipped=skipped)
+
+    def _evaluate_and_save(
+        self,
+        state: TrainState,
+        step: int,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        progress: Progress,
+    ) -> None:
+        """Evaluates a state, which may be the best so far, and saves it.
+
+        Raises:
+            Stopped: if the run was asked to stop meanwhile.
+        """
+        try:
+            summary = self.watch.scores(state, progress)
+        except _EvaluationStopped:
+            self._save(state, checkpoints)
+            raise self._stopped(step) from None
+        # Written after the checkpoint has the score: a run that is killed in between
+        # evaluates this step again.
+        self._save(state, checkpoints, mean_iou=summary["mean_iou"])
+        self.watch.write(writer, step, summary)
+        if self.stop:
+            raise self._stopped(step)
+
     def _save(
         self,
         state: TrainState,
@@ -296,126 +226,17 @@ class _Run:
         dataset = self.setup.dataset
         return {
             "commit": self.commit,
-            "seconds": self._seconds,
+            "seconds": self.start.seconds + time.monotonic() - self.began,
             "images_seen": self.images_seen,
             "fingerprint": dataset.fingerprint,
             "class_names": list(dataset.class_names),
             "ignore_label": dataset.ignore_label,
-            "pretrained": self.pretrained,
+            "pretrained": self.start.pretrained,
         }
-
-    def _is_due(self, step: int, every_steps: int) -> bool:
-        return step % every_steps == 0 or step == self.setup.config.total_steps
-
-    def _batches(self, first: int) -> Generator[Batch, None, None]:
-        config, dataset = self.setup.config, self.setup.dataset
-        distances = "distances" in self.setup.loss_inputs
-        return iterate_batches(
-            dataset.source("train"),
-            self.setup.sampler,
-            start=first,
-            stop=config.total_steps,
-            num_devices=jax.device_count(),
-            canvas_hw=dataset.max_hw,
-            ignore_label=dataset.ignore_label,
-            num_classes=dataset.num_classes,
-            distance_classes=dataset.num_classes if distances else None,
-            num_threads=config.data.num_threads,
-            num_workers=config.data.num_workers,
-            prefetch_batches=config.data.prefetch_batches,
-            on_bad_sample=config.data.on_bad_sample,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
-    def _evaluate_and_save(
-        self,
-        state: TrainState,
-        step: int,
-        checkpoints: Checkpoints,
-        writer: MetricWriter,
-        progress: Progress,
-    ) -> None:
-        """Scores the split that is watched; the state may be the best so far.
-
-        Raises:
-            Stopped: if the run was asked to stop meanwhile.
-        """
-        try:
-            summary = self._evaluate(state, progress)
-        except _EvaluationStopped:
-            self._save(state, checkpoints)
-            raise self._stopped(step) from None
-        # Written after the checkpoint has the score: a run that is killed in between
-        # evaluates this step again.
-        self._save(state, checkpoints, mean_iou=summary["mean_iou"])
-        split = self.setup.config.evaluate.split
-        writer.write(step, {f"{split}_{k}": v for k, v in summary.items()})
-        writer.flush()
-        self.console.print(
-            f"step {step}: {split} mean IoU {summary['mean_iou']:.4f}, "
-            f"pixel accuracy {summary['pixel_accuracy']:.4f}"
-        )
-        if self.stop:
-            raise self._stopped(step)
 
     def _check_stop(self) -> None:
         if self.stop:
             raise _EvaluationStopped
-
-    def _evaluate(self, state: TrainState, progress: Progress) -> dict[str, float]:
-        config = self.setup.config
-        dataset, split = self.setup.dataset, config.evaluate.split
-        task = progress.add_task(split, total=len(dataset.source(split)), status="")
-
-        def on_batch(images: int) -> None:
-            self._check_stop()
-            progress.advance(task, images)
-
-        try:
-            evaluation = evaluate(
-                self._evaluation_step,
-                state.variables,
-                dataset,
-                split,
-                batch_size=config.evaluate.batch_size,
-                size_multiple=config.evaluate.size_multiple,
-                num_threads=config.data.num_threads,
-                on_batch=on_batch,
-            )
-        finally:
-            progress.remove_task(task)
-        return metrics.summary(evaluation.confusion)
-
-    def _introduce(self, state: TrainState) -> None:
-        setup, dataset = self.setup, self.setup.dataset
-        parameters = sum(x.size for x in jax.tree.leaves(state.params))
-        step = int(state.step)
-        self.console.print(
-            f"{dataset.name}: {len(dataset.source('train'))} training images of "
-            f"{dataset.num_classes} classes; {type(setup.model).__name__} with "
-            f"{parameters / 1e6:.2f} M parameters on {jax.device_count()} "
-            f"{jax.devices()[0].platform} device(s); "
-            + (f"goes on from step {step} of " if step else "trains for ")
-            + f"{setup.config.total_steps} steps in {self.workdir}",
-            soft_wrap=True,
-        )
-        if step and self.pretrained:
-            self.console.print(
-                f"it began with the weights of {self.pretrained['file']}, SHA-256 "
-                f"{self.pretrained['sha256'][:16]}, which are not read again",
-                soft_wrap=True,
-            )
-        sampler = setup.sampler
-        if line := describe_unused_rows(sampler.batch_max, jax.device_count()):
-            self.console.print(line, soft_wrap=True)
-        if isinstance(sampler, BalanceBatch) and not sampler.exact:
-            acceptance = estimate_acceptance(
-                sampler.class_sets,
-                batch_cl=sampler.batch_cl,
-                batch_max=sampler.batch_max,
-            )
-            self.console.print(str(acceptance), soft_wrap=True)
 
     def _stopped(self, step: int) -> Stopped:
         self.console.print(
@@ -423,3 +244,48 @@ class _Run:
             f"{self.setup.config.total_steps}; the same command goes on from there."
         )
         return Stopped(128 + self.stop.number)
+
+
+def _iterate_batches(setup: Setup, first: int) -> Generator[Batch, None, None]:
+    config, dataset = setup.config, setup.dataset
+    distances = "distances" in setup.loss_inputs
+    return iterate_batches(
+        dataset.source("train"),
+        setup.sampler,
+        start=first,
+        stop=config.total_steps,
+        num_devices=jax.device_count(),
+        canvas_hw=dataset.max_hw,
+        ignore_label=dataset.ignore_label,
+        num_classes=dataset.num_classes,
+        distance_classes=dataset.num_classes if distances else None,
+        num_threads=config.data.num_threads,
+        num_workers=config.data.num_workers,
+        prefetch_batches=config.data.prefetch_batches,
+        on_bad_sample=config.data.on_bad_sample,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
+    """Prints what is trained, on what, and what the sampler will do."""
+    dataset, step = setup.dataset, int(start.state.step)
+    parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
+    lines = [
+        f"{dataset.name}: {len(dataset.source('train'))} training images of "
+        f"{dataset.num_classes} classes; {type(setup.model).__name__} with "
+        f"{parameters / 1e6:.2f} M parameters on {jax.device_count()} "
+        f"{jax.devices()[0].platform} device(s); "
+        + (f"goes on from step {step} of " if step else "trains for ")
+        + f"{setup.config.total_steps} steps in {workdir}"
+    ]
+    if step and start.pretrained:
+        lines.append(
+            f"it began with the weights of {start.pretrained['file']}, SHA-256 "
+            f"{start.pretrained['sha256'][:16]}, which are not read again"
+        )
+    lines.append(describe_unused_rows(setup.sampler.batch_max, jax.device_count()))
+    lines.append(setup.sampler.describe())
+    for line in filter(None, lines):
+        console.print(line, soft_wrap=True)

@@ -1,7 +1,6 @@
-"""From a config to the parts of a run, every field checked before anything starts."""
+"""From a config to the parts of a run, all checked before anything starts."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,29 +11,20 @@ from flax import linen as nn
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from segloss.data import (
-    DATASETS,
-    ON_BAD_SAMPLE,
-    SAMPLERS,
-    ClassIndex,
-    ClassSets,
-    Dataset,
-    Sampler,
-    augment,
-    open_dataset,
+from segloss.config import (
+    Named,
+    RunConfig,
+    check_split,
+    choose_sampler,
+    make_configured_model,
+    open_configured_dataset,
+    parse_config,
+    parse_named,
 )
-from segloss.losses import (
-    compound_loss,
-    inputs_of,
-    make_loss,
-    scalars_of,
-    takes_masks,
-)
+from segloss.data import Dataset, Sampler, augment
+from segloss.losses import compound_loss, inputs_of, scalars_of
 from segloss.losses.balancing import CLASS_WEIGHTS
-from segloss.models import make_model
 from segloss.registry import bind
-from segloss.train.checkpoints import check_which
-from segloss.train.inference import Inference
 from segloss.train.loss_schedules import (
     LOSS_SCHEDULES,
     Scheduled,
@@ -44,34 +34,6 @@ from segloss.train.loss_schedules import (
     schedules_of,
 )
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
-from segloss.train.step import AXIS
-
-# What a config holds, and what `config.json` gives back.
-Section = ConfigDict | Mapping[str, Any]
-
-_COUNTS = (
-    "total_steps",
-    "checkpoint_every_steps",
-    "evaluate_every_steps",
-    "log_every_steps",
-)
-FIELDS = (
-    "seed",
-    *_COUNTS,
-    "data",
-    "augment",
-    "sampler",
-    "model",
-    "loss",
-    "optimizer",
-    "schedule",
-    "evaluate",
-)
-# Fields of `data` that say how it is read; its other fields choose the dataset.
-READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
-_LOADING = ("crop_hw", *READING_AHEAD, "on_bad_sample")
-_INFERENCE = tuple(field.name for field in dataclasses.fields(Inference))
-_EVALUATE = ("split", "final_split", "batch_size", "checkpoint", *_INFERENCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +41,11 @@ class Setup:
     """The parts of a run, made from its config.
 
     Attributes:
-        loss_inputs: arrays that the loss takes beside logits, labels and valid.
+        loss_inputs: names of the arrays that the loss takes in addition to logits,
+            labels and valid.
     """
 
-    config: ConfigDict
+    config: RunConfig
     dataset: Dataset
     model: nn.Module
     sampler: Sampler
@@ -99,81 +62,36 @@ def make_setup(config: ConfigDict) -> Setup:
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
     """
-    check_fields(config)
-    make_sampler = choose_sampler(config.sampler, seed=config.seed)
+    run = parse_config(config)
+    make_sampler = choose_sampler(run.sampler, seed=run.seed)
     augmentation = bind(
         "augment",
         {"augment": augment},
         "augment",
-        _plain(config.augment),
-        crop_hw=tuple(config.data.crop_hw),
+        run.augment,
+        crop_hw=run.data.crop_hw,
     )
-    terms = _choose_terms(config)
-    loss_inputs = frozenset(x for _, name, _ in terms for x in inputs_of(name))
-    optimizer = make_configured_optimizer(config)
-    dataset = open_configured_dataset(config)
-    check_split(dataset, config.evaluate.split)
-    check_split(dataset, config.evaluate.final_split)
+    terms = choose_terms(run)
+    optimizer = make_configured_optimizer(run)
+    dataset = open_configured_dataset(run)
+    check_split(dataset, run.evaluate.split)
+    check_split(dataset, run.evaluate.final_split)
     index = dataset.class_index("train")
-    loss = make_configured_loss(config, np.asarray(index.pixel_counts))
-    num_outputs = count_outputs(config, dataset.num_classes)
-    _trace(augmentation, loss, loss_inputs, num_outputs, config.total_steps)
+    loss = make_configured_loss(run, terms, np.asarray(index.pixel_counts))
+    loss_inputs = frozenset(x for term in run.loss for x in inputs_of(term.name))
+    num_outputs = run.count_outputs(dataset.num_classes)
+    _trace(augmentation, loss, loss_inputs, num_outputs, run.total_steps)
     return Setup(
-        config=config,
+        config=run,
         dataset=dataset,
-        model=make_configured_model(config, dataset.num_classes),
+        model=make_configured_model(run, dataset.num_classes),
         sampler=make_sampler(index),
         loss=loss,
         loss_inputs=loss_inputs,
-        schedule=make_configured_schedule(config),
+        schedule=make_configured_schedule(run),
         optimizer=optimizer,
         augment=augmentation,
     )
-
-
-def check_fields(config: ConfigDict) -> None:
-    """Checks the fields that are no hyperparameters of something named.
-
-    Raises:
-        ValueError: naming the field that is unknown, missing or out of range.
-    """
-    _check_names("config", config, FIELDS)
-    _check_names("config.evaluate", config.evaluate, _EVALUATE)
-    for field in _COUNTS:
-        if config[field] < 1:
-            raise ValueError(f"config.{field} must be >= 1, got {config[field]}.")
-    if (size := config.evaluate.batch_size) < 1:
-        raise ValueError(f"config.evaluate.batch_size must be >= 1, got {size}.")
-    make_inference(config)
-    pretrained_file(config)
-    check_which(config.evaluate.checkpoint)
-    for field in _LOADING:
-        if field not in config.data:
-            raise ValueError(f"config.data.{field} is missing.")
-    crop_hw = tuple(config.data.crop_hw)
-    if len(crop_hw) != 2 or min(crop_hw) < 1:
-        raise ValueError(
-            f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
-        )
-    for field in READING_AHEAD:
-        if config.data[field] < 0:
-            raise ValueError(
-                f"config.data.{field} must be >= 0, got {config.data[field]}."
-            )
-    if config.data.on_bad_sample not in ON_BAD_SAMPLE:
-        raise ValueError(
-            f"config.data.on_bad_sample must be {' or '.join(map(repr, ON_BAD_SAMPLE))}"
-            f", got {config.data.on_bad_sample!r}."
-        )
-
-
-def check_split(dataset: Dataset, split: str) -> None:
-    """Raises ValueError if the dataset has no such split; it lists those there are."""
-    if split not in dataset.splits:
-        raise ValueError(
-            f"config.evaluate: {dataset.name} has no split {split!r}; "
-            f"it has {', '.join(dataset.splits)}."
-        )
 
 
 def _trace(
@@ -199,79 +117,20 @@ def _trace(
         trace(loss)
 
 
-def open_configured_dataset(config: ConfigDict) -> Dataset:
-    """The dataset of a config, prepared where that has not been done."""
-    name, hyperparameters = _split_name("data", config.data)
-    hyperparameters = {k: v for k, v in hyperparameters.items() if k not in _LOADING}
-    bind("dataset", DATASETS, name, hyperparameters)
-    if hyperparameters.get("root", "") is None:
-        raise ValueError("config.data.root is not set; add --config.data.root=DIR.")
-    return open_dataset(name, **hyperparameters)
-
-
-def make_configured_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The model of a config; its BatchNorm spans the devices of the train step."""
-    name, hyperparameters = _split_name("model", config.model)
-    hyperparameters.pop("pretrained", None)
-    num_outputs = count_outputs(config, num_classes)
-    return make_model(name, num_classes=num_outputs, axis_name=AXIS, **hyperparameters)
-
-
-def count_outputs(config: ConfigDict, num_classes: int) -> int:
-    """Logits of the network: one for each class.
-
-    But one for both of two classes where the losses are of sigmoids: that of class 1
-    against class 0.
-
-    Raises:
-        ValueError: if there are fewer than two classes, or the losses need both kinds
-            of labels.
-    """
-    if num_classes < 2:
-        raise ValueError(
-            f"config.data: a dataset must have at least 2 classes, got {num_classes}; "
-            "name the rest of the image, too."
-        )
-    of_sigmoids = _are_of_sigmoids(_choose_terms(config))
-    return 1 if of_sigmoids and num_classes == 2 else num_classes
-
-
-def pretrained_file(config: ConfigDict) -> str | None:
-    """The file of weights that a fresh run begins with; None if there is none.
-
-    Raises:
-        ValueError: if the field is no path.
-    """
-    path = _plain(config.model).get("pretrained")
-    if not isinstance(path, str | None):
-        raise ValueError(f"config.model.pretrained must be a path, got {path!r}.")
-    return path
-
-
-def make_inference(config: ConfigDict) -> Inference:
-    """How a config predicts images.
-
-    Raises:
-        ValueError: if a field is out of its range.
-    """
-    evaluate = _plain(config.evaluate)
-    return Inference(**{field: evaluate[field] for field in _INFERENCE})
-
-
 def make_configured_loss(
-    config: ConfigDict, pixel_counts: Int[np.ndarray, "n c"]
+    config: RunConfig, terms: Sequence[Term], pixel_counts: Int[np.ndarray, "n c"]
 ) -> Callable | ScheduledLoss:
     """The loss of a config, which takes class ids.
 
     For losses of sigmoids they are made into a mask for each logit.
 
     Args:
-        config: of a run; only `loss` and `total_steps` are read.
+        config: of a run.
+        terms: from `choose_terms`.
         pixel_counts: of each class in each training image, for weights chosen by name.
     """
-    terms = _choose_terms(config)
     num_classes = pixel_counts.shape[1]
-    num_outputs = count_outputs(config, num_classes)
+    num_outputs = config.count_outputs(num_classes)
 
     def with_weights(chosen: dict[str, Any]) -> dict[str, Any]:
         by_name = chosen.get("class_weights")
@@ -285,7 +144,7 @@ def make_configured_loss(
         return chosen | {"class_weights": by_name(pixel_counts)}
 
     terms = [(weight, name, with_weights(chosen)) for weight, name, chosen in terms]
-    of_sigmoids = _are_of_sigmoids(terms)
+    of_sigmoids = config.has_sigmoid_losses
 
     def make(values: Mapping[str, Any]) -> Callable:
         loss = compound_loss(fill_in(terms, values))
@@ -301,124 +160,57 @@ def make_configured_loss(
     return ScheduledLoss(schedules, make) if schedules else make({})
 
 
-def make_configured_schedule(config: ConfigDict) -> optax.Schedule:
-    """Step to learning rate."""
+def make_configured_schedule(config: RunConfig) -> optax.Schedule:
+    """Makes the function from step to learning rate."""
     return _choose("schedule", SCHEDULES, config.schedule)(config.total_steps)
 
 
-def make_configured_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a config, with its schedule."""
+def make_configured_optimizer(config: RunConfig) -> optax.GradientTransformation:
+    """Makes the optimizer of a config, with its schedule."""
     schedule = make_configured_schedule(config)
     return _choose("optimizer", OPTIMIZERS, config.optimizer)(schedule)
 
 
-def choose_sampler(section: Section, *, seed: int) -> Callable[[ClassIndex], Sampler]:
-    """Index to sampler; `min_pixels` says what the index counts as holding a class.
+def choose_terms(config: RunConfig) -> list[Term]:
+    """Resolves schedules and methods for class weights in the terms of the loss.
+
+    Class weights chosen by name become functions of the pixel counts.
 
     Raises:
-        ValueError: if the sampler or one of its hyperparameters is unknown or missing.
+        ValueError: if a hyperparameter is unknown or cannot follow a schedule.
     """
-    name, hyperparameters = _split_name("sampler", section)
-    min_pixels = hyperparameters.pop("min_pixels", 1)
-    choose = functools.partial(
-        bind, "sampler", SAMPLERS, name, hyperparameters, seed=seed
-    )
-    choose(class_pixels=None)  # names are checked before the dataset is opened
-
-    def make(index: ClassIndex) -> Sampler:
-        class_pixels = index.pixel_counts.sum(axis=0, dtype=np.int64)
-        sets = ClassSets.from_counts(index.pixel_counts, min_pixels=min_pixels)
-        return choose(class_pixels=np.asarray(class_pixels))(sets)
-
-    return make
-
-
-def _choose(
-    kind: str, registry: Mapping[str, Callable], section: Section, **given: Any
-) -> Any:
-    name, hyperparameters = _split_name(kind, section)
-    return bind(kind, registry, name, hyperparameters, **given)
-
-
-def _split_name(kind: str, section: Section) -> tuple[str, dict[str, Any]]:
-    fields = _plain(section)
-    if "name" not in fields:
-        raise ValueError(f"config.{kind} must have a field 'name'.")
-    return fields.pop("name"), fields
-
-
-def _plain(value: Any) -> Any:
-    """Sections as dicts; lists, which `config.json` has for tuples, as tuples."""
-    if isinstance(value, ConfigDict | Mapping):
-        return {key: _plain(field) for key, field in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(map(_plain, value))
-    return value
-
-
-def _choose_terms(config: ConfigDict) -> list[Term]:
-    """One loss, or a list of losses with a `weight` each, their names checked.
-
-    Class weights chosen by name are still functions of the pixel counts.
-    """
-    section = config.loss
-    terms = [section] if isinstance(section, ConfigDict | Mapping) else section
-    named = [_split_name("loss", term) for term in terms]
-    names = [name for name, _ in named]
+    names = [term.name for term in config.loss]
     parts = []
-    for place, (name, fields) in enumerate(named, start=1):
-        weight = {"weight": fields.pop("weight", 1.0)}
-        make_loss(name, **fields)  # finds unknown names
-        weights = fields.get("class_weights")
-        if isinstance(weights, Mapping):
-            weights = _choose("class_weights", CLASS_WEIGHTS, weights)
-            fields["class_weights"] = weights
-        # Of two terms of the same loss, each has a name of its own.
-        title = name if names.count(name) == 1 else f"{name}_{place}"
-        chosen = {
-            field: _choose_schedule(name, title, field, value, config.total_steps)
-            if isinstance(value, Mapping)
-            else value
-            for field, value in (weight | fields).items()
-        }
-        parts.append((chosen.pop("weight"), name, chosen))
+    for place, term in enumerate(config.loss, start=1):
+        # If a loss occurs twice, each term has a title of its own.
+        title = term.name if names.count(term.name) == 1 else f"{term.name}_{place}"
+        chosen = {"weight": term.weight} | term.hyperparameters
+        for field, value in chosen.items():
+            if not isinstance(value, Mapping):
+                continue
+            if field == "class_weights":
+                named = parse_named("class_weights", value)
+                chosen[field] = _choose("class_weights", CLASS_WEIGHTS, named)
+            else:
+                schedule = _choose_schedule(term.name, field, value, config.total_steps)
+                chosen[field] = Scheduled(f"loss_schedule/{title}.{field}", schedule)
+        parts.append((chosen.pop("weight"), term.name, chosen))
     compound_loss(fill_in(parts, dict.fromkeys(schedules_of(parts), 1.0)))
-    _are_of_sigmoids(parts)
     return parts
 
 
+def _choose(kind: str, registry: Mapping[str, Callable], chosen: Named) -> Any:
+    return bind(kind, registry, chosen.name, chosen.hyperparameters)
+
+
 def _choose_schedule(
-    loss: str, title: str, field: str, section: Section, total_steps: int
-) -> Scheduled:
+    loss: str, field: str, section: Mapping[str, Any], total_steps: int
+) -> optax.Schedule:
     able = ("weight", *scalars_of(loss))
     if field not in able:
         raise ValueError(
             f"config.loss: {field} of {loss} cannot follow a schedule; "
             f"{', '.join(able)} can."
         )
-    schedule = _choose("loss schedule", LOSS_SCHEDULES, section)(total_steps)
-    return Scheduled(f"loss_schedule/{title}.{field}", schedule)
-
-
-def _are_of_sigmoids(terms: Sequence[Term]) -> bool:
-    """Whether the terms take masks; they share the logits, so it is all or none."""
-    of_sigmoids = [name for _, name, chosen in terms if takes_masks(name, chosen)]
-    others = [name for _, name, chosen in terms if not takes_masks(name, chosen)]
-    if of_sigmoids and others:
-        raise ValueError(
-            "config.loss: all losses must be of sigmoids or all of a softmax, got "
-            f"{', '.join(of_sigmoids)} and {', '.join(others)}; an overlap loss is of "
-            "sigmoids with multi_label=True."
-        )
-    return bool(of_sigmoids)
-
-
-def _check_names(where: str, section: Section, known: tuple[str, ...]) -> None:
-    for field in section:
-        if field not in known:
-            raise ValueError(
-                f"{where} has no field {field!r}; known are {', '.join(known)}."
-            )
-    for field in known:
-        if field not in section:
-            raise ValueError(f"{where}.{field} is missing.")
+    named = parse_named("loss schedule", section)
+    return _choose("loss schedule", LOSS_SCHEDULES, named)(total_steps)

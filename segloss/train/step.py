@@ -1,8 +1,7 @@
-"""The train and evaluation steps: written for one device, mapped over all with pmap."""
+"""The train step: written for one device, mapped over all by `segloss.devices`."""
 
-import collections
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -15,13 +14,11 @@ from jax import lax
 
 from segloss.data.augment import normalize
 from segloss.data.pipeline import Batch
+from segloss.devices import AXIS
 from segloss.losses import gradient_share
 from segloss.losses.diagnostics import pixel_share
-from segloss.metrics import confusion_matrix
-from segloss.train.inference import Inference, of_each_class, predict_labels
 from segloss.train.loss_schedules import ScheduledLoss, loss_at
-
-AXIS = "devices"
+from segloss.trained.inference import of_each_class
 
 
 @flax.struct.dataclass
@@ -222,83 +219,3 @@ def _pair_up(
 
 def _step_key(state: TrainState) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-
-
-def evaluation_step(
-    variables: dict[str, Any],
-    batch: Batch,
-    *,
-    model: nn.Module,
-    inference: Inference,
-    num_classes: int,
-) -> jax.Array:
-    """Confusion matrix of each image, int32 `[b, num_classes, num_classes]`."""
-    predicted = predict_labels(
-        variables, batch["images"], batch["hw"], model=model, inference=inference
-    )
-    count = functools.partial(confusion_matrix, num_classes=num_classes)
-    return jax.vmap(count)(predicted, batch["labels"], batch["valid"])
-
-
-def pmap_train_step(
-    devices: Sequence[jax.Device] | None = None, **parts: Any
-) -> Callable:
-    """`train_step` over all devices, or those given; uses up the state it is given."""
-    return jax.pmap(
-        functools.partial(train_step, **parts),
-        axis_name=AXIS,
-        donate_argnums=0,
-        devices=devices,
-    )
-
-
-def pmap_attention_step(**parts: Any) -> Callable:
-    """`attention_step` over all devices; leaves the state as it is."""
-    return jax.pmap(functools.partial(attention_step, **parts), axis_name=AXIS)
-
-
-def pmap_evaluation_step(**parts: Any) -> Callable:
-    """`evaluation_step` over all devices."""
-    return jax.pmap(functools.partial(evaluation_step, **parts), axis_name=AXIS)
-
-
-def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """A copy for each device, placed just as the pmapped steps place what they return.
-
-    With `flax.jax_utils.replicate`, whose mesh has another name, the second step would
-    be compiled again.
-    """
-    devices = devices or jax.local_devices()
-    copy = jax.pmap(
-        lambda _, leaf: leaf, in_axes=(0, None), axis_name=AXIS, devices=devices
-    )
-    return copy(np.arange(len(devices)), tree)
-
-
-def shard(batch: Batch, num_devices: int | None = None) -> Batch:
-    """Splits this process's rows over its devices: `[b, ...]` to `[n, b / n, ...]`."""
-    devices = num_devices or jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-
-
-def prefetch_to_devices(batches: Iterable[Batch], *, ahead: int = 2) -> Iterator[Batch]:
-    """Batches on the devices, sharded for the steps, so many of them before their turn.
-
-    flax's `prefetch_to_device` copies each batch once more before it is sent.
-    """
-    # The mesh as the steps have it, or the batch would be placed again.
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-    sharding = jax.NamedSharding(mesh, jax.P(AXIS))
-    sent = collections.deque()
-    for batch in batches:
-        sent.append(jax.device_put(shard(batch), sharding))
-        if len(sent) > ahead:
-            yield sent.popleft()
-    yield from sent
-
-
-def first_replica(tree: Any) -> Any:
-    """One device's copy of a replicated tree, on the host, without the others."""
-    return jax.tree.map(
-        lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), tree
-    )

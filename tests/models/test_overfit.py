@@ -8,21 +8,16 @@ import numpy as np
 import optax
 import pytest
 
+from segloss.config import Inference
 from segloss.data import open_dataset
 from segloss.data.augment import augment
+from segloss.devices import AXIS, map_over_devices, replicate, shard
 from segloss.losses import soft_dice, softmax_cross_entropy
 from segloss.metrics import confusion_matrix, dice_per_class, mean_iou
 from segloss.models import MODELS, make_model
-from segloss.train.inference import Inference
 from segloss.train.optimizers import adamw, cosine
-from segloss.train.step import (
-    AXIS,
-    make_state,
-    pmap_evaluation_step,
-    pmap_train_step,
-    replicate,
-    shard,
-)
+from segloss.train.step import make_state
+from segloss.trained import evaluation
 
 VGG = dict(stage_sizes=(1,) * 5, width=8)
 FC = dict(norm="batch", fc_width=64, dropout=0.0, **VGG)
@@ -97,8 +92,10 @@ def test_network_learns_four_images_by_heart(run, four_images):
         saturation=0.0,
     )
     device = jax.devices()[:1]
-    step = pmap_train_step(
-        device,
+    step = map_over_devices(
+        steps.train_step,
+        donate_first=True,
+        devices=device,
         model=model,
         loss=softmax_cross_entropy,
         optimizer=optimizer,
@@ -109,7 +106,9 @@ def test_network_learns_four_images_by_heart(run, four_images):
     for _ in range(steps):
         state, scalars = step(state, batch)
         jax.block_until_ready(scalars)
-    evaluate = pmap_evaluation_step(model=model, num_classes=21, inference=Inference())
+    evaluate = map_over_devices(
+        evaluation.evaluation_step, model=model, num_classes=21, inference=Inference()
+    )
     counts = evaluate(state.variables, batch)
     confusion = np.asarray(counts, np.int64).sum(axis=(0, 1))
     assert np.count_nonzero(confusion.sum(axis=1)) >= 5  # classes in the images

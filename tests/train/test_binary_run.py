@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from configs import folder
-from segloss.train import train
-from segloss.train.exporting import make_exported
-from segloss.train.setup import make_setup
-from segloss.train.trained import load_trained
+from segloss.train import make_setup, train
+from segloss.trained import load_trained
+from segloss.trained.export import make_exported
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from segloss.devices import AXIS, first_replica, map_over_devices, replicate, shard
 from segloss.losses import make_loss
 from segloss.models import make_model
+from segloss.train import step as steps
 from segloss.train.optimizers import polynomial, sgd
-from segloss.train.step import (
-    AXIS,
-    first_replica,
-    make_state,
-    pmap_train_step,
-    replicate,
-    shard,
-)
+from segloss.train.step import make_state
 
 # Those of the public reference, kazuto1011/deeplab-pytorch, main.py.
 GROUPS = (
@@ -67,8 +62,10 @@ def test_loss_falls_over_5_steps_and_norms_stay(size, scales, smaller, learning_
     schedule = polynomial(20_000, learning_rate=learning_rate)
     optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4, groups=GROUPS)
     devices = jax.devices()[:1]
-    train_step = pmap_train_step(
-        devices,
+    train_step = map_over_devices(
+        steps.train_step,
+        donate_first=True,
+        devices=devices,
         model=model,
         loss=make_loss("softmax_cross_entropy"),
         optimizer=optimizer,

@@ -10,10 +10,12 @@ import pytest
 from PIL import ImageFile
 
 from segloss import metrics
+from segloss.config import read_config
 from segloss.data import open_dataset
-from segloss.train import evaluate_run, read_config
-from segloss.train.confusions import ConfusionStore
-from segloss.train.evaluation import evaluate, rank_images
+from segloss.trained import evaluate_run
+from segloss.trained.confusions import ConfusionStore
+from segloss.trained.evaluation import evaluate
+from segloss.trained.results import rank_images
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from segloss.config import read_config
 from segloss.serving import load_exported
-from segloss.train import export, read_config
-from segloss.train.exporting import make_exported
-from segloss.train.trained import load_trained
+from segloss.trained import export, load_trained
+from segloss.trained.export import make_exported
 
 # Not even installed, as far as this process can tell.
 ALONE = """

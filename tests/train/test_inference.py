@@ -8,14 +8,10 @@ from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segloss.config import Inference
 from segloss.data import normalize, put_on_canvas
 from segloss.models import UNet
-from segloss.train.inference import (
-    Inference,
-    of_each_class,
-    predict_labels,
-    window_starts,
-)
+from segloss.trained.inference import of_each_class, predict_labels, window_starts
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (21, 27, 3), np.uint8)

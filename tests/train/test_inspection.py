@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from configs import folder
-from segloss.train import inspect_dataset
+from segloss.inspection import inspect_dataset
 
 # Rows of 4 pixels of each class, an image a line: [ground, box, bar], the rest void.
 ROWS = {"a": (2, 2, 0), "b": (4, 0, 0), "c": (2, 0, 1), "d": (1, 1, 1)}

@@ -15,12 +15,13 @@ import jax
 import numpy as np
 import pytest
 
+from segloss.config import write_config
 from segloss.data import iterate_batches, longtail_scenes, pipeline
-from segloss.train import NonFiniteError, Stopped, loop, make_setup, train, trained
-from segloss.train.checkpoints import Checkpoints
-from segloss.train.evaluation import evaluate
+from segloss.train import NonFiniteError, Stopped, loop, make_setup, train, watch
 from segloss.train.step import make_state
-from segloss.train.stored_config import write_config
+from segloss.trained import results as trained_results
+from segloss.trained.checkpoints import Checkpoints
+from segloss.trained.evaluation import evaluate
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import os, signal, sys
 from pathlib import Path
-from segloss.train import read_config, train
+from segloss.config import read_config
+from segloss.train import train
 
 def on_step(step):
     if step == int(sys.argv[2]):
@@ -137,7 +139,7 @@ def test_bad_image_is_skipped_and_counted_where_asked_for(
 def test_signal_during_evaluation_saves_without_waiting_for_its_end(
     tiny_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "evaluate", evaluate_under_signal)
+    monkeypatch.setattr(watch, "evaluate", evaluate_under_signal)
     tiny_config.evaluate.batch_size = 4
     with pytest.raises(Stopped) as stopped:
         train(tiny_config, tmp_path)
@@ -186,7 +188,7 @@ def test_stops_at_the_best_step_change_neither_scores_nor_results(
     steps = []
     # The stopped run evaluates first, and is stopped while it does.
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", evaluate_under_signal)
+        patch.setattr(watch, "evaluate", evaluate_under_signal)
         with pytest.raises(Stopped):
             train(tiny_config, tmp_path / "parts", on_step=steps.append)
     assert steps == []
@@ -240,7 +242,7 @@ def test_speed_after_a_stop_does_not_count_the_evaluation_that_was_left(
         times.append(time.monotonic())
         return evaluation
 
-    monkeypatch.setattr(loop, "evaluate", evaluate_slowly)
+    monkeypatch.setattr(watch, "evaluate", evaluate_slowly)
     train(tiny_config, tmp_path, on_step=lambda step: times.append(time.monotonic()))
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     (speed,) = (x["images_per_second"] for x in lines if x["step"] == 5)
@@ -256,7 +258,7 @@ def test_signal_during_the_final_evaluation_is_a_stop(
     shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(trained, "evaluate", evaluate_under_signal)
+        patch.setattr(trained_results, "evaluate", evaluate_under_signal)
         with pytest.raises(Stopped) as stopped:
             train(tiny_config, tmp_path / "run")
     assert stopped.value.code == 128 + signal.SIGTERM

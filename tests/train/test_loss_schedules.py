@@ -10,17 +10,12 @@ import pytest
 
 from segloss import losses
 from segloss.data import iterate_batches
-from segloss.train import Stopped, make_setup, step, train
-from segloss.train.checkpoints import Checkpoints
+from segloss.devices import first_replica, map_over_devices, replicate, shard
+from segloss.train import Stopped, loop, make_setup, step, train
+from segloss.train import step as steps
 from segloss.train.loss_schedules import cosine, linear, piecewise_constant
-from segloss.train.step import (
-    first_replica,
-    make_state,
-    pmap_attention_step,
-    pmap_train_step,
-    replicate,
-    shard,
-)
+from segloss.train.step import make_state
+from segloss.trained.checkpoints import Checkpoints
 
 # Over 4 steps the weight is 0, 1/2, 1, 1, and gamma 2, 2, 1/2, 1/2.
 WEIGHT = dict(name="linear", init_value=0.0, end_value=1.0, transition_steps=2)
@@ -68,7 +63,9 @@ def batches_of(setup):
 
 
 def step_of(setup):
-    return pmap_train_step(
+    return map_over_devices(
+        steps.train_step,
+        donate_first=True,
         model=setup.model,
         loss=setup.loss,
         optimizer=setup.optimizer,
@@ -138,7 +135,8 @@ def test_the_shares_of_the_gradient_are_those_at_the_step(tiny_config):
     for name, loss in by_name.items():
         set_loss(tiny_config, loss)
         setup = make_setup(tiny_config)
-        attention_step = pmap_attention_step(
+        attention_step = map_over_devices(
+            steps.attention_step,
             model=setup.model,
             loss=setup.loss,
             augment=setup.augment,
@@ -160,7 +158,7 @@ def test_a_run_compiles_its_step_once_and_logs_the_values(
 ):
     chex.clear_trace_counter()
     once = chex.assert_max_traces(step.train_step, n=1)
-    monkeypatch.setattr(step, "train_step", once)
+    monkeypatch.setattr(loop, "train_step", once)
     scheduled_config.evaluate_every_steps = 4
     compiled = {}
 

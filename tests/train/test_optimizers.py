@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from segloss.train.checkpoints import Checkpoints
 from segloss.train.optimizers import adamw, constant, cosine, polynomial, sgd
 from segloss.train.step import TrainState
+from segloss.trained.checkpoints import Checkpoints
 
 PARAMS = {"conv": {"kernel": jnp.array([2.0]), "bias": jnp.array([2.0])}}
 GRADS = {"conv": {"kernel": jnp.array([3.0]), "bias": jnp.array([4.0])}}

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from segloss.train.checkpoints import Checkpoints
 from segloss.train.optimizers import adamw, constant, sgd
 from segloss.train.step import TrainState
+from segloss.trained.checkpoints import Checkpoints
 
 
 def twos(*shape):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segloss.config import read_config
 from segloss.report import overlay
-from segloss.train import evaluate_run, predict, read_config
+from segloss.trained import evaluate_run, predict
 
 
 @pytest.fixture

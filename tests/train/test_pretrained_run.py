@@ -13,16 +13,23 @@ import safetensors.numpy
 from flax import traverse_util
 from rich.console import Console
 
-from segloss.train import Stopped, evaluate_run, loop, make_setup, read_config, train
-from segloss.train.checkpoints import Checkpoints
-from segloss.train.setup import make_configured_model
+from segloss.config import (
+    check_same_config,
+    make_configured_model,
+    parse_config,
+    read_config,
+    write_config,
+)
+from segloss.train import Stopped, loop, make_setup, train
+from segloss.train.start import find_start
 from segloss.train.step import make_state
-from segloss.train.stored_config import check_same_config, write_config
+from segloss.trained import evaluate_run
+from segloss.trained.checkpoints import Checkpoints
 
 
 def write_weights(config, path, *, num_classes):
     """Random weights for the network of a config; returns them by path."""
-    model = make_configured_model(config, num_classes)
+    model = make_configured_model(parse_config(config), num_classes)
     init = functools.partial(model.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
@@ -35,20 +42,20 @@ def write_weights(config, path, *, num_classes):
     return arrays
 
 
-def first_state(setup, workdir, save=False):
-    """The state that a run begins with, as paths; the run; and what it printed."""
+def start_of(config, workdir, save=False):
+    """The start of a run, its variables as paths, and what the run printed."""
     console = Console(file=io.StringIO())
-    run = loop._Run(setup, workdir, console, on_step=lambda step: None)
-    state = run._first_state()
+    setup = make_setup(config)
+    start = find_start(setup, config, workdir, console)
     if save:
+        run = loop._Run(setup, workdir, console, start, on_step=lambda step: None)
         checkpoints = Checkpoints(workdir / "checkpoints")
-        write_config(setup.config, workdir)
-        state = state.replace(step=np.int32(1))
-        host = jax.tree.map(np.asarray, state)
+        write_config(config, workdir)
+        host = jax.tree.map(np.asarray, start.state.replace(step=np.int32(1)))
         checkpoints.save(host, mean_iou=None, meta=run._meta())
         checkpoints.close()
-    variables = traverse_util.flatten_dict(state.variables, sep="/")
-    return variables, run, console.file.getvalue()
+    variables = traverse_util.flatten_dict(start.state.variables, sep="/")
+    return variables, start, console.file.getvalue()
 
 
 def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
@@ -64,7 +71,7 @@ def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
     with pytest.warns(
         UserWarning, match="has 5 classes, the network 21; the class head"
     ):
-        variables, run, said = first_state(setup, tmp_path / "run", save=True)
+        variables, start, said = start_of(tiny_config, tmp_path / "run", save=True)
     assert variables.keys() == fresh.keys() == arrays.keys()
     for name, array in variables.items():
         head = name.startswith("params/head/")
@@ -74,12 +81,12 @@ def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
         f"begins with the weights of {path}: segloss, 34 arrays, 0.00 M param" in said
     )
     assert digest[:16] in said
-    assert run.pretrained == {"file": str(path), "sha256": digest}
+    assert start.pretrained == {"file": str(path), "sha256": digest}
     path.unlink()
-    restored, run, said = first_state(setup, tmp_path / "run")
+    restored, start, said = start_of(tiny_config, tmp_path / "run")
     for name, array in restored.items():
         np.testing.assert_array_equal(array, variables[name])
-    assert run.pretrained == {"file": str(path), "sha256": digest}
+    assert start.pretrained == {"file": str(path), "sha256": digest}
     assert not said
 
 

@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
 
+from segloss.config import make_configured_model, parse_config
 from segloss.train import make_setup
-from segloss.train.setup import (
-    count_outputs,
-    make_configured_loss,
-    make_configured_model,
-)
+from segloss.train.setup import choose_terms, make_configured_loss
 
 
 @pytest.mark.parametrize(
@@ -162,14 +159,14 @@ def test_two_classes_under_a_sigmoid_share_one_logit(
     with tiny_config.ignore_type():
         del tiny_config.loss
         tiny_config.loss = loss
-    assert count_outputs(tiny_config, num_classes) == num_outputs
-    model = make_configured_model(tiny_config, num_classes)
+    assert parse_config(tiny_config).count_outputs(num_classes) == num_outputs
+    model = make_configured_model(parse_config(tiny_config), num_classes)
     assert model.num_classes == num_outputs
 
 
 def test_a_dataset_of_one_class_is_refused(tiny_config):
     with pytest.raises(ValueError, match="must have at least 2 classes, got 1; name"):
-        count_outputs(tiny_config, 1)
+        parse_config(tiny_config).count_outputs(1)
 
 
 def test_losses_of_sigmoids_and_of_a_softmax_do_not_mix(tiny_config):
@@ -194,7 +191,8 @@ def value_of(config, loss, logits, labels, *, pixel_counts):
     with config.ignore_type():
         del config.loss
         config.loss = loss
-    made = make_configured_loss(config, np.array(pixel_counts))
+    run = parse_config(config)
+    made = make_configured_loss(run, choose_terms(run), np.array(pixel_counts))
     valid = jnp.array(labels != 255)
     return made(jnp.array(logits, jnp.float32), jnp.array(labels), valid)
 

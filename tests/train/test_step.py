@@ -8,23 +8,21 @@ from PIL import Image
 
 from segloss.data import BalanceBatch, iterate_batches, load_batch
 from segloss.data.augment import normalize
+from segloss.devices import AXIS, first_replica, map_over_devices, replicate, shard
 from segloss.losses import boundary_loss, softmax_cross_entropy
-from segloss.train import make_setup, step, train
-from segloss.train.step import (
-    first_replica,
-    make_state,
-    pmap_attention_step,
-    pmap_train_step,
-    replicate,
-    shard,
-)
+from segloss.train import loop, make_setup, step, train
+from segloss.train import step as steps
+from segloss.train.step import make_state
 
 
-def begin(setup, num_devices):
+def begin(setup, num_devices, *, mapping="pmap"):
     """The step on so many devices, and the state before the first."""
     devices = jax.devices()[:num_devices]
-    train_step = pmap_train_step(
-        devices,
+    train_step = map_over_devices(
+        steps.train_step,
+        mapping=mapping,
+        donate_first=True,
+        devices=devices,
         model=setup.model,
         loss=setup.loss,
         optimizer=setup.optimizer,
@@ -94,7 +92,7 @@ def test_step_compiles_once_over_50_batches_of_different_sizes(
     assert len({len(sampler[k]) for k in range(50)}) > 2
     chex.clear_trace_counter()
     once = chex.assert_max_traces(step.train_step, n=1)
-    monkeypatch.setattr(step, "train_step", once)
+    monkeypatch.setattr(loop, "train_step", once)
     compiled = {}
 
     def on_step(step):
@@ -110,6 +108,26 @@ def test_step_compiles_once_over_50_batches_of_different_sizes(
     # Step 20 adds the programs of the shares and of the evaluation.
     assert compiled[21] > compiled[19]
     assert compiled[50] == compiled[21]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_shard_map_and_pmap_are_the_same_step(tiny_config, devices):
+    setup = make_setup(tiny_config)
+    (batch,) = first_batches(setup, 1)
+    ends = []
+    for mapping in ("pmap", "shard_map"):
+        train_step, state = begin(setup, devices, mapping=mapping)
+        for _ in range(2):
+            state, scalars = train_step(state, shard(batch, devices))
+        ends.append(first_replica((state, scalars)))
+    chex.assert_trees_all_close(*ends, rtol=1e-6, atol=1e-7)
+
+
+def test_a_mapping_that_is_unknown_is_refused(tiny_config):
+    with tiny_config.unlocked():
+        tiny_config.mapping = "xmap"
+    with pytest.raises(ValueError, match="'pmap' or 'shard_map', got 'xmap'"):
+        make_setup(tiny_config)
 
 
 def test_trace_count_notices_a_second_shape(tiny_config, monkeypatch):
@@ -136,8 +154,12 @@ def test_attention_is_that_of_the_batch_under_the_loss(tiny_config):
         tiny_config.loss = dict(name="softmax_cross_entropy", class_weights=weights)
     setup = make_setup(tiny_config)
     names = setup.dataset.class_names
-    attention_step = pmap_attention_step(
-        model=setup.model, loss=setup.loss, augment=setup.augment, class_names=names
+    attention_step = map_over_devices(
+        steps.attention_step,
+        model=setup.model,
+        loss=setup.loss,
+        augment=setup.augment,
+        class_names=names,
     )
     state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
     batch = load_batch(
@@ -246,7 +268,7 @@ def test_attention_of_several_logits_is_that_of_the_fused(multi_scale_setup):
             augment=setup.augment,
             class_names=names,
         ),
-        axis_name=step.AXIS,
+        axis_name=AXIS,
         devices=jax.devices()[:1],
     )
     _, state = begin(setup, 1)

@@ -2,10 +2,15 @@ import jax
 import numpy as np
 import pytest
 
-from segloss.train import change_fields, make_setup, read_config
-from segloss.train.inference import Inference
-from segloss.train.setup import check_fields, make_inference
-from segloss.train.stored_config import check_same_config, write_config
+from segloss.config import (
+    Inference,
+    change_fields,
+    check_same_config,
+    parse_config,
+    read_config,
+    write_config,
+)
+from segloss.train import make_setup
 
 
 def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):
@@ -31,9 +36,11 @@ def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_
         del tiny_config.evaluate[field]
     write_config(tiny_config, tmp_path)
     read = read_config(tmp_path)
-    check_fields(read)
+    parse_config(read)
     assert (read.data.num_workers, read.data.on_bad_sample) == (0, "raise")
-    assert make_inference(read) == Inference(scales=(1.0,), flip=False, window_hw=None)
+    assert parse_config(read).evaluate.inference == Inference(
+        scales=(1.0,), flip=False, window_hw=None
+    )
 
 
 def test_fields_of_a_config_are_changed_by_their_names(tiny_config, tmp_path):
@@ -48,7 +55,7 @@ def test_fields_of_a_config_are_changed_by_their_names(tiny_config, tmp_path):
             "data.data_dir=/a=b",
         ],
     )
-    assert make_inference(changed) == Inference(
+    assert parse_config(changed).evaluate.inference == Inference(
         scales=(0.75, 1), flip=True, window_hw=(32, 64)
     )
     assert changed.evaluate.checkpoint == "best"

@@ -6,7 +6,12 @@ import numpy as np
 
 from segloss.data.samplers.class_sets import ClassSets, Presence
 from segloss.data.samplers.epochs import EpochSampler, Plan
-from segloss.data.samplers.planning import check_pair, check_reachable, nearest_pair
+from segloss.data.samplers.planning import (
+    check_pair,
+    check_reachable,
+    estimate_acceptance,
+    nearest_pair,
+)
 
 # A pair that this many attempts do not satisfy is refused, so that planning ends.
 _LAST_ATTEMPT = 1_000_000
@@ -91,6 +96,13 @@ class BalanceBatch(EpochSampler):
         first = self._first_deal(max_attempts)
         self.batches_per_epoch = len(first)
         self._plans = {0: first}
+
+    def describe(self) -> str:
+        """Predicts the share of successful attempts and the size of the batches."""
+        if self.exact:  # `estimate_acceptance` does not model exact=True
+            return ""
+        pair = {"batch_cl": self.batch_cl, "batch_max": self.batch_max}
+        return str(estimate_acceptance(self.class_sets, **pair))
 
     def _first_deal(self, max_attempts: int) -> Plan:
         """Returns the first deal with a batch, which proves that the pair is feasible.

@@ -93,6 +93,10 @@ class EpochSampler(abc.ABC):
         epoch, position = divmod(k, self.batches_per_epoch)
         return self._epoch(epoch)[position].copy()
 
+    def describe(self) -> str:
+        """Returns what a run should say about the sampler before it starts."""
+        return ""
+
     def __getstate__(self) -> dict[str, Any]:
         # Plans are not pickled: worker processes plan for themselves.
         return {k: v for k, v in vars(self).items() if k not in ("_plans", "_planning")}

@@ -10,23 +10,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from segloss.train.step import TrainState
 from segloss.writing import write_json
 
 _NOT_SCORED = -1.0
-
-
-def check_which(which: str) -> None:
-    """Raises ValueError unless `which` names a kept checkpoint: "newest" or "best"."""
-    if which not in ("newest", "best"):
-        raise ValueError(f"checkpoint must be 'newest' or 'best', got {which!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A checkpoint read back; `meta` is what was saved beside the state."""
 
-    state: TrainState
+    state: Any
     step: int
     meta: dict[str, Any]
 
@@ -65,9 +58,7 @@ class Checkpoints:
             ),
         )
 
-    def save(
-        self, state: TrainState, *, mean_iou: float | None, meta: dict[str, Any]
-    ) -> None:
+    def save(self, state: Any, *, mean_iou: float | None, meta: dict[str, Any]) -> None:
         """Starts to write the state as checkpoint `state.step`.
 
         A checkpoint that exists already is not written again, but takes the new score.
@@ -105,21 +96,27 @@ class Checkpoints:
         )
         self._manager.reload()
 
-    def restore(self, like: TrainState, *, which: str = "newest") -> Restored | None:
+    def restore(self, like: Any, *, which: str = "newest") -> Restored | None:
         """Reads a checkpoint; None if there is none.
 
         Args:
-            like: a state of the same structure, of which only the shapes are read.
+            like: a tree with the structure and shapes of the state. A dict of some of
+                its fields reads only these.
             which: "newest" or "best".
 
         Raises:
-            ValueError: if `which` is neither, or the checkpoint is of another model.
+            ValueError: if the checkpoint is of another model.
         """
         step = self._find(which)
         if step is None:
             return None
         like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
         template = ocp.args.StandardRestore(like)
+        if isinstance(like, dict):
+            arrays = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), like)
+            template = ocp.args.PyTreeRestore(
+                like, restore_args=arrays, partial_restore=True
+            )
         misfit = (
             f"checkpoint {self.directory / str(step)} does not fit this model and "
             "optimizer; use the config it was trained with."
@@ -146,7 +143,6 @@ class Checkpoints:
         return self._manager.restore(step, args=args).meta
 
     def _find(self, which: str) -> int | None:
-        check_which(which)
         newest = self._manager.latest_step()
         return newest if which == "newest" else self._manager.best_step() or newest
 

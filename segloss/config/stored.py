@@ -1,7 +1,6 @@
 """The config that a run keeps: written, read back, compared and changed."""
 
 import ast
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,22 +8,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from segloss.config.parsed import READING_AHEAD, defaults
+from segloss.devices import MAPPINGS
 from segloss.models.pretrained import sha256_of
-from segloss.train.inference import Inference
-from segloss.train.setup import READING_AHEAD, pretrained_file
 from segloss.writing import write_json
 
-# What runs did before these fields came.
-_BEFORE = {
-    "data": {"num_workers": 0, "on_bad_sample": "raise"},
-    "evaluate": dataclasses.asdict(Inference()),
-}
 # What may differ when a run goes on: none of it changes the weights that come out.
 _FREE_TO_CHANGE = (
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
     "evaluate",
+    # Both give the same results up to rounding.
+    "mapping",
     "data.root",
     "data.data_dir",
     *(f"data.{field}" for field in READING_AHEAD),
@@ -82,7 +78,7 @@ def check_same_weights(
     Raises:
         ValueError: if the file exists, was not named before, and holds other weights.
     """
-    path = pretrained_file(config)
+    path = config.model.get("pretrained")
     if not path or not began_with or path == began_with["file"]:
         return
     if Path(path).is_file() and sha256_of(path) != began_with["sha256"]:
@@ -114,7 +110,9 @@ def _to_json(config: ConfigDict) -> Any:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The config that the run in `workdir` was trained with.
+    """Reads the config that the run in `workdir` was trained with.
+
+    Fields that a run lacks, because they came later, have their defaults.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -124,10 +122,18 @@ def read_config(workdir: Path) -> ConfigDict:
         raise FileNotFoundError(
             f"{path} is missing; train with this --workdir first, or give --config."
         )
-    config = json.loads(path.read_text())
-    return ConfigDict(
-        config | {section: was | config[section] for section, was in _BEFORE.items()}
-    )
+    config = _with_tuples(json.loads(path.read_text()))
+    sections = {name: x | config[name] for name, x in defaults().items()}
+    return ConfigDict({"mapping": MAPPINGS[0]} | config | sections)
+
+
+def _with_tuples(tree: Any) -> Any:
+    """Lists of values as tuples, as a config file has them."""
+    if isinstance(tree, dict):
+        return {key: _with_tuples(value) for key, value in tree.items()}
+    if isinstance(tree, list) and not any(isinstance(x, dict) for x in tree):
+        return tuple(map(_with_tuples, tree))
+    return tree
 
 
 def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:

@@ -10,6 +10,14 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 from rich.console import Console, Group
 
+from segloss.config import (
+    Named,
+    RunConfig,
+    choose_sampler,
+    open_configured_dataset,
+    parse_config,
+)
+from segloss.console import make_console, make_progress
 from segloss.data import (
     SAMPLERS,
     ClassIndex,
@@ -28,8 +36,6 @@ from segloss.report import (
     exposure_table,
     save_figure,
 )
-from segloss.train.log import make_console, make_progress
-from segloss.train.setup import check_fields, choose_sampler, open_configured_dataset
 from segloss.writing import write_json
 
 _EPOCHS = 20
@@ -59,15 +65,15 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         `median` and `max` of how often a sample is drawn, and the `class_share` of the
         images drawn that hold a class.
     """
-    check_fields(config)
-    console, workdir = make_console(), Path(workdir)
-    dataset = open_configured_dataset(config)
+    run, console, workdir = parse_config(config), make_console(), Path(workdir)
+    dataset = open_configured_dataset(run)
+    chosen = run.sampler.hyperparameters
     index = dataset.class_index("train")
     counts = np.asarray(index.pixel_counts)
     presence = index.presence()
-    min_pixels = config.sampler.get("min_pixels", 1)
+    min_pixels = chosen.get("min_pixels", 1)
     sets = ClassSets.from_counts(index.pixel_counts, min_pixels=min_pixels)
-    if not config.sampler.get("count_background", True):
+    if not chosen.get("count_background", True):
         sets = sets.without_background()
     weights = median_frequency(counts)
     statistics = {
@@ -76,8 +82,8 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         "num_images": len(presence),
         "classes": _describe_classes(dataset, counts, presence, weights),
         "co_occurrence": _co_occurrence(presence).tolist(),
-        "acceptance": _try_pairs(sets, config.sampler.get("batch_max"), console),
-        "exposures": _expose(config, index, presence, console),
+        "acceptance": _try_pairs(sets, chosen.get("batch_max"), console),
+        "exposures": _expose(run, index, presence, console),
         "exposure_epochs": _EPOCHS,
     }
     write_json(workdir / "inspect.json", statistics)
@@ -125,7 +131,7 @@ def _try_pairs(
     num_classes = int((sets.samples_per_class() > 0).sum())
     pairs = []
     with make_progress(console) as progress:
-        task = progress.add_task("pairs", total=len(sizes) * num_classes, status="")
+        task = progress.add_task("pairs", total=len(sizes) * num_classes)
         for batch_max in sizes:
             for batch_cl in range(1, num_classes + 1):
                 pair = {"batch_max": batch_max, "batch_cl": batch_cl}
@@ -141,7 +147,7 @@ def _try_pairs(
 
 
 def _expose(
-    config: ConfigDict,
+    config: RunConfig,
     index: ClassIndex,
     presence: Bool[np.ndarray, "n c"],
     console: Console,
@@ -149,15 +155,17 @@ def _expose(
     """Each sampler that can be made of the fields of the config's own."""
     found = {}
     with make_progress(console) as progress:
-        task = progress.add_task("samplers", total=len(SAMPLERS), status="")
+        task = progress.add_task("samplers", total=len(SAMPLERS))
         for name, sampler_class in SAMPLERS.items():
             known = {"min_pixels", *inspect.signature(sampler_class).parameters}
             chosen = _DEFAULTS.get(name, {}) | {
-                key: value for key, value in config.sampler.items() if key in known
+                key: value
+                for key, value in config.sampler.hyperparameters.items()
+                if key in known
             }
             progress.advance(task)
             try:
-                make = choose_sampler({"name": name} | chosen, seed=config.seed)
+                make = choose_sampler(Named(name, chosen), seed=config.seed)
                 sampler = make(index)
             except ValueError as error:
                 console.print(f"left out: {error}", soft_wrap=True)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from segloss import serving
+from segloss.config import is_size
+from segloss.console import make_console
 from segloss.data import round_up
 from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
-from segloss.train.evaluation import versions
-from segloss.train.inference import is_size, predict_labels
-from segloss.train.log import make_console
-from segloss.train.trained import TrainedModel, load_trained
+from segloss.provenance import versions
+from segloss.trained.inference import predict_labels
+from segloss.trained.model import TrainedModel, load_trained
 from segloss.writing import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -13,12 +13,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from segloss import metrics
+from segloss.console import make_console, make_progress
 from segloss.data import read_image, read_labels
 from segloss.report import overlay, summary_table, to_palette_png
-from segloss.train.evaluation import without_nan
-from segloss.train.log import make_console, make_progress
-from segloss.train.trained import TrainedModel, load_trained
-from segloss.writing import write_json
+from segloss.trained.model import TrainedModel, load_trained
+from segloss.writing import without_nan, write_json
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -56,7 +55,7 @@ def predict(
     confusion = np.zeros((num_classes, num_classes), np.int64)
     image_scores = {}
     with make_progress(console) as progress:
-        task = progress.add_task("predict", total=len(paths), status="")
+        task = progress.add_task("predict", total=len(paths))
         for path in paths:
             label_path = label_dir / f"{path.stem}.png"
             labels = _read_labels(label_path, trained) if label_path.exists() else None

@@ -1,113 +1,33 @@
-"""A finished or interrupted run put to use: its weights, their evaluation, pictures."""
+"""Results of a run: its scores on a split, as files, tables and pictures."""
 
-import contextlib
 import dataclasses
-import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from segloss.data import Dataset, put_on_canvas, round_up
-from segloss.report import class_table, example_figure, save_figure, summary_table
-from segloss.train.checkpoints import Checkpoints
-from segloss.train.confusions import ConfusionStore
-from segloss.train.evaluation import (
-    Evaluation,
-    evaluate,
-    make_results,
-    rank_images,
-)
-from segloss.train.inference import Inference, predict_labels
-from segloss.train.log import make_console, make_progress
-from segloss.train.setup import (
-    check_fields,
+from segloss import metrics
+from segloss.config import (
+    Inference,
+    RunConfig,
     check_split,
-    make_configured_model,
-    make_configured_optimizer,
-    make_inference,
     open_configured_dataset,
+    parse_config,
 )
-from segloss.train.step import (
-    make_state,
-    pmap_evaluation_step,
-    replicate,
-)
-from segloss.writing import replacing, write_json
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedModel:
-    """What a checkpoint holds: weights, and the classes that they tell apart."""
-
-    model: nn.Module
-    variables: Any
-    class_names: tuple[str, ...]
-    ignore_label: int
-    inference: Inference
-    step: int
-    images_seen: int | None
-    seconds: float
-    commit: str | None
-    # The file of weights that the run began with, and its SHA-256.
-    pretrained: dict[str, str] | None
-
-    @functools.cached_property
-    def _predict(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        how = dict(model=self.model, inference=self.inference)
-        predict = jax.jit(functools.partial(predict_labels, **how))
-        return functools.partial(predict, jax.device_put(self.variables))
-
-    def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """Class ids of one RGB image; compiled once per size of the padded image."""
-        h, w, _ = image.shape
-        canvas = put_on_canvas(image, round_up((h, w), self.inference.size_multiple))
-        return np.asarray(self._predict(canvas[None], np.array([[h, w]])))[0, :h, :w]
-
-
-def load_trained(config: ConfigDict, workdir: Path) -> TrainedModel:
-    """Reads the checkpoint that `config.evaluate.checkpoint` names, newest or best.
-
-    Raises:
-        FileNotFoundError: if the run has none.
-        ValueError: if it does not fit the config.
-    """
-    check_fields(config)
-    which = config.evaluate.checkpoint
-    with contextlib.closing(
-        Checkpoints(workdir / "checkpoints", read_only=True)
-    ) as checkpoints:
-        meta = checkpoints.read_meta(which)
-        model = make_configured_model(config, len(meta["class_names"]))
-        like = jax.eval_shape(
-            functools.partial(
-                make_state,
-                model,
-                make_configured_optimizer(config),
-                seed=config.seed,
-                image_hw=tuple(config.data.crop_hw),
-            )
-        )
-        restored = checkpoints.restore(like, which=which)
-    return TrainedModel(
-        model=model,
-        variables=restored.state.variables,
-        class_names=tuple(meta["class_names"]),
-        ignore_label=meta["ignore_label"],
-        inference=make_inference(config),
-        step=restored.step,
-        images_seen=meta.get("images_seen"),
-        seconds=meta["seconds"],
-        commit=meta["commit"],
-        pretrained=meta.get("pretrained"),
-    )
+from segloss.console import make_console, make_progress
+from segloss.data import Dataset
+from segloss.devices import map_over_devices, replicate
+from segloss.provenance import versions
+from segloss.report import class_table, example_figure, save_figure, summary_table
+from segloss.trained.confusions import ConfusionStore
+from segloss.trained.evaluation import Evaluation, evaluate, evaluation_step
+from segloss.trained.model import TrainedModel, load_checkpoint
+from segloss.writing import replacing, without_nan, write_json
 
 
 def evaluate_run(
@@ -126,10 +46,10 @@ def evaluate_run(
     Raises:
         ValueError: if the dataset has other classes than the run, or no such split.
     """
-    workdir = Path(workdir)
-    trained = load_trained(config, workdir)
-    dataset = open_configured_dataset(config)
-    split = split or config.evaluate.final_split
+    parsed, workdir = parse_config(config), Path(workdir)
+    trained = load_checkpoint(parsed, workdir)
+    dataset = open_configured_dataset(parsed)
+    split = split or parsed.evaluate.final_split
     check_split(dataset, split)
     if trained.class_names != dataset.class_names:
         raise ValueError(
@@ -138,27 +58,29 @@ def evaluate_run(
         )
     name = "_".join(filter(None, (split, str(trained.step), trained.inference.name)))
     directory = workdir / "evaluations" / name
-    return final_evaluation(config, dataset, split, trained, directory, make_console())
+    return final_evaluation(parsed, dataset, split, trained, directory, make_console())
 
 
 def final_evaluation(
-    config: ConfigDict,
+    config: RunConfig,
     dataset: Dataset,
     split: str,
     trained: TrainedModel,
     directory: Path,
     console: Console,
     *,
-    evaluation_step: Callable | None = None,
+    mapped_step: Callable | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Scores a split: `results.json`, `confusions.npz`, a figure and tables.
 
-    The step, if there is one that does the same, need not be compiled again.
-    `on_progress` is called after every batch and picture; if it raises, there will be
-    no `results.json`.
+    `mapped_step`, an `evaluation_step` that looks at images in the same way, saves a
+    compilation. `on_progress` is called after every batch and picture; if it raises,
+    no `results.json` is written.
     """
-    step = evaluation_step or pmap_evaluation_step(
+    step = mapped_step or map_over_devices(
+        evaluation_step,
+        mapping=config.mapping,
         model=trained.model,
         inference=trained.inference,
         num_classes=dataset.num_classes,
@@ -169,7 +91,7 @@ def final_evaluation(
         tempfile.TemporaryFile() as file,
     ):
         confusions = ConfusionStore(file, num_images, dataset.num_classes)
-        task = progress.add_task(split, total=num_images, status="")
+        task = progress.add_task(split, total=num_images)
 
         def on_batch(images: int) -> None:
             on_progress()
@@ -208,6 +130,76 @@ def final_evaluation(
     console.print(summary_table({directory.name: results}))
     console.print(f"pictures: {figure}", soft_wrap=True)
     return results
+
+
+def make_results(
+    evaluation: Evaluation,
+    dataset: Dataset,
+    *,
+    inference: Inference,
+    step: int,
+    images_seen: int | None,
+    seconds: float,
+    commit: str | None,
+    pretrained: dict[str, str] | None,
+) -> dict[str, Any]:
+    """What `results.json` holds; NaN, where a class has no pixel, is None.
+
+    Args:
+        evaluation: counts of the split.
+        dataset: where the split lies.
+        inference: how often the model saw each image, and how.
+        step: steps that the model was trained for.
+        images_seen: images that these steps used; None where it is not known.
+        seconds: of training.
+        commit: of the code that trained it.
+        pretrained: file and SHA-256 of the weights that it began with.
+    """
+    confusion = evaluation.confusion
+    scores = {
+        "iou": metrics.iou_per_class(confusion),
+        "precision": metrics.precision_per_class(confusion),
+        "recall": metrics.recall_per_class(confusion),
+        "f1": metrics.f1_per_class(confusion),
+        "pixel_share": confusion.sum(axis=1) / max(1, confusion.sum()),
+    }
+    per_class = [
+        {"name": name, **{key: float(value[c]) for key, value in scores.items()}}
+        for c, name in enumerate(dataset.class_names)
+    ]
+    return without_nan(
+        {
+            "summary": metrics.summary(confusion),
+            "per_class": per_class,
+            "confusion": confusion.tolist(),
+            "dataset": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "split": evaluation.split,
+            "num_images": len(evaluation.image_scores),
+            "step": step,
+            "images_seen": images_seen,
+            "seconds": round(seconds, 1),
+            "inference": dataclasses.asdict(inference),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "versions": versions(),
+            "commit": commit,
+            "pretrained": pretrained,
+        }
+    )
+
+
+def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:
+    """The best, median and worst image as (rank, position, its own mean IoU).
+
+    An image without a labelled pixel has no score and is left out.
+    """
+    scores = evaluation.image_scores
+    order = np.argsort(-scores, kind="stable")
+    order = order[~np.isnan(scores[order])]
+    if len(order):
+        places = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
+        for rank, place in places.items():
+            yield rank, int(order[place]), float(scores[order[place]])
 
 
 def _draw_examples(

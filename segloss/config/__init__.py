@@ -1,0 +1,48 @@
+"""What a config means: parsed and checked once, stored with a run, read back."""
+
+from segloss.config.inference import Inference, is_size
+from segloss.config.parsed import (
+    DataConfig,
+    EvaluateConfig,
+    Named,
+    RunConfig,
+    Term,
+    parse_config,
+    parse_named,
+)
+from segloss.config.parts import (
+    check_split,
+    choose_sampler,
+    make_configured_model,
+    open_configured_dataset,
+)
+from segloss.config.stored import (
+    change_fields,
+    check_same_config,
+    check_same_weights,
+    flat_fields,
+    read_config,
+    write_config,
+)
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "Inference",
+    "Named",
+    "RunConfig",
+    "Term",
+    "change_fields",
+    "check_same_config",
+    "check_same_weights",
+    "check_split",
+    "choose_sampler",
+    "flat_fields",
+    "is_size",
+    "make_configured_model",
+    "open_configured_dataset",
+    "parse_config",
+    "parse_named",
+    "read_config",
+    "write_config",
+]

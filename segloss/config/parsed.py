@@ -1,0 +1,286 @@
+"""A config parsed once: frozen dataclasses whose fields are checked and complete."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from segloss.config.inference import Inference
+from segloss.data import ON_BAD_SAMPLE
+from segloss.devices import MAPPINGS
+from segloss.losses import make_loss, takes_masks
+
+# A section of a config: as a file holds it, or as `config.json` gives it back.
+Section = ConfigDict | Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A choice by name, with the hyperparameters of what is chosen."""
+
+    name: str
+    hyperparameters: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A loss of the sum that is minimised.
+
+    Its `weight` and hyperparameters may be sections with a `name`: a schedule by step
+    or, for `class_weights`, a method to compute them from pixel counts.
+    """
+
+    weight: Any
+    name: str
+    hyperparameters: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which dataset, and how it is read.
+
+    Attributes:
+        dataset: the builder and its hyperparameters.
+        crop_hw: height and width of training crops in pixels.
+        num_threads: threads that read.
+        num_workers: processes that read.
+        prefetch_batches: batches that are read ahead.
+        on_bad_sample: "raise", or "skip" samples that cannot be decoded.
+    """
+
+    dataset: Named
+    crop_hw: tuple[int, int]
+    num_threads: int
+    num_workers: int = 0
+    prefetch_batches: int
+    on_bad_sample: str = "raise"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is evaluated, and how.
+
+    Attributes:
+        split: the split evaluated during training.
+        final_split: the split of the final evaluation.
+        batch_size: images at once, over all devices.
+        checkpoint: "newest" or "best", the checkpoint that is put to use.
+        inference: how the model looks at an image.
+    """
+
+    split: str
+    final_split: str
+    batch_size: int
+    checkpoint: str
+    inference: Inference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All of a run's config; see `configs/` for the fields.
+
+    Attributes:
+        pretrained: file of weights that a fresh run begins with; None if there is none.
+        loss: the terms of the loss, at least one.
+        mapping: how steps are mapped over devices: "pmap" or "shard_map".
+    """
+
+    seed: int
+    total_steps: int
+    checkpoint_every_steps: int
+    evaluate_every_steps: int
+    log_every_steps: int
+    data: DataConfig
+    augment: dict[str, Any]
+    sampler: Named
+    model: Named
+    pretrained: str | None
+    loss: tuple[Term, ...]
+    optimizer: Named
+    schedule: Named
+    evaluate: EvaluateConfig
+    mapping: str = "pmap"
+
+    @property
+    def has_sigmoid_losses(self) -> bool:
+        """Whether the losses take a mask per logit instead of class ids."""
+        return takes_masks(self.loss[0].name, self.loss[0].hyperparameters)
+
+    def count_outputs(self, num_classes: int) -> int:
+        """Number of logits: one per class, but one in all for a binary dataset.
+
+        A dataset of two classes with sigmoid losses needs the logit of class 1 only.
+
+        Raises:
+            ValueError: if there are fewer than two classes.
+        """
+        if num_classes < 2:
+            raise ValueError(
+                "config.data: a dataset must have at least 2 classes, got "
+                f"{num_classes}; name the rest of the image, too."
+            )
+        return 1 if self.has_sigmoid_losses and num_classes == 2 else num_classes
+
+
+_COUNTS = (
+    "total_steps",
+    "checkpoint_every_steps",
+    "evaluate_every_steps",
+    "log_every_steps",
+)
+_PARSED = ("data", "augment", "sampler", "model", "loss", "optimizer", "schedule")
+FIELDS = ("seed", *_COUNTS, *_PARSED, "evaluate")
+_LOADING = tuple(x.name for x in dataclasses.fields(DataConfig) if x.name != "dataset")
+# How data is read ahead does not change a batch.
+READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
+_INFERENCE = tuple(x.name for x in dataclasses.fields(Inference))
+_EVALUATE = (
+    *(x.name for x in dataclasses.fields(EvaluateConfig) if x.name != "inference"),
+    *_INFERENCE,
+)
+
+
+def parse_config(config: ConfigDict) -> RunConfig:
+    """Checks every field of a config whose rule does not depend on the dataset.
+
+    Raises:
+        ValueError: if a field is unknown, missing or out of range; it names the field.
+    """
+    fields = {name: plain(section) for name, section in config.items()}
+    mapping = fields.pop("mapping", "pmap")
+    if mapping not in MAPPINGS:
+        raise ValueError(
+            f"config.mapping must be {_one_of(MAPPINGS)}, got {mapping!r}."
+        )
+    _check_names("config", fields, FIELDS)
+    for name in _COUNTS:
+        if fields[name] < 1:
+            raise ValueError(f"config.{name} must be >= 1, got {fields[name]}.")
+    pretrained = fields["model"].pop("pretrained", None)
+    if not isinstance(pretrained, str | None):
+        raise ValueError(f"config.model.pretrained must be a path, got {pretrained!r}.")
+    return RunConfig(
+        seed=fields["seed"],
+        **{name: fields[name] for name in _COUNTS},
+        data=_parse_data(fields["data"]),
+        augment=fields["augment"],
+        pretrained=pretrained,
+        loss=_parse_loss(fields["loss"]),
+        evaluate=_parse_evaluate(fields["evaluate"]),
+        mapping=mapping,
+        **{
+            kind: parse_named(kind, fields[kind])
+            for kind in ("sampler", "model", "optimizer", "schedule")
+        },
+    )
+
+
+def parse_named(kind: str, section: Section) -> Named:
+    """Splits a section into its name and its hyperparameters.
+
+    Raises:
+        ValueError: if it has no `name`.
+    """
+    fields = plain(section)
+    if "name" not in fields:
+        raise ValueError(f"config.{kind} must have a field 'name'.")
+    return Named(fields.pop("name"), fields)
+
+
+def plain(value: Any) -> Any:
+    """Sections as dicts, lists as tuples: `config.json` has lists for tuples."""
+    if isinstance(value, ConfigDict | Mapping):
+        return {key: plain(field) for key, field in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    return value
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """Fields that a config may lack, by section, with their values."""
+    return {
+        "data": _defaults_of(DataConfig),
+        "evaluate": _defaults_of(Inference),
+    }
+
+
+def _defaults_of(kind: type) -> dict[str, Any]:
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def _parse_data(fields: dict[str, Any]) -> DataConfig:
+    for name in _LOADING:
+        if name not in fields:
+            raise ValueError(f"config.data.{name} is missing.")
+    loading = {name: fields.pop(name) for name in _LOADING}
+    crop_hw = loading["crop_hw"]
+    if not isinstance(crop_hw, tuple) or len(crop_hw) != 2 or min(crop_hw) < 1:
+        raise ValueError(
+            f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
+        )
+    for name in READING_AHEAD:
+        if loading[name] < 0:
+            raise ValueError(f"config.data.{name} must be >= 0, got {loading[name]}.")
+    if loading["on_bad_sample"] not in ON_BAD_SAMPLE:
+        raise ValueError(
+            f"config.data.on_bad_sample must be {_one_of(ON_BAD_SAMPLE)}, got "
+            f"{loading['on_bad_sample']!r}."
+        )
+    return DataConfig(dataset=parse_named("data", fields), **loading)
+
+
+def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
+    _check_names("config.evaluate", fields, _EVALUATE)
+    inference = Inference(**{name: fields.pop(name) for name in _INFERENCE})
+    if fields["batch_size"] < 1:
+        raise ValueError(
+            f"config.evaluate.batch_size must be >= 1, got {fields['batch_size']}."
+        )
+    if fields["checkpoint"] not in ("newest", "best"):
+        raise ValueError(
+            "config.evaluate.checkpoint must be 'newest' or 'best', got "
+            f"{fields['checkpoint']!r}."
+        )
+    return EvaluateConfig(inference=inference, **fields)
+
+
+def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Term, ...]:
+    """One loss, or several with a `weight` each; their names are checked."""
+    terms = []
+    for fields in [section] if isinstance(section, Mapping) else section:
+        named = parse_named("loss", fields)
+        chosen = dict(named.hyperparameters)
+        weight = chosen.pop("weight", 1.0)
+        make_loss(named.name, **chosen)  # finds unknown names
+        terms.append(Term(weight, named.name, chosen))
+    if not terms:
+        raise ValueError("config.loss must have at least one loss, got none.")
+    of_sigmoids = [t.name for t in terms if takes_masks(t.name, t.hyperparameters)]
+    others = [t.name for t in terms if not takes_masks(t.name, t.hyperparameters)]
+    if of_sigmoids and others:
+        raise ValueError(
+            "config.loss: all losses must be of sigmoids or all of a softmax, got "
+            f"{', '.join(of_sigmoids)} and {', '.join(others)}; an overlap loss is of "
+            "sigmoids with multi_label=True."
+        )
+    return tuple(terms)
+
+
+def _check_names(where: str, fields: dict[str, Any], known: tuple[str, ...]) -> None:
+    for field in fields:
+        if field not in known:
+            raise ValueError(
+                f"{where} has no field {field!r}; known are {', '.join(known)}."
+            )
+    for field in known:
+        if field not in fields:
+            raise ValueError(f"{where}.{field} is missing.")
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return " or ".join(map(repr, choices))

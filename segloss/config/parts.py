@@ -1,0 +1,73 @@
+"""The parts of a run that follow from its config and need no optimizer."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from flax import linen as nn
+
+from segloss.config.parsed import Named, RunConfig
+from segloss.data import (
+    DATASETS,
+    SAMPLERS,
+    ClassIndex,
+    ClassSets,
+    Dataset,
+    Sampler,
+    open_dataset,
+)
+from segloss.devices import AXIS
+from segloss.models import make_model
+from segloss.registry import bind
+
+
+def open_configured_dataset(config: RunConfig) -> Dataset:
+    """Opens the dataset of a config, and prepares it first if needed."""
+    name = config.data.dataset.name
+    hyperparameters = config.data.dataset.hyperparameters
+    bind("dataset", DATASETS, name, hyperparameters)
+    if hyperparameters.get("root", "") is None:
+        raise ValueError("config.data.root is not set; add --config.data.root=DIR.")
+    return open_dataset(name, **hyperparameters)
+
+
+def check_split(dataset: Dataset, split: str) -> None:
+    """Raises ValueError if the dataset lacks the split; lists the splits it has."""
+    if split not in dataset.splits:
+        raise ValueError(
+            f"config.evaluate: {dataset.name} has no split {split!r}; "
+            f"it has {', '.join(dataset.splits)}."
+        )
+
+
+def make_configured_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """Makes the model of a config; its BatchNorm spans the devices of a step."""
+    return make_model(
+        config.model.name,
+        num_classes=config.count_outputs(num_classes),
+        axis_name=AXIS,
+        **config.model.hyperparameters,
+    )
+
+
+def choose_sampler(chosen: Named, *, seed: int) -> Callable[[ClassIndex], Sampler]:
+    """Returns a function from a class index to the sampler.
+
+    `min_pixels` is the number of pixels from which on a sample holds a class.
+
+    Raises:
+        ValueError: if the sampler or one of its hyperparameters is unknown or missing.
+    """
+    hyperparameters = dict(chosen.hyperparameters)
+    min_pixels = hyperparameters.pop("min_pixels", 1)
+    choose = functools.partial(
+        bind, "sampler", SAMPLERS, chosen.name, hyperparameters, seed=seed
+    )
+    choose(class_pixels=None)  # checks names before the dataset is opened
+
+    def make(index: ClassIndex) -> Sampler:
+        class_pixels = index.pixel_counts.sum(axis=0, dtype=np.int64)
+        sets = ClassSets.from_counts(index.pixel_counts, min_pixels=min_pixels)
+        return choose(class_pixels=np.asarray(class_pixels))(sets)
+
+    return make

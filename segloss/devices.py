@@ -1,0 +1,107 @@
+"""One step on all devices of this process: mapped, replicated, sharded, read back.
+
+Arrays that a mapped step takes and returns have a leading axis over the devices.
+"""
+
+import collections
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+# Name of the mapped axis in every step; losses and BatchNorm sum over it.
+AXIS = "devices"
+MAPPINGS = ("pmap", "shard_map")
+
+
+def map_over_devices(
+    step: Callable,
+    *,
+    mapping: str = "pmap",
+    donate_first: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+    **parts: Any,
+) -> Callable:
+    """Compiles a step that is written for one device, for all devices.
+
+    Args:
+        step: takes trees of arrays; may use collectives over `AXIS`.
+        mapping: "pmap", or "shard_map" for the same program by `jax.jit` of
+            `jax.shard_map`.
+        donate_first: whether the step may reuse the memory of its first argument.
+        devices: the devices; None means all devices of this process.
+        **parts: keyword arguments of `step` that are the same for every call.
+
+    Raises:
+        ValueError: if `mapping` is unknown.
+    """
+    step = functools.partial(step, **parts)
+    donate = 0 if donate_first else ()
+    if mapping == "pmap":
+        return jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=devices)
+    if mapping != "shard_map":
+        raise ValueError(
+            f"config.mapping must be {' or '.join(map(repr, MAPPINGS))}, "
+            f"got {mapping!r}."
+        )
+
+    def on_each(*args: Any) -> Any:
+        result = step(*jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], result)
+
+    mapped = jax.shard_map(
+        on_each,
+        mesh=_mesh(devices),
+        in_specs=jax.P(AXIS),
+        out_specs=jax.P(AXIS),
+        # Steps return what `psum` made equal, which pmap does not check either.
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """Copies a tree to each device.
+
+    The copies are placed exactly as mapped steps place their results. Otherwise, as
+    with `flax.jax_utils.replicate`, the second step would be compiled again.
+    """
+    devices = devices or jax.local_devices()
+    copy = jax.pmap(
+        lambda _, leaf: leaf, in_axes=(0, None), axis_name=AXIS, devices=devices
+    )
+    return copy(np.arange(len(devices)), tree)
+
+
+def shard(batch: Any, num_devices: int | None = None) -> Any:
+    """Splits this process's rows over its devices: `[b, ...]` to `[n, b / n, ...]`."""
+    devices = num_devices or jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def prefetch_to_devices(batches: Iterable[Any], *, ahead: int = 2) -> Iterator[Any]:
+    """Shards batches and sends each to the devices `ahead` batches before its turn.
+
+    Unlike flax's `prefetch_to_device`, this does not copy a batch before it is sent.
+    """
+    # The mesh of the mapped steps, or a batch would be placed again.
+    sharding = jax.NamedSharding(_mesh(None), jax.P(AXIS))
+    sent = collections.deque()
+    for batch in batches:
+        sent.append(jax.device_put(shard(batch), sharding))
+        if len(sent) > ahead:
+            yield sent.popleft()
+    yield from sent
+
+
+def first_replica(tree: Any) -> Any:
+    """Copies one device's part of a replicated tree to the host."""
+    return jax.tree.map(
+        lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), tree
+    )
+
+
+def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.array(devices or jax.local_devices()), (AXIS,))

@@ -1,0 +1,108 @@
+"""Where a run starts: at its newest checkpoint, with given weights, or afresh."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from segloss.config import check_same_config, check_same_weights
+from segloss.models.pretrained import (
+    Weights,
+    load_weights,
+    put_into,
+    sha256_of,
+    warn_of_another_resnet,
+)
+from segloss.train.setup import Setup
+from segloss.train.step import TrainState, make_state
+from segloss.trained.checkpoints import Checkpoints, Restored
+
+
+@dataclasses.dataclass
+class Start:
+    """The first state of a run, and what earlier parts of the run have counted.
+
+    Attributes:
+        state: the state on the host.
+        seconds: seconds of training so far.
+        images_seen: images used so far; None for a run older than this count.
+        pretrained: file and SHA-256 of the weights that the run began with; None if
+            there were none.
+    """
+
+    state: TrainState
+    seconds: float = 0.0
+    images_seen: int | None = 0
+    pretrained: dict[str, str] | None = None
+
+
+def find_start(
+    setup: Setup, config: ConfigDict, workdir: Path, console: Console
+) -> Start:
+    """Restores the newest checkpoint, or makes a state, with the weights of a file.
+
+    Raises:
+        ValueError: if the run in `workdir` has another config or dataset, or the
+            weights do not fit.
+    """
+    if (directory := workdir / "checkpoints").is_dir():
+        with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+            if checkpoints.newest_step is not None:
+                check_same_config(config, workdir)
+                like = jax.eval_shape(lambda: _fresh_state(setup))
+                restored = checkpoints.restore(like)
+                start = _resume(setup, restored, workdir)
+                check_same_weights(config, start.pretrained)
+                return start
+    path = setup.config.pretrained
+    # Read first, because making a state may take a while.
+    weights = load_weights(path) if path else None
+    state = _fresh_state(setup)
+    return _begin_with(weights, state, setup, console) if weights else Start(state)
+
+
+def _fresh_state(setup: Setup) -> TrainState:
+    return make_state(
+        setup.model,
+        setup.optimizer,
+        seed=setup.config.seed,
+        image_hw=setup.config.data.crop_hw,
+    )
+
+
+def _resume(setup: Setup, restored: Restored, workdir: Path) -> Start:
+    meta: dict[str, Any] = restored.meta
+    if meta["fingerprint"] != setup.dataset.fingerprint:
+        raise ValueError(
+            f"{workdir}: the dataset changed since checkpoint {restored.step}; choose "
+            "another --workdir."
+        )
+    return Start(
+        restored.state,
+        seconds=meta["seconds"],
+        images_seen=meta.get("images_seen"),
+        pretrained=meta.get("pretrained"),
+    )
+
+
+def _begin_with(
+    weights: Weights, state: TrainState, setup: Setup, console: Console
+) -> Start:
+    num_outputs = setup.config.count_outputs(setup.dataset.num_classes)
+    variables = put_into(state.variables, weights, num_classes=num_outputs)
+    warn_of_another_resnet(setup.model, weights)
+    source, digest = weights.source, sha256_of(weights.source)
+    console.print(
+        f"begins with the weights of {source}: {weights.layout}, "
+        f"{len(weights.arrays)} arrays, {weights.num_parameters / 1e6:.2f} M "
+        f"parameters, SHA-256 {digest[:16]}",
+        soft_wrap=True,
+    )
+    state = state.replace(
+        **variables, opt_state=setup.optimizer.init(variables["params"])
+    )
+    return Start(state, pretrained={"file": source, "sha256": digest})

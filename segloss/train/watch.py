@@ -1,0 +1,99 @@
+"""Evaluation during training: the scores of one split, and who gets the gradient."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import Progress
+
+from segloss import metrics
+from segloss.data import Batch
+from segloss.devices import map_over_devices
+from segloss.train.log import MetricWriter
+from segloss.train.setup import Setup
+from segloss.train.step import TrainState, attention_step
+from segloss.trained.evaluation import evaluate, evaluation_step
+
+
+class Watch:
+    """Scores a run on `config.evaluate.split`.
+
+    Args:
+        setup: the run.
+        console: where scores are printed.
+        on_progress: called after every batch; may raise to stop an evaluation.
+    """
+
+    def __init__(self, setup: Setup, console: Console, on_progress: Callable[[], None]):
+        self._setup = setup
+        self._console = console
+        self._on_progress = on_progress
+
+    @functools.cached_property
+    def evaluation_step(self) -> Callable:
+        """The mapped `evaluation_step`; looks at each image once."""
+        return map_over_devices(
+            evaluation_step,
+            mapping=self._setup.config.mapping,
+            model=self._setup.model,
+            inference=self._setup.config.evaluate.inference.in_one_look,
+            num_classes=self._setup.dataset.num_classes,
+        )
+
+    @functools.cached_property
+    def _attention_step(self) -> Callable:
+        return map_over_devices(
+            attention_step,
+            mapping=self._setup.config.mapping,
+            model=self._setup.model,
+            loss=self._setup.loss,
+            augment=self._setup.augment,
+            class_names=self._setup.dataset.class_names,
+        )
+
+    def attention(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        """Shares of the classes in the gradient of the step with these arrays."""
+        # Awaited, because two programs with collectives at once can deadlock on CPU
+        # devices.
+        return jax.block_until_ready(self._attention_step(state, batch))
+
+    def scores(self, state: TrainState, progress: Progress) -> dict[str, float]:
+        """Evaluates a replicated state; returns what `metrics.summary` does."""
+        config, dataset = self._setup.config, self._setup.dataset
+        split = config.evaluate.split
+        task = progress.add_task(split, total=len(dataset.source(split)))
+
+        def on_batch(images: int) -> None:
+            self._on_progress()
+            progress.advance(task, images)
+
+        try:
+            evaluation = evaluate(
+                self.evaluation_step,
+                state.variables,
+                dataset,
+                split,
+                batch_size=config.evaluate.batch_size,
+                size_multiple=config.evaluate.inference.size_multiple,
+                num_threads=config.data.num_threads,
+                on_batch=on_batch,
+            )
+        finally:
+            progress.remove_task(task)
+        return metrics.summary(evaluation.confusion)
+
+    def has_scores(self, writer: MetricWriter, step: int) -> bool:
+        """Whether the scores of a step were written before the run was stopped."""
+        return writer.has(step, f"{self._setup.config.evaluate.split}_mean_iou")
+
+    def write(self, writer: MetricWriter, step: int, summary: dict[str, Any]) -> None:
+        """Writes and prints the scores of a step."""
+        split = self._setup.config.evaluate.split
+        writer.write(step, {f"{split}_{k}": v for k, v in summary.items()})
+        writer.flush()
+        self._console.print(
+            f"step {step}: {split} mean IoU {summary['mean_iou']:.4f}, "
+            f"pixel accuracy {summary['pixel_accuracy']:.4f}"
+        )
