@@ -13,6 +13,7 @@ from experiments.analysis.compare import (
     WORSE,
     Comparison,
     conclusion,
+    headline,
     verdict,
 )
 from experiments.analysis.panels import Panel, Theme
@@ -86,7 +87,7 @@ def difference_panel(comparisons: Sequence[Comparison]) -> Panel:
     """All differences of mean IoU with their intervals."""
     return Panel(
         "difference of mean IoU",
-        " ".join(conclusion(c).split(". ")[0] + "." for c in comparisons),
+        " ".join(map(headline, comparisons)),
         (0.9 + 0.36 * len(comparisons), 7.2),
         lambda axes, theme: _draw_differences(axes, theme, comparisons),
     )
@@ -323,13 +324,13 @@ def _lines_by(study: Study, field: str, sampler: str) -> dict:
         run = runs[0]
         if run.sampler["name"] != sampler or field not in run.sampler:
             continue
-        parts = [run.loss["name"] if isinstance(run.loss, dict) else "several losses"]
+        loss = run.loss["name"] if isinstance(run.loss, dict) else "several losses"
+        parts = [loss.replace("_", " ")]
         if field != "batch_max":
             parts.append(f"batch_max {run.sampler['batch_max']}")
         parts.append("equal steps" if run.total_steps == fewest else "more steps")
         spread = mean_scores(confusions(runs), metrics.mean_iou)
-        key = ", ".join(parts).replace("_", " ").replace("batch max", "batch_max")
-        lines.setdefault(key, []).append((run.sampler[field], spread))
+        lines.setdefault(", ".join(parts), []).append((run.sampler[field], spread))
     return {key: sorted(line, key=lambda p: p[0]) for key, line in lines.items()}
 
 

@@ -12,9 +12,10 @@ import pathlib
 
 from absl import flags
 
-from experiments.analysis.store import load, study_folder
+from experiments.analysis.store import load
 from experiments.report.page import make_page
 from experiments.report.pictures import make_pictures
+from experiments.running.sweep import study_folder
 from segloss import cli
 from segloss.writing import write_text
 

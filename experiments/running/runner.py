@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from rich.console import Console
+
 from experiments.running.board import (
     DONE,
     FAILED,
@@ -17,11 +19,20 @@ from experiments.running.board import (
     Board,
     Row,
 )
-from experiments.running.fingerprint import make_record, newest_checkpoint
+from experiments.running.fingerprint import (
+    check_devices,
+    check_unmixed,
+    code_fingerprint,
+    make_record,
+    newest_checkpoint,
+)
 from experiments.running.launch import Attempt, Launcher
-from experiments.running.worker import Job, Outcome
+from experiments.running.sweep import PlannedRun
+from experiments.running.worker import Job, Outcome, check_free, locked
+from segloss.writing import write_text
 
 _LOGS = ".jobs"
+_DEVICES = "devices.txt"
 _POLL_SECONDS = 0.2
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_LINES = 15
@@ -36,6 +47,7 @@ class Runner:
         workdir: holds the runs, and `.jobs/` with the log of every try.
         code: fingerprint of the code.
         retries: how often a run that crashes is tried again.
+        accepted_code: fingerprints of other code that counts as the same.
     """
 
     board: Board
@@ -43,6 +55,7 @@ class Runner:
     workdir: pathlib.Path
     code: str
     retries: int
+    accepted_code: Sequence[str] = ()
     _attempts: dict[int, tuple[Attempt, int]] = dataclasses.field(default_factory=dict)
     _signals: list[int] = dataclasses.field(default_factory=list)
 
@@ -80,8 +93,11 @@ class Runner:
         job = Job(
             config=row.run.config,
             folder=row.folder.absolute(),
-            record=make_record(row.run, code=self.code),
+            record=make_record(
+                row.run, code=self.code, accepted_code=self.accepted_code
+            ),
             stop_file=directory / "stop",
+            devices_file=(self.workdir / _LOGS / _DEVICES).absolute(),
         )
         row.curve.refresh()
         row.start_clock()
@@ -186,6 +202,50 @@ def failures(rows: Sequence[Row]) -> str:
     return "\n".join(
         f"  {row.run.key}: {row.error}" for row in rows if row.state == FAILED
     )
+
+
+def plan_sweep(
+    runs: Sequence[PlannedRun],
+    workdir: pathlib.Path,
+    console: Console,
+    *,
+    accept_code: Sequence[str] = (),
+) -> tuple[Board, list[str]]:
+    """The runs as a board shows them, and which other code is accepted.
+
+    Raises:
+        ValueError: if the results of the runs could not be collected together.
+    """
+    accepted = check_unmixed(
+        runs, workdir, code=code_fingerprint(), accept_code=accept_code
+    )
+    check_devices(runs, workdir)
+    return Board([Row(run, run.folder(workdir)) for run in runs], console), accepted
+
+
+def run_sweep(
+    board: Board,
+    workdir: pathlib.Path,
+    launcher: Launcher,
+    *,
+    retries: int,
+    accepted_code: Sequence[str] = (),
+) -> int:
+    """Runs what is not done of a sweep that no one else runs; see `Runner.run`.
+
+    Raises:
+        ValueError: if the sweep, or one of its runs, is in use.
+    """
+    with locked(workdir):
+        check_free([row.folder for row in board.rows])
+        devices_file = workdir / _LOGS / _DEVICES
+        if devices := check_devices([row.run for row in board.rows], workdir):
+            write_text(devices_file, devices)
+        else:
+            devices_file.unlink(missing_ok=True)
+        code = code_fingerprint()
+        runner = Runner(board, launcher, workdir, code, retries, accepted_code)
+        return runner.run()
 
 
 def exit_with(code: int, rows: Sequence[Row]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from studies import make_run, make_study, write_run
 
+from experiments.analysis import tables
 from experiments.analysis.store import collect, load, save
 
 FILES = ("study.json", "runs.json", "confusions.npz")
@@ -139,6 +140,25 @@ def test_results_that_do_not_belong_together_are_refused(
     write_run(workdir, odd)
     match = rf"{what}.* are never mixed; random4/seed=0 differs from cl3/seed=1\."
     with pytest.raises(ValueError, match=match):
+        collect(config, workdir)
+
+
+def test_code_that_was_accepted_is_one_and_is_said(config, workdir, tmp_path):
+    odd = next(r for r in make_study().runs if r.key == "cl3/seed=1")
+    (workdir / odd.key).rename(tmp_path / "away")
+    old = "c0de" * 16
+    write_run(workdir, dataclasses.replace(odd, code="new"), accepted_code=[old])
+    study = collect(config, workdir)
+    save(study, tmp_path)
+    assert same(load(tmp_path), study)
+    said = tables.provenance(load(tmp_path))
+    assert "code `new` (accepted by hand as the same: `c0dec0dec0de`)" in said
+    records = json.loads((tmp_path / "runs.json").read_text())
+    assert [r.get("accepted_code") for r in records[3:6]] == [None, [old], None]
+    (workdir / "cl3/seed=2").rename(tmp_path / "away too")
+    third = next(r for r in make_study().runs if r.key == "cl3/seed=2")
+    write_run(workdir, dataclasses.replace(third, code="unknown"))
+    with pytest.raises(ValueError, match="results of different code are never mixed"):
         collect(config, workdir)
 
 
