@@ -133,7 +133,7 @@ def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
 
 
 def main(argv: list[str]) -> None:
-    from experiments.running.board import DONE, arm_table
+    from experiments.running.board import DONE
     from experiments.running.runner import exit_with, plan_sweep, run_sweep
 
     study, runs = plan()
@@ -153,12 +153,10 @@ def main(argv: list[str]) -> None:
         accepted_code=accepted,
     )
     if any(row.state == DONE for row in board.rows):
-        console.print(arm_table(board.rows))
-        console.print(
-            "Mean over the seeds, and their range; for differences with intervals: "
-            f"{what_next(study, workdir)}",
-            soft_wrap=True,
-        )
+        if not console.is_terminal:
+            console.print(board.table())
+        command = what_next(study, workdir)
+        console.print(f"For differences with intervals: {command}", soft_wrap=True)
     exit_with(exit_code, board.rows)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -219,8 +219,7 @@ def load(folder: str | pathlib.Path) -> Study:
         about = json.loads((folder / "study.json").read_text())
     except ValueError as error:
         raise ValueError(f"{folder / 'study.json'} is damaged; {_REMEDY}.") from error
-    _check_fields(folder / "study.json", about, Study, "sha256")
-    digests = about.pop("sha256")
+    digests = about.pop("sha256", {})
     for name in _FILES[1:]:
         if digests.get(name) != _sha256(folder / name):
             raise ValueError(
@@ -230,48 +229,32 @@ def load(folder: str | pathlib.Path) -> Study:
     runs = []
     with np.load(folder / "confusions.npz") as arrays:
         for record in json.loads((folder / "runs.json").read_text()):
-            _check_fields(folder / "runs.json", record, Run)
-            key = f"{record['arm']}/seed={record['seed']}"
-            record["class_names"] = tuple(record["class_names"])
-            record["accepted_code"] = tuple(record.get("accepted_code", ()))
-            runs.append(Run(**record, per_image=arrays[key]))
+            for field in ("class_names", "accepted_code"):
+                record[field] = tuple(record.get(field, ()))
+            per_image = arrays[f"{record['arm']}/seed={record['seed']}"]
+            run = _from_store(folder / "runs.json", Run, record, per_image=per_image)
+            runs.append(run)
     about["comparisons"] = tuple(map(tuple, about["comparisons"]))
-    study = Study(**about, runs=tuple(runs))
+    study = _from_store(folder / "study.json", Study, about, runs=tuple(runs))
     _check_comparable(study)
     return study
 
 
-def _fields_stored(kind: type[Study] | type[Run]) -> list[dataclasses.Field]:
-    """Without the runs of a study and the confusions of a run."""
-    fields = dataclasses.fields(kind)
-    return [field for field in fields if field.name not in ("runs", "per_image")]
-
-
 def _to_store(record: Study | Run) -> dict[str, Any]:
-    fields = {f.name: getattr(record, f.name) for f in _fields_stored(type(record))}
-    if not fields.get("accepted_code", True):
-        del fields["accepted_code"]
-    return fields
+    """Without the runs of a study, the confusions of a run, and what is not said."""
+    left_out = {"runs", "per_image"}
+    if not getattr(record, "accepted_code", True):
+        left_out.add("accepted_code")
+    return {name: x for name, x in vars(record).items() if name not in left_out}
 
 
-def _check_fields(
-    path: pathlib.Path,
-    stored: Mapping[str, Any],
-    kind: type[Study] | type[Run],
-    *others: str,
-) -> None:
-    fields = _fields_stored(kind)
-    known = {*others, *(f.name for f in fields)}
-    required = known - {f.name for f in fields if f.default != dataclasses.MISSING}
-    for word, differing in (
-        ("lacks", required - stored.keys()),
-        ("has the unknown", stored.keys() - known),
-    ):
-        if differing:
-            raise ValueError(
-                f"{path} {word} {', '.join(sorted(differing))}, so other code stored "
-                f"it; {_REMEDY}."
-            )
+def _from_store(
+    path: pathlib.Path, kind: Callable[..., Any], fields: Mapping[str, Any], **others
+) -> Any:
+    try:
+        return kind(**fields, **others)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}; other code stored it; {_REMEDY}.") from None
 
 
 def _sha256(path: pathlib.Path) -> str:

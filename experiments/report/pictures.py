@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import io
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -15,43 +14,32 @@ from segloss import metrics
 from segloss.report import voc_palette
 from segloss.report.palette import VOID_COLOR, to_colors
 
-# Comparisons that are shown: of each baseline the first, up to so many.
+# The most comparisons that are shown, of each baseline the first.
 _COMPARISONS = 3
 _LONGEST_SIDE = 560
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One image, its labels, and what both arms make of it, as data: URIs.
+    """One image, its labels, and what both arms predict, as data: URIs."""
 
-    Attributes:
-        title: why it is shown.
-        words: scores and name of the image.
-        before: prediction of the baseline.
-        after: prediction of the arm.
-    """
-
-    title: str
-    words: str
+    title: str  # why it is shown
+    words: str  # name and scores
     image: str
     truth: str
-    before: str
-    after: str
+    before: str  # prediction of the baseline
+    after: str  # prediction of the arm
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one comparison, for one seed.
-
-    Attributes:
-        legend: colours as CSS has them, by class that occurs.
-    """
+    """Pictures of one comparison, for one seed."""
 
     arm: str
     baseline: str
     seed: int
     pictures: list[Picture]
-    legend: dict[str, str]
+    legend: dict[str, str]  # by class that occurs, a colour of CSS
 
 
 def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]:
@@ -128,7 +116,11 @@ def _make_set(
                 after=predicted[1],
             )
         )
-    legend = dict(_legend(found, study.runs[0].class_names, ignore_label))
+    colors = {c: tuple(voc_palette()[c].tolist()) for c in found - {ignore_label}}
+    names = {c: study.runs[0].class_names[c] for c in colors}
+    legend = {names[c]: f"rgb{colors[c]}" for c in sorted(colors)}
+    if ignore_label in found:
+        legend["void"] = f"rgb{VOID_COLOR}"
     return PictureSet(arm, baseline, treatment.seed, pictures, legend)
 
 
@@ -141,15 +133,6 @@ def _check_is_that_image(
             f"image {place} of the split has other labels than it was scored on; the "
             "data set changed since. Report without --workdir, or run the study anew."
         )
-
-
-def _legend(
-    found: set[int], names: tuple[str, ...], ignore_label: int
-) -> Iterator[tuple[str, str]]:
-    for label in sorted(found - {ignore_label}):
-        yield names[label], f"rgb{tuple(voc_palette()[label].tolist())}"
-    if ignore_label in found:
-        yield "void", f"rgb{VOID_COLOR}"
 
 
 def _photo_uri(pixels: np.ndarray) -> str:

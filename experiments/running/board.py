@@ -4,9 +4,8 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -15,7 +14,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments import SCORES
 from experiments.running.sweep import PlannedRun
 from segloss.report import make_table
 
@@ -190,30 +188,6 @@ class Board:
         counts = (f"{states.count(s)} {s}" for s in _STYLES if s in states)
         table.caption = ", ".join(counts)
         return table
-
-
-def arm_table(rows: Iterable[Row]) -> Table:
-    """The scores of each arm: mean over its seeds, and range."""
-    table = make_table(("arm",), ("seeds", *SCORES.values()))
-    arms: dict[str, list[dict[str, float]]] = {}
-    for row in rows:
-        summaries = arms.setdefault(row.run.arm, [])
-        if row.state == DONE:
-            summaries.append(row.summary)
-    for arm, summaries in arms.items():
-        cells = (_mean_and_range([s[key] for s in summaries]) for key in SCORES)
-        table.add_row(Text(arm), str(len(summaries)), *cells)
-    return table
-
-
-def _mean_and_range(scores: Sequence[float | None]) -> str:
-    present = [score for score in scores if score is not None]
-    if not present:
-        return _DASH
-    mean = f"{statistics.fmean(present):.3f}"
-    if len(present) == 1:
-        return mean
-    return f"{mean} ({min(present):.3f} to {max(present):.3f})"
 
 
 def _format(score: float | None) -> str:

@@ -20,7 +20,6 @@ from experiments.running.board import (
     WAITING,
     Board,
     Row,
-    arm_table,
 )
 from experiments.running.fingerprint import code_fingerprint
 from experiments.running.runner import Runner, failures
@@ -278,20 +277,6 @@ def test_table_shows_where_each_run_is(tmp_path):
         assert cell in line
     assert "2 failed, 1 done" in terminal.file.getvalue()
     assert list(map(str, board.table(2).columns[0].cells)) == ["b", "c"]
-
-
-def test_arms_have_mean_and_range(tmp_path):
-    for seed, step in enumerate((2, 6, 4)):
-        play(tmp_path / str(seed), {"a": [(step, Outcome("done"))]})
-    runs = expand(config(), [{"arm": "a", "seed": 0}])
-    rows = [Row(runs[0], runs[0].folder(tmp_path / str(n))) for n in range(3)]
-    cells = [next(iter(c.cells)) for c in arm_table(rows).columns]
-    assert [str(c) for c in cells[:4]] == [
-        "a",
-        "3",
-        "0.400 (0.200 to 0.600)",
-        "\N{EN DASH}",
-    ]
 
 
 def job(tmp_path, code="c"):

@@ -241,10 +241,9 @@ def test_a_full_disk_leaves_what_was_stored(tmp_path, full_disk):
 @pytest.mark.parametrize(
     ("name", "change", "problem"),
     [
-        ("study.json", lambda study: study.pop("paper"), "lacks paper"),
-        ("study.json", lambda study: study.pop("sha256"), "lacks sha256"),
-        ("runs.json", lambda run: run.pop("devices"), "lacks devices"),
-        ("runs.json", lambda run: run.update(host="a"), "has the unknown host"),
+        ("study.json", lambda study: study.pop("paper"), "missing .* 'paper'"),
+        ("runs.json", lambda run: run.pop("devices"), "missing .* 'devices'"),
+        ("runs.json", lambda run: run.update(host="a"), "unexpected .* 'host'"),
     ],
 )
 def test_what_was_stored_with_other_fields_is_refused(tmp_path, name, change, problem):
@@ -253,10 +252,11 @@ def test_what_was_stored_with_other_fields_is_refused(tmp_path, name, change, pr
     change(about if name == "study.json" else runs[3])
     (tmp_path / "runs.json").write_text(json.dumps(runs))
     digest = hashlib.sha256((tmp_path / "runs.json").read_bytes()).hexdigest()
-    if "sha256" in about:
-        about["sha256"]["runs.json"] = digest
+    about["sha256"]["runs.json"] = digest
     (tmp_path / "study.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match=rf"/{name} {problem}, so .* writes all anew"):
+    with pytest.raises(
+        ValueError, match=rf"/{name}: .* {problem}; other .* writes all anew"
+    ):
         load(tmp_path)
 
 
