@@ -188,17 +188,16 @@ def _differences(
     if record["config"] != config_fingerprint(run.config):
         if not (folder / "config.json").exists():
             return [*differences, "has no config.json."]
-        now, before = (
-            train.flat_fields(config, without=FREE)
-            for config in (run.config, train.read_config(folder))
-        )
-        fields = "; ".join(
-            f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
-            for field in sorted(before.keys() | now.keys())
-            if before.get(field) != now.get(field)
-        )
+        differing = train.differing_fields(run.config, folder, free=FREE)
+        fields = [f"{name} was {was!r}, is {now!r}" for name, was, now in differing]
         if fields:
-            differences.append(f"the config changed: {fields}.")
+            differences.append(f"the config changed: {'; '.join(fields)}.")
+        try:
+            # A run that is resumed checks its weights itself.
+            began_with = _read_json(folder / "results.json").get("pretrained")
+            train.check_same_weights(run.config, began_with)
+        except ValueError as error:
+            differences.append(f"the config changed: {error}")
     return differences
 
 

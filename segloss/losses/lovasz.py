@@ -1,9 +1,9 @@
-"""The Jaccard loss of a set of misclassified pixels, extended to errors of any size.
+"""Lovasz losses: the Jaccard loss extended from wrong pixels to continuous errors.
 
-Berman et al. 2018 (arXiv:1705.08790), Def. 2: the Lovasz extension is `sum_i w_i e_i`,
-where `w_i` is what pixel i adds to `1 - intersection / union` when the pixels are taken
-to be wrong one by one, by decreasing error `e`. The weights change only where two
-errors change places, so the derivatives of `w` are 0.
+Berman et al. 2018 (arXiv:1705.08790), Def. 2: the Lovasz extension is `sum_i w_i e_i`
+with errors `e`. Mark the pixels as wrong one at a time in order of decreasing error;
+`w_i` is the increase in `1 - intersection / union` when pixel i is marked. The weights
+are piecewise constant in the errors, so their derivatives are 0.
 """
 
 import functools
@@ -32,35 +32,40 @@ def lovasz_softmax(
     bins: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Lovasz extension of the Jaccard loss of each class, averaged; from 0 to 1.
+    """Lovasz-softmax loss: mean over classes of the Lovasz-extended Jaccard loss.
 
-    The error of a pixel is `1 - p` in the class of its label and `p` in the others:
-    Berman et al. 2018 (arXiv:1705.08790), Alg. 1 and its softmax.
+    The error of a pixel is `1 - p` for the class of its label and `p` for the others:
+    Berman et al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies between 0 and 1.
 
-    Pixels of equal error share their weights, so that the gradient does not depend on
-    the order of the pixels. Of second derivatives only those of the softmax remain.
+    Pixels with equal errors share their weights equally, so the gradient does not
+    depend on pixel order. Second derivatives come from the softmax only.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> loss = lovasz_softmax(logits, jnp.array([[0, 1]]))
+    >>> print(f"{loss:.4f}")  # (0.5 + (0.5 + 0.25) / 2) / 2
+    0.4375
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A
-            valid pixel whose label is no class makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        classes: "present" leaves out a class that no label holds; with "all" it costs
-            its largest probability.
-        per_image: the mean of the loss over the images that hold a valid pixel. Then
-            "present" means in the image.
-        bins: None sorts the errors. A number, at least 1, takes the errors within each
-            of so many equal parts of `[0, 1]` for equal when it weighs them, which is
-            much faster. Such weights are a mixture of other orders' weights. Since the
-            right order's sum is the largest, and both give the same total weight to
-            each part, `exact - 1 / bins <= loss <= exact`. The gradient is that of the
-            errors, their weights held fixed.
-        axis_name: mapped device axis whose devices share one loss. Without `bins` each
-            sorts the errors of all, unless `per_image`.
+        labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
+            label outside this range makes the loss NaN.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        classes: "present" averages only the classes that occur in the labels; "all"
+            averages all, where an absent class costs its largest probability.
+        per_image: compute the loss per image, then average the images with a valid
+            pixel. "present" then refers to the classes of each image.
+        bins: None sorts the errors exactly. An integer n, at least 1, divides `[0, 1]`
+            into n bins and computes the weights as if all errors in a bin were equal,
+            which is much faster. The result satisfies `exact - 1 / n <= loss <= exact`:
+            the sorted order maximises the sum, and each bin keeps its total weight.
+            The gradient treats the weights as constants.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+            Without `bins` and `per_image`, each device sorts the errors of all devices.
 
     Raises:
-        ValueError: if `classes` or `bins` is none of the above, or an array's shape or
-            type does not fit `logits`.
+        ValueError: if `classes` or `bins` is invalid, or an array's shape or
+            type does not match `logits`.
     """
     name = "lovasz_softmax"
     check_choice(name, "classes", classes, ("all", "present"))
@@ -91,27 +96,32 @@ def lovasz_hinge(
     per_image: bool = True,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Lovasz extension of the Jaccard loss of the foreground, with hinge errors.
+    """Lovasz hinge loss: Lovasz-extended Jaccard loss of the foreground.
 
-    The error of a pixel is `max(0, 1 - s)` in the foreground and `max(0, 1 + s)` in the
-    background, where s is its logit: the Lovasz hinge of Berman et al. 2018
-    (arXiv:1705.08790). Without foreground the loss is the largest error.
+    The error of a pixel with logit s is `max(0, 1 - s)` for foreground and
+    `max(0, 1 + s)` for background: Berman et al. 2018 (arXiv:1705.08790). If there is
+    no foreground, the loss is the largest error.
 
-    Pixels of equal error share their weights. The second derivatives are 0.
+    Pixels with equal errors share their weights equally. Second derivatives are 0.
+
+    >>> import jax.numpy as jnp
+    >>> logits, labels = jnp.array([[2.0, -0.5]]), jnp.array([[True, True]])
+    >>> print(f"{lovasz_hinge(logits, labels):.4f}")  # errors 0, 1.5; weights 1/2, 1/2
+    0.7500
 
     Args:
-        logits: scores, positive where foreground is predicted. All axes but the first
-            are pixels of one image.
-        labels: True or 1 in the foreground, False or 0 elsewhere, in the shape of
-            `logits`. A valid pixel with another label makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        per_image: the mean of the loss over the images that hold a valid pixel; False
-            takes the batch for one image.
-        axis_name: mapped device axis whose devices share one loss. Each sorts the
-            errors of all, unless `per_image`.
+        logits: scores, positive where foreground is predicted. All axes after the first
+            are pixels of one image; there is no class axis.
+        labels: True or 1 for foreground, False or 0 for background, in the shape of
+            `logits`. A valid pixel with any other label makes the loss NaN.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        per_image: compute the loss per image, then average the images with a valid
+            pixel. False treats the batch as one image.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+            Without `per_image`, each device sorts the errors of all devices.
 
     Raises:
-        ValueError: if an array's shape or type does not fit `logits`.
+        ValueError: if an array's shape or type does not match `logits`.
     """
     check_arrays("lovasz_hinge", logits, labels, valid, multi_label=True)
 
@@ -141,24 +151,24 @@ def _mean_extension(
     bins: int | None,
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """The extension of each class, averaged as `mean_over_classes` does."""
+    """Lovasz extension of each class, averaged by `mean_over_classes`."""
     across = None if per_image else axis_name
     counted = valid[..., None]
-    # An error of 0 in the background is last in order, and adds nothing.
+    # A background error of 0 comes last in the order and adds nothing.
     errors = jnp.where(counted, errors, 0.0)
     weigh = functools.partial(
         weights_and_total, per_image=per_image, bins=bins, axis_name=across
     )
     sharding = jax.typeof(errors).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:
-        # Such a mesh allows no sort of a sharded axis, and no reshape.
+        # With explicit axes, JAX can neither sort nor reshape a sharded axis.
         whole = jax.NamedSharding(sharding.mesh, jax.P())
         weigh = jax.sharding.auto_axes(weigh, out_sharding=(sharding, whole))
     order = jax.lax.stop_gradient(errors).astype(jnp.float32)
     weights, total = weigh(order, foreground & counted, counted)
     cost = (weights * errors).sum(range(1 if per_image else 0, valid.ndim))
     cost = sum_over_devices(cost.reshape(total.shape), across)
-    # Logits gone NaN must not pass for a class that is absent.
+    # A class with NaN logits must not be treated as absent.
     takes_part = (classes == "all") | (total > 0) | jnp.isnan(cost)
     return mean_over_classes(
         cost,

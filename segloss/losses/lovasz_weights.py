@@ -1,7 +1,8 @@
-"""The weights of the Lovasz extension: what each error adds to the Jaccard loss.
+"""Weights of the Lovasz extension: the increase in Jaccard loss per wrong pixel.
 
-Exact by sorting the errors, or by counting them in bins of errors taken for equal.
-A TPU reads and writes at random places one by one, so there both do without.
+The weights are exact if the errors are sorted, or approximate if errors are counted in
+bins and treated as equal within a bin. On a TPU, both ways avoid gathers and scatters,
+which process one element at a time there.
 """
 
 import functools
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from segloss.losses.reduce import sum_over_devices
 
-# Numbers that are summed up along before the rows are: see `_scan`.
+# Row length of the two-level scan; see `_scan`.
 _ROW = 1024
 
 
@@ -26,20 +27,20 @@ def weights_and_total(
     bins: int | None,
     axis_name: str | None,
 ) -> tuple[Float[Array, "b *spatial c"], Int[Array, "rows c"]]:
-    """The weight of each error, and the number of foreground pixels."""
+    """Returns the weight of each error, and the number of foreground pixels."""
     if bins is not None:
         part = jnp.clip((errors * bins).astype(jnp.int32), 0, bins - 1)
         cells = jnp.where(counted, 2 * part + foreground, 2 * bins)
         return _weights_by_bin(
             cells, bins=bins, per_image=per_image, axis_name=axis_name
         )
-    # The bits of floats that are not negative are ordered as they are, and the first
-    # is free.
+    # The bit patterns of nonnegative floats are ordered like the floats. Their sign bit
+    # is 0 and is shifted out, which makes room for the label.
     keys = 2 * jax.lax.bitcast_convert_type(errors, jnp.uint32) + foreground
     weigh = functools.partial(_weights_by_order, axis_name=axis_name)
     if per_image:
         weigh = jax.vmap(weigh)
-    # Class by class, because a sort takes the memory of several arrays.
+    # One class at a time, because a sort needs several temporary arrays.
     weights, total = jax.lax.map(weigh, jnp.moveaxis(keys, -1, 0))
     return jnp.moveaxis(weights, 0, -1), total.reshape(len(total), -1).T
 
@@ -47,14 +48,14 @@ def weights_and_total(
 def _weights_by_order(
     keys: UInt32[Array, "*pixels"], *, axis_name: str | None
 ) -> tuple[Float[Array, "*pixels"], Int[Array, ""]]:
-    """The weights of one class, and the number of foreground pixels.
+    """Returns the weights of one class, and the number of foreground pixels.
 
-    Sorted, and sorted back: a TPU reads and writes at random places one by one.
+    A second sort restores the pixel order, because a scatter is slow on a TPU.
     """
     everyones = keys.ravel()
     if axis_name is not None:
         everyones = jax.lax.all_gather(everyones, axis_name, tiled=True)
-    # Further errors of 0 in the background change nothing.
+    # Padding with background errors of 0 does not change the result.
     everyones = jnp.pad(everyones, (0, -everyones.size % _ROW))
     place = jnp.arange(everyones.size, dtype=jnp.int32)
     sort = functools.partial(jax.lax.sort, num_keys=1, is_stable=False)
@@ -82,7 +83,7 @@ def _weights_by_order(
     start = 0
     if axis_name is not None:
         start = jax.lax.axis_index(axis_name) * keys.size
-        # Equal on all devices already; this lets `shard_map` know.
+        # Already equal on all devices; `pmax` proves it to `shard_map`.
         total = jax.lax.pmax(total, axis_name)
     weights = jax.lax.dynamic_slice(weights, (start,), (keys.size,))
     return weights.reshape(keys.shape), total
@@ -95,9 +96,9 @@ def _scan(
     *,
     reverse: bool = False,
 ) -> Int[Array, " n"]:
-    """`cumulate` of each row, then of the rows' ends.
+    """Two-level scan: `cumulate` within rows of `_ROW` elements, then across rows.
 
-    In one step the compiler for TPUs takes half a minute.
+    A one-level scan takes the TPU compiler half a minute.
     """
     rows = cumulate(x.reshape(-1, _ROW), axis=1, reverse=reverse)
     ends = cumulate(rows[:, 0 if reverse else -1], reverse=reverse)[:, None]
@@ -115,10 +116,10 @@ def _weights_by_bin(
     per_image: bool,
     axis_name: str | None,
 ) -> tuple[Float[Array, "b *spatial c"], Int[Array, "rows c"]]:
-    """The weights, and the number of foreground pixels.
+    """Returns the weights, and the number of foreground pixels.
 
-    Cell `2 k + f` holds the background (f = 0) or the foreground (1) of bin k, and the
-    last one void.
+    Cell `2 k + f` holds the background (f = 0) or foreground (f = 1) pixels of bin k;
+    the last cell holds void pixels.
     """
     counts = _count(cells, 2 * bins + 1, per_image=per_image)
     counts = sum_over_devices(counts, axis_name)[..., :-1]
@@ -136,7 +137,7 @@ def _weights_by_bin(
 def _count(
     cells: Int[Array, "b *spatial c"], size: int, *, per_image: bool
 ) -> Int[Array, "rows c {size}"]:
-    """How often each of `range(size)` occurs."""
+    """Counts how often each integer of `range(size)` occurs, per row and class."""
     rows, c = len(cells) if per_image else 1, cells.shape[-1]
 
     def add_up(cells):
@@ -145,7 +146,7 @@ def _count(
         return counts.reshape(rows, c, size)
 
     def multiply(cells):
-        # Class by class, or the one-hot arrays get into memory.
+        # One class at a time; otherwise the one-hot arrays are materialised.
         counts = jax.lax.map(
             lambda k: multiply_class(_take_class(cells, k)), jnp.arange(c)
         )
@@ -170,7 +171,7 @@ def _look_up(
     *,
     per_image: bool,
 ) -> Float[Array, "b *spatial c"]:
-    """The value of each cell."""
+    """Looks up the table value of each cell."""
     rows, c, size = table.shape
 
     def read(table, cells):
@@ -202,14 +203,14 @@ def _look_up(
 def _take_class(
     cells: Int[Array, "b *spatial c"], k: Int[Array, ""]
 ) -> Int[Array, " b *spatial"]:
-    """By a slice, where `cells[..., k]` would be a gather."""
+    """`cells[..., k]` as a slice; indexing would compile to a gather."""
     return jax.lax.dynamic_index_in_dim(cells, k, axis=-1, keepdims=False)
 
 
 def _start_of_row(
     cells: Int[Array, "b *spatial c"], rows: int, size: int
 ) -> Int[Array, "_ *_spatial c"]:
-    """Where the counts of each row and class start in an array of all."""
+    """Offset of each row and class in the flat array of counts."""
     c = cells.shape[-1]
     start = size * jnp.arange(rows * c, dtype=jnp.int32)
     return start.reshape(rows, *(1,) * (cells.ndim - 2), c)
@@ -218,10 +219,10 @@ def _start_of_row(
 def _digits(
     cells: Int[Array, "*pixels"], size: int
 ) -> tuple[Bool[Array, " high *pixels"], Bool[Array, " low *pixels"]]:
-    """One-hot arrays of both digits of numbers below `size`.
+    """One-hot arrays of the high and low digit of integers below `size`.
 
-    A TPU scatters and gathers one by one. Its matrix unit counts, and finds, by such
-    arrays, which are never in memory.
+    A TPU gathers and scatters one element at a time. Products of these one-hot arrays
+    count and look up on the matrix unit instead; they are never materialised.
     """
     low_bits = size.bit_length() // 2
     shape = -1, *(1,) * cells.ndim
@@ -237,19 +238,19 @@ def _weights(
     fg: Int[Array, "*shape"],
     bg: Int[Array, "*shape"],
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """The weights of a foreground and of a background pixel among equal errors.
+    """Weights of a foreground and of a background pixel in a group of equal errors.
 
-    With the foreground before the background, a pixel of the foreground adds
-    `1 / (total + bg_above)`, and those of the background together
+    If the foreground of the group is ordered first, each foreground pixel adds
+    `1 / (total + bg_above)`, and all its background pixels together add
     `(total - fg_above - fg) (1 / (total + bg_above) - 1 / (total + bg_above + bg))`.
-    This is the mean of that and of the other order.
+    The weights are the mean of this order and the reverse order.
 
     Args:
-        total: foreground pixels in all.
-        fg_above: foreground pixels of larger error.
-        bg_above: background pixels of larger error.
-        fg: foreground pixels of this error.
-        bg: background pixels of this error.
+        total: number of foreground pixels.
+        fg_above: number of foreground pixels with a larger error.
+        bg_above: number of background pixels with a larger error.
+        fg: number of foreground pixels with this error.
+        bg: number of background pixels with this error.
     """
     total, fg_above, bg_above, fg, bg = (
         x.astype(jnp.float32) for x in (total, fg_above, bg_above, fg, bg)
@@ -258,6 +259,6 @@ def _weights(
     after = jnp.maximum(total + bg_above + bg, 1.0)
     of_foreground = (1.0 / before + 1.0 / after) / 2
     of_background = (total - fg_above - fg / 2) / (before * after)
-    # Without foreground the first pixel makes the loss 1, and no other adds to it.
+    # Without foreground, the first wrong pixel raises the loss to 1; others add 0.
     is_first = (total == 0) & (bg_above == 0)
     return of_foreground, jnp.where(is_first, 1.0 / after, of_background)

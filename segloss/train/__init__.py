@@ -9,6 +9,8 @@ from segloss.train.setup import make_setup
 from segloss.train.stored_config import (
     change_fields,
     check_same_config,
+    check_same_weights,
+    differing_fields,
     flat_fields,
     read_config,
 )
@@ -20,6 +22,8 @@ __all__ = [
     "TrainedModel",
     "change_fields",
     "check_same_config",
+    "check_same_weights",
+    "differing_fields",
     "evaluate_run",
     "export",
     "flat_fields",
