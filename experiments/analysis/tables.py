@@ -126,10 +126,8 @@ def binary_arms_table(study: Study) -> Table:
     table = make_table(["arm"], BINARY_SCORES.values())
     for arm, runs in study.arms.items():
         table.add_row(Text(arm), *_spreads(runs, BINARY_SCORES, binary_score))
-    table.caption = (
-        f"percent, of {study.runs[0].class_names[1]} alone: mean (smallest to largest "
-        "seed)"
-    )
+    name = study.runs[0].class_names[1]
+    table.caption = f"percent, of {name} alone: mean (smallest to largest seed)"
     return table
 
 
@@ -211,26 +209,21 @@ def caveat(study: Study) -> str:
     seeds = len({run.seed for run in study.runs})
     images = images_with_class(study.runs[0])
     rare = [name for name, n in images.items() if 0 < n < MIN_IMAGES]
-    held = sum(n > 0 for n in images.values())
-    of_classes = (
-        f" Fewer than {MIN_IMAGES} test images hold {', '.join(rare)}: too few to tell "
-        f"a difference, though {len(rare)} of the {held} classes in the mean IoU are "
-        "such."
-        if rare
-        else ""
-    )
-    if seeds == 1:
-        return (
-            "One seed: the intervals say nothing of what another would give."
-            f"{of_classes}"
-        )
-    return (
+    text = (
         f"{seeds} seeds say little of how seeds spread, so the intervals are rather "
         "too narrow: in a simulation of 40 images, with seeds that spread more than "
         "images, they hold the truth in 79 % of cases with 3 seeds and in 92 % with "
         "12, instead of in 95 %. One that barely leaves 0 out is no proof."
-        f"{of_classes}"
+        if seeds > 1
+        else "One seed: the intervals say nothing of what another would give."
     )
+    if rare:
+        text += (
+            f" Fewer than {MIN_IMAGES} test images hold {', '.join(rare)}: too few to "
+            f"tell a difference, though {len(rare)} of the "
+            f"{sum(n > 0 for n in images.values())} classes in the mean IoU are such."
+        )
+    return text
 
 
 def provenance(study: Study, quote: str = "`") -> str:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import submitit
 
@@ -27,13 +27,16 @@ _FILES_WITHIN_SECONDS = 20
 _ASK_SLURM_EVERY_SECONDS = 5
 
 
-class Attempt(Protocol):
-    """One try of a run."""
+class Attempt:
+    """One try of a run, which is over from the start where it ran in this process."""
 
-    log: pathlib.Path
+    def __init__(self, log: pathlib.Path, outcome: Outcome | None = None):
+        self.log = log
+        self._outcome = outcome
 
     def poll(self) -> Outcome | None:
         """How it ended; None while it has not."""
+        return self._outcome
 
     def stop(self) -> None:
         """Asks it to save its state and end."""
@@ -42,18 +45,13 @@ class Attempt(Protocol):
         """Ends it at once."""
 
 
-class Launcher(Protocol):
-    """A place for runs."""
-
-    jobs: int  # that run at once
-    in_process: bool  # whether a signal for a run is one for the sweep
-
-    def start(self, job: Job, directory: pathlib.Path) -> Attempt:
-        """Starts a job; `directory` is new, and takes its log."""
-
-
 class Inline:
-    """One run after the other in this process: no start-up, one compilation cache."""
+    """One run after the other in this process: no start-up, one compilation cache.
+
+    Attributes:
+        jobs: how many run at once, here and in the other launchers.
+        in_process: whether a signal for a run is one for the sweep.
+    """
 
     jobs = 1
     in_process = True
@@ -62,7 +60,7 @@ class Inline:
         self._cache = cache
 
     def start(self, job: Job, directory: pathlib.Path) -> Attempt:
-        """Returns once the job is over."""
+        """Starts a job, here until its end; `directory` is new, and takes its log."""
         import jax
 
         if not jax.config.jax_compilation_cache_dir:
@@ -74,21 +72,7 @@ class Inline:
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
         ):
-            return _Over(directory / "log.out", run_job(job))
-
-
-class _Over:
-    def __init__(self, log: pathlib.Path, outcome: Outcome):
-        self.log = log
-        self._outcome = outcome
-
-    def poll(self) -> Outcome | None:
-        return self._outcome
-
-    def stop(self) -> None:
-        pass
-
-    kill = stop
+            return Attempt(directory / "log.out", run_job(job))
 
 
 class Local:
@@ -114,16 +98,15 @@ class Local:
         return _LocalAttempt(job, directory, self._environments)
 
 
-class _LocalAttempt:
+class _LocalAttempt(Attempt):
     def __init__(self, job: Job, directory: pathlib.Path, environments: list[dict]):
-        directory.mkdir(parents=True)
-        (directory / JOB).write_bytes(pickle.dumps(job))
-        self.log = directory / "log.out"
+        super().__init__(directory / "log.out")
         self._outcome_file = directory / OUTCOME
-        self._outcome: Outcome | None = None
         self._stop_file = job.stop_file
         self._free = environments
         self._environment = environments.pop()
+        directory.mkdir(parents=True)
+        (directory / JOB).write_bytes(pickle.dumps(job))
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *_WORKER, str(directory)],
@@ -238,9 +221,9 @@ class Slurm:
         return job_id in self._alive
 
 
-class _SlurmAttempt:
+class _SlurmAttempt(Attempt):
     def __init__(self, submitted: submitit.Job, job: Job, slurm: Slurm):
-        self.log = submitted.paths.stdout
+        super().__init__(submitted.paths.stdout)
         self._submitted = submitted
         self._stop_file = job.stop_file
         self._slurm = slurm
@@ -271,3 +254,6 @@ class _SlurmAttempt:
 
     def _cancel(self, how: str) -> None:
         subprocess.run(["scancel", how, self._submitted.job_id], capture_output=True)
+
+
+Launcher = Inline | Local | Slurm
