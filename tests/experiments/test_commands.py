@@ -1,5 +1,6 @@
 """What the commands of a study say before they begin, and at their end."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from studies import make_study, write_run
 from test_store import CONFIG as POLES
 
 from experiments.run import what_next
-from experiments.running.sweep import load_study
+from experiments.running.fingerprint import make_record
+from experiments.running.sweep import expand, load_study, smoke_overrides
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = ROOT / "configs" / "sweeps"
@@ -91,6 +93,23 @@ def test_a_study_without_a_folder_is_collected_within_its_workdir(tmp_path, from
     assert text.startswith("# cracks\n\nDoes Balance-batch find poles?\n")
     assert "cl3 against random4, equal steps: mean IoU +" in text
     assert (tmp_path / "runs" / "results" / "study.json").exists()
+
+
+def test_code_is_accepted_by_name(tmp_path):
+    study = load_study(SWEEPS / "demo_samplers.py")
+    run, *_ = expand(study.get_config("smoke"), smoke_overrides(study))
+    folder = run.folder(tmp_path)
+    (folder / "checkpoints" / "2").mkdir(parents=True)
+    record = make_record(run, code="0123456789abcdef")
+    (folder / "run.json").write_text(json.dumps(record))
+    asked = ["experiments.run", f"--config={study.path}", f"--workdir={tmp_path}"]
+    asked += ["--smoke", "--dry_run"]
+    done = command(*asked, "--accept_code=0123456789ac")
+    assert done.returncode == 1
+    assert "; --accept_code=0123456789ab if it computes the same." in done.stderr
+    done = command(*asked, "--accept_code=0123456789ab")
+    assert done.returncode == 0, done.stderr
+    assert "2 waiting" in done.stdout
 
 
 def test_smoke_leaves_out_what_its_base_lacks(tmp_path):
