@@ -98,7 +98,7 @@ def points(interval: Interval) -> str:
         f"{_in_points(x):+.2f}"
         for x in (interval.estimate, interval.low, interval.high)
     )
-    # Rounded down: what is not all of them must not read so.
+    # Rounded down, so that only all of the resamples read as 100 %.
     share = math.floor(1000 * interval.defined) / 10
     share = "" if interval.defined == 1 else f", of {share:g} %"
     return f"{estimate} ({low} to {high}{share})"

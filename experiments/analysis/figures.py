@@ -68,7 +68,7 @@ def make_plots(
 def curve_panels(
     study: Study, label: str, ending: str, factor: float, *, least: int
 ) -> Iterator[Panel]:
-    """What was logged by step, where an arm has at least so many points."""
+    """Logged values by step, if an arm has at least `least` of them."""
     for title, arms in _groups(study):
         curves = {arm: _curves(study.arms[arm], ending, factor) for arm in arms}
         if max(len(steps) for steps, _ in curves.values()) < least:

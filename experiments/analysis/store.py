@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import operator
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -241,7 +242,7 @@ def load(folder: str | pathlib.Path) -> Study:
 
 
 def _to_store(record: Study | Run) -> dict[str, Any]:
-    """Without the runs of a study, the confusions of a run, and what is not said."""
+    """The fields for JSON: no runs, no confusions, no empty `accepted_code`."""
     left_out = {"runs", "per_image"}
     if not getattr(record, "accepted_code", True):
         left_out.add("accepted_code")
@@ -272,12 +273,12 @@ def _check_comparable(study: Study) -> None:
     one_code = len(codes.keys() - accepted) <= 1
     for what, of_run in {
         "code": lambda run: one_code or run.code,
-        "data": lambda run: run.data,
-        "pretrained weights": lambda run: run.pretrained,
-        "devices": lambda run: run.devices,
-        "split": lambda run: run.split,
-        "classes": lambda run: run.class_names,
-        "confusions (images, classes, classes)": lambda run: run.per_image.shape,
+        "data": operator.attrgetter("data"),
+        "pretrained weights": operator.attrgetter("pretrained"),
+        "devices": operator.attrgetter("devices"),
+        "split": operator.attrgetter("split"),
+        "classes": operator.attrgetter("class_names"),
+        "confusions (images, classes, classes)": operator.attrgetter("per_image.shape"),
         # The same images in the same order have the same labels.
         "labels of the images": lambda run: run.per_image.sum(axis=2).tobytes(),
     }.items():

@@ -1,4 +1,4 @@
-"""The page: what is stored of a study, as one HTML file."""
+"""The page of a study: its stored results as one HTML file."""
 
 import pathlib
 from collections.abc import Sequence

@@ -59,11 +59,11 @@ def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]
 
 
 def choose_images(treatment: Run, baseline: Run) -> dict[str, tuple[int, float, float]]:
-    """Images whose own mean IoU gains most, changes as the median does, loses most.
+    """The images with the largest gain, the median and the largest loss of mean IoU.
 
     Returns:
-        Why, to the image's place, its score before and its score after. One that comes
-        twice is there once.
+        By the reason for the choice: the image's place, its score before and its score
+        after. An image that is chosen twice is there once.
     """
     before, after = (
         np.array([metrics.mean_iou(c) for c in run.per_image.astype(np.int64)])

@@ -1,4 +1,4 @@
-"""The README of a study, whose results are written by a command."""
+"""The README of a study, with results that a command writes."""
 
 import pathlib
 
@@ -91,7 +91,7 @@ def write_study(
     parts = range(0, len(comparisons), _COMPARISONS_PER_TABLE)
     results = (
         templates()
-        .get_template("readme.md")
+        .get_template("readme.md.jinja")
         .render(
             study=study,
             comparisons=comparisons,

@@ -41,12 +41,12 @@ _WAIT_FOR_KILLED_SECONDS = 20
 
 @dataclasses.dataclass
 class Runner:
-    """Runs what is not done, and again what crashed.
+    """Runs the runs that are not done, and retries those that crash.
 
     Attributes:
         workdir: holds the runs, and `.jobs/` with the log of every try.
         code: fingerprint of the code.
-        retries: how often a run that crashes is tried again.
+        retries: how often a run that crashes is retried.
         accepted_code: fingerprints of other code that counts as the same.
     """
 
@@ -102,7 +102,7 @@ class Runner:
         row.curve.refresh()
         row.start_clock()
         self.board.change(row, RUNNING)
-        # Not that of the curve, which may end behind it where a job was killed.
+        # The curve of a job that was killed may end after its newest checkpoint.
         first_step = newest_checkpoint(row.folder) or 0
         self._attempts[index] = (self.launcher.start(job, directory), first_step)
 
@@ -122,7 +122,7 @@ class Runner:
         self, row: Row, attempt: Attempt, outcome: Outcome, first_step: int
     ) -> None:
         row.curve.refresh()
-        # A result is never asked to come twice, whatever killed the process after it.
+        # A finished run is done, even if its process was killed afterwards.
         if outcome.state == "done" or row.is_finished:
             score = row.summary["mean_iou"]
             self.board.change(row, DONE, f", mean IoU {_or_none(score)}")
@@ -163,7 +163,7 @@ class Runner:
         before = len(self._signals)
         for attempt, _ in self._attempts.values():
             attempt.stop()
-        # Only now: whatever may be wrong with saying so, they have been asked.
+        # After the jobs were asked, as printing may fail.
         self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         killed_at = None
         while self._attempts:
@@ -173,20 +173,20 @@ class Runner:
                     attempt.kill()
             self._settle()
             if killed_at and time.monotonic() - killed_at > _WAIT_FOR_KILLED_SECONDS:
-                # What they run on does not answer; their locks keep others out.
+                # Their machine does not answer; their locks keep other jobs out.
                 return
             time.sleep(_POLL_SECONDS)
 
     @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:
         def note(number, frame):
-            # Shell and kernel may both tell of a lost terminal, which asks once.
+            # Shell and kernel may both signal a lost terminal; that is one request.
             if number != signal.SIGHUP or not self._signals:
                 self._signals.append(number)
 
         before = {n: signal.getsignal(n) for n in _STOPPING}
         for number, handler in before.items():
-            # As nohup has it.
+            # `nohup` ignores SIGHUP.
             if handler is not signal.SIG_IGN:
                 signal.signal(number, note)
         try:
@@ -234,7 +234,7 @@ def run_sweep(
     retries: int,
     accepted_code: Sequence[str] = (),
 ) -> int:
-    """Runs what is not done of a sweep that no one else runs; see `Runner.run`.
+    """Runs a sweep, unless another process does; returns what `Runner.run` does.
 
     Raises:
         ValueError: if the sweep, or one of its runs, is in use.
@@ -256,7 +256,7 @@ def exit_with(code: int, rows: Sequence[Row]) -> None:
     if code > 128:
         name = signal.Signals(code - 128).name
         with contextlib.suppress(OSError):
-            print(f"{name}: the same command goes on from here.", file=sys.stderr)
+            print(f"{name}: the same command resumes from here.", file=sys.stderr)
     elif code:
         print(f"error: these runs failed:\n{failures(rows)}", file=sys.stderr)
     sys.exit(code)

@@ -1,7 +1,5 @@
 """What a job of a sweep does: one run, from its lock to its results.
 
-Nothing here imports jax before the job has said which devices are its own.
-
 python -m experiments.running.worker DIRECTORY    # how `Local` starts a job
 """
 
@@ -156,7 +154,7 @@ def _asked_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps others out of a folder, until this process ends however it ends.
+    """Keeps other processes out of a folder, even if this one is killed, until its end.
 
     Raises:
         ValueError: if another process has it.
@@ -180,7 +178,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def check_free(folders: list[pathlib.Path]) -> None:
-    """Checks that no job, such as one whose runner was killed, still has a run.
+    """Checks that no job has a run, such as a job that outlived its runner.
 
     Raises:
         ValueError: listing each run that is in use.
@@ -198,7 +196,7 @@ def check_free(folders: list[pathlib.Path]) -> None:
 
 
 def main(directory: pathlib.Path) -> None:
-    """Runs the job that lies in a folder, and leaves its outcome there."""
+    """Runs the job in a folder, and writes its outcome there."""
     outcome = run_job(pickle.loads((directory / JOB).read_bytes()))
     write_json(directory / OUTCOME, dataclasses.asdict(outcome))
 

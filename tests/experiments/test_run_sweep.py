@@ -202,7 +202,7 @@ def test_a_run_killed_retried_stopped_and_resumed_gives_the_results_of_a_whole_o
     stopped, resumed = sweep.outputs
     assert "disturbed/seed=3: retry 1 after it was killed" in stopped
     assert "disturbed/seed=3: stopped at step" in stopped
-    assert "SIGINT: the same command goes on from here." in stopped
+    assert "SIGINT: the same command resumes from here." in stopped
     assert "whole" not in stopped
     at_kill, at_stop, at_loss = sweep.steps
     assert 4 <= at_kill < at_stop < at_loss < 60
