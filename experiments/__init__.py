@@ -1,1 +1,9 @@
 """Studies: the runner of sweeps, and a folder per study with commands and results."""
+
+# The scores that a study compares, by their name in `results.json`.
+SCORES = {
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "FWIoU",
+    "mean_accuracy": "MA",
+    "pixel_accuracy": "PA",
+}

@@ -3,42 +3,40 @@ r"""Collects the runs of a study into files to commit, and writes its README's r
 python -m experiments.collect STUDY --workdir=DIR    # from the folders of its runs
 python -m experiments.collect STUDY                  # from what is stored already
 
-The first writes `experiments/STUDY/results/`; both write the plots beside it and what
-stands between `<!-- results -->` and `<!-- end of results -->` in its README, the same
-bytes each time. What `experiments.run --smoke` ran is collected within DIR.
+The first writes `experiments/STUDY/results/`. Both write the plots next to it and the
+part of its README between `<!-- results -->` and `<!-- end of results -->`, the same
+bytes each time. A study without a folder in `experiments`, and what `experiments.run
+--smoke` ran, is collected within DIR. STUDY is a name in `configs/sweeps`, or a file.
 """
 
 import pathlib
 
 from absl import flags
 
-from experiments.analysis.readme import begin_readme, check_place, write_study
-from experiments.analysis.store import (
-    check_known,
-    collect,
-    load,
-    save,
-    study_config,
-    study_folder,
-)
+from experiments.analysis.store import collect, load, save
+from experiments.report.readme import begin_readme, check_place, write_study
+from experiments.running.sweep import load_study, study_config, study_folder
 from segloss import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie.")
-SMOKE = flags.DEFINE_bool("smoke", False, "What --smoke ran, within --workdir.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the study's runs.")
+SMOKE = flags.DEFINE_bool("smoke", False, "Collects what --smoke ran in --workdir.")
 
 
 def main(argv: list[str]) -> None:
     _, name = argv
-    check_known(study_config(name))
-    folder = study_folder(name)
-    if SMOKE.value and WORKDIR.value is None:
-        raise ValueError("--smoke needs --workdir, where what it ran lies.")
-    if not SMOKE.value:
+    path = study_config(name)
+    folder = study_folder(load_study(path).name)
+    workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
+    if SMOKE.value and not workdir:
+        raise ValueError("--smoke needs --workdir, the folder of what it ran.")
+    # Of a file that is given, only the runs in --workdir are known.
+    is_committed = folder.exists() and not (SMOKE.value or name.endswith(".py"))
+    if is_committed or not workdir:
         check_place(folder / "README.md")
-    if WORKDIR.value is not None:
-        study = collect(study_config(name), WORKDIR.value, smoke=SMOKE.value)
-        if SMOKE.value:
-            folder = pathlib.Path(WORKDIR.value)
+    if workdir:
+        study = collect(path, workdir, smoke=SMOKE.value)
+        if not is_committed:
+            folder = workdir
             begin_readme(study, folder)
         save(study, folder / "results")
     # Read back, so that both ways go through the same bytes.

@@ -1,4 +1,4 @@
-r"""Runs what a sweep asks for: skips what is done, resumes and retries the rest.
+r"""Runs a sweep: skips the runs that are done, resumes and retries the others.
 
 python -m experiments.run --config=configs/sweeps/demo_samplers.py --workdir=DIR
 python -m experiments.run --config=configs/sweeps/STUDY.py:ARG --workdir=DIR --jobs=2
@@ -6,15 +6,15 @@ python -m experiments.run --config=... --workdir=DIR --smoke
 python -m experiments.run --config=... --workdir=DIR --launcher=slurm \
     --slurm_partition=gpu --slurm_gpus=1 --slurm_time=600 --slurm_set=mem=32G
 
-The same command goes on with a sweep that was stopped. Each run lies in
-DIR/ARM/seed=S/, the log of each of its tries in DIR/.jobs/ARM/seed=S/.
+The same command resumes a sweep that was stopped. Each run is in DIR/ARM/seed=S/, the
+logs of its tries are in DIR/.jobs/ARM/seed=S/.
 
---smoke takes seconds: the base at size `smoke`, of the sweep the arms of the first
-comparison with one seed, and of their overrides `sampler` and `loss` alone.
+--smoke takes seconds. It trains the base config of size `smoke` on the arms of the
+first comparison, with one seed and the overrides of `sampler` and `loss` only.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -28,6 +28,7 @@ from experiments.running.sweep import (
     expand,
     load_study,
     smoke_overrides,
+    study_config,
 )
 from segloss import cli
 
@@ -39,8 +40,8 @@ LAUNCHER = flags.DEFINE_enum(
     "launcher",
     None,
     ["local", "slurm", "inline"],
-    "Where runs are trained: processes here, jobs of Slurm, or one after the other in "
-    "this process. Default: inline for --smoke, else local.",
+    "Where runs are trained: in processes here, as jobs of Slurm, or one after the "
+    "other in this process. Default: inline for --smoke, else local.",
 )
 JOBS = flags.DEFINE_integer(
     "jobs",
@@ -51,11 +52,17 @@ JOBS = flags.DEFINE_integer(
 RETRIES = flags.DEFINE_integer(
     "retries", 2, "How often a run that crashed is tried again.", lower_bound=0
 )
+ACCEPT_CODE = flags.DEFINE_multi_string(
+    "accept_code",
+    [],
+    "Fingerprint of other code (or its beginning) that computes the same. Runs of it "
+    "are kept and resumed, and the results of the study say so.",
+)
 SMOKE = flags.DEFINE_bool("smoke", False, "Tries the study out, in seconds.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Shows the runs, and starts none.")
 SLURM_PARTITION = flags.DEFINE_string("slurm_partition", None, "Where jobs queue.")
 SLURM_TIME = flags.DEFINE_integer(
-    "slurm_time", 1440, "Minutes of a job; a run that needs more goes on in another."
+    "slurm_time", 1440, "Minutes of a job; a longer run is resumed in another job."
 )
 SLURM_GPUS = flags.DEFINE_integer("slurm_gpus", None, "GPUs of a job.")
 SLURM_SET = flags.DEFINE_multi_string(
@@ -77,14 +84,14 @@ def plan() -> tuple[StudyConfig, list[PlannedRun]]:
     check_comparisons(study.comparisons, runs)
     if SMOKE.value:
         base = study.get_config("smoke")
-        # Those of the command line, which were applied to the other size.
+        # The command line's overrides were applied to the base of another size.
         _override(base, config_flags.get_override_values(flag))
         runs = expand(base, smoke_overrides(study))
     return study, runs
 
 
 def _override(base: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets the fields that a base has, and says which it has not."""
+    """Sets the fields that a base has, and prints those that it lacks."""
     lacking = []
     for field, value in values.items():
         try:
@@ -97,81 +104,60 @@ def _override(base: ConfigDict, values: Mapping[str, Any]) -> None:
 
 def make_launcher(name: str, workdir: pathlib.Path):
     """The launcher of that name, as the flags have it."""
-    from experiments.running import launch, slurm
+    from experiments.running import launch
 
     if name == "inline":
         return launch.Inline(cache=workdir / ".jobs" / "compiled")
     if name == "local":
         return launch.Local(JOBS.value)
+    others = dict(setting.partition("=")[::2] for setting in SLURM_SET.value)
+    if not all(key and value for key, value in others.items()):
+        raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
     settings = {
         "name": workdir.name or "sweep",
         "timeout_min": SLURM_TIME.value,
         "slurm_partition": SLURM_PARTITION.value,
         "gpus_per_node": SLURM_GPUS.value,
+        "slurm_additional_parameters": others or None,
     }
     settings = {key: value for key, value in settings.items() if value is not None}
-    others = dict(setting.partition("=")[::2] for setting in SLURM_SET.value)
-    if not all(key and value for key, value in others.items()):
-        raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
-    if others:
-        settings["slurm_additional_parameters"] = others
-    return slurm.Slurm(settings, JOBS.value)
+    return launch.Slurm(settings, JOBS.value)
 
 
-def what_next(
-    study: StudyConfig, workdir: pathlib.Path, done: Sequence[pathlib.Path]
-) -> str:
-    """What the runs that are done are for, and the command."""
-    from experiments.analysis.readme import has_place
-    from experiments.analysis.store import study_config, study_folder
-
-    # `collect --smoke` begins a README in the workdir.
-    collects = SMOKE.value or has_place(study_folder(study.name) / "README.md")
-    if collects and study_config(study.name).exists():
-        smoke = " --smoke" if SMOKE.value else ""
-        return (
-            "for differences with intervals: python -m experiments.collect "
-            f"{study.name} --workdir={workdir}{smoke}"
-        )
-    folders = " ".join(map(str, done))
-    return f"for tables in a README: python -m experiments.results README {folders}"
+def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
+    """The command that collects the runs."""
+    known = study.path.resolve() == study_config(study.name)
+    name = study.name if known else study.path
+    smoke = " --smoke" if SMOKE.value else ""
+    return f"python -m experiments.collect {name} --workdir={workdir}{smoke}"
 
 
 def main(argv: list[str]) -> None:
-    from experiments.running.board import DONE, Board, Row, arm_table
-    from experiments.running.fingerprint import check_unmixed, code_fingerprint
-    from experiments.running.runner import Runner, exit_with
-    from experiments.running.worker import check_free, locked
+    from experiments.running.board import DONE
+    from experiments.running.runner import exit_with, plan_sweep, run_sweep
 
     study, runs = plan()
     workdir = pathlib.Path(WORKDIR.value)
     console = Console(markup=False, highlight=False)
     console.print(f"{study.name}: {study.question}", soft_wrap=True)
-    code = code_fingerprint()
-    check_unmixed(runs, workdir, code=code)
-    rows = [Row(run, run.folder(workdir)) for run in runs]
-    board = Board(rows, console)
+    board, accepted = plan_sweep(runs, workdir, console, accept_code=ACCEPT_CODE.value)
     if DRY_RUN.value:
         console.print(board.table())
         return
     name = LAUNCHER.value or ("inline" if SMOKE.value else "local")
-    with locked(workdir):
-        check_free([row.folder for row in rows])
-        runner = Runner(
-            board=board,
-            launcher=make_launcher(name, workdir),
-            workdir=workdir,
-            code=code,
-            retries=RETRIES.value,
-        )
-        exit_code = runner.run()
-    if done := [row.folder for row in rows if row.state == DONE]:
-        console.print(arm_table(rows))
-        console.print(
-            f"Mean over the seeds, and their range; {what_next(study, workdir, done)}",
-            soft_wrap=True,
-        )
-    exit_with(exit_code, rows)
+    exit_code = run_sweep(
+        board,
+        workdir,
+        make_launcher(name, workdir),
+        retries=RETRIES.value,
+        accepted_code=accepted,
+    )
+    if any(row.state == DONE for row in board.rows):
+        if not console.is_terminal:
+            console.print(board.table())
+        command = what_next(study, workdir)
+        console.print(f"For differences with intervals: {command}", soft_wrap=True)
+    exit_with(exit_code, board.rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-r"""Tries every study out, from its sweep to its page, in minutes and on embedded data.
+"""Tries every study out, from its sweep to its page, in minutes and on embedded data.
 
 python -m experiments.smoke --workdir=DIR
 python -m experiments.smoke --workdir=DIR --studies=cracks,losses
 
-What `experiments.run`, `collect` and `report` do with `--smoke`, for one study after
-the other in each of two processes. DIR/STUDY/ holds runs, README.md and report.html.
+Does what `experiments.run`, `collect` and `report` do with `--smoke`, for two studies
+at a time. DIR/STUDY/ then holds the runs, README.md and report.html.
 """
 
 import concurrent.futures
@@ -17,6 +17,12 @@ import time
 from absl import flags
 from rich.console import Console
 
+from experiments.running.sweep import (
+    expand,
+    load_study,
+    smoke_overrides,
+    study_config,
+)
 from segloss import cli
 from segloss.writing import write_text
 
@@ -24,7 +30,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.", required=Tru
 STUDIES = flags.DEFINE_list("studies", None, "Names; default all of configs/sweeps.")
 JOBS = flags.DEFINE_integer("jobs", 2, "Studies at once.", lower_bound=1)
 
-# Intervals of a smoke run say nothing, so few do.
+# The intervals of a smoke run mean nothing, so few resamples suffice.
 _RESAMPLES = 100
 
 
@@ -35,35 +41,24 @@ def try_out(name: str, workdir: pathlib.Path) -> int:
         The number of its runs.
 
     Raises:
-        RuntimeError: if a run failed; it says what the runner said.
+        RuntimeError: if a run failed; it holds the output of the runner.
     """
-    from experiments.analysis.readme import begin_readme, write_study
-    from experiments.analysis.store import collect, load, save, study_config
+    from experiments.analysis.store import collect, load, save
     from experiments.report.page import make_page
     from experiments.report.pictures import make_pictures
-    from experiments.running.board import Board, Row
-    from experiments.running.fingerprint import check_unmixed, code_fingerprint
+    from experiments.report.readme import begin_readme, write_study
     from experiments.running.launch import Inline
-    from experiments.running.runner import Runner
-    from experiments.running.sweep import expand, load_study, smoke_overrides
+    from experiments.running.runner import plan_sweep, run_sweep
 
     # Two processes at once cannot prepare one data set.
     os.environ["TFDS_DATA_DIR"] = str(workdir / ".data" / str(os.getpid()))
-    folder = workdir / name
+    folder, output = workdir / name, io.StringIO()
     study = load_study(study_config(name))
     runs = expand(study.get_config("smoke"), smoke_overrides(study))
-    code = code_fingerprint()
-    check_unmixed(runs, folder, code=code)
-    said = io.StringIO()
-    runner = Runner(
-        board=Board([Row(run, run.folder(folder)) for run in runs], Console(file=said)),
-        launcher=Inline(cache=workdir / ".compiled"),
-        workdir=folder,
-        code=code,
-        retries=0,
-    )
-    if runner.run() != 0:
-        raise RuntimeError(said.getvalue())
+    board, _ = plan_sweep(runs, folder, Console(file=output))
+    launcher = Inline(cache=workdir / ".compiled")
+    if run_sweep(board, folder, launcher, retries=0) != 0:
+        raise RuntimeError(output.getvalue())
     save(collect(study_config(name), folder, smoke=True), folder / "results")
     results = load(folder / "results")
     begin_readme(results, folder)
@@ -75,10 +70,8 @@ def try_out(name: str, workdir: pathlib.Path) -> int:
 
 
 def main(argv: list[str]) -> None:
-    from experiments.analysis.store import study_config
-
-    sweeps = study_config("").parent
-    names = STUDIES.value or sorted(path.stem for path in sweeps.glob("*.py"))
+    known = study_config("any").parent.glob("*.py")
+    names = STUDIES.value or sorted(path.stem for path in known)
     workdir = pathlib.Path(WORKDIR.value).absolute()
     console, start, failed = Console(), time.monotonic(), []
     # Threads of jax do not survive a fork.

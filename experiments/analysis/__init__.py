@@ -1,1 +1,1 @@
-"""What is made of finished runs: stored results, intervals, tables, plots."""
+"""From finished runs to stored results, intervals, tables and plots."""

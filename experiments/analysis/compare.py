@@ -8,17 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments import SCORES
 from experiments.analysis.statistics import Interval, difference
 from experiments.analysis.store import Run, Study, confusions
 from segloss import metrics
 
-# Name of a score to its words.
-SCORES = {
-    "mean_iou": "mean IoU",
-    "frequency_weighted_iou": "FWIoU",
-    "mean_accuracy": "MA",
-    "pixel_accuracy": "PA",
-}
 # Of class 1, where there are two.
 BINARY_SCORES = {
     "iou": "IoU",
@@ -26,44 +20,42 @@ BINARY_SCORES = {
     "precision": "precision",
     "recall": "recall",
 }
-# What an interval shows, in words that no study of losses can mistake.
+# What an interval shows, in words that also fit studies of losses.
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 TOO_FEW_IMAGES = "too few images"
-# A class needs so many test images for a verdict. With fewer, resamples hardly differ
-# and intervals are too narrow: in simulations without any gain, of three seeds, those
-# of a class in one image leave 0 out in 8 of 10 cases, in two in 4, in four in 1, and
-# in eight no less often, which is left to the few seeds. One more, to be sure.
+# The test images that a class needs for a verdict. With fewer, resamples hardly differ
+# and intervals are too narrow. In simulations of three seeds without any gain, the
+# interval of a class leaves out 0 in 8 of 10 cases if one image holds the class, in 4
+# if two do, in 1 if four do, and in no fewer if eight do, which is due to the few
+# seeds. One image more than four, to be safe.
 MIN_IMAGES = 5
-# Arms are at equal images where their numbers differ by no more than this share.
+# Arms have seen equally many images if their numbers differ by at most this share.
 _EQUAL_IMAGES = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """An arm against its baseline.
-
-    Attributes:
-        arm: the arm.
-        baseline: what it is compared with.
-        at: what both have equal: "equal steps", "equal images", both or neither.
-        scores: difference of each of `SCORES`.
-        per_class: difference of each class's IoU, by name.
-        images: how many of the test images hold each class, by name.
-        binary: difference of each of `BINARY_SCORES`, empty but for two classes.
-    """
+    """An arm against its baseline."""
 
     arm: str
     baseline: str
-    at: str
-    scores: dict[str, Interval]
-    per_class: dict[str, Interval]
-    images: dict[str, int]
-    binary: dict[str, Interval]
+    equal: tuple[str, ...]  # what both have equally many of: steps, images
+    scores: dict[str, Interval]  # differences of `SCORES`
+    per_class: dict[str, Interval]  # differences of IoU
+    images: dict[str, int]  # test images that hold each class
+    binary: dict[str, Interval]  # differences of `BINARY_SCORES`, of two classes
 
     @property
     def name(self) -> str:
         """Both arms, for headings."""
         return f"{self.arm} against {self.baseline}"
+
+    @property
+    def at(self) -> str:
+        """What both have equally many of, in words."""
+        if self.equal:
+            return f"equal {' and '.join(self.equal)}"
+        return "neither equal steps nor images"
 
     def class_verdict(self, name: str) -> str:
         """What the interval of a class allows to be said."""
@@ -106,7 +98,7 @@ def points(interval: Interval) -> str:
         f"{_in_points(x):+.2f}"
         for x in (interval.estimate, interval.low, interval.high)
     )
-    # Rounded down: what is not all of them must not read so.
+    # Rounded down, so that only all of the resamples read as 100 %.
     share = math.floor(1000 * interval.defined) / 10
     share = "" if interval.defined == 1 else f", of {share:g} %"
     return f"{estimate} ({low} to {high}{share})"
@@ -117,13 +109,18 @@ def _in_points(share: float) -> float:
     return round(100 * float(share), 2) + 0.0
 
 
-def conclusion(comparison: Comparison) -> str:
-    """A comparison in words, with the classes that are better and worse."""
+def headline(comparison: Comparison) -> str:
+    """The difference of mean IoU in words."""
     overall = comparison.scores["mean_iou"]
-    parts = [
+    return (
         f"{comparison.name}, {comparison.at}: mean IoU {points(overall)} points: "
         f"{verdict(overall)}."
-    ]
+    )
+
+
+def conclusion(comparison: Comparison) -> str:
+    """A comparison in words, with the classes that are better and worse."""
+    parts = [headline(comparison)]
     if comparison.binary:
         parts.append(f"{binary_conclusion(comparison)}.")
     for word in (BETTER, WORSE):
@@ -166,7 +163,7 @@ def _compare(
     return Comparison(
         arm=treatment[0].arm,
         baseline=baseline[0].arm,
-        at=_what_is_equal(treatment, baseline),
+        equal=_what_is_equal(treatment, baseline),
         scores={score: next(intervals) for score in SCORES},
         per_class={name: next(intervals) for name in names},
         images=images_with_class(treatment[0]),
@@ -200,10 +197,13 @@ def binary_score(
     return getattr(metrics, f"{score}_per_class")(confusion)[..., 1]
 
 
-def _what_is_equal(treatment: Sequence[Run], baseline: Sequence[Run]) -> str:
+def _what_is_equal(
+    treatment: Sequence[Run], baseline: Sequence[Run]
+) -> tuple[str, ...]:
     steps = {run.total_steps for run in (*treatment, *baseline)}
     images = [np.mean([r.images_seen for r in runs]) for runs in (treatment, baseline)]
-    equal = ["steps"] if len(steps) == 1 else []
-    if abs(images[0] - images[1]) <= _EQUAL_IMAGES * max(images):
-        equal.append("images")
-    return f"equal {' and '.join(equal)}" if equal else "neither equal steps nor images"
+    is_equal = {
+        "steps": len(steps) == 1,
+        "images": abs(images[0] - images[1]) <= _EQUAL_IMAGES * max(images),
+    }
+    return tuple(name for name, equal in is_equal.items() if equal)

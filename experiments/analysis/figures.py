@@ -1,5 +1,6 @@
 """The plots of a study."""
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -13,6 +14,7 @@ from experiments.analysis.compare import (
     WORSE,
     Comparison,
     conclusion,
+    headline,
     verdict,
 )
 from experiments.analysis.panels import Panel, Theme
@@ -36,100 +38,95 @@ def make_plots(
     found = {
         "differences": (
             "Difference of mean IoU of each comparison",
-            [difference_panel(comparisons)] if comparisons else [],
+            difference_panels(comparisons),
         ),
         "batches": (
             "Mean IoU by batch size and by batch_cl",
-            list(batch_panels(study, reported)),
+            batch_panels(study, reported),
         ),
-        "curves": ("Mean IoU by step", list(curve_panels(study))),
-        "losses": ("Loss of training by step", list(loss_panels(study))),
+        "curves": (
+            "Mean IoU by step",
+            curve_panels(study, "mean IoU in percent", "_mean_iou", 100, least=2),
+        ),
+        "losses": (
+            "Loss of training by step",
+            curve_panels(study, "loss of training, each arm's own", "loss", 1, least=1),
+        ),
         "classes": (
             "Difference of each class's IoU",
-            list(class_panels(study, comparisons)),
+            class_panels(study, comparisons),
         ),
         "gradient_shares": (
             "Each class's share of the gradient",
-            list(share_panels(study)),
+            share_panels(study),
         ),
     }
-    return {name: (title, panels) for name, (title, panels) in found.items() if panels}
+    plots = {name: (title, list(panels)) for name, (title, panels) in found.items()}
+    return {name: plot for name, plot in plots.items() if plot[1]}
 
 
-def curve_panels(study: Study) -> Iterator[Panel]:
-    """Mean IoU of the watched split by step, where it was seen more than once."""
+def curve_panels(
+    study: Study, label: str, ending: str, factor: float, *, least: int
+) -> Iterator[Panel]:
+    """Logged values by step, if an arm has at least `least` of them."""
     for title, arms in _groups(study):
-        curves = {arm: _curves(study.arms[arm], "_mean_iou", 100) for arm in arms}
-        if max(len(steps) for steps, _ in curves.values()) > 1:
-            yield _curve_panel(title, "mean IoU in percent", curves)
+        curves = {arm: _curves(study.arms[arm], ending, factor) for arm in arms}
+        if max(len(steps) for steps, _ in curves.values()) < least:
+            continue
+        ends = (f"{a} {y.mean(0)[-1]:.3g}" for a, (x, y) in curves.items() if len(x))
+        yield Panel(
+            title,
+            f"{label[0].upper()}{label[1:]} by step; at the end: {', '.join(ends)}.",
+            (3.2 + _legend_inches(len(curves)), 4.6),
+            functools.partial(_draw_curves, curves=curves, label=label),
+        )
 
 
-def loss_panels(study: Study) -> Iterator[Panel]:
-    """Loss of training by step; of each arm its own, which others may not equal."""
-    for title, arms in _groups(study):
-        curves = {arm: _curves(study.arms[arm], "loss", 1) for arm in arms}
-        if any(len(steps) for steps, _ in curves.values()):
-            yield _curve_panel(title, "loss of training, each arm's own", curves)
-
-
-def _curve_panel(title: str, label: str, curves: dict[str, Curve]) -> Panel:
-    ends = (f"{arm} {y.mean(0)[-1]:.3g}" for arm, (x, y) in curves.items() if len(x))
-    return Panel(
-        title,
-        f"{label[0].upper()}{label[1:]} by step; at the end: {', '.join(ends)}.",
-        (3.2 + _legend_inches(len(curves)), 4.6),
-        lambda axes, theme: _draw_curves(axes, theme, curves, label),
-    )
-
-
-def difference_panel(comparisons: Sequence[Comparison]) -> Panel:
+def difference_panels(comparisons: Sequence[Comparison]) -> Iterator[Panel]:
     """All differences of mean IoU with their intervals."""
-    return Panel(
-        "difference of mean IoU",
-        " ".join(conclusion(c).split(". ")[0] + "." for c in comparisons),
-        (0.9 + 0.36 * len(comparisons), 7.2),
-        lambda axes, theme: _draw_differences(axes, theme, comparisons),
-    )
+    if comparisons:
+        yield Panel(
+            "difference of mean IoU",
+            " ".join(map(headline, comparisons)),
+            (0.9 + 0.36 * len(comparisons), 7.2),
+            functools.partial(_draw_differences, comparisons=comparisons),
+        )
 
 
 def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Panel]:
     """Differences of each class's IoU, frequent classes first."""
     shares = study.pixel_shares
     labels = [f"{name}  {share:.1%}" for name, share in shares.items()]
-    ends = [
-        100 * end
-        for comparison in comparisons
-        for interval in comparison.per_class.values()
-        for end in (interval.low, interval.high)
-        if not math.isnan(end)
-    ]
-    # The same in all panels, so that lengths can be compared.
-    limits = (min([0, *ends]) - 1, max([0, *ends]) + 1)
+    intervals = (i for c in comparisons for i in c.per_class.values())
+    ends = [100 * end for i in intervals for end in (i.low, i.high)]
+    ends = [0, *(end for end in ends if not math.isnan(end))]
     for comparison in comparisons:
-        intervals = [
-            (comparison.per_class[name], comparison.class_verdict(name))
-            for name in shares
-        ]
         yield Panel(
             comparison.name,
             conclusion(comparison),
             (0.9 + 0.24 * len(labels), 4.6),
-            lambda axes, theme, intervals=intervals: _draw_classes(
-                axes, theme, intervals, labels, limits
+            functools.partial(
+                _draw_classes,
+                intervals=[
+                    (comparison.per_class[name], comparison.class_verdict(name))
+                    for name in shares
+                ],
+                labels=labels,
+                # The same in all panels, so that lengths can be compared.
+                limits=(min(ends) - 1, max(ends) + 1),
             ),
         )
 
 
 def share_panels(study: Study) -> Iterator[Panel]:
-    """Each class's share of the gradient, beside that of the pixels of the test."""
+    """Each class's share of the gradient and of the pixels of the test images."""
     names, pixels = zip(*study.pixel_shares.items(), strict=True)
     for title, arms in _groups(study):
+        logged = {arm: [r.gradient_shares for r in study.arms[arm]] for arm in arms}
         shares = {
-            arm: np.mean(
-                [[r.gradient_shares[n] for n in names] for r in logged], axis=0
-            )
-            for arm in arms
-            if (logged := [r for r in study.arms[arm] if r.gradient_shares])
+            arm: np.mean([[r[name] for name in names] for r in runs if r], axis=0)
+            for arm, runs in logged.items()
+            if any(runs)
         }
         if shares:
             largest = (
@@ -139,47 +136,54 @@ def share_panels(study: Study) -> Iterator[Panel]:
                 title,
                 f"Class with the largest share of the gradient: {'; '.join(largest)}.",
                 (1.2 + 0.24 * len(names) + _legend_inches(len(shares) + 1), 4.6),
-                lambda axes, theme, shares=shares: _draw_shares(
-                    axes, theme, shares, np.array(pixels), names, study.runs[0].split
+                functools.partial(
+                    _draw_shares,
+                    shares=shares,
+                    pixels=np.array(pixels),
+                    names=names,
+                    split=study.runs[0].split,
                 ),
             )
 
 
 def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
     """Mean IoU by size of random batches and by `batch_cl`, with the paper's points."""
-    theirs = [row for row in reported if row.metric == "mean_iou"]
     for field, sampler, label in (
         ("batch_max", "random", "size of random batches"),
         ("batch_cl", "balance_batch", "distinct classes wanted (batch_cl)"),
     ):
         lines = _lines_by(study, field, sampler)
-        points = [
-            (getattr(row, field), row.value) for row in theirs if row.sampler == sampler
-        ]
         if any(len({x for x, _ in line}) > 1 for line in lines.values()):
             ends = (
                 f"{name}: " + ", ".join(f"{100 * s.mean:.1f} at {x}" for x, s in line)
                 for name, line in lines.items()
             )
+            theirs = [
+                (getattr(row, field), row.value)
+                for row in reported
+                if (row.metric, row.sampler) == ("mean_iou", sampler)
+            ]
             yield Panel(
                 f"mean IoU by {label}",
                 f"Mean IoU in percent. {'; '.join(ends)}.",
                 (3.2 + 0.2 * len(lines), 4.6),
-                lambda axes, theme, lines=lines, points=points, label=label: (
-                    _draw_lines(axes, theme, lines, points, label)
+                functools.partial(
+                    _draw_lines, lines=lines, theirs=sorted(theirs), label=label
                 ),
             )
 
 
 def _groups(study: Study) -> Iterator[tuple[str, list[str]]]:
-    """Each baseline with some of the arms that are compared with it; then the rest."""
-    for baseline in dict.fromkeys(baseline for _, baseline in study.comparisons):
-        treated = [arm for arm, other in study.comparisons if other == baseline]
-        for some in _chunks(treated):
+    """Each baseline with the arms that are compared with it; then the other arms."""
+    compared: dict[str, list[str]] = {}
+    for arm, baseline in study.comparisons:
+        compared.setdefault(baseline, []).append(arm)
+    for baseline, arms in compared.items():
+        for some in _chunks(arms):
             yield f"compared with {baseline}", [baseline, *some]
-    compared = {arm for pair in study.comparisons for arm in pair}
-    for some in _chunks([arm for arm in study.arms if arm not in compared]):
-        yield "arms without a comparison" if compared else "all arms", some
+    drawn = {arm for pair in study.comparisons for arm in pair}
+    for some in _chunks([arm for arm in study.arms if arm not in drawn]):
+        yield "arms without a comparison" if drawn else "all arms", some
 
 
 def _chunks(arms: Sequence[str]) -> Iterator[list[str]]:
@@ -203,38 +207,74 @@ def _curves(runs: Sequence[Run], ending: str, factor: float) -> Curve:
     return steps, np.array([[values[step] for step in steps] for values in by_seed])
 
 
+def _lines_by(study: Study, field: str, sampler: str) -> dict[str, list]:
+    """Loss, size and steps of arms to their (value of the field, mean IoU)."""
+    lines: dict[str, list] = {}
+    fewest = min(run.total_steps for run in study.runs)
+    for runs in study.arms.values():
+        run = runs[0]
+        if run.sampler["name"] != sampler or field not in run.sampler:
+            continue
+        loss = run.loss["name"] if isinstance(run.loss, dict) else "several losses"
+        parts = [loss.replace("_", " ")]
+        if field != "batch_max":
+            parts.append(f"batch_max {run.sampler['batch_max']}")
+        parts.append("equal steps" if run.total_steps == fewest else "more steps")
+        spread = mean_scores(confusions(runs), metrics.mean_iou)
+        lines.setdefault(", ".join(parts), []).append((run.sampler[field], spread))
+    return {key: sorted(line, key=lambda p: p[0]) for key, line in lines.items()}
+
+
 def _draw_curves(
     axes: Axes, theme: Theme, curves: dict[str, Curve], label: str
 ) -> None:
     for i, (arm, (steps, values)) in enumerate(curves.items()):
-        few = len(steps) <= _MARKED_POINTS
-        style = dict(linestyle=_style(theme, i), marker="o" if few else None)
-        color, mean = _color(theme, i), values.mean(0)
-        axes.plot(
-            steps, mean, color=color, label=arm, linewidth=1.5, markersize=3, **style
-        )
-        axes.fill_between(
-            steps, values.min(0), values.max(0), color=color, alpha=0.16, linewidth=0
-        )
+        ends = values.min(0), values.max(0)
+        style = dict(label=arm, linewidth=1.5, markersize=3)
+        style["marker"] = "o" if len(steps) <= _MARKED_POINTS else None
+        _draw_band(axes, theme, i, steps, values.mean(0), ends, **style)
     axes.set_xlabel("step; band: smallest to largest seed")
     axes.set_ylabel(label)
     _legend_below(axes, columns=2)
 
 
+def _draw_lines(
+    axes: Axes, theme: Theme, lines: dict, theirs: Sequence[tuple], label: str
+) -> None:
+    for i, (name, line) in enumerate(lines.items()):
+        mean, *ends = (
+            [100 * getattr(spread, part) for _, spread in line]
+            for part in ("mean", "low", "high")
+        )
+        style = dict(label=f"ours, {name}", marker="o", markersize=4)
+        _draw_band(axes, theme, i, [x for x, _ in line], mean, ends, **style)
+    if theirs:
+        x, y = zip(*theirs, strict=True)
+        axes.plot(x, y, "D", color=theme.ink, markersize=5, label="paper")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(label)
+    axes.set_ylabel("mean IoU in percent")
+    _legend_below(axes, columns=1)
+
+
+def _draw_band(axes: Axes, theme: Theme, i: int, x, mean, ends, **style) -> None:
+    """A line, and the band between its ends, in the i-th colour."""
+    color = theme.series[i % len(theme.series)]
+    line = ("-", "--", ":", "-.")[i // len(theme.series) % 4]
+    axes.plot(x, mean, color=color, linestyle=line, **style)
+    axes.fill_between(x, *ends, color=color, alpha=0.16, linewidth=0)
+
+
 def _draw_differences(
     axes: Axes, theme: Theme, comparisons: Sequence[Comparison]
 ) -> None:
-    intervals = [c.scores["mean_iou"] for c in comparisons]
-    for row, interval in enumerate(intervals):
+    for row, interval in enumerate(c.scores["mean_iou"] for c in comparisons):
         color = getattr(theme, role_of(verdict(interval)))
         ends = [100 * interval.low, 100 * interval.high]
         axes.plot(ends, [row, row], color=color, linewidth=3, solid_capstyle="round")
         axes.plot(100 * interval.estimate, row, "o", color=color, markersize=7)
     axes.axvline(0, color=theme.ink, linewidth=1)
-    names = [f"{c.name}\n{c.at}" for c in comparisons]
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+    _name_rows(axes, [f"{c.name}\n{c.at}" for c in comparisons])
     axes.set_xlabel("points of mean IoU; the line is the 95 % interval")
 
 
@@ -245,23 +285,15 @@ def _draw_classes(
     labels: Sequence[str],
     limits: tuple[float, float],
 ) -> None:
+    style = dict(color=theme.ink, linewidth=1.1, marker="|", markersize=5)
     for row, (interval, word) in enumerate(intervals):
-        if math.isnan(interval.low):
-            continue
-        color = getattr(theme, role_of(word))
-        axes.barh(row, 100 * interval.estimate, height=0.62, color=color, alpha=0.75)
-        axes.plot(
-            [100 * interval.low, 100 * interval.high],
-            [row, row],
-            color=theme.ink,
-            linewidth=1.1,
-            marker="|",
-            markersize=5,
-        )
+        if not math.isnan(interval.low):
+            color = getattr(theme, role_of(word))
+            length = 100 * interval.estimate
+            axes.barh(row, length, height=0.62, color=color, alpha=0.75)
+            axes.plot([100 * interval.low, 100 * interval.high], [row, row], **style)
     axes.axvline(0, color=theme.ink, linewidth=1)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+    _name_rows(axes, labels)
     axes.set_xlim(limits)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("points of IoU; share of the pixels beside each class")
@@ -277,22 +309,30 @@ def _draw_shares(
 ) -> None:
     rows = np.arange(len(names))
     style = dict(color=theme.quiet, markersize=13, markeredgewidth=2.5)
-    axes.plot(
-        _visible(pixels), rows, "|", label=f"share of the pixels of {split}", **style
-    )
+    label = f"share of the pixels of {split}"
+    axes.plot(_visible(pixels), rows, "|", label=label, **style)
     for i, (arm, share) in enumerate(shares.items()):
         place = rows + 0.5 * ((i + 0.5) / len(shares) - 0.5)
-        style = dict(color=_color(theme, i), markersize=4.5)
+        style = dict(color=theme.series[i % len(theme.series)], markersize=4.5)
         marker = "os^D"[i // len(theme.series) % 4]
         axes.plot(_visible(share), place, marker, label=arm, **style)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     axes.xaxis.set_minor_formatter(lambda share, _: "")
-    axes.set_yticks(rows, names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+    _name_rows(axes, names)
     axes.set_xlabel("share of the gradient, mean of the batches logged")
     _legend_below(axes, columns=2)
+
+
+def _visible(shares: np.ndarray) -> np.ndarray:
+    """For a logarithmic axis: tiny shares lie at its end, those of 0 are not drawn."""
+    return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), np.nan)
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
 
 
 def _legend_inches(entries: int) -> float:
@@ -304,64 +344,12 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
         frameon=False,
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
-        # Letters, so that axis labels have room, however tall the axes are.
+        # In letters, so that axis labels have room whatever the height of the axes.
         borderaxespad=4,
         ncols=columns,
     )
 
 
-def _visible(shares: np.ndarray) -> np.ndarray:
-    """For a logarithmic axis: tiny shares lie at its end, those of 0 are not drawn."""
-    return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), np.nan)
-
-
-def _lines_by(study: Study, field: str, sampler: str) -> dict:
-    """Loss, size and steps of arms to their (value of the field, mean IoU)."""
-    lines: dict[str, list] = {}
-    fewest = min(run.total_steps for run in study.runs)
-    for runs in study.arms.values():
-        run = runs[0]
-        if run.sampler["name"] != sampler or field not in run.sampler:
-            continue
-        parts = [run.loss["name"] if isinstance(run.loss, dict) else "several losses"]
-        if field != "batch_max":
-            parts.append(f"batch_max {run.sampler['batch_max']}")
-        parts.append("equal steps" if run.total_steps == fewest else "more steps")
-        spread = mean_scores(confusions(runs), metrics.mean_iou)
-        key = ", ".join(parts).replace("_", " ").replace("batch max", "batch_max")
-        lines.setdefault(key, []).append((run.sampler[field], spread))
-    return {key: sorted(line, key=lambda p: p[0]) for key, line in lines.items()}
-
-
-def _draw_lines(
-    axes: Axes, theme: Theme, lines: dict, points: Sequence[tuple], label: str
-) -> None:
-    for i, (name, line) in enumerate(lines.items()):
-        x = [value for value, _ in line]
-        color = _color(theme, i)
-        style = dict(color=color, linestyle=_style(theme, i), marker="o", markersize=4)
-        axes.plot(x, [100 * s.mean for _, s in line], label=f"ours, {name}", **style)
-        low, high = (
-            [100 * getattr(s, end) for _, s in line] for end in ("low", "high")
-        )
-        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
-    if points:
-        x, y = zip(*sorted(points), strict=True)
-        axes.plot(x, y, "D", color=theme.ink, markersize=5, label="paper")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(label)
-    axes.set_ylabel("mean IoU in percent")
-    _legend_below(axes, columns=1)
-
-
 def role_of(word: str) -> str:
     """The colour of a verdict."""
     return word if word in (BETTER, WORSE) else "quiet"
-
-
-def _color(theme: Theme, i: int) -> str:
-    return theme.series[i % len(theme.series)]
-
-
-def _style(theme: Theme, i: int) -> str:
-    return ("-", "--", ":", "-.")[i // len(theme.series) % 4]

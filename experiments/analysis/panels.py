@@ -31,6 +31,9 @@ class Theme:
     series: tuple[str, ...]
 
 
+# Colours that colour-blind readers can tell apart (after Okabe and Ito 2008).
+_LIGHT_SERIES = "#0b67a8 #c8501b #108467 #a6467f #946c00 #3a8fc2 #6a56b8 #4a5361"
+_DARK_SERIES = "#5bb0ea #f0895c #45c39b #dd86bb #d9b13b #9bd0f2 #ab9bf2 #b8c1cd"
 LIGHT = Theme(
     ink="#1c2330",
     muted="#5b6675",
@@ -38,17 +41,7 @@ LIGHT = Theme(
     better="#0f7b5f",
     worse="#b4431f",
     quiet="#7d8896",
-    # Told apart by readers who see few colours as well (after Okabe and Ito 2008).
-    series=(
-        "#0b67a8",
-        "#c8501b",
-        "#108467",
-        "#a6467f",
-        "#946c00",
-        "#3a8fc2",
-        "#6a56b8",
-        "#4a5361",
-    ),
+    series=tuple(_LIGHT_SERIES.split()),
 )
 DARK = Theme(
     ink="#e6eaf0",
@@ -57,27 +50,12 @@ DARK = Theme(
     better="#3fc49c",
     worse="#f0855f",
     quiet="#667180",
-    series=(
-        "#5bb0ea",
-        "#f0895c",
-        "#45c39b",
-        "#dd86bb",
-        "#d9b13b",
-        "#9bd0f2",
-        "#ab9bf2",
-        "#b8c1cd",
-    ),
+    series=tuple(_DARK_SERIES.split()),
 )
 # Colours that no figure has otherwise, to be replaced by those of the page.
-_VARIABLES = {
-    "#fe0101": "ink",
-    "#fe0102": "muted",
-    "#fe0103": "grid",
-    "#fe0104": "better",
-    "#fe0105": "worse",
-    "#fe0106": "quiet",
-    **{f"#fe02{i:02x}": f"series-{i}" for i in range(len(LIGHT.series))},
-}
+_NAMES = [field.name for field in dataclasses.fields(Theme)][:-1]
+_NAMES += [f"series-{i}" for i in range(len(LIGHT.series))]
+_VARIABLES = {f"#fe01{i:02x}": name for i, name in enumerate(_NAMES)}
 _PAGE = Theme(*list(_VARIABLES)[:6], series=tuple(list(_VARIABLES)[6:]))
 
 
@@ -94,17 +72,10 @@ def _flat(theme: Theme) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One plot.
-
-    Attributes:
-        title: above it.
-        words: what it shows, for who cannot see it.
-        hw_inches: its size.
-        draw: draws it in the colours of a theme.
-    """
+    """One plot."""
 
     title: str
-    words: str
+    words: str  # what it shows, for readers who cannot see it
     hw_inches: tuple[float, float]
     draw: Callable[[Axes, Theme], None]
 

@@ -1,10 +1,10 @@
-"""The numbers that the paper reports, to stand beside ours."""
+"""The numbers that the paper reports, for comparison with ours."""
 
 import csv
 import dataclasses
 import pathlib
 
-from experiments.analysis.compare import SCORES
+from experiments import SCORES
 from experiments.analysis.store import Run, Study
 
 PAPER_CSV = pathlib.Path(__file__).parents[1] / "paper.csv"
@@ -17,27 +17,16 @@ _LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Reported:
-    """One number of the paper.
-
-    Attributes:
-        figure: that shows it, as the paper numbers them.
-        page: where.
-        loss: as segloss names it.
-        sampler: "random" or "balance_batch".
-        batch_max: samples of a batch at most.
-        batch_cl: distinct classes wanted; None for random batches.
-        metric: one of `SCORES`.
-        value: in percent.
-    """
+    """One number of the paper, as a line of `paper.csv` has it."""
 
     figure: str
     page: str
-    loss: str
-    sampler: str
+    loss: str  # as segloss names it
+    sampler: str  # "random" or "balance_batch"
     batch_max: int
     batch_cl: int | None
-    metric: str
-    value: float
+    metric: str  # one of `SCORES`
+    value: float  # in percent
 
 
 def read_reported(
@@ -48,10 +37,9 @@ def read_reported(
     Raises:
         ValueError: if a row has another loss or another metric.
     """
-    path = pathlib.Path(path)
     if loss is None:
         return []
-    with path.open(newline="") as file:
+    with pathlib.Path(path).open(newline="") as file:
         rows = list(csv.DictReader(file))
     for number, row in enumerate(rows, start=2):
         for field, known in (("loss", _LOSSES), ("metric", SCORES)):
@@ -60,38 +48,31 @@ def read_reported(
                     f"{path}, line {number}: {field} must be one of "
                     f"{', '.join(known)}, got {row[field]!r}."
                 )
+    typed = {
+        "loss": _LOSSES.get,
+        "batch_max": int,
+        "batch_cl": lambda text: int(text) if text else None,
+        "value": float,
+    }
     return [
-        Reported(
-            figure=row["figure"],
-            page=row["page"],
-            loss=_LOSSES[row["loss"]],
-            sampler=row["sampler"],
-            batch_max=int(row["batch_max"]),
-            batch_cl=int(row["batch_cl"]) if row["batch_cl"] else None,
-            metric=row["metric"],
-            value=float(row["value"]),
-        )
+        Reported(**{name: typed.get(name, str)(text) for name, text in row.items()})
         for row in rows
         if row["loss"] == loss
     ]
 
 
 def arm_like(study: Study, reported: Reported) -> tuple[Run, ...]:
-    """Our runs of that loss and those batches; of several arms the one of fewest steps.
+    """Our runs with that loss and those batches.
 
-    Those of more steps see as many images as another arm, which the paper's do not.
+    Of several arms, the one with the fewest steps: arms with more steps see as many
+    images as another arm, and those of the paper do not.
     """
-    wanted = (
-        reported.loss,
-        reported.sampler,
-        reported.batch_max,
-        reported.batch_cl,
-    )
-    like = [runs for runs in study.arms.values() if _batches_of(runs[0]) == wanted]
+
+    def is_like(run: Run) -> bool:
+        loss = run.loss["name"] if isinstance(run.loss, dict) else None
+        ours = [run.sampler.get(name) for name in ("name", "batch_max", "batch_cl")]
+        theirs = [reported.sampler, reported.batch_max, reported.batch_cl]
+        return [loss, *ours] == [reported.loss, *theirs]
+
+    like = [runs for runs in study.arms.values() if is_like(runs[0])]
     return min(like, key=lambda runs: runs[0].total_steps, default=())
-
-
-def _batches_of(run: Run) -> tuple[str | None, str, int | None, int | None]:
-    loss = run.loss["name"] if isinstance(run.loss, dict) else None
-    sampler = run.sampler
-    return loss, sampler["name"], sampler.get("batch_max"), sampler.get("batch_cl")

@@ -22,19 +22,12 @@ _AT_ONCE = 250
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A difference and its 95 % interval; arrays where the score is one.
+    """A difference and its 95 % interval; arrays where the score is one."""
 
-    Attributes:
-        estimate: of the seeds and images that there are.
-        low: 2.5 % of the resamples lie below.
-        high: 2.5 % of the resamples lie above.
-        defined: share of the resamples in which the difference is a number.
-    """
-
-    estimate: Any
-    low: Any
-    high: Any
-    defined: Any
+    estimate: Any  # from all seeds and images
+    low: Any  # below it are 2.5 % of the resamples
+    high: Any  # above it are 2.5 % of the resamples
+    defined: Any  # share of the resamples in which the difference is a number
 
     def __getitem__(self, place: Any) -> "Interval":
         """The interval of one score of several."""
@@ -71,27 +64,25 @@ def difference(
 ) -> Interval:
     """Treatment minus baseline, with a 95 % interval over seeds and test images.
 
-    Each resample draws seeds and images with replacement, the same for both arms, adds
-    up the confusions of the images drawn, and takes the mean over the seeds drawn of
-    the difference of the scores. What makes an image or a seed hard for both arms
-    cancels so.
+    Each resample draws seeds and images with replacement, the same for both arms, sums
+    the confusions of the images drawn, and averages the difference of the scores over
+    the seeds drawn. What makes an image or a seed hard for both arms thus cancels.
 
-    Three seeds say little of how seeds spread: an interval that rests on so few is too
-    narrow, so that one which barely leaves 0 out is no proof. In simulations where the
-    seeds spread more than the images (`tests/experiments/test_statistics.py`) it holds
-    the truth in 79 % with 3 seeds, in 92 % with 12. With one seed it is over images
-    alone.
+    An interval from three seeds is too narrow, so one that barely leaves out 0 is no
+    proof. In simulations where seeds vary more than images
+    (`tests/experiments/test_statistics.py`), 79 % of the intervals hold the true
+    difference with 3 seeds, 92 % with 12. With one seed, only images are drawn.
 
-    A score of 0/0 is NaN, such as the IoU of a class that no image drawn holds. A seed
-    for which either arm has none is left out of the mean, a resample without any is
-    left out of the interval, and `defined` is the share that is left.
+    A score of 0/0 is NaN, such as the IoU of a class that no image drawn holds. The
+    mean leaves out seeds for which either arm has no score, and the interval leaves out
+    resamples without any; `defined` is the share of the others.
 
     Args:
         treatment: confusions by seed and image.
         baseline: likewise, the same seeds and images in the same order.
         score: of confusion matrices, such as `segloss.metrics.mean_iou`.
-        resamples: how many are drawn.
-        seed: of the draws.
+        resamples: the number of resamples.
+        seed: of the random generator.
 
     Raises:
         ValueError: if the shapes differ, or there are fewer than two images.
@@ -125,8 +116,8 @@ def difference(
     with warnings.catch_warnings():
         # SciPy warns of resamples without a value, which are left out below.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        # Not BCa: its jackknife leaves one seed of three out at a time, which says too
-        # little of the skew, and nothing where the seeds agree.
+        # Not BCa: a jackknife over three seeds estimates the skew badly, and not at all
+        # where the seeds agree.
         drawn = stats.bootstrap(
             ids,
             statistic,

@@ -1,61 +1,49 @@
 """What a study leaves for good: a record per run, and confusions of each test image.
 
-Run folders hold gigabytes and lie outside of git; what is stored here is small, is
+Run folders hold gigabytes and stay outside of git. What is stored here is small, is
 committed, and is all that tables, plots and reports are made from.
 """
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import operator
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from ml_collections import ConfigDict
 
-from experiments.analysis.run_folder import Run, read_run, shared_setting
+from experiments.analysis.run_folder import Run, read_run
+from experiments.running.fingerprint import FREE
 from experiments.running.sweep import load_study, smoke_overrides
 from segloss.writing import replacing
 
-_ROOT = pathlib.Path(__file__).parents[2]
 _FILES = ("study.json", "runs.json", "confusions.npz")
 _REMEDY = "python -m experiments.collect STUDY --workdir=DIR writes all anew"
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A question, and the runs that answer it.
+    """A question, and the runs that answer it."""
 
-    Attributes:
-        name: of the config in `configs/sweeps/`.
-        question: in a sentence or two.
-        comparisons: (arm, its baseline), in order of interest.
-        paper: which of the paper's numbers stand beside; None is none.
-        runs: in the order of the sweep.
-        setting: fields of the config, dotted, that all runs share.
-    """
-
-    name: str
+    name: str  # of the config in `configs/sweeps/`
     question: str
-    comparisons: tuple[tuple[str, str], ...]
-    paper: str | None
-    runs: tuple[Run, ...]
-    setting: dict[str, Any]
+    comparisons: tuple[tuple[str, str], ...]  # of an arm with its baseline
+    paper: str | None  # which numbers of the paper the results are shown with
+    runs: tuple[Run, ...]  # in the order of the sweep
+    setting: dict[str, Any]  # the fields of the config that all runs share, dotted
 
     @property
     def arms(self) -> dict[str, tuple[Run, ...]]:
         """Runs of each arm, by seed."""
-        names = dict.fromkeys(run.arm for run in self.runs)
-        return {
-            name: tuple(
-                sorted((r for r in self.runs if r.arm == name), key=lambda r: r.seed)
-            )
-            for name in names
-        }
+        arms: dict[str, list[Run]] = {run.arm: [] for run in self.runs}
+        for run in sorted(self.runs, key=lambda run: run.seed):
+            arms[run.arm].append(run)
+        return {name: tuple(runs) for name, runs in arms.items()}
 
     @property
     def pixel_shares(self) -> dict[str, float]:
@@ -86,27 +74,6 @@ class Study:
         return arms[arm], arms[baseline]
 
 
-def study_folder(name: str) -> pathlib.Path:
-    """Where README, results and plots of a study lie."""
-    return _ROOT / "experiments" / name
-
-
-def study_config(name: str) -> pathlib.Path:
-    """The config of a study."""
-    return _ROOT / "configs" / "sweeps" / f"{name}.py"
-
-
-def check_known(path: pathlib.Path) -> None:
-    """Checks that a study's config is there.
-
-    Raises:
-        ValueError: listing those beside it.
-    """
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.py")))
-        raise ValueError(f"{path} is missing; known studies are {known}.")
-
-
 def confusions(runs: Sequence[Run]) -> Int[np.ndarray, "s n c c"]:
     """The confusions of several runs, one after the other."""
     return np.stack([run.per_image for run in runs])
@@ -129,34 +96,90 @@ def collect(
         ValueError: if runs are missing, or differ in code, in the fields that the sweep
             leaves alone, or in the images they were scored on. It names them.
     """
-    path, workdir = pathlib.Path(study_config_path), pathlib.Path(workdir)
-    check_known(path)
-    about = load_study(path)
-    planned = _to_json(smoke_overrides(about) if smoke else list(about.sweep()))
-    folders = {f"{p['arm']}/seed={p['seed']}": p for p in planned}
-    missing = [k for k in folders if not (workdir / k / "results.json").exists()]
+    about, workdir = load_study(study_config_path), pathlib.Path(workdir)
+    planned = [dict(o) for o in (smoke_overrides(about) if smoke else about.sweep())]
+    overrides = {f"{o.pop('arm')}/seed={o['seed']}": o for o in planned}
+    missing = [k for k in overrides if not (workdir / k / "results.json").exists()]
     if missing:
         raise ValueError(
-            f"{workdir} lacks {len(missing)} of {len(folders)} runs of {path.stem}: "
-            f"{', '.join(missing)}; run the same experiments.run again, which goes on."
+            f"{workdir} lacks {len(missing)} of {len(overrides)} runs of {about.name}: "
+            f"{', '.join(missing)}; the same command of experiments.run resumes it."
         )
-    runs, settings = [], {}
-    for key, overrides in folders.items():
-        run, config = read_run(workdir / key)
-        _check_overrides(workdir / key, overrides, config)
-        runs.append(run)
-        settings[key] = shared_setting(config, [overrides])
-    _check_one_setting(settings, folders)
+    read = {key: read_run(workdir / key) for key in overrides}
     study = Study(
-        name=path.stem,
+        name=about.name,
         question=about.question,
         comparisons=about.comparisons[:1] if smoke else about.comparisons,
         paper=about.paper,
-        runs=tuple(runs),
-        setting=shared_setting(config, planned),
+        runs=tuple(run for run, _ in read.values()),
+        setting=_shared_setting(
+            {key: _flat(config) for key, (_, config) in read.items()},
+            {key: _flat(fields) for key, fields in overrides.items()},
+            {key: tuple(fields) for key, fields in overrides.items()},
+            workdir,
+        ),
     )
     _check_comparable(study)
     return study
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    from segloss.config import flat_fields
+
+    return flat_fields(ConfigDict(tree, allow_dotted_keys=True))
+
+
+def _is_under(field: str, sections: Sequence[str]) -> bool:
+    return any(f"{field}.".startswith(f"{section}.") for section in sections)
+
+
+def _shared_setting(
+    configs: Mapping[str, Mapping[str, Any]],
+    overrides: Mapping[str, Mapping[str, Any]],
+    overridden: Mapping[str, Sequence[str]],
+    workdir: pathlib.Path,
+) -> dict[str, Any]:
+    """The fields that no run overrides, without those that change no figure.
+
+    Args:
+        configs: of each run, all fields.
+        overrides: of each run, the fields that the sweep sets.
+        overridden: of each run, the fields or sections that the sweep replaces.
+        workdir: the folder of the runs.
+
+    Raises:
+        ValueError: if a run has another value than the sweep says or, where the sweep
+            says nothing, than other runs.
+    """
+    for key, config in configs.items():
+        for field in sorted(overrides[key].keys() | config.keys()):
+            wanted, found = overrides[key].get(field), config.get(field)
+            if _is_under(field, overridden[key]) and found != wanted:
+                problem = f"is {found!r}" if field in config else "is missing"
+                raise ValueError(
+                    f"{workdir / key / 'config.json'}: {field} {problem}, the sweep "
+                    f"says {wanted!r}; results of different configs are never mixed. "
+                    "Delete the folder and run it again, or go back to that sweep."
+                )
+    setting = {}
+    for field in dict.fromkeys(field for c in configs.values() for field in c):
+        if _is_under(field, ("seed", *FREE)):
+            continue
+        keys = [key for key in configs if not _is_under(field, overridden[key])]
+        values = {key: configs[key].get(field) for key in keys}
+        for key, value in values.items():
+            # A file of weights may be renamed; `_check_comparable` compares its hash.
+            if value != values[keys[0]] and field != "model.pretrained":
+                raise ValueError(
+                    f"results of different configs are never mixed: {field} is "
+                    f"{value!r} in {key}, {values[keys[0]]!r} in {keys[0]}. Delete the "
+                    "runs that should not be, and run them again."
+                )
+        if len(keys) == len(configs):
+            setting[field] = values[keys[0]]
+    if setting.get("model.pretrained"):
+        setting["model.pretrained"] = pathlib.PurePath(setting["model.pretrained"]).name
+    return setting
 
 
 def save(study: Study, folder: str | pathlib.Path) -> None:
@@ -167,13 +190,7 @@ def save(study: Study, folder: str | pathlib.Path) -> None:
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {name: getattr(study, name) for name in _fields_stored(Study)}
-    records = [
-        json.dumps(
-            {name: getattr(run, name) for name in _fields_stored(Run)}, allow_nan=False
-        )
-        for run in study.runs
-    ]
+    records = [json.dumps(_to_store(run), allow_nan=False) for run in study.runs]
     # None takes its place before all are written.
     with contextlib.ExitStack() as stack:
         about_path, runs_path, npz_path = (
@@ -181,11 +198,11 @@ def save(study: Study, folder: str | pathlib.Path) -> None:
         )
         runs_path.write_text("[\n" + ",\n".join(records) + "\n]\n")
         with npz_path.open("wb") as file:
-            # NumPy gives each array the date at which zip files begin.
+            # NumPy writes a fixed date for each array.
             np.savez_compressed(file, **{run.key: run.per_image for run in study.runs})
         digests = {"runs.json": _sha256(runs_path), "confusions.npz": _sha256(npz_path)}
-        text = json.dumps(about | {"sha256": digests}, indent=2, allow_nan=False)
-        about_path.write_text(text + "\n")
+        about = _to_store(study) | {"sha256": digests}
+        about_path.write_text(json.dumps(about, indent=2, allow_nan=False) + "\n")
 
 
 def load(folder: str | pathlib.Path) -> Study:
@@ -203,94 +220,46 @@ def load(folder: str | pathlib.Path) -> Study:
         about = json.loads((folder / "study.json").read_text())
     except ValueError as error:
         raise ValueError(f"{folder / 'study.json'} is damaged; {_REMEDY}.") from error
-    _check_fields(folder / "study.json", about, {*_fields_stored(Study), "sha256"})
-    digests = about.pop("sha256")
+    digests = about.pop("sha256", {})
     for name in _FILES[1:]:
         if digests.get(name) != _sha256(folder / name):
             raise ValueError(
-                f"{folder / name} is damaged, or of another collection than study.json "
-                f"beside it; {_REMEDY}, or take all files from one commit."
+                f"{folder / name} is damaged, or of another collection than the "
+                f"study.json next to it; {_REMEDY}, or take all files from one commit."
             )
-    records = json.loads((folder / "runs.json").read_text())
     runs = []
     with np.load(folder / "confusions.npz") as arrays:
-        for record in records:
-            _check_fields(folder / "runs.json", record, set(_fields_stored(Run)))
-            record["class_names"] = tuple(record["class_names"])
-            key = f"{record['arm']}/seed={record['seed']}"
-            runs.append(Run(**record, per_image=arrays[key]))
+        for record in json.loads((folder / "runs.json").read_text()):
+            for field in ("class_names", "accepted_code"):
+                record[field] = tuple(record.get(field, ()))
+            per_image = arrays[f"{record['arm']}/seed={record['seed']}"]
+            run = _from_store(folder / "runs.json", Run, record, per_image=per_image)
+            runs.append(run)
     about["comparisons"] = tuple(map(tuple, about["comparisons"]))
-    study = Study(**about, runs=tuple(runs))
+    study = _from_store(folder / "study.json", Study, about, runs=tuple(runs))
     _check_comparable(study)
     return study
 
 
-def _fields_stored(kind: type[Study] | type[Run]) -> list[str]:
-    """Those of a study without its runs, of a run without its confusions."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    return [name for name in names if name not in ("runs", "per_image")]
+def _to_store(record: Study | Run) -> dict[str, Any]:
+    """The fields for JSON: no runs, no confusions, no empty `accepted_code`."""
+    left_out = {"runs", "per_image"}
+    if not getattr(record, "accepted_code", True):
+        left_out.add("accepted_code")
+    return {name: x for name, x in vars(record).items() if name not in left_out}
 
 
-def _check_fields(
-    path: pathlib.Path, stored: Mapping[str, Any], names: set[str]
-) -> None:
-    for word, differing in (
-        ("lacks", names - stored.keys()),
-        ("has the unknown", stored.keys() - names),
-    ):
-        if differing:
-            raise ValueError(
-                f"{path} {word} {', '.join(sorted(differing))}, so other code stored "
-                f"it; {_REMEDY}."
-            )
+def _from_store(
+    path: pathlib.Path, kind: Callable[..., Any], fields: Mapping[str, Any], **others
+) -> Any:
+    try:
+        return kind(**fields, **others)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}; other code stored it; {_REMEDY}.") from None
 
 
 def _sha256(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check_overrides(
-    folder: pathlib.Path, overrides: Mapping[str, Any], config: Mapping[str, Any]
-) -> None:
-    for path, wanted in overrides.items():
-        if path == "arm":
-            continue
-        try:
-            is_there = functools.reduce(operator.getitem, path.split("."), config)
-        except (KeyError, TypeError):  # a list, a number or None has no names
-            problem = "is missing"
-        else:
-            problem = None if is_there == wanted else f"is {is_there!r}"
-        if problem:
-            raise ValueError(
-                f"{folder / 'config.json'}: {path} {problem}, the sweep says "
-                f"{wanted!r}; results of different configs are never mixed. Delete the "
-                "folder and run it again, or go back to that sweep."
-            )
-
-
-def _check_one_setting(
-    settings: Mapping[str, Mapping[str, Any]],
-    overrides: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """What a run leaves as it is, is as in all others that leave it so."""
-    paths = {path for setting in settings.values() for path in setting}
-    # A file of weights may be renamed; `_check_comparable` compares its SHA-256.
-    for path in sorted(paths - {"model.pretrained"}):
-        keys = [
-            key
-            for key, own in overrides.items()
-            if not any(f"{path}.".startswith(f"{field}.") for field in own)
-        ]
-        values = {key: settings[key].get(path) for key in keys}
-        first, *others = keys
-        for key in others:
-            if values[key] != values[first]:
-                raise ValueError(
-                    "results of different configs are never mixed: "
-                    f"{path} is {values[key]!r} in {key}, {values[first]!r} in {first}."
-                    " Delete the runs that should not be, and run them again."
-                )
 
 
 def _check_comparable(study: Study) -> None:
@@ -298,14 +267,18 @@ def _check_comparable(study: Study) -> None:
     if not study.runs:
         raise ValueError(f"study {study.name} holds no run.")
     first = study.runs[0]
+    codes = dict.fromkeys(run.code for run in study.runs)
+    accepted = {code for run in study.runs for code in run.accepted_code}
+    # All code that was accepted as the same as some other is one.
+    one_code = len(codes.keys() - accepted) <= 1
     for what, of_run in {
-        "code": lambda run: run.code,
-        "data": lambda run: run.data,
-        "pretrained weights": lambda run: run.pretrained,
-        "devices": lambda run: run.devices,
-        "split": lambda run: run.split,
-        "classes": lambda run: run.class_names,
-        "confusions (images, classes, classes)": lambda run: run.per_image.shape,
+        "code": lambda run: one_code or run.code,
+        "data": operator.attrgetter("data"),
+        "pretrained weights": operator.attrgetter("pretrained"),
+        "devices": operator.attrgetter("devices"),
+        "split": operator.attrgetter("split"),
+        "classes": operator.attrgetter("class_names"),
+        "confusions (images, classes, classes)": operator.attrgetter("per_image.shape"),
         # The same images in the same order have the same labels.
         "labels of the images": lambda run: run.per_image.sum(axis=2).tobytes(),
     }.items():
@@ -316,8 +289,3 @@ def _check_comparable(study: Study) -> None:
                 f"{first.key} differs from {', '.join(others)}. Choose another "
                 "--workdir, or delete those runs and run them again."
             )
-
-
-def _to_json(tree: Any) -> Any:
-    """Tuples as lists, as a run's config.json has them."""
-    return json.loads(json.dumps(tree))

@@ -1,19 +1,19 @@
-"""The tables of a study, as rich draws them, markdown and CSV write them."""
+"""The tables of a study, and the sentences that go with them."""
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from experiments import SCORES
 from experiments.analysis.compare import (
     BINARY_SCORES,
     MIN_IMAGES,
-    SCORES,
     Comparison,
     binary_score,
     images_with_class,
@@ -24,22 +24,43 @@ from experiments.analysis.paper import Reported, arm_like
 from experiments.analysis.statistics import Interval, Spread, mean_scores
 from experiments.analysis.store import Run, Study, confusions
 from segloss import metrics
+from segloss.report import make_table, table_rows
 
 _SHORT = {"softmax_cross_entropy": "cross-entropy"}
+_DASH = "\N{EN DASH}"
+
+
+def make_tables(
+    study: Study, comparisons: Sequence[Comparison], reported: Sequence[Reported]
+) -> dict[str, tuple[str, Table]]:
+    """Name of each table that the study has to its title and itself."""
+    found = {"settings": ("What tells the arms apart", settings_table(study))}
+    found["scores"] = ("Scores of each arm", arms_table(study))
+    if comparisons:
+        table = comparisons_table(comparisons, study)
+        found["differences"] = ("Differences with their intervals", table)
+        table = class_differences_table(comparisons, study)
+        found["classes"] = ("Differences of each class", table)
+    if any(c.binary for c in comparisons):
+        name = study.runs[0].class_names[1]
+        found["binary_scores"] = (f"Scores of {name} alone", binary_arms_table(study))
+        table = binary_comparisons_table(comparisons, study)
+        found["binary_differences"] = (f"Differences of {name} alone", table)
+    if reported:
+        found["paper"] = ("The paper and ours", paper_table(study, reported))
+    return found
 
 
 def arms_table(study: Study) -> Table:
     """Scores of each arm in percent, mean and range over its seeds."""
-    table = _make_table("arm", [*SCORES.values(), "images seen", "steps", "seeds"])
+    table = make_table(["arm"], [*SCORES.values(), "images seen", "steps", "seeds"])
     for arm, runs in study.arms.items():
-        scores = mean_scores(
-            confusions(runs),
-            lambda c: np.stack([getattr(metrics, x)(c) for x in SCORES], axis=-1),
-        )
+        scores = _spreads(runs, SCORES, lambda c, name: getattr(metrics, name)(c))
         images = sorted({run.images_seen for run in runs})
         seen = " to ".join(f"{n:,}" for n in dict.fromkeys((images[0], images[-1])))
-        steps = f"{runs[0].total_steps:,}"
-        table.add_row(Text(arm), *map(percent, scores), seen, steps, str(len(runs)))
+        table.add_row(
+            Text(arm), *scores, seen, f"{runs[0].total_steps:,}", str(len(runs))
+        )
     first = study.runs[0]
     table.caption = (
         f"percent of {len(first.per_image)} images of {first.split}: mean (smallest to "
@@ -51,12 +72,11 @@ def arms_table(study: Study) -> Table:
 
 def settings_table(study: Study) -> Table:
     """What tells the arms apart."""
-    table = Table("arm", "loss", "sampler", caption_justify="left")
-    table.add_column("steps", justify="right")
-    table.add_column("seeds", justify="right")
+    table = make_table(["arm", "loss", "sampler"], ["steps", "seeds"])
     for arm, runs in study.arms.items():
         run = runs[0]
-        cells = (arm, describe_loss(run.loss), describe(run.sampler))
+        losses = [run.loss] if isinstance(run.loss, dict) else run.loss
+        cells = (arm, " + ".join(map(describe, losses)), describe(run.sampler))
         seeds = ", ".join(str(r.seed) for r in runs)
         table.add_row(*map(Text, cells), f"{run.total_steps:,}", seeds)
     return table
@@ -64,16 +84,17 @@ def settings_table(study: Study) -> Table:
 
 def comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
     """Differences of the scores in points, each with its interval."""
-    table = Table("arm", "against", "at", caption_justify="left")
-    table.add_column(SCORES["mean_iou"], justify="right")
+    table = make_table(["arm", "against", "at"], [SCORES["mean_iou"]])
     table.add_column("which shows")
     for name in list(SCORES.values())[1:]:
         table.add_column(name, justify="right")
-    for comparison in comparisons:
-        cells = (comparison.arm, comparison.baseline, comparison.at)
-        first, *others = comparison.scores.values()
+    for c in comparisons:
+        first, *others = c.scores.values()
         table.add_row(
-            *map(Text, cells), points(first), verdict(first), *map(points, others)
+            *map(Text, (c.arm, c.baseline, c.at)),
+            points(first),
+            verdict(first),
+            *map(points, others),
         )
     table.caption = (
         "points (percent minus percent), with 95 % intervals of a paired bootstrap "
@@ -85,7 +106,7 @@ def comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
 
 def class_differences_table(comparisons: Sequence[Comparison], study: Study) -> Table:
     """Differences of each class's IoU in points, a column for each comparison."""
-    table = _make_table("class", ["pixels", "images", *(c.name for c in comparisons)])
+    table = make_table(["class"], ["pixels", "images", *(c.name for c in comparisons)])
     for name, share in study.pixel_shares.items():
         cells = (points(c.per_class[name]) for c in comparisons)
         images = f"{comparisons[0].images[name]:,}"
@@ -102,23 +123,17 @@ def class_differences_table(comparisons: Sequence[Comparison], study: Study) -> 
 
 def binary_arms_table(study: Study) -> Table:
     """IoU, F1, precision and recall of class 1 in percent, over seeds."""
-    table = _make_table("arm", BINARY_SCORES.values())
+    table = make_table(["arm"], BINARY_SCORES.values())
     for arm, runs in study.arms.items():
-        scores = mean_scores(
-            confusions(runs),
-            lambda c: np.stack([binary_score(c, x) for x in BINARY_SCORES], axis=-1),
-        )
-        table.add_row(Text(arm), *map(percent, scores))
-    table.caption = (
-        f"percent, of {study.runs[0].class_names[1]} alone: mean (smallest to largest "
-        "seed)"
-    )
+        table.add_row(Text(arm), *_spreads(runs, BINARY_SCORES, binary_score))
+    name = study.runs[0].class_names[1]
+    table.caption = f"percent, of {name} alone: mean (smallest to largest seed)"
     return table
 
 
 def binary_comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
     """Differences of those in points, each with its interval."""
-    table = _make_table("arm", ["against", *BINARY_SCORES.values(), "F1 shows"])
+    table = make_table(["arm"], ["against", *BINARY_SCORES.values(), "F1 shows"])
     for c in comparisons:
         cells = (points(c.binary[score]) for score in BINARY_SCORES)
         table.add_row(Text(c.arm), Text(c.baseline), *cells, verdict(c.binary["f1"]))
@@ -132,17 +147,13 @@ def binary_comparisons_table(comparisons: Sequence[Comparison], study: Study) ->
 
 def paper_table(study: Study, reported: Sequence[Reported]) -> Table:
     """The paper's numbers and ours in percent; a dash where no arm is like theirs."""
-    table = Table("batches", "score", caption_justify="left")
-    for name in ("paper", "ours"):
-        table.add_column(name, justify="right")
+    table = make_table(["batches", "score"], ["paper", "ours"])
     table.add_column("where in the paper")
     for row in reported:
-        runs = arm_like(study, row)
-        ours = (
-            percent(mean_scores(confusions(runs), getattr(metrics, row.metric)))
-            if runs
-            else "\N{EN DASH}"
-        )
+        runs, ours = arm_like(study, row), _DASH
+        if runs:
+            scores = mean_scores(confusions(runs), getattr(metrics, row.metric))
+            ours = percent(scores)
         wanted = "" if row.batch_cl is None else f", batch_cl {row.batch_cl}"
         places = {"figure": row.figure, "page": row.page}
         table.add_row(
@@ -168,38 +179,27 @@ def csv_table(table: Table) -> str:
     return lines.getvalue()
 
 
-def table_rows(table: Table) -> list[list[str]]:
-    """The cells of a table, row by row."""
-    columns = ([str(cell) for cell in column.cells] for column in table.columns)
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
 def percent(spread: Spread) -> str:
     """Mean of a score, and its range where there is one."""
     if math.isnan(spread.mean):
-        return "\N{EN DASH}"
+        return _DASH
     mean, low, high = (f"{100 * x:.2f}" for x in (spread.mean, spread.low, spread.high))
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
-def describe_loss(loss: Any) -> str:
-    """A loss or several in a few words."""
-    if isinstance(loss, dict):
-        return describe(loss)
-    return " + ".join(map(describe, loss))
-
-
 def describe(section: dict[str, Any]) -> str:
-    """A section of a config: its name, then what it is given."""
+    """A section of a config: its name, then its other fields."""
+    fields = ((key, str(value)) for key, value in section.items() if key != "name")
     given = ", ".join(
-        f"{key} {_brief(value)}" for key, value in section.items() if key != "name"
+        f"{key} {text if len(text) <= 30 else f'{text[:27]}...'}"
+        for key, text in fields
     )
     name = _SHORT.get(section["name"], section["name"]).replace("_", " ")
     return f"{name} ({given})" if given else name
 
 
 def drawn_from(study: Study) -> str:
-    """What the bootstrap draws: of a single seed it cannot."""
+    """What the bootstrap draws; a single seed cannot be drawn."""
     seeds = {run.seed for run in study.runs}
     return "seeds and test images" if len(seeds) > 1 else "test images, of one seed"
 
@@ -209,40 +209,55 @@ def caveat(study: Study) -> str:
     seeds = len({run.seed for run in study.runs})
     images = images_with_class(study.runs[0])
     rare = [name for name, n in images.items() if 0 < n < MIN_IMAGES]
-    held = sum(n > 0 for n in images.values())
-    of_classes = (
-        f" Fewer than {MIN_IMAGES} test images hold {', '.join(rare)}: too few to tell "
-        f"a difference, though {len(rare)} of the {held} classes in the mean IoU are "
-        "such."
-        if rare
-        else ""
-    )
-    if seeds == 1:
-        return (
-            "One seed: the intervals say nothing of what another would give."
-            f"{of_classes}"
-        )
-    return (
+    text = (
         f"{seeds} seeds say little of how seeds spread, so the intervals are rather "
         "too narrow: in a simulation of 40 images, with seeds that spread more than "
         "images, they hold the truth in 79 % of cases with 3 seeds and in 92 % with "
         "12, instead of in 95 %. One that barely leaves 0 out is no proof."
-        f"{of_classes}"
+        if seeds > 1
+        else "One seed: the intervals say nothing of what another would give."
+    )
+    if rare:
+        text += (
+            f" Fewer than {MIN_IMAGES} test images hold {', '.join(rare)}: too few to "
+            f"tell a difference, though {len(rare)} of the "
+            f"{sum(n > 0 for n in images.values())} classes in the mean IoU are such."
+        )
+    return text
+
+
+def provenance(study: Study, quote: str = "`") -> str:
+    """Where the numbers come from, in a line, with hashes in quotes."""
+
+    def listed(hashes: Iterable[str]) -> str:
+        return ", ".join(f"{quote}{x[:12]}{quote}" for x in dict.fromkeys(hashes))
+
+    runs = study.runs
+    commits = [run.commit or "none" for run in runs]
+    dirty = " with changes" if any(c.endswith("-dirty") for c in commits) else ""
+    devices = " and ".join(dict.fromkeys(run.devices for run in runs))
+    hours = sum(run.seconds for run in runs) / 3600
+    versions = ", ".join(f"{k} {v}" for k, v in runs[0].versions.items())
+    accepted = [code for run in runs for code in run.accepted_code]
+    code = listed(run.code for run in runs if run.code not in accepted)
+    if accepted:
+        code += f" (accepted by hand as the same: {listed(accepted)})"
+    return (
+        f"{len(runs)} runs, {hours:.1f} hours of training in total on {devices}; "
+        f"commit {listed(c[:12] for c in commits)}{dirty}, code {code}; {versions}."
     )
 
 
-def provenance(study: Study) -> str:
-    """Where the numbers come from, in a line."""
-    runs: Sequence[Run] = study.runs
-    commits = dict.fromkeys((run.commit or "none")[:12] for run in runs)
-    dirty = any((run.commit or "").endswith("-dirty") for run in runs)
-    devices = dict.fromkeys(run.devices for run in runs)
-    seconds = sum(run.seconds for run in runs)
-    versions = ", ".join(f"{k} {v}" for k, v in runs[0].versions.items())
-    return (
-        f"{len(runs)} runs, {seconds / 3600:.1f} hours of training in total on "
-        f"{' and '.join(devices)}; commit {', '.join(f'`{c}`' for c in commits)}"
-        f"{' with changes' if dirty else ''}, code `{runs[0].code[:12]}`; {versions}."
+def _spreads(
+    runs: Sequence[Run], names: Iterable[str], score: Callable[[Any, str], Any]
+) -> Iterable[str]:
+    """Each of several scores in percent."""
+    return map(
+        percent,
+        mean_scores(
+            confusions(runs),
+            lambda c: np.stack([score(c, name) for name in names], axis=-1),
+        ),
     )
 
 
@@ -250,15 +265,3 @@ def _note_of_defined(intervals: Iterable[Interval]) -> str:
     if all(i.defined in (0, 1) for i in intervals):
         return ""
     return "; of N %: the share of the resamples in which there is such a score"
-
-
-def _make_table(first: str, others: Sequence[str]) -> Table:
-    table = Table(first, caption_justify="left")
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 30 else f"{text[:27]}..."

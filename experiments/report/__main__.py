@@ -1,20 +1,21 @@
-r"""Writes a study as one HTML file that needs nothing else, and no network.
+r"""Writes a study as one HTML file, which needs no network and no other file.
 
 python -m experiments.report STUDY                   # from what is stored
 python -m experiments.report STUDY --workdir=DIR     # with pictures from its runs
 
-`experiments.collect` stores what it is made from. Pictures are predicted anew from the
-checkpoints in DIR; they show images of the data set, so mind its licence before the
-file is passed on. It is written to DIR, or to runs/STUDY/, which git ignores.
+It is made from what `experiments.collect` stored, and written to DIR, or to
+runs/STUDY/, which git ignores. Pictures are predicted from the checkpoints in DIR. They
+show images of the data set, so check its licence before you pass the file on.
 """
 
 import pathlib
 
 from absl import flags
 
-from experiments.analysis.store import load, study_folder
+from experiments.analysis.store import load
 from experiments.report.page import make_page
 from experiments.report.pictures import make_pictures
+from experiments.running.sweep import study_folder
 from segloss import cli
 from segloss.writing import write_text
 
@@ -26,7 +27,7 @@ OUTPUT = flags.DEFINE_string("output", None, "The file, if not report.html in DI
 def main(argv: list[str]) -> None:
     _, name = argv
     if SMOKE.value and WORKDIR.value is None:
-        raise ValueError("--smoke needs --workdir, where what it ran lies.")
+        raise ValueError("--smoke needs --workdir, the folder of what it ran.")
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
     folder = workdir if SMOKE.value else study_folder(name)
     study = load(folder / "results")

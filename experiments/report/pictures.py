@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import io
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -15,43 +14,32 @@ from segloss import metrics
 from segloss.report import voc_palette
 from segloss.report.palette import VOID_COLOR, to_colors
 
-# Comparisons that are shown: of each baseline the first, up to so many.
+# The most comparisons that are shown, of each baseline the first.
 _COMPARISONS = 3
 _LONGEST_SIDE = 560
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One image, its labels, and what both arms make of it, as data: URIs.
+    """One image, its labels, and what both arms predict, as data: URIs."""
 
-    Attributes:
-        title: why it is shown.
-        words: scores and name of the image.
-        before: prediction of the baseline.
-        after: prediction of the arm.
-    """
-
-    title: str
-    words: str
+    title: str  # why it is shown
+    words: str  # name and scores
     image: str
     truth: str
-    before: str
-    after: str
+    before: str  # prediction of the baseline
+    after: str  # prediction of the arm
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one comparison, for one seed.
-
-    Attributes:
-        legend: colours as CSS has them, by class that occurs.
-    """
+    """Pictures of one comparison, for one seed."""
 
     arm: str
     baseline: str
     seed: int
     pictures: list[Picture]
-    legend: dict[str, str]
+    legend: dict[str, str]  # by class that occurs, a colour of CSS
 
 
 def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]:
@@ -71,11 +59,11 @@ def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]
 
 
 def choose_images(treatment: Run, baseline: Run) -> dict[str, tuple[int, float, float]]:
-    """Images whose own mean IoU gains most, changes as the median does, loses most.
+    """The images with the largest gain, the median and the largest loss of mean IoU.
 
     Returns:
-        Why, to the image's place, its score before and its score after. One that comes
-        twice is there once.
+        By the reason for the choice: the image's place, its score before and its score
+        after. An image that is chosen twice is there once.
     """
     before, after = (
         np.array([metrics.mean_iou(c) for c in run.per_image.astype(np.int64)])
@@ -98,16 +86,17 @@ def choose_images(treatment: Run, baseline: Run) -> dict[str, tuple[int, float, 
 def _make_set(
     study: Study, arm: str, baseline: str, workdir: pathlib.Path
 ) -> PictureSet:
-    from segloss import train
+    from segloss.config import open_configured_dataset, parse_config, read_config
+    from segloss.trained import load_trained
 
     treatment, before = (runs[0] for runs in study.pairs(arm, baseline))
     chosen = choose_images(treatment, before)
     source, ignore_label, trained = None, 255, []
     for run in (before, treatment):
-        config = train.read_config(workdir / run.key)
-        trained.append(train.load_trained(config, workdir / run.key))
+        config = read_config(workdir / run.key)
+        trained.append(load_trained(config, workdir / run.key))
         if source is None:
-            dataset = train.make_setup(config).dataset
+            dataset = open_configured_dataset(parse_config(config))
             source, ignore_label = dataset.source(run.split), dataset.ignore_label
     pictures, found = [], set()
     for why, (i, score_before, score_after) in chosen.items():
@@ -128,7 +117,11 @@ def _make_set(
                 after=predicted[1],
             )
         )
-    legend = dict(_legend(found, study.runs[0].class_names, ignore_label))
+    colors = {c: tuple(voc_palette()[c].tolist()) for c in found - {ignore_label}}
+    names = {c: study.runs[0].class_names[c] for c in colors}
+    legend = {names[c]: f"rgb{colors[c]}" for c in sorted(colors)}
+    if ignore_label in found:
+        legend["void"] = f"rgb{VOID_COLOR}"
     return PictureSet(arm, baseline, treatment.seed, pictures, legend)
 
 
@@ -141,15 +134,6 @@ def _check_is_that_image(
             f"image {place} of the split has other labels than it was scored on; the "
             "data set changed since. Report without --workdir, or run the study anew."
         )
-
-
-def _legend(
-    found: set[int], names: tuple[str, ...], ignore_label: int
-) -> Iterator[tuple[str, str]]:
-    for label in sorted(found - {ignore_label}):
-        yield names[label], f"rgb{tuple(voc_palette()[label].tolist())}"
-    if ignore_label in found:
-        yield "void", f"rgb{VOID_COLOR}"
 
 
 def _photo_uri(pixels: np.ndarray) -> str:

@@ -1,13 +1,11 @@
-"""What a sweep shows: one live table on a terminal, a line per change elsewhere."""
+"""What a sweep shows: a live table on a terminal, elsewhere a line for each change."""
 
 import contextlib
 import dataclasses
 import json
 import pathlib
-import statistics
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -17,15 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.running.sweep import PlannedRun
+from segloss.report import make_table
 
-WAITING, RUNNING, DONE, STOPPED, FAILED = (
-    "waiting",
-    "running",
-    "done",
-    "stopped",
-    "failed",
-)
-# In the order in which a table that is too tall keeps them.
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+STOPPED, FAILED = "stopped", "failed"
+# A table that is too tall keeps the first of these.
 _STYLES = {
     RUNNING: "cyan",
     FAILED: "red",
@@ -33,50 +27,32 @@ _STYLES = {
     WAITING: "dim",
     DONE: "green",
 }
-_SCORES = {
-    "mean_iou": "mean IoU",
-    "frequency_weighted_iou": "FWIoU",
-    "mean_accuracy": "MA",
-    "pixel_accuracy": "PA",
-}
 _DASH = "\N{EN DASH}"
+# At the end of `metrics.jsonl`, where its newest lines are.
+_TAIL_BYTES = 1 << 16
 
 
 class Curve:
-    """The newest of what a run writes to `metrics.jsonl`, read as it grows."""
+    """The newest values in a run's `metrics.jsonl`."""
 
     def __init__(self, path: pathlib.Path, split: str):
         self._path = path
         self._score = f"{split}_mean_iou"
-        self._lock = threading.Lock()
-        self._read = 0
         self.step = 0
         self.loss: float | None = None
         self.mean_iou: float | None = None
 
     def refresh(self) -> None:
-        """Reads what came since; all of it where a run that goes on cut the file."""
-        # The table is drawn by a thread of its own.
-        with (
-            self._lock,
-            contextlib.suppress(FileNotFoundError),
-            self._path.open("rb") as file,
-        ):
-            if file.seek(0, 2) < self._read:
-                self._read = self.step = 0
-            file.seek(self._read)
+        """Reads the end of the file."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._read += len(line)
-                # A kill may have cut a line that another was then put behind.
-                with contextlib.suppress(json.JSONDecodeError):
-                    self._take(json.loads(line))
-
-    def _take(self, line: dict[str, Any]) -> None:
-        self.step = line["step"]
-        self.loss = line.get("loss", self.loss)
-        self.mean_iou = line.get(self._score, self.mean_iou)
+                # The first line and the last may be cut.
+                with contextlib.suppress(ValueError):
+                    values = json.loads(line)
+                    self.step = values["step"]
+                    self.loss = values.get("loss", self.loss)
+                    self.mean_iou = values.get(self._score, self.mean_iou)
 
 
 @dataclasses.dataclass
@@ -93,7 +69,7 @@ class Row:
         split = self.run.config.evaluate.split
         self.curve = Curve(self.folder / "metrics.jsonl", split)
         self.curve.refresh()
-        self._since = (0.0, 0)
+        self.start_clock()
         if self.is_finished:
             self.state = DONE
 
@@ -108,19 +84,19 @@ class Row:
         return json.loads((self.folder / "results.json").read_text())["summary"]
 
     def start_clock(self) -> None:
-        """From here the time left is counted."""
+        """Starts to measure the speed, from which the time left is estimated."""
         self._since = (time.monotonic(), self.curve.step)
 
     @property
     def status(self) -> str:
-        """The state, and the how-manieth retry that is."""
+        """The state, or the number of the retry that waits or runs."""
         if self.retries and self.state in (WAITING, RUNNING):
             return f"retry {self.retries}"
         return self.state
 
     @property
     def seconds_left(self) -> float | None:
-        """At the speed since the clock was started; None where there is none yet."""
+        """Time left at the measured speed; None where none was measured."""
         since, first = self._since
         steps = self.curve.step - first
         if self.state != RUNNING or steps < 1:
@@ -130,7 +106,7 @@ class Row:
 
 
 class _Lasting:
-    """A file that may lose its reader; what is written then is lost, and no more."""
+    """A file whose reader may go away; what is written then is lost silently."""
 
     def __init__(self, file: IO[str]):
         self._file = file
@@ -149,11 +125,7 @@ class _Lasting:
 
 
 class Board:
-    """The rows of a sweep on a console.
-
-    Args:
-        console: from here on, losing its terminal or pipe is no error.
-    """
+    """The rows of a sweep on a console, which may lose its terminal or pipe."""
 
     def __init__(self, rows: Sequence[Row], console: Console):
         self.rows = rows
@@ -162,7 +134,7 @@ class Board:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Draws the table again and again, where there is a terminal to do so."""
+        """Keeps the table up to date, where there is a terminal."""
         if not self.console.is_terminal:
             yield
             return
@@ -183,7 +155,7 @@ class Board:
     def change(
         self, row: Row, state: str, remark: str = "", *, always: bool = False
     ) -> None:
-        """Puts a run into another state, and says so where no table does."""
+        """Sets the state of a run; prints it where no table shows it, or `always`."""
         row.state = state
         row.curve.refresh()
         if always or not self.console.is_terminal:
@@ -191,12 +163,9 @@ class Board:
             self.say(f"{clock} {row.run.key}: {row.status}{remark}")
 
     def table(self, height: int | None = None) -> Table:
-        """Every run, or as many as there is room for, those that run first."""
-        table = Table(caption_justify="left")
-        for name in ("arm", "seed", "state"):
-            table.add_column(name)
-        for name in ("step", "", "loss", "mean IoU", "left"):
-            table.add_column(name, justify="right")
+        """The runs; if there are more than `height`, those that run come first."""
+        numbers = ("step", "", "loss", "mean IoU", "left")
+        table = make_table(("arm", "seed", "state"), numbers)
         rows = list(self.rows)
         if height and len(rows) > height:
             order = list(_STYLES)
@@ -221,33 +190,6 @@ class Board:
         return table
 
 
-def arm_table(rows: Iterable[Row]) -> Table:
-    """Per arm the mean over its seeds, and from which to which they go."""
-    table = Table("arm", caption_justify="left")
-    table.add_column("seeds", justify="right")
-    for name in _SCORES.values():
-        table.add_column(name, justify="right")
-    arms: dict[str, list[dict[str, float]]] = {}
-    for row in rows:
-        arms.setdefault(row.run.arm, [])
-        if row.state == DONE:
-            arms[row.run.arm].append(row.summary)
-    for arm, summaries in arms.items():
-        cells = (_mean_and_range([s[key] for s in summaries]) for key in _SCORES)
-        table.add_row(Text(arm), str(len(summaries)), *cells)
-    return table
-
-
-def _mean_and_range(scores: Sequence[float | None]) -> str:
-    present = [score for score in scores if score is not None]
-    if not present:
-        return _DASH
-    mean = f"{statistics.fmean(present):.3f}"
-    if len(present) == 1:
-        return mean
-    return f"{mean} ({min(present):.3f} to {max(present):.3f})"
-
-
 def _format(score: float | None) -> str:
     return _DASH if score is None else f"{score:.3f}"
 
@@ -255,5 +197,5 @@ def _format(score: float | None) -> str:
 def _clock(seconds: float | None) -> str:
     if seconds is None:
         return _DASH
-    hours, minutes = divmod(round(seconds) // 60, 60)
-    return f"{hours}:{minutes:02}:{round(seconds) % 60:02}"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -1,11 +1,11 @@
-"""What must be the same for two runs to be results of one study: code and config."""
+"""What must be equal for two runs to be results of one study: code, config, devices."""
 
 import ast
 import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,20 +14,15 @@ from ml_collections import ConfigDict
 import segloss
 from experiments.running.sweep import PlannedRun
 
-# Batches are planned with numba, distances to boundaries are scipy's, colours dm-pix's.
-_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "pillow",
-    "scipy",
-    "dm-pix",
-    "numba",
-)
-# Fields that change no figure of a run. `evaluate` is none of them, though a run could
-# go on with another: its figures would be no others' equals. Nor is `on_bad_sample`.
+# The packages that compute: numba plans batches, scipy measures distances, dm-pix
+# changes colours.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scipy")
+_PACKAGES += ("dm-pix", "numba")
+# Parts of segloss that change no figure of a run.
+_NOT_COMPUTING = ("cli.py", "report", "serving.py")
+_SPEAKING = ("info", "print", "warn", "warning")
+# Fields that change no figure of a run. `evaluate` and `on_bad_sample` are not among
+# them: a run can be resumed with other values, but its figures are then not comparable.
 FREE = (
     "checkpoint_every_steps",
     "log_every_steps",
@@ -41,56 +36,66 @@ RECORD = "run.json"
 
 
 def package_versions() -> dict[str, str]:
-    """Those of Python and of the packages that compute."""
-    # Without the patch number: patch releases mend faults and compute the same.
+    """Versions of Python and of the packages that compute."""
+    # Without the patch number: patch releases compute the same.
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {"python": python, **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 def code_fingerprint(root: pathlib.Path | None = None) -> str:
-    """SHA-256 of segloss as Python reads it, and of `package_versions`.
+    """SHA-256 of the code of segloss that computes, and of `package_versions`.
 
-    Comments, docstrings and layout do not count.
+    Comments, layout, docstrings, `raise` statements and calls that print, warn or log
+    do not count, nor do the parts of segloss that only report, serve or read commands.
 
     Args:
-        root: folder of the package; None is that of the segloss which is imported.
+        root: folder of the package; None is that of the imported segloss.
     """
     root = root or pathlib.Path(segloss.__file__).parent
     digest = hashlib.sha256(json.dumps(package_versions()).encode())
     for path in sorted(root.rglob("*.py")):
-        code = ast.unparse(_without_docstrings(ast.parse(path.read_text())))
-        digest.update(f"\n{path.relative_to(root).as_posix()}\n{code}".encode())
+        place = path.relative_to(root)
+        if place.parts[0] not in _NOT_COMPUTING:
+            code = ast.unparse(_OnlyComputing().visit(ast.parse(path.read_text())))
+            digest.update(f"\n{place.as_posix()}\n{code}".encode())
     return digest.hexdigest()
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)] or [ast.Pass()]
-    return tree
+class _OnlyComputing(ast.NodeTransformer):
+    """Takes out what a program says."""
 
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        said = node.value
+        if isinstance(said, ast.Call):
+            name = getattr(said.func, "attr", getattr(said.func, "id", None))
+            return ast.Pass() if name in _SPEAKING else node
+        return ast.Pass() if isinstance(said, ast.Constant) else node
 
-def _is_text(line: ast.stmt) -> bool:
-    return (
-        isinstance(line, ast.Expr)
-        and isinstance(line.value, ast.Constant)
-        and isinstance(line.value.value, str)
-    )
+    def visit_Raise(self, node: ast.Raise) -> ast.stmt:
+        return ast.Raise()
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [x for x in body if not isinstance(x, ast.Pass)] or [ast.Pass()]
+        return node
 
 
 def config_fingerprint(config: ConfigDict) -> str:
     """SHA-256 of the fields of a config that change a figure."""
-    from segloss import train
+    from segloss.config import flat_fields
 
-    fields = train.flat_fields(config, without=FREE)
+    fields = flat_fields(config, without=FREE)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def make_record(run: PlannedRun, *, code: str) -> dict[str, Any]:
-    """What `run.json` of a run holds."""
-    from segloss.train.evaluation import current_commit
+def make_record(
+    run: PlannedRun, *, code: str, accepted_code: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The content of a run's `run.json`."""
+    from segloss.provenance import current_commit
 
+    accepted = {"accepted_code": list(accepted_code)} if accepted_code else {}
     return {
         "arm": run.arm,
         "seed": run.seed,
@@ -99,13 +104,14 @@ def make_record(run: PlannedRun, *, code: str) -> dict[str, Any]:
         "config": config_fingerprint(run.config),
         "commit": current_commit(),
         "versions": package_versions(),
+        **accepted,
     }
 
 
 def newest_checkpoint(folder: pathlib.Path) -> int | None:
-    """The step from which a run goes on; None where it begins."""
+    """The step at which a run resumes; None where it starts."""
     names = (path.name for path in (folder / "checkpoints").glob("*"))
-    # While one is written, its name has more to it.
+    # The folder of an unfinished checkpoint has a longer name.
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
@@ -115,57 +121,84 @@ def has_begun(folder: pathlib.Path) -> bool:
 
 
 def check_unmixed(
-    runs: Iterable[PlannedRun], workdir: pathlib.Path, *, code: str
-) -> None:
-    """Checks that every run that has begun did so with this code and its config.
+    runs: Iterable[PlannedRun],
+    workdir: pathlib.Path,
+    *,
+    code: str,
+    accept_code: Sequence[str] = (),
+) -> list[str]:
+    """Checks that all runs that have begun did so with this code and their config.
+
+    Args:
+        runs: those of the sweep.
+        workdir: the folder of the sweep.
+        code: fingerprint of the code.
+        accept_code: beginnings of fingerprints that count as equal to `code`.
+
+    Returns:
+        The fingerprints that were accepted, now or when a run was resumed.
 
     Raises:
         ValueError: listing each run that did not, and what differs.
     """
-    faults = []
-    for run in runs:
-        folder = run.folder(workdir)
-        if has_begun(folder):
-            faults += [f"{folder}: {d}" for d in _differences(run, folder, code=code)]
+    begun = [(run, run.folder(workdir)) for run in runs]
+    begun = [(run, folder) for run, folder in begun if has_begun(folder)]
+    records = [_read_json(folder / RECORD) for _, folder in begun]
+    accepted: dict[str, None] = {}
+    for record in records:
+        before = record.get("accepted_code", [])
+        codes = [record.get("code", ""), *before]
+        named = [c for c in codes if c.startswith(tuple(filter(None, accept_code)))]
+        # What was accepted before this code, or before a code that is accepted now.
+        inherited = before if codes[0] == code or named else []
+        accepted |= dict.fromkeys(c for c in [*named, *inherited] if c != code)
+    faults = [
+        f"{folder}: {difference}"
+        for (run, folder), record in zip(begun, records, strict=True)
+        for difference in _differences(run, folder, record, {code, *accepted})
+    ]
     if faults:
         raise ValueError(
             "runs of other code or config are never mixed:\n  "
             + "\n  ".join(faults)
             + "\nChoose another --workdir, or delete these folders to run them anew."
         )
+    return list(accepted)
 
 
-def _differences(run: PlannedRun, folder: pathlib.Path, *, code: str) -> list[str]:
-    from segloss import train
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
-    path = folder / RECORD
-    if not path.exists():
+
+def _differences(
+    run: PlannedRun, folder: pathlib.Path, record: Mapping[str, Any], codes: set[str]
+) -> list[str]:
+    from segloss.config import check_same_weights, differing_fields
+
+    if not record:
         return [f"has no {RECORD}, so no sweep made it."]
-    record = json.loads(path.read_text())
     differences = []
-    if record["code"] != code:
+    if record["code"] not in codes:
         commit = (record.get("commit") or "none")[:12]
         versions = _version_differences(record.get("versions", {}))
         what = "the code or what it runs on" if versions else "the code"
         text = f"{what} changed since, at commit {commit}"
-        differences.append("; ".join([text, *versions]) + ".")
+        accept = f"--accept_code={record['code'][:12]} if it computes the same"
+        differences.append("; ".join([text, *versions, accept]) + ".")
     if record["config"] != config_fingerprint(run.config):
+        if not (folder / "config.json").exists():
+            return [*differences, "has no config.json."]
+        differing = differing_fields(run.config, folder, free=FREE)
+        fields = [f"{name} was {was!r}, is {now!r}" for name, was, now in differing]
+        if fields:
+            differences.append(f"the config changed: {'; '.join(fields)}.")
         try:
-            train.check_same_config(run.config, folder, free=FREE)
-            train.check_same_weights(run.config, _pretrained(folder))
-        except (FileNotFoundError, ValueError) as error:
-            # What is wrong, without where, and what to do, which are said for all.
-            text = str(error).split("another config: ")[-1]
-            differences.append(f"the config changed: {text.split('. Choose')[0]}.")
+            # A run that is resumed checks its weights itself.
+            began_with = _read_json(folder / "results.json").get("pretrained")
+            check_same_weights(run.config, began_with)
+        except ValueError as error:
+            differences.append(f"the config changed: {error}")
     return differences
-
-
-def _pretrained(folder: pathlib.Path) -> dict[str, str] | None:
-    """The weights that a finished run began with; one that goes on checks its own."""
-    results = folder / "results.json"
-    if not results.exists():
-        return None
-    return json.loads(results.read_text()).get("pretrained")
 
 
 def _version_differences(before: Mapping[str, str]) -> list[str]:
@@ -175,7 +208,29 @@ def _version_differences(before: Mapping[str, str]) -> list[str]:
         for name, version in now.items()
         if before.get(name, version) != version
     ]
-    # Of a record that is older than what is recorded today.
+    # An older record holds fewer packages.
     if unknown := [name for name in now if name not in before]:
         differences.append(f"the record has no version of {', '.join(unknown)}")
     return differences
+
+
+def check_devices(runs: Iterable[PlannedRun], workdir: pathlib.Path) -> str | None:
+    """The devices of the runs that have begun; None where none has.
+
+    Raises:
+        ValueError: if they are not the same.
+    """
+    runs_on: dict[str, list[str]] = {}
+    for run in runs:
+        folder = run.folder(workdir)
+        if has_begun(folder):
+            files = (_read_json(folder / name) for name in ("results.json", RECORD))
+            if devices := next((f["devices"] for f in files if "devices" in f), None):
+                runs_on.setdefault(devices, []).append(run.key)
+    if len(runs_on) > 1:
+        where = "; ".join(f"{d}: {', '.join(keys)}" for d, keys in runs_on.items())
+        raise ValueError(
+            f"runs on different devices are never mixed: {where}. Delete the folders "
+            "of all but one kind, to run them anew on that."
+        )
+    return next(iter(runs_on), None)

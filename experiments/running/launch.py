@@ -1,31 +1,42 @@
-"""Where the runs of a sweep are trained: this process, or others of this machine."""
+"""Where the runs of a sweep are trained: here, in processes of this machine, in Slurm.
+
+submitit serves Slurm only. Its local executor kills a job one second after Ctrl-C,
+which is too early to save a checkpoint.
+"""
 
 import contextlib
-import dataclasses
+import json
 import os
 import pathlib
+import pickle
 import shutil
-import signal
 import subprocess
-import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import submitit
 
-from experiments.running.worker import Job, Outcome, holder_here, run_job
+from experiments.running.worker import JOB, OUTCOME, Job, Outcome, run_job
 
-# submitit ends a local job after this; a run takes what it takes.
-_NO_LIMIT_MINUTES = 60 * 24 * 365
+_WORKER = ["-m", "experiments.running.worker"]
+_KILLED = Outcome("crashed", error="it was killed")
+# The files of another machine may appear late.
+_FILES_WITHIN_SECONDS = 20
+_ASK_SLURM_EVERY_SECONDS = 5
 
 
-class Attempt(Protocol):
-    """One try of a run."""
+class Attempt:
+    """One try of a run, which is over from the start where it ran in this process."""
 
-    log: pathlib.Path
+    def __init__(self, log: pathlib.Path, outcome: Outcome | None = None):
+        self.log = log
+        self._outcome = outcome
 
     def poll(self) -> Outcome | None:
         """How it ended; None while it has not."""
+        return self._outcome
 
     def stop(self) -> None:
         """Asks it to save its state and end."""
@@ -34,19 +45,13 @@ class Attempt(Protocol):
         """Ends it at once."""
 
 
-class Launcher(Protocol):
-    """A place for runs."""
-
-    jobs: int
-    # Whether a signal for a run is one for the sweep.
-    in_process: bool
-
-    def start(self, job: Job, directory: pathlib.Path) -> Attempt:
-        """Starts a job; `directory` is new, and takes its log."""
-
-
 class Inline:
-    """One run after the other in this process: no start-up, one compilation cache."""
+    """One run after the other in this process: no start-up, one compilation cache.
+
+    Attributes:
+        jobs: how many run at once, here and in the other launchers.
+        in_process: whether a signal for a run is one for the sweep.
+    """
 
     jobs = 1
     in_process = True
@@ -55,47 +60,29 @@ class Inline:
         self._cache = cache
 
     def start(self, job: Job, directory: pathlib.Path) -> Attempt:
-        """Returns once the job is over."""
+        """Starts a job, here until its end; `directory` is new, and takes its log."""
         import jax
 
         if not jax.config.jax_compilation_cache_dir:
             jax.config.update("jax_compilation_cache_dir", str(self._cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         directory.mkdir(parents=True)
-        log = directory / "log.txt"
         with (
-            log.open("w") as file,
-            contextlib.redirect_stdout(file),
-            contextlib.redirect_stderr(file),
+            (directory / "log.out").open("w") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
         ):
-            try:
-                outcome = run_job(job)
-            except Exception as error:
-                traceback.print_exc()
-                outcome = Outcome("crashed", error=str(error))
-        return _Over(log, outcome)
-
-
-class _Over:
-    def __init__(self, log: pathlib.Path, outcome: Outcome):
-        self.log = log
-        self._outcome = outcome
-
-    def poll(self) -> Outcome | None:
-        return self._outcome
-
-    def stop(self) -> None:
-        pass
-
-    def kill(self) -> None:
-        pass
+            return Attempt(directory / "log.out", run_job(job))
 
 
 class Local:
-    """Processes on this machine, through submitit.
+    """Processes on this machine.
 
     Args:
         jobs: how many at once; None is one per accelerator, and one without any.
+
+    Raises:
+        ValueError: if the jobs would have different devices.
     """
 
     in_process = False
@@ -103,113 +90,170 @@ class Local:
     def __init__(self, jobs: int | None = None):
         devices = accelerators()
         self.jobs = jobs or max(1, len(devices))
-        self._free = list(range(self.jobs))[::-1]
         self._environments = [
             _environment(devices, slot, self.jobs) for slot in range(self.jobs)
-        ]
+        ][::-1]
 
     def start(self, job: Job, directory: pathlib.Path) -> Attempt:
-        slot = self._free.pop()
-        job = dataclasses.replace(
-            job, environment=self._environments[slot], own_group=True
-        )
-        executor = submitit.AutoExecutor(directory, cluster="local")
-        executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, stderr_to_stdout=True)
-        # Inherited, so that neither Ctrl-C nor a lost terminal ends what submitit puts
-        # around the job, and through which the job is stopped.
-        with _ignored(signal.SIGINT), _ignored(signal.SIGHUP):
-            submitted = executor.submit(run_job, job)
-        return _LocalAttempt(submitted, job, lambda: self._free.append(slot))
+        return _LocalAttempt(job, directory, self._environments)
 
 
-@contextlib.contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-class _LocalAttempt:
-    def __init__(self, submitted: submitit.Job, job: Job, release: Any):
-        self.log = submitted.paths.stdout
-        self._submitted = submitted
-        self._job = job
-        self._release = release
-        self._outcome: Outcome | None = None
+class _LocalAttempt(Attempt):
+    def __init__(self, job: Job, directory: pathlib.Path, environments: list[dict]):
+        super().__init__(directory / "log.out")
+        self._outcome_file = directory / OUTCOME
+        self._stop_file = job.stop_file
+        self._free = environments
+        self._environment = environments.pop()
+        directory.mkdir(parents=True)
+        (directory / JOB).write_bytes(pickle.dumps(job))
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *_WORKER, str(directory)],
+                env=os.environ | self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Out of the terminal's reach: the runner passes on what it is asked.
+                start_new_session=True,
+            )
 
     def poll(self) -> Outcome | None:
-        if self._outcome is None and self._submitted.done() and not self._orphan():
-            self._outcome = outcome_of(self._submitted)
-            self._release()
+        if self._outcome is None and self._process.poll() is not None:
+            self._free.append(self._environment)
+            self._outcome = _KILLED
+            if self._outcome_file.exists():
+                self._outcome = Outcome(**json.loads(self._outcome_file.read_text()))
         return self._outcome
 
     def stop(self) -> None:
-        self._job.stop_file.touch()
-        # Not `cancel`, which kills after a second; this is passed on to the job.
-        if not self._submitted.done():
-            _send(signal.SIGTERM, int(self._submitted.job_id))
-        elif orphan := self._orphan():
-            _send(signal.SIGTERM, orphan)
+        self._stop_file.touch()
+        self._process.terminate()
 
     def kill(self) -> None:
-        if pid := holder_here(self._job.folder):
-            _send(signal.SIGKILL, pid)
-
-    def _orphan(self) -> int | None:
-        """The job, if it outlives what submitit had put around it, which is gone."""
-        if self._submitted.paths.result_pickle.exists():
-            return None
-        return holder_here(self._job.folder)
-
-
-def _send(number: signal.Signals, pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def outcome_of(submitted: submitit.Job) -> Outcome:
-    """What a job that is over returned."""
-    if not submitted.paths.result_pickle.exists():
-        return Outcome("crashed", error="it was killed")
-    if submitted.exception() is not None:
-        lines = str(submitted.exception()).strip().splitlines()
-        # Of submitit's frame around the traceback, the line with the exception.
-        rules = [i for i, line in enumerate(lines) if line.startswith("-----")]
-        return Outcome("crashed", error=lines[rules[-1] - 1] if rules else lines[-1])
-    return submitted.result()
+        self._process.kill()
 
 
 def accelerators() -> list[str]:
-    """The GPUs of this machine that may be used, without starting jax on them."""
+    """The GPUs of this machine that may be used, found without starting jax on them.
+
+    Raises:
+        ValueError: if they are of several kinds.
+    """
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [device for device in visible.split(",") if device]
     if shutil.which("nvidia-smi") is None:
         return []
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return [
-        str(index)
-        for index, _ in enumerate(
-            line for line in done.stdout.splitlines() if line.startswith("GPU ")
+    ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(ask, capture_output=True, text=True)
+    names = done.stdout.splitlines() if done.returncode == 0 else []
+    if len(set(names)) > 1:
+        raise ValueError(
+            f"this machine has GPUs of several kinds, {', '.join(names)}; results of "
+            "different devices are never mixed. Choose some by CUDA_VISIBLE_DEVICES."
         )
-    ]
+    return [str(index) for index in range(len(names))]
 
 
-def _environment(devices: Sequence[str], slot: int, jobs: int) -> dict[str, str | None]:
-    """The devices of one of so many jobs: its share, or one that it shares."""
-    # submitit sets it to nothing.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+def _environment(devices: Sequence[str], slot: int, jobs: int) -> dict[str, str]:
+    """Gives a job its share of the devices, or a device that it shares with others."""
     if not devices:
-        return {"CUDA_VISIBLE_DEVICES": visible}
+        return {}
     if jobs <= len(devices):
+        if len(devices) % jobs:
+            raise ValueError(
+                f"--jobs={jobs}: {len(devices)} GPUs cannot be shared out equally, and "
+                "results of different devices are never mixed. Choose a divisor of "
+                f"{len(devices)}, or fewer GPUs by CUDA_VISIBLE_DEVICES."
+            )
         return {"CUDA_VISIBLE_DEVICES": ",".join(devices[slot::jobs])}
     sharing = -(-jobs // len(devices))
+    fraction = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / sharing:.3f}")
     return {
         "CUDA_VISIBLE_DEVICES": devices[slot % len(devices)],
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": os.environ.get(
-            "XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / sharing:.3f}"
-        ),
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction,
     }
+
+
+class Slurm:
+    """Jobs of Slurm, through submitit.
+
+    Args:
+        settings: of submitit's `update_parameters`.
+        jobs: how many may be in the queue at once; None is all.
+
+    Raises:
+        ValueError: if there is no Slurm here.
+    """
+
+    in_process = False
+
+    def __init__(self, settings: Mapping[str, Any], jobs: int | None = None):
+        if shutil.which("sbatch") is None:
+            raise ValueError("--launcher=slurm: there is no sbatch on this machine.")
+        self.jobs = jobs or sys.maxsize
+        self._settings = settings
+        self._alive: set[str] = set()
+        self._asked = 0.0
+
+    def start(self, job: Job, directory: pathlib.Path) -> Attempt:
+        executor = submitit.AutoExecutor(directory, cluster="slurm")
+        try:
+            executor.update_parameters(stderr_to_stdout=True, **self._settings)
+            submitted = executor.submit(run_job, job)
+        except submitit.core.utils.FailedJobError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"--launcher=slurm: {reason}") from error
+        self._alive.add(submitted.job_id)
+        return _SlurmAttempt(submitted, job, self)
+
+    def is_alive(self, job_id: str) -> bool:
+        """Whether a job waits or runs, as far as Slurm has answered."""
+        if time.monotonic() - self._asked > _ASK_SLURM_EVERY_SECONDS:
+            # Not `sacct`, which needs a database that small clusters do not have.
+            ask = ["squeue", "--me", "--noheader", "--format=%i"]
+            done = subprocess.run(ask, capture_output=True, text=True)
+            if done.returncode == 0:
+                self._alive = set(done.stdout.split())
+            self._asked = time.monotonic()
+        return job_id in self._alive
+
+
+class _SlurmAttempt(Attempt):
+    def __init__(self, submitted: submitit.Job, job: Job, slurm: Slurm):
+        super().__init__(submitted.paths.stdout)
+        self._submitted = submitted
+        self._stop_file = job.stop_file
+        self._slurm = slurm
+        self._over_since: float | None = None
+
+    def poll(self) -> Outcome | None:
+        if self._slurm.is_alive(self._submitted.job_id):
+            self._over_since = None
+            return None
+        if self._submitted.paths.result_pickle.exists():
+            if self._submitted.exception() is None:
+                return self._submitted.result()
+            return Outcome("crashed", error="it failed before it began")
+        self._over_since = self._over_since or time.monotonic()
+        waited = time.monotonic() - self._over_since
+        # A job that was cancelled in the queue leaves no file.
+        late = waited > _FILES_WITHIN_SECONDS or self._stop_file.exists()
+        return _KILLED if late else None
+
+    def stop(self) -> None:
+        self._stop_file.touch()
+        self._cancel("--state=PENDING")
+        # A plain `scancel` kills half a minute later, whatever is not yet saved.
+        self._cancel("--signal=TERM")
+
+    def kill(self) -> None:
+        self._cancel("--signal=KILL")
+
+    def _cancel(self, how: str) -> None:
+        subprocess.run(["scancel", how, self._submitted.job_id], capture_output=True)
+
+
+Launcher = Inline | Local | Slurm

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from rich.console import Console
+
 from experiments.running.board import (
     DONE,
     FAILED,
@@ -17,11 +19,20 @@ from experiments.running.board import (
     Board,
     Row,
 )
-from experiments.running.fingerprint import make_record, newest_checkpoint
+from experiments.running.fingerprint import (
+    check_devices,
+    check_unmixed,
+    code_fingerprint,
+    make_record,
+    newest_checkpoint,
+)
 from experiments.running.launch import Attempt, Launcher
-from experiments.running.worker import Job, Outcome
+from experiments.running.sweep import PlannedRun
+from experiments.running.worker import Job, Outcome, check_free, locked
+from segloss.writing import write_text
 
 _LOGS = ".jobs"
+_DEVICES = "devices.txt"
 _POLL_SECONDS = 0.2
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_LINES = 15
@@ -30,12 +41,13 @@ _WAIT_FOR_KILLED_SECONDS = 20
 
 @dataclasses.dataclass
 class Runner:
-    """Runs what is not done, and again what crashed.
+    """Runs the runs that are not done, and retries those that crash.
 
     Attributes:
         workdir: holds the runs, and `.jobs/` with the log of every try.
         code: fingerprint of the code.
-        retries: how often a run that crashes is tried again.
+        retries: how often a run that crashes is retried.
+        accepted_code: fingerprints of other code that counts as the same.
     """
 
     board: Board
@@ -43,6 +55,7 @@ class Runner:
     workdir: pathlib.Path
     code: str
     retries: int
+    accepted_code: Sequence[str] = ()
     _attempts: dict[int, tuple[Attempt, int]] = dataclasses.field(default_factory=dict)
     _signals: list[int] = dataclasses.field(default_factory=list)
 
@@ -80,13 +93,16 @@ class Runner:
         job = Job(
             config=row.run.config,
             folder=row.folder.absolute(),
-            record=make_record(row.run, code=self.code),
+            record=make_record(
+                row.run, code=self.code, accepted_code=self.accepted_code
+            ),
             stop_file=directory / "stop",
+            devices_file=(self.workdir / _LOGS / _DEVICES).absolute(),
         )
         row.curve.refresh()
         row.start_clock()
         self.board.change(row, RUNNING)
-        # Not that of the curve, which may end behind it where a job was killed.
+        # The curve of a job that was killed may end after its newest checkpoint.
         first_step = newest_checkpoint(row.folder) or 0
         self._attempts[index] = (self.launcher.start(job, directory), first_step)
 
@@ -106,7 +122,7 @@ class Runner:
         self, row: Row, attempt: Attempt, outcome: Outcome, first_step: int
     ) -> None:
         row.curve.refresh()
-        # A result is never asked to come twice, whatever killed the process after it.
+        # A finished run is done, even if its process was killed afterwards.
         if outcome.state == "done" or row.is_finished:
             score = row.summary["mean_iou"]
             self.board.change(row, DONE, f", mean IoU {_or_none(score)}")
@@ -147,7 +163,7 @@ class Runner:
         before = len(self._signals)
         for attempt, _ in self._attempts.values():
             attempt.stop()
-        # Only now: whatever may be wrong with saying so, they have been asked.
+        # After the jobs were asked, as printing may fail.
         self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         killed_at = None
         while self._attempts:
@@ -157,20 +173,20 @@ class Runner:
                     attempt.kill()
             self._settle()
             if killed_at and time.monotonic() - killed_at > _WAIT_FOR_KILLED_SECONDS:
-                # What they run on does not answer; their locks keep others out.
+                # Their machine does not answer; their locks keep other jobs out.
                 return
             time.sleep(_POLL_SECONDS)
 
     @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:
         def note(number, frame):
-            # Shell and kernel may both tell of a lost terminal, which asks once.
+            # Shell and kernel may both signal a lost terminal; that is one request.
             if number != signal.SIGHUP or not self._signals:
                 self._signals.append(number)
 
         before = {n: signal.getsignal(n) for n in _STOPPING}
         for number, handler in before.items():
-            # As nohup has it.
+            # `nohup` ignores SIGHUP.
             if handler is not signal.SIG_IGN:
                 signal.signal(number, note)
         try:
@@ -191,12 +207,56 @@ def failures(rows: Sequence[Row]) -> str:
     )
 
 
+def plan_sweep(
+    runs: Sequence[PlannedRun],
+    workdir: pathlib.Path,
+    console: Console,
+    *,
+    accept_code: Sequence[str] = (),
+) -> tuple[Board, list[str]]:
+    """The runs as a board shows them, and which other code is accepted.
+
+    Raises:
+        ValueError: if the results of the runs could not be collected together.
+    """
+    accepted = check_unmixed(
+        runs, workdir, code=code_fingerprint(), accept_code=accept_code
+    )
+    check_devices(runs, workdir)
+    return Board([Row(run, run.folder(workdir)) for run in runs], console), accepted
+
+
+def run_sweep(
+    board: Board,
+    workdir: pathlib.Path,
+    launcher: Launcher,
+    *,
+    retries: int,
+    accepted_code: Sequence[str] = (),
+) -> int:
+    """Runs a sweep, unless another process does; returns what `Runner.run` does.
+
+    Raises:
+        ValueError: if the sweep, or one of its runs, is in use.
+    """
+    with locked(workdir):
+        check_free([row.folder for row in board.rows])
+        devices_file = workdir / _LOGS / _DEVICES
+        if devices := check_devices([row.run for row in board.rows], workdir):
+            write_text(devices_file, devices)
+        else:
+            devices_file.unlink(missing_ok=True)
+        code = code_fingerprint()
+        runner = Runner(board, launcher, workdir, code, retries, accepted_code)
+        return runner.run()
+
+
 def exit_with(code: int, rows: Sequence[Row]) -> None:
     """Ends the command as its runs went."""
     if code > 128:
         name = signal.Signals(code - 128).name
         with contextlib.suppress(OSError):
-            print(f"{name}: the same command goes on from here.", file=sys.stderr)
+            print(f"{name}: the same command resumes from here.", file=sys.stderr)
     elif code:
         print(f"error: these runs failed:\n{failures(rows)}", file=sys.stderr)
     sys.exit(code)

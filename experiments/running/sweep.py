@@ -1,41 +1,41 @@
 """From a study's config file to the runs it asks for."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import re
+import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+_ROOT = pathlib.Path(__file__).parents[2]
 _FILE_SAFE = re.compile(r"[^\W_][\w.=+-]*")
-# What a smoke run keeps of the overrides: the sections that a study is about. The rest,
-# such as `total_steps` or a network, is made for data and hours that it does not have.
+# The sections of a config that smoke runs take from a sweep. The others, such as
+# `total_steps` or `model`, suit the real data and hours of training.
 _KEPT_IN_SMOKE = ("sampler", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """What a file in `configs/sweeps` says.
+    """What a file in `configs/sweeps` says."""
 
-    Attributes:
-        question: what the study asks, in a sentence or two.
-        comparisons: pairs of arms, the second the first's baseline.
-        paper: the rows of the paper's numbers that stand beside the results.
-    """
-
-    name: str
+    path: pathlib.Path
     question: str
-    comparisons: tuple[tuple[str, str], ...]
-    paper: str | None
+    comparisons: tuple[tuple[str, str], ...]  # of an arm with its baseline
+    paper: str | None  # which numbers of the paper the results are shown with
     get_config: Callable[..., ConfigDict]
     sweep: Callable[[], Iterable[Mapping[str, Any]]]
+
+    @property
+    def name(self) -> str:
+        """The name of the study's folder."""
+        return self.path.stem
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep; those that differ in the seed alone share an arm."""
+    """One run of a sweep; runs that differ only in the seed share an arm."""
 
     arm: str
     seed: int
@@ -44,39 +44,52 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """`ARM/seed=S`, which is also where the run lies."""
+        """`ARM/seed=S`, also the run's folder below the sweep's."""
         return f"{self.arm}/seed={self.seed}"
 
     def folder(self, workdir: pathlib.Path) -> pathlib.Path:
-        """Where training writes."""
-        return workdir / self.arm / f"seed={self.seed}"
+        """The folder that training writes to."""
+        return workdir / self.key
+
+
+def study_folder(name: str) -> pathlib.Path:
+    """The folder of a study's README, results and plots."""
+    return _ROOT / "experiments" / name
+
+
+def study_config(name: str) -> pathlib.Path:
+    """The config of a study; `name` may also be the path of a config."""
+    return (
+        pathlib.Path(name)
+        if name.endswith(".py")
+        else _ROOT / "configs" / "sweeps" / f"{name}.py"
+    )
 
 
 def load_study(path: str | pathlib.Path) -> StudyConfig:
     """Reads a study's file.
 
     Args:
-        path: of the file, without the argument of its `get_config`.
+        path: the file, without the argument of its `get_config`.
 
     Raises:
-        ValueError: if it lacks something that a study has.
+        ValueError: if there is no such file, or it lacks something that a study has.
     """
     path = pathlib.Path(path)
-    spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
-    if spec is None:
-        raise ValueError(f"{path} must be a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.py")))
+        raise ValueError(f"{path} is missing; known studies are {known}.")
+    fields = runpy.run_path(str(path))
     for name in ("get_config", "sweep", "QUESTION", "COMPARISONS"):
-        if not hasattr(module, name):
+        if name not in fields:
             raise ValueError(f"{path} has no {name!r}; run.py takes single configs.")
     return StudyConfig(
-        name=path.stem,
-        question=module.QUESTION,
-        comparisons=tuple(map(tuple, module.COMPARISONS)),
-        paper=getattr(module, "PAPER", None),
-        get_config=module.get_config,
-        sweep=module.sweep,
+        path=path,
+        question=fields["QUESTION"],
+        comparisons=tuple(map(tuple, fields["COMPARISONS"])),
+        paper=fields.get("PAPER"),
+        get_config=fields["get_config"],
+        sweep=fields["sweep"],
     )
 
 
@@ -86,9 +99,9 @@ def expand(
     """The runs of a sweep, in its order.
 
     Args:
-        base: what every run begins with.
-        overrides: per run its `arm`, its `seed`, and dotted paths to values, each of
-            which replaces the whole field.
+        base: the config that all runs start from.
+        overrides: for each run its `arm`, its `seed`, and values by dotted field; a
+            value replaces the whole field.
 
     Raises:
         ValueError: if an arm cannot name a folder, a field is not in the config, or two
@@ -124,7 +137,7 @@ def _replace(config: ConfigDict, field: str, value: Any) -> None:
         section = section.get(parent) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict) or name not in section:
         raise ValueError(f"sweep: the config has no field {field!r}.")
-    # Deleted first: an update would keep the siblings of another `name`.
+    # An update in place would keep the fields that only the old `name` takes.
     del section[name]
     section[name] = value
 
@@ -132,11 +145,7 @@ def _replace(config: ConfigDict, field: str, value: Any) -> None:
 def check_comparisons(
     comparisons: Iterable[Sequence[str]], runs: Iterable[PlannedRun]
 ) -> None:
-    """Checks that each comparison is of two arms of the sweep.
-
-    Raises:
-        ValueError: naming the comparison that is not.
-    """
+    """Raises a `ValueError` unless each comparison is of two arms of the sweep."""
     arms = dict.fromkeys(run.arm for run in runs)
     for comparison in comparisons:
         if len(comparison) != 2 or not set(comparison) <= arms.keys():
@@ -147,21 +156,18 @@ def check_comparisons(
 
 
 def smoke_overrides(study: StudyConfig) -> list[dict[str, Any]]:
-    """What `--smoke` takes of a sweep: two arms, one seed, sampler and loss.
+    """The part of a sweep that `--smoke` runs.
 
-    The arms are those of the first comparison, or the sweep's first two. Of the
-    overrides `arm`, `seed` and what lies in `sampler` or `loss` is kept.
+    One seed of the arms of the first comparison (without comparisons, of the first two
+    arms), with the overrides of `sampler` and `loss` only.
     """
-    first_of: dict[str, dict[str, Any]] = {}
+    first_of: dict[str, Mapping[str, Any]] = {}
     for override in study.sweep():
         first_of.setdefault(override["arm"], override)
     arms = study.comparisons[0] if study.comparisons else list(first_of)[:2]
+    kept = ("arm", "seed", *_KEPT_IN_SMOKE)
     return [
-        {
-            field: value
-            for field, value in override.items()
-            if field in ("arm", "seed") or field.split(".")[0] in _KEPT_IN_SMOKE
-        }
+        {name: x for name, x in override.items() if name.split(".")[0] in kept}
         for arm, override in first_of.items()
         if arm in arms
     ]

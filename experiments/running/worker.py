@@ -1,6 +1,6 @@
 """What a job of a sweep does: one run, from its lock to its results.
 
-Nothing here imports jax before the job has said which devices are its own.
+python -m experiments.running.worker DIRECTORY    # how `Local` starts a job
 """
 
 import contextlib
@@ -8,8 +8,10 @@ import dataclasses
 import fcntl
 import os
 import pathlib
+import pickle
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -19,28 +21,20 @@ from ml_collections import ConfigDict
 from experiments.running.fingerprint import RECORD, code_fingerprint
 from segloss.writing import write_json
 
+# The files through which `Local` gives a job and takes its outcome.
+JOB, OUTCOME = "job.pkl", "outcome.json"
 _LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a job needs to know, wherever it runs.
-
-    Attributes:
-        folder: where the run lies.
-        record: what `run.json` will hold.
-        stop_file: exists once the job should not begin.
-        environment: variables to set, or with None to remove, before jax starts.
-        own_group: whether to leave the terminal's group of processes, so that Ctrl-C
-            comes as the runner passes it on and not twice.
-    """
+    """What a job needs to know, wherever it runs."""
 
     config: ConfigDict
-    folder: pathlib.Path
-    record: dict[str, Any]
-    stop_file: pathlib.Path
-    environment: dict[str, str | None] = dataclasses.field(default_factory=dict)
-    own_group: bool = False
+    folder: pathlib.Path  # of the run
+    record: dict[str, Any]  # for `run.json`
+    stop_file: pathlib.Path  # exists once the job should not begin
+    devices_file: pathlib.Path  # says which devices all runs of the sweep use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +62,7 @@ class _Asked(BaseException):
 
 
 def run_job(job: Job) -> Outcome:
-    """Trains, or goes on, and says how it ended.
-
-    Raises:
-        Exception: what training raised, if another try may go well.
-    """
-    for name, value in job.environment.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
-    if job.own_group:
-        os.setpgrp()
+    """Trains a run, or resumes it, and says how that ended."""
     with _asked_by_signals():
         try:
             if job.stop_file.exists():
@@ -88,6 +72,9 @@ def run_job(job: Job) -> Outcome:
         except _Asked as asked:
             error = "its job was stopped before its first step"
             return Outcome("stopped", error=error, signal=asked.number)
+        except Exception as error:
+            traceback.print_exc()
+            return Outcome("crashed", error=f"{type(error).__name__}: {error}")
 
 
 def _train(job: Job) -> Outcome:
@@ -101,7 +88,8 @@ def _train(job: Job) -> Outcome:
                 f"{job.folder}: the code changed since the sweep was started; start it "
                 "again."
             )
-        write_json(job.folder / RECORD, job.record)
+        devices = claim_devices(job.devices_file)
+        write_json(job.folder / RECORD, job.record | {"devices": devices})
         train.train(job.config, job.folder)
     except (ValueError, train.NonFiniteError) as error:
         traceback.print_exc()
@@ -109,6 +97,33 @@ def _train(job: Job) -> Outcome:
     except train.Stopped as stopped:
         return Outcome("stopped", signal=stopped.code - 128)
     return Outcome("done")
+
+
+def claim_devices(path: pathlib.Path) -> str:
+    """The devices of this process, written down by the first job of a sweep.
+
+    Raises:
+        ValueError: if the first job had others; `collect` would refuse the results.
+    """
+    import jax
+
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    own = path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}")
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(devices)
+    try:
+        # A link appears with its content, and to one process only.
+        with contextlib.suppress(FileExistsError):
+            os.link(own, path)
+    finally:
+        own.unlink()
+    if (first := path.read_text()) != devices:
+        raise ValueError(
+            f"this job has {devices}, the sweep began on {first}; results of different "
+            "devices are never mixed. Run it where there is the same, or choose "
+            "another --workdir."
+        )
+    return devices
 
 
 @contextlib.contextmanager
@@ -139,65 +154,52 @@ def _asked_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps others out of a folder, until this process ends however it ends.
+    """Keeps other processes out of a folder, even if this one is killed, until its end.
 
     Raises:
         ValueError: if another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # NFS locks only files that are open for writing.
     with (folder / _LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(_taken(folder)) from None
+            file.seek(0)
+            pid, host = [*file.read().split(), "?", "?"][:2]
+            raise ValueError(
+                f"{folder} is in use by process {pid} on {host}; wait for it, or end "
+                f"it with `kill {pid}`, which saves its state."
+            ) from None
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}\n")
         file.flush()
         yield
 
 
-def _taken(folder: pathlib.Path) -> str:
-    pid, host = read_lock(folder) or ("?", "?")
-    return (
-        f"{folder} is in use by process {pid} on {host}; wait for it, or end it with "
-        f"`kill {pid}`, which saves its state."
-    )
-
-
-def read_lock(folder: pathlib.Path) -> tuple[int, str] | None:
-    """Process and host that hold, or held last, the lock of a run."""
-    with contextlib.suppress(OSError, ValueError):
-        pid, host = (folder / _LOCK).read_text().split()
-        return int(pid), host
-    return None
-
-
-def holder_here(folder: pathlib.Path) -> int | None:
-    """The process of this machine that has a run now; None where none has."""
-    path = folder / _LOCK
-    if not path.exists() or not _is_held(path):
-        return None
-    pid, host = read_lock(folder) or (None, None)
-    return pid if host == socket.gethostname() else None
-
-
-def _is_held(lock: pathlib.Path) -> bool:
-    # To write, as NFS asks for.
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def check_free(folders: list[pathlib.Path]) -> None:
-    """Checks that no job, such as one whose runner was killed, still has a run.
+    """Checks that no job has a run, such as a job that outlived its runner.
 
     Raises:
         ValueError: listing each run that is in use.
     """
-    locks = [folder / _LOCK for folder in folders if (folder / _LOCK).exists()]
-    faults = [_taken(lock.parent) for lock in locks if _is_held(lock)]
+    faults = []
+    for folder in folders:
+        if (folder / _LOCK).exists():
+            try:
+                with locked(folder):
+                    pass
+            except ValueError as error:
+                faults.append(str(error))
     if faults:
         raise ValueError("\n  ".join(["runs are in use:", *faults]))
+
+
+def main(directory: pathlib.Path) -> None:
+    """Runs the job in a folder, and writes its outcome there."""
+    outcome = run_job(pickle.loads((directory / JOB).read_bytes()))
+    write_json(directory / OUTCOME, dataclasses.asdict(outcome))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -9,7 +9,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from segloss.config.parsed import READING_AHEAD, defaults
-from segloss.devices import MAPPINGS
 from segloss.models.pretrained import sha256_of
 from segloss.writing import write_json
 
@@ -42,18 +41,32 @@ def check_same_config(
     Raises:
         ValueError: if the run in `workdir` has another config; it lists the fields.
     """
-    before = flat_fields(read_config(workdir), without=free)
-    now = flat_fields(config, without=free)
     differing = [
-        f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
-        for field in sorted(before.keys() | now.keys())
-        if not _agree(field, before.get(field), now.get(field))
+        f"{field} was {before!r}, is {now!r}"
+        for field, before, now in differing_fields(config, workdir, free=free)
     ]
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config: {'; '.join(differing)}. "
             "Choose another --workdir, or go back to that config."
         )
+
+
+def differing_fields(
+    config: ConfigDict, workdir: Path, *, free: Iterable[str] = _FREE_TO_CHANGE
+) -> list[tuple[str, Any, Any]]:
+    """The fields in which a config differs from that of the run in `workdir`.
+
+    Returns:
+        Of each field its dotted path, its value then and its value now; None is none.
+    """
+    before = flat_fields(read_config(workdir), without=free)
+    now = flat_fields(config, without=free)
+    return [
+        (field, before.get(field), now.get(field))
+        for field in sorted(before.keys() | now.keys())
+        if not _agree(field, before.get(field), now.get(field))
+    ]
 
 
 def _agree(field: str, before: Any, now: Any) -> bool:
@@ -124,7 +137,7 @@ def read_config(workdir: Path) -> ConfigDict:
         )
     config = _with_tuples(json.loads(path.read_text()))
     sections = {name: x | config[name] for name, x in defaults().items()}
-    return ConfigDict({"mapping": MAPPINGS[0]} | config | sections)
+    return ConfigDict(config | sections)
 
 
 def _with_tuples(tree: Any) -> Any:

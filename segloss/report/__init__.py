@@ -16,7 +16,13 @@ from segloss.report.figures import (
     save_figure,
 )
 from segloss.report.palette import overlay, to_palette_png, voc_palette
-from segloss.report.tables import class_table, markdown_table, summary_table
+from segloss.report.tables import (
+    class_table,
+    make_table,
+    markdown_table,
+    summary_table,
+    table_rows,
+)
 
 __all__ = [
     "Example",
@@ -29,11 +35,13 @@ __all__ = [
     "dataset_table",
     "example_figure",
     "exposure_table",
+    "make_table",
     "markdown_table",
     "overlay",
     "read_metrics",
     "save_figure",
     "summary_table",
+    "table_rows",
     "to_palette_png",
     "voc_palette",
 ]

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from segloss.report.tables import make_table
+
 _DPI = 110
 _SIZE_INCHES = (13.0, 10.0)
 # Classes that the table lists beside each; the figure has all.
@@ -20,9 +22,8 @@ _COMPANIONS = 3
 
 def dataset_table(statistics: Mapping[str, Any]) -> Table:
     """Pixel and image share of each class, and its weights."""
-    table = Table("class", caption_justify="left")
-    for name in ("pixels", "images", "median-frequency weight"):
-        table.add_column(name, justify="right")
+    numbers = ("pixels", "images", "median-frequency weight")
+    table = make_table(["class"], numbers)
     for row in statistics["classes"]:
         table.add_row(
             Text(row["name"]),
@@ -36,11 +37,9 @@ def dataset_table(statistics: Mapping[str, Any]) -> Table:
 
 def acceptance_table(statistics: Mapping[str, Any]) -> Table:
     """Share of attempts that succeed, a column for each `batch_max`; none is a dash."""
-    table = Table("batch_cl", caption_justify="left")
     pairs = {(p["batch_cl"], p["batch_max"]): p for p in statistics["acceptance"]}
     sizes = sorted({batch_max for _, batch_max in pairs})
-    for batch_max in sizes:
-        table.add_column(f"within {batch_max}", justify="right")
+    table = make_table(["batch_cl"], (f"within {n}" for n in sizes))
     for batch_cl in sorted({batch_cl for batch_cl, _ in pairs}):
         cells = (pairs.get((batch_cl, batch_max)) for batch_max in sizes)
         table.add_row(str(batch_cl), *map(_acceptance, cells))

@@ -24,6 +24,14 @@ _SUMMARY_COLUMNS = {
 }
 
 
+def make_table(texts: Iterable[str], numbers: Iterable[str]) -> Table:
+    """An empty table: columns of text, then columns of numbers, aligned right."""
+    table = Table(*texts, caption_justify="left")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
 def class_table(results: Mapping[str, Any]) -> Table:
     """Scores of each class and their means.
 
@@ -33,7 +41,7 @@ def class_table(results: Mapping[str, Any]) -> Table:
     Args:
         results: what `results.json` holds; `per_class` is read.
     """
-    table = _make_table("class", [*_CLASS_COLUMNS.values(), "pixel share"])
+    table = make_table(["class"], [*_CLASS_COLUMNS.values(), "pixel share"])
     rows = results["per_class"]
     for row in rows:
         scores = (_format(row[key]) for key in _CLASS_COLUMNS)
@@ -57,7 +65,7 @@ def summary_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     Args:
         runs: label of the run to what its `results.json` holds; `summary` is read.
     """
-    table = _make_table("run", _SUMMARY_COLUMNS.values())
+    table = make_table(["run"], _SUMMARY_COLUMNS.values())
     for label, results in runs.items():
         scores = (_format(results["summary"][key]) for key in _SUMMARY_COLUMNS)
         table.add_row(Text(label), *scores)
@@ -68,22 +76,20 @@ def markdown_table(table: Table) -> str:
     """A table as GitHub markdown, its caption below; ends with a newline."""
     header = [str(column.header) for column in table.columns]
     rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
-    rows = zip(*(column.cells for column in table.columns), strict=True)
-    lines = [_markdown_line(cells) for cells in (header, rules, *rows)]
+    lines = [_markdown_line(cells) for cells in (header, rules, *table_rows(table))]
     if table.caption:
         lines += ["", str(table.caption)]
     return "\n".join(lines) + "\n"
 
 
-def _make_table(first: str, others: Iterable[str]) -> Table:
-    table = Table(first, caption_justify="left")
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
+def table_rows(table: Table) -> list[list[str]]:
+    """The cells of a table as text, row by row."""
+    columns = ([str(cell) for cell in column.cells] for column in table.columns)
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _markdown_line(cells: Iterable[Any]) -> str:
-    escaped = (str(cell).replace("|", r"\|") for cell in cells)
+def _markdown_line(cells: Iterable[str]) -> str:
+    escaped = (cell.replace("|", r"\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"
 
 

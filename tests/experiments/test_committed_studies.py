@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from experiments.analysis.readme import replace_results, write_study
 from experiments.analysis.store import load
+from experiments.report.readme import replace_results, write_study
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/results"))

@@ -1,12 +1,8 @@
 """Where runs are trained: which devices they get, and what is asked of Slurm."""
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +12,7 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from experiments.run import make_launcher
-from experiments.running import launch, slurm
+from experiments.running import launch
 from experiments.running.worker import Job, Outcome, run_job
 
 # Slurm as far as it is asked: one job, which runs at once. `slurm.sh` in
@@ -33,10 +29,10 @@ echo "Submitted batch job 7"
     "srun": 'shift 3\nexec "$@"\n',
     "squeue": """
 test -f {directory}/down && exit 1
-if [ -f {directory}/over ]; then echo "7 COMPLETED"; else echo "7 RUNNING"; fi
+if [ ! -f {directory}/over ]; then echo 7; fi
 """,
     "scancel": 'echo "scancel $*" >> {directory}/asked\n',
-    "nvidia-smi": "echo 'GPU 0: H (UUID: a)'\necho '  MIG 0'\necho 'GPU 1: H (b)'\n",
+    "nvidia-smi": "echo NVIDIA H200\necho NVIDIA H200\n",
 }
 
 
@@ -50,12 +46,22 @@ def machine(tmp_path, monkeypatch):
         (directory / name).write_text(script)
         (directory / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "_ASK_SLURM_EVERY_SECONDS", -1)
+    monkeypatch.setattr(launch, "_ASK_SLURM_EVERY_SECONDS", -1)
     return directory
 
 
+def make_job(tmp_path, name="run"):
+    return Job(
+        ConfigDict(),
+        tmp_path / name,
+        {"arm": name},
+        stop_file=tmp_path / "stop",
+        devices_file=tmp_path / "devices",
+    )
+
+
 def test_a_job_of_slurm_is_watched_and_stopped(machine, tmp_path):
-    cluster = slurm.Slurm(
+    cluster = launch.Slurm(
         {
             "slurm_partition": "gpu",
             "timeout_min": 60,
@@ -63,7 +69,7 @@ def test_a_job_of_slurm_is_watched_and_stopped(machine, tmp_path):
         }
     )
     # It ends before it begins, which needs no training.
-    job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop")
+    job = make_job(tmp_path, "run")
     job.stop_file.touch()
     (machine / "down").touch()
     attempt = cluster.start(job, tmp_path / "job")
@@ -85,9 +91,9 @@ def test_a_job_of_slurm_is_watched_and_stopped(machine, tmp_path):
 
 def test_a_job_that_leaves_nothing_was_killed(machine, tmp_path, monkeypatch):
     (machine / "srun").write_text("#!/bin/bash\nkill -KILL $$\n")
-    monkeypatch.setattr(slurm, "_FILES_WITHIN_SECONDS", 0.2)
-    job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop")
-    attempt = slurm.Slurm({}).start(job, tmp_path / "job")
+    monkeypatch.setattr(launch, "_FILES_WITHIN_SECONDS", 0.2)
+    job = make_job(tmp_path, "run")
+    attempt = launch.Slurm({}).start(job, tmp_path / "job")
     while (outcome := attempt.poll()) is None:
         time.sleep(0.05)
     assert (outcome.state, outcome.error) == ("crashed", "it was killed")
@@ -95,12 +101,12 @@ def test_a_job_that_leaves_nothing_was_killed(machine, tmp_path, monkeypatch):
 
 def test_what_slurm_refuses_is_one_line(machine, tmp_path, monkeypatch):
     (machine / "sbatch").write_text("#!/bin/bash\necho no such queue >&2\nexit 1\n")
-    job = Job(ConfigDict(), tmp_path / "run", {}, tmp_path / "stop")
+    job = make_job(tmp_path, "run")
     with pytest.raises(ValueError, match=r"--launcher=slurm: .*no such queue"):
-        slurm.Slurm({}).start(job, tmp_path / "job")
+        launch.Slurm({}).start(job, tmp_path / "job")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="there is no sbatch on this machine"):
-        slurm.Slurm({})
+        launch.Slurm({})
 
 
 def test_devices_are_shared_out(machine, monkeypatch):
@@ -118,176 +124,90 @@ def test_devices_are_shared_out(machine, monkeypatch):
             launch._environment(["4", "6", "7"], slot, jobs)["CUDA_VISIBLE_DEVICES"]
             for slot in range(jobs)
         ]
-        for jobs in (1, 2, 3, 4)
+        for jobs in (1, 3, 4)
     }
-    assert of == {
-        1: ["4,6,7"],
-        2: ["4,7", "6"],
-        3: ["4", "6", "7"],
-        4: ["4", "6", "7", "4"],
-    }
+    assert of == {1: ["4,6,7"], 3: ["4", "6", "7"], 4: ["4", "6", "7", "4"]}
     shared = launch._environment(["4"], 0, 3)
     assert shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.300"
 
 
-class Executor:
-    """In submitit's place: it notes what it is given, and runs nothing."""
-
-    def __init__(self):
-        self.parameters = {}
-        self.jobs = []
-        self.handlers = []
-
-    def __call__(self, directory, cluster):
-        return self
-
-    def update_parameters(self, **parameters):
-        self.parameters |= parameters
-
-    def submit(self, function, job):
-        assert function is run_job
-        self.jobs.append(job)
-        self.handlers.append(list(map(signal.getsignal, INHERITED)))
-        return Submitted(job.folder)
-
-
-INHERITED = (signal.SIGINT, signal.SIGHUP)
-
-
-class Submitted:
-    """A job of submitit, whose process ends when it is told so."""
-
-    job_id = "7"
-
-    def __init__(self, folder):
-        pickle = folder / "result.pkl"
-        self.paths = SimpleNamespace(stdout=folder / "log", result_pickle=pickle)
-        self.is_over = False
-
-    def done(self):
-        return self.is_over
-
-    def end(self):
-        self.is_over = True
-        self.paths.result_pickle.parent.mkdir(parents=True, exist_ok=True)
-        self.paths.result_pickle.touch()
-
-    def exception(self):
-        return None
-
-    def result(self):
-        return Outcome("done")
-
-
-@pytest.fixture
-def executor(monkeypatch):
-    monkeypatch.setattr(submitit, "AutoExecutor", executor := Executor())
-    return executor
-
-
-def start(local, tmp_path, name):
-    job = Job(ConfigDict(), tmp_path / name, {"arm": name}, tmp_path / "stop")
-    return local.start(job, tmp_path / f"{name}-1")
-
-
-def given(executor, what):
-    return {job.record["arm"]: getattr(job, what) for job in executor.jobs}
-
-
-def test_local_jobs_take_turns_without_accelerators(tmp_path, monkeypatch, executor):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    local = launch.Local(2)
-    first, second = (start(local, tmp_path, name) for name in "ab")
-    assert first.poll() is None
-    first._submitted.end()
-    assert first.poll() == Outcome("done")
-    start(local, tmp_path, "c")
-    second._submitted.end()
-    second.poll()
-    start(local, tmp_path, "d")
-    # What submitit sets to nothing is unset again.
-    nothing = {"CUDA_VISIBLE_DEVICES": None}
-    assert given(executor, "environment") == dict.fromkeys("abcd", nothing)
-    assert given(executor, "folder")["d"] == tmp_path / "d"
-
-
-def test_local_jobs_take_turns_on_the_accelerators(tmp_path, monkeypatch, executor):
+def test_shares_that_collect_would_refuse_are_refused(machine, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    local = launch.Local()
-    attempts = [start(local, tmp_path, name) for name in "ab"]
-    attempts[1]._submitted.end()
-    attempts[1].poll()
-    start(local, tmp_path, "c")
-    visible = {
-        arm: e["CUDA_VISIBLE_DEVICES"]
-        for arm, e in given(executor, "environment").items()
-    }
-    assert visible == {"a": "4", "b": "6", "c": "6"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    with pytest.raises(ValueError, match="--jobs=2: 3 GPUs cannot be shared out equ"):
+        launch.Local(2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    (machine / "nvidia-smi").write_text("#!/bin/bash\necho NVIDIA H200\necho T4\n")
+    with pytest.raises(ValueError, match=r"of several kinds, NVIDIA H200, T4; results"):
+        launch.Local()
 
 
-def test_a_terminal_reaches_neither_a_local_job_nor_what_is_around_it(
-    tmp_path, executor
-):
-    before = list(map(signal.getsignal, INHERITED))
-    start(launch.Local(1), tmp_path, "a")
-    assert executor.handlers == [[signal.SIG_IGN] * 2]
-    assert list(map(signal.getsignal, INHERITED)) == before
-    assert given(executor, "own_group") == {"a": True}
-
-
-HOLDER = """
-import pathlib, signal, sys
-from experiments.running.worker import locked
-
-with locked(pathlib.Path(sys.argv[1])):
-    print("has it", flush=True)
-    signal.pause()
+# In the worker's place: it says what it was given, and ends when it is told so.
+WORKER = """
+import json, os, pathlib, pickle, signal, sys, time
+directory = pathlib.Path(sys.argv[1])
+job = pickle.loads((directory / "job.pkl").read_bytes())
+print(job.record["arm"], os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+while not (job.folder / "end").exists():
+    time.sleep(0.01)
+outcome = {"state": "done", "error": "", "signal": None}
+(directory / "outcome.json").write_text(json.dumps(outcome))
 """
 
 
-@contextlib.contextmanager
-def holder_of(folder):
-    """A job as far as it can be found, which answers signals as Python does."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder)],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdout.readline() == "has it\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setattr(launch, "_WORKER", ["-c", WORKER])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-@pytest.mark.parametrize(
-    ("way", "number"), [("stop", signal.SIGTERM), ("kill", signal.SIGKILL)]
-)
-def test_a_job_that_outlives_what_is_around_it_is_ended_all_the_same(
-    tmp_path, executor, way, number
+def start(local, tmp_path, name):
+    return local.start(make_job(tmp_path, name), tmp_path / f"{name}-1")
+
+
+def outcome_of(attempt):
+    while (outcome := attempt.poll()) is None:
+        time.sleep(0.01)
+    return outcome
+
+
+def end(attempt, tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "end").touch()
+    assert outcome_of(attempt) == Outcome("done")
+    return attempt.log.read_text().strip()
+
+
+def test_local_jobs_take_turns_without_accelerators(tmp_path, stand_in):
+    local = launch.Local(2)
+    first, second = (start(local, tmp_path, name) for name in "ab")
+    assert first.poll() is None
+    assert end(first, tmp_path, "a") == "a None"
+    third = start(local, tmp_path, "c")
+    assert end(second, tmp_path, "b") == "b None"
+    assert end(third, tmp_path, "c") == "c None"
+
+
+def test_local_jobs_take_turns_on_the_accelerators(tmp_path, stand_in, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    local = launch.Local()
+    first, second = (start(local, tmp_path, name) for name in "ab")
+    assert end(second, tmp_path, "b") == "b 6"
+    third = start(local, tmp_path, "c")
+    assert end(third, tmp_path, "c") == "c 6"
+    assert end(first, tmp_path, "a") == "a 4"
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_a_local_job_is_out_of_the_terminals_reach_and_ends_when_asked(
+    tmp_path, stand_in, way
 ):
     attempt = start(launch.Local(1), tmp_path, "a")
-    attempt._submitted.is_over = True
-    with holder_of(tmp_path / "a") as process:
-        assert attempt.poll() is None
-        getattr(attempt, way)()
-        assert process.wait(timeout=30) == -number
-    assert attempt.poll() == Outcome("crashed", error="it was killed")
+    assert os.getsid(attempt._process.pid) != os.getsid(0)
+    getattr(attempt, way)()
+    assert outcome_of(attempt) == Outcome("crashed", error="it was killed")
     assert (tmp_path / "stop").exists() == (way == "stop")
-
-
-def test_a_job_that_is_over_leaves_the_next_one_of_its_folder_alone(tmp_path, executor):
-    attempt = start(launch.Local(1), tmp_path, "a")
-    attempt._submitted.end()
-    with holder_of(tmp_path / "a") as process:
-        attempt.stop()
-        assert attempt.poll() == Outcome("done")
-        time.sleep(0.1)
-        assert process.poll() is None
 
 
 @pytest.fixture
@@ -300,6 +220,29 @@ def launcher_of(tmp_path):
 
     with flagsaver.flagsaver():
         yield launcher_of
+
+
+class Executor:
+    """In submitit's place: it notes what it is given, and runs nothing."""
+
+    def __init__(self):
+        self.parameters = {}
+
+    def __call__(self, directory, cluster):
+        return self
+
+    def update_parameters(self, **parameters):
+        self.parameters |= parameters
+
+    def submit(self, function, job):
+        assert function is run_job
+        return SimpleNamespace(job_id="7", paths=SimpleNamespace(stdout=None))
+
+
+@pytest.fixture
+def executor(monkeypatch):
+    monkeypatch.setattr(submitit, "AutoExecutor", executor := Executor())
+    return executor
 
 
 def test_launchers_are_as_the_flags_have_them(launcher_of, machine, executor, tmp_path):

@@ -13,9 +13,9 @@ from experiments.analysis import tables
 from experiments.analysis.compare import compare, conclusion, points, verdict
 from experiments.analysis.figures import batch_panels, make_plots
 from experiments.analysis.paper import arm_like, read_reported
-from experiments.analysis.readme import check_place, replace_results, write_study
 from experiments.analysis.statistics import Interval
 from experiments.analysis.store import load, save
+from experiments.report.readme import check_place, replace_results, write_study
 
 PAPER = """figure,page,loss,sampler,batch_max,batch_cl,metric,value
 1,5,ce,random,4,,mean_iou,76.353

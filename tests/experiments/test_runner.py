@@ -8,10 +8,12 @@ import json
 import os
 import signal
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from experiments.running import worker
 from experiments.running.board import (
     DONE,
     FAILED,
@@ -19,8 +21,8 @@ from experiments.running.board import (
     WAITING,
     Board,
     Row,
-    arm_table,
 )
+from experiments.running.fingerprint import code_fingerprint
 from experiments.running.runner import Runner, failures
 from experiments.running.sweep import expand
 from experiments.running.worker import Job, Outcome, check_free, locked, run_job
@@ -292,43 +294,48 @@ def test_table_shows_where_each_run_is(tmp_path):
     assert list(map(str, board.table(2).columns[0].cells)) == ["b", "c"]
 
 
-def test_arms_have_mean_and_range(tmp_path):
-    for seed, step in enumerate((2, 6, 4)):
-        play(tmp_path / str(seed), {"a": [(step, Outcome("done"))]})
-    runs = expand(config(), [{"arm": "a", "seed": 0}])
-    rows = [Row(runs[0], runs[0].folder(tmp_path / str(n))) for n in range(3)]
-    cells = [next(iter(c.cells)) for c in arm_table(rows).columns]
-    assert [str(c) for c in cells[:4]] == [
-        "a",
-        "3",
-        "0.400 (0.200 to 0.600)",
-        "\N{EN DASH}",
-    ]
-
-
-def job(tmp_path, **kwargs):
-    return Job(config(), tmp_path / "run", {"code": "c"}, tmp_path / "stop", **kwargs)
+def job(tmp_path, code="c"):
+    return Job(
+        config(),
+        tmp_path / "run",
+        {"code": code},
+        stop_file=tmp_path / "stop",
+        devices_file=tmp_path / "devices",
+    )
 
 
 def test_a_run_that_another_process_has_is_left_alone(tmp_path):
     with locked(tmp_path / "run"):
         with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "):
             check_free([tmp_path / "run", tmp_path / "none"])
-        with pytest.raises(ValueError, match="wait for it, or end it with `kill"):
-            run_job(job(tmp_path))
+        outcome = run_job(job(tmp_path))
+        assert outcome.state == "crashed"
+        assert "wait for it, or end it with `kill" in outcome.error
     check_free([tmp_path / "run"])
 
 
-def test_a_job_does_not_begin_what_is_done_stopped_or_of_other_code(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("SEGLOSS_TEST", "was set")
-    outcome = run_job(job(tmp_path, environment={"SEGLOSS_TEST": None}))
+def test_a_job_does_not_begin_what_is_done_stopped_or_of_other_code(tmp_path):
+    outcome = run_job(job(tmp_path))
     assert outcome.state == "faulty"
     assert "the code changed since the sweep was started" in outcome.error
-    assert "SEGLOSS_TEST" not in os.environ
     assert not (tmp_path / "run" / "run.json").exists()
     (tmp_path / "run" / "results.json").touch()
     assert run_job(job(tmp_path)) == Outcome("done")
     (tmp_path / "stop").touch()
     assert run_job(job(tmp_path)).state == "stopped"
+
+
+def test_a_job_on_other_devices_than_the_first_does_not_begin(tmp_path):
+    (tmp_path / "devices").write_text("4 x NVIDIA H200")
+    outcome = run_job(job(tmp_path, code=code_fingerprint()))
+    assert outcome.state == "faulty"
+    assert " x cpu, the sweep began on 4 x NVIDIA H200; results of" in outcome.error
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert list(tmp_path.glob("devices-*")) == []
+
+
+def test_the_first_job_says_which_devices_a_sweep_has(tmp_path):
+    first = worker.claim_devices(tmp_path / "new" / "devices")
+    assert first == f"{jax.device_count()} x cpu"
+    assert worker.claim_devices(tmp_path / "new" / "devices") == first
+    assert (tmp_path / "new" / "devices").read_text() == first

@@ -1,0 +1,111 @@
+"""The README of a study, with results that a command writes."""
+
+import pathlib
+
+import jinja2
+from matplotlib import style
+
+from experiments.analysis import tables
+from experiments.analysis.compare import compare, conclusion
+from experiments.analysis.figures import make_plots
+from experiments.analysis.panels import grid_figure
+from experiments.analysis.paper import PAPER_CSV, read_reported
+from experiments.analysis.store import Study
+from segloss.report import markdown_table, save_figure
+from segloss.writing import write_text
+
+_BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"
+_COMPARISONS_PER_TABLE = 3
+_PANELS_PER_PLOT = 9
+
+
+def templates() -> jinja2.Environment:
+    """The templates of READMEs and pages."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def begin_readme(study: Study, folder: pathlib.Path) -> None:
+    """Writes the README of a study that has none, with a place for results."""
+    text = f"# {study.name}\n\n{study.question}\n\n{_BEGIN}{_END}"
+    write_text(folder / "README.md", text)
+
+
+def check_place(readme: pathlib.Path) -> None:
+    """Checks that there is a place for results, before anything is written.
+
+    Raises:
+        ValueError: if the README does not hold each marker once, in order.
+    """
+    text = readme.read_text() if readme.exists() else ""
+    once = text.count(_BEGIN) == text.count(_END) == 1
+    if not once or text.index(_BEGIN) > text.index(_END):
+        raise ValueError(
+            f"{readme} must hold the lines {_BEGIN.strip()} and {_END.strip()} once."
+        )
+
+
+def replace_results(readme: pathlib.Path, results: str) -> None:
+    """Replaces the text between the markers.
+
+    Raises:
+        ValueError: if the README does not hold each of them once, in order.
+    """
+    check_place(readme)
+    before, _, rest = readme.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    write_text(readme, f"{before}{_BEGIN}\n{results}\n{_END}{after}")
+
+
+def write_study(
+    study: Study,
+    folder: pathlib.Path,
+    *,
+    paper_csv: pathlib.Path = PAPER_CSV,
+    resamples: int = 2000,
+) -> None:
+    """Writes the plots of a study into `folder/plots/`, and its README's results.
+
+    Raises:
+        ValueError: if the README has no place for them.
+    """
+    reported = read_reported(study.paper, paper_csv)
+    comparisons = compare(study, resamples=resamples)
+    plots = make_plots(study, comparisons, reported)
+    if "curves" in plots:
+        # One kind of curve is enough for a README; the page has both.
+        del plots["losses"]
+    # The same bytes for everyone, whatever their matplotlibrc says.
+    with style.context("default"):
+        for name, (_, panels) in plots.items():
+            figure = grid_figure(panels[:_PANELS_PER_PLOT])
+            save_figure(figure, folder / "plots" / f"{name}.png")
+    for path in (folder / "plots").glob("*.png"):
+        if path.stem not in plots:
+            path.unlink()
+    parts = range(0, len(comparisons), _COMPARISONS_PER_TABLE)
+    results = (
+        templates()
+        .get_template("readme.md.jinja")
+        .render(
+            study=study,
+            comparisons=comparisons,
+            comparisons_by_table=[
+                comparisons[i:][:_COMPARISONS_PER_TABLE] for i in parts
+            ],
+            tables=tables.make_tables(study, comparisons, reported),
+            plots=plots,
+            panels_per_plot=_PANELS_PER_PLOT,
+            caveat=tables.caveat(study),
+            provenance=tables.provenance(study),
+            class_differences_table=tables.class_differences_table,
+            conclusion=conclusion,
+            markdown_table=markdown_table,
+        )
+    )
+    replace_results(folder / "README.md", results)
