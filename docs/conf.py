@@ -16,6 +16,7 @@ project = "segloss"
 html_title = "segloss"
 html_theme = "furo"
 html_static_path = ["static"]
+html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
