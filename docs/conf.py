@@ -1,5 +1,6 @@
 """How Sphinx builds the site; `make docs` runs it."""
 
+import inspect
 import os
 import re
 import sys
@@ -96,7 +97,6 @@ SHORTER = {
     r"Sequence\[Array \| [^\]]* \| complex\]": "Sequence[ArrayLike]",
     r"parent: [^=]* = <[^>]*>, name: str \| None = None,? ?": "",
 }
-INHERITING = re.compile(r"^(\s*)Attributes \S.*(`\w+`):$")
 
 
 def tidy_signature(app, what, name, obj, options, signature, returns):
@@ -106,16 +106,33 @@ def tidy_signature(app, what, name, obj, options, signature, returns):
     return signature, returns
 
 
-def tidy_docstring(app, what, name, obj, options, lines):
-    """Gives the attributes that a class adds to another's a heading of Google style."""
-    for i, line in enumerate(lines):
-        if match := INHERITING.match(line):
-            indent, parent = match.groups()
-            lines[i : i + 1] = [
-                f"{indent}Takes the attributes of {parent} as well.",
-                "",
-                f"{indent}Attributes:",
-            ]
+def attributes_of(lines):
+    """Where the attributes are described, and the lines of each by name."""
+    heading = next((i for i, x in enumerate(lines) if x.startswith("Attributes")), None)
+    if heading is None:
+        return None, {}
+    entries, name = {}, None
+    for line in lines[heading + 1 :]:
+        if not line.startswith("    "):
+            break
+        if not line.startswith("     "):
+            name = line.split(":")[0].strip()
+        entries.setdefault(name, []).append(line)
+    return heading, entries
+
+
+def add_inherited_attributes(app, what, name, obj, options, lines):
+    """Describes the attributes that a network's docstring leaves to its bases."""
+    heading, entries = attributes_of(lines)
+    if what != "class" or heading is None or lines[heading] == "Attributes:":
+        return
+    end = heading + 1 + sum(map(len, entries.values()))
+    for base in obj.__mro__[1:]:
+        inherited = attributes_of(inspect.cleandoc(base.__doc__ or "").splitlines())[1]
+        entries = (
+            inherited | entries if base.__module__.startswith("segloss") else entries
+        )
+    lines[heading:end] = ["Attributes:", *(x for e in entries.values() for x in e)]
 
 
 def setup(app):
@@ -123,4 +140,4 @@ def setup(app):
     app.connect("source-read", relink_page)
     app.connect("autodoc-process-signature", tidy_signature)
     # Before napoleon, whose priority is the default of 500.
-    app.connect("autodoc-process-docstring", tidy_docstring, priority=400)
+    app.connect("autodoc-process-docstring", add_inherited_attributes, priority=400)

@@ -16,11 +16,15 @@ from segloss.data import DATASETS, SAMPLERS
 from segloss.models import MODELS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md"] + sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "docs").rglob("*.md")
-    if "generated" not in path.parts  # copied from elsewhere by docs/conf.py
-)
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "docs").rglob("*.md")
+        if "generated" not in path.parts  # copied from elsewhere by docs/conf.py
+    ),
+]
 # What each table of the pages lists, by the name in its first column.
 TABLES = {
     "losses": {*segloss.losses.LOSSES, "compound_loss"},

@@ -148,7 +148,11 @@ def test_every_public_name_is_in_the_api_reference(pages, address):
         segloss.train,
     ):
         name = module.__name__.rpartition(".")[2]
-        ids = {i for p in ("samplers", name) for i in pages[f"{address}api/{p}.html"]["ids"]}
+        ids = {
+            i
+            for p in ("samplers", name)
+            for i in pages[f"{address}api/{p}.html"]["ids"]
+        }
         for public in module.__all__:
             if callable(getattr(module, public)):
                 places = {f"{module.__name__}.{public}"}
@@ -171,7 +175,9 @@ def test_search_finds(browser, address, words, target):
     def results(driver):
         links = driver.find_elements(By.CSS_SELECTOR, "#search-results li > a")
         hrefs = [urldefrag(a.get_attribute("href")) for a in links]
-        found = {"#".join(filter(None, (h.url.split("?")[0], h.fragment))) for h in hrefs}
+        found = {
+            "#".join(filter(None, (h.url.split("?")[0], h.fragment))) for h in hrefs
+        }
         return f"{address}{target}" in found
 
     WebDriverWait(browser, 20).until(results, f"{words}: {target} is not found")
