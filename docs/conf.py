@@ -21,6 +21,9 @@ html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+# The search finds every name; the indices are too wide for a narrow screen.
+html_use_index = False
+html_domain_indices = False
 exclude_patterns = ["requirements.txt"]
 extensions = [
     "myst_nb",
