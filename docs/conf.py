@@ -1,6 +1,7 @@
 """How Sphinx builds the site; `make docs` runs it."""
 
 import inspect
+import logging
 import os
 import re
 import sys
@@ -13,6 +14,9 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+# One line for each notebook that runs says nothing.
+logging.getLogger("traitlets").setLevel(logging.WARNING)
+
 project = "segloss"
 html_title = "segloss"
 html_theme = "furo"
@@ -21,6 +25,7 @@ html_favicon = "static/favicon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 # The search finds every name; the indices are too wide for a narrow screen.
 html_use_index = False
 html_domain_indices = False
@@ -110,10 +115,9 @@ def tidy_signature(app, what, name, obj, options, signature, returns):
 
 
 def attributes_of(lines):
-    """Where the attributes are described, and the lines of each by name."""
-    heading = next((i for i, x in enumerate(lines) if x.startswith("Attributes")), None)
-    if heading is None:
-        return None, {}
+    """Where the section of the attributes begins, and the lines of each by name."""
+    headings = (i for i, x in enumerate(lines) if re.match(r"Attributes\b.*:$", x))
+    heading = next(headings, len(lines))
     entries, name = {}, None
     for line in lines[heading + 1 :]:
         if not line.startswith("    "):
@@ -126,16 +130,16 @@ def attributes_of(lines):
 
 def add_inherited_attributes(app, what, name, obj, options, lines):
     """Describes the attributes that a network's docstring leaves to its bases."""
-    heading, entries = attributes_of(lines)
-    if what != "class" or heading is None or lines[heading] == "Attributes:":
+    if what != "class" or not obj.__module__.startswith("segloss.models"):
         return
+    heading, entries = attributes_of(lines)
     end = heading + 1 + sum(map(len, entries.values()))
     for base in obj.__mro__[1:]:
-        inherited = attributes_of(inspect.cleandoc(base.__doc__ or "").splitlines())[1]
-        entries = (
-            inherited | entries if base.__module__.startswith("segloss") else entries
-        )
-    lines[heading:end] = ["Attributes:", *(x for e in entries.values() for x in e)]
+        if base.__module__.startswith("segloss"):
+            text = inspect.cleandoc(base.__doc__ or "")
+            entries = attributes_of(text.splitlines())[1] | entries
+    described = (line for entry in entries.values() for line in entry)
+    lines[heading:end] = ["", "Attributes:", *described]
 
 
 def setup(app):
