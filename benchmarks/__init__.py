@@ -1,1 +1,1 @@
-"""Speed and memory, each against peers in one run."""
+"""Benchmarks of speed and memory; each compares with peers in the same run."""

@@ -1,4 +1,4 @@
-"""Compiled losses and peers, ready to be timed."""
+"""Compiled losses of segloss and peer libraries, ready to time."""
 
 import functools
 import itertools
@@ -13,12 +13,12 @@ from benchmarks.loss_rows import Row, make_inputs
 
 
 class Candidate(NamedTuple):
-    """Something to time.
+    """A function to time.
 
     Attributes:
-        call: does the work, and returns when it is done.
-        memory: temporary, in multiples of the logits; None where it is not known.
-        floor_bytes: what has to be read and written.
+        call: does the work, and returns when it is complete.
+        memory: temporary memory in multiples of the logits; None if unknown.
+        floor_bytes: least number of bytes that must be read and written.
     """
 
     call: Callable[[], object]
@@ -62,7 +62,7 @@ def make_candidates(
     *,
     calls: int,
 ) -> tuple[dict[Key, Candidate], list[str]]:
-    """What to time, each row with its peers, and in words what fails."""
+    """Returns the candidates of each row and its peers, and a message per failure."""
     inputs = make_inputs(shape)
 
     @functools.cache
@@ -76,11 +76,11 @@ def make_candidates(
     def add(key: Key, loss: Callable, *arrays: Any) -> None:
         try:
             candidates[key] = loss_candidate(calls, loss, *arrays)
-        except Exception as error:  # a peer may fail in any way
+        except Exception as error:  # a peer may raise any exception
             if key[2] == OURS:
                 raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            failures.append(f"{key[2]} has no {key[1]} of {key[0]}: {reason[0]}")
+            failures.append(f"{key[2]} fails on {key[1]} ({key[0]}): {reason[0]}")
 
     with Progress(transient=True) as progress:
         task = progress.add_task("", total=len(dtypes) * len(rows))

@@ -1,8 +1,8 @@
-"""What a function becomes on chips that are not there, by the chips' own compilers.
+"""Compiles functions for TPUs and GPUs without the hardware.
 
-libtpu, and JAX's plugin for CUDA with a description of a GPU, compile on any x86-64
-Linux machine. What they say of memory is exact and the same on every run; they say
-nothing of time. Each needs an environment of its own: `make bench-compiled`.
+libtpu, and JAX's CUDA plugin with a description of the GPU, compile on any x86-64 Linux
+machine. Their memory figures are exact and reproducible; they do not predict run time.
+Each compiler needs its own environment: `make bench-compiled`.
 """
 
 import importlib.util
@@ -21,12 +21,13 @@ class Chip(NamedTuple):
     """A chip to compile for.
 
     Attributes:
-        title: as tables call it.
-        package: the Python package that holds the compiler.
-        platform: as JAX calls it.
-        topology: which chips there are, as `topologies.get_topology_desc` takes it.
+        title: name in tables.
+        package: Python package that contains the compiler.
+        platform: JAX's name of the platform.
+        topology: arguments of `topologies.get_topology_desc` that describe the chips.
         environment: variables that the compiler reads when it starts.
-        jax_platforms: what JAX may start; the CPU holds what it computes itself.
+        jax_platforms: platforms that JAX may initialise; the CPU runs JAX's own
+            computations.
     """
 
     title: str
@@ -54,17 +55,17 @@ runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 _TPU_ENVIRONMENT = {
-    # Ask no cloud which TPU this is.
+    # Do not query a cloud metadata server for the TPU type.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    # A lock keeps two processes from one TPU, but here is none.
+    # libtpu locks the TPU for one process; without a TPU the lock is not needed.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _GPU_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-    # Autotuning runs what it compares.
+    # Autotuning would run kernels, which needs a GPU.
     "XLA_FLAGS": "--xla_gpu_autotune_level=0",
 }
 
@@ -89,15 +90,14 @@ CHIPS = {
 
 
 class Compiled(NamedTuple):
-    """What a chip's compiler makes of a function.
+    """Figures of a function compiled for a chip.
 
     Attributes:
-        traffic_bytes: what it reads and writes, with the padding of the chip's layouts.
-        temporary_bytes: what it needs besides arguments and results.
-        compile_seconds: of the CPU, which compiling took on all cores together: they
-            hardly depend on what else the machine does.
-        unknown_loops: how many of its loops are counted once, as nobody knows how often
-            they run.
+        traffic_bytes: bytes read and written, including padding of the chip's layouts.
+        temporary_bytes: memory needed in addition to arguments and results.
+        compile_seconds: CPU seconds of compilation, summed over all cores; they depend
+            little on the load of the machine.
+        unknown_loops: number of loops with an unknown trip count, counted once.
     """
 
     traffic_bytes: int
@@ -107,18 +107,18 @@ class Compiled(NamedTuple):
 
 
 def installed() -> list[str]:
-    """The names of the chips for which this environment has a compiler."""
+    """Names of the chips for which this environment has a compiler."""
     return [
         name for name, chip in CHIPS.items() if importlib.util.find_spec(chip.package)
     ]
 
 
 def devices(name: str, topology: str | None = None) -> list[jax.Device]:
-    """Chips to compile for; call it before anything else makes JAX look for devices.
+    """Returns chips to compile for; call it before JAX initialises its backends.
 
     Args:
-        name: of `CHIPS`.
-        topology: of a TPU, another than the chip's own, as "v5e:4x4".
+        name: a key of `CHIPS`.
+        topology: for a TPU, a topology such as "v5e:4x4" instead of the default.
     """
     chip = CHIPS[name]
     flags = {"XLA_FLAGS": _with_flags(chip.environment.get("XLA_FLAGS", ""))}
@@ -136,7 +136,7 @@ def _with_flags(flags: str) -> str:
 
 
 def _find_no_gpu() -> None:
-    """Lets JAX compile for a GPU where there is none (jax-ml/jax, issue 23971)."""
+    """Lets JAX compile for a GPU on a machine without one (jax-ml/jax issue 23971)."""
     from jax._src import xla_bridge
 
     canonicalize = xla_bridge.canonicalize_platform
@@ -146,7 +146,7 @@ def _find_no_gpu() -> None:
 
 
 def lower(device: jax.Device, function: Callable, *shapes: Any) -> jax.stages.Lowered:
-    """The function for one chip, of arguments that are trees of shapes and dtypes."""
+    """Lowers a function for one chip; arguments are trees of shapes and dtypes."""
     place = jax.sharding.SingleDeviceSharding(device)
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
@@ -155,7 +155,7 @@ def lower(device: jax.Device, function: Callable, *shapes: Any) -> jax.stages.Lo
 
 
 def measure(lowered: jax.stages.Lowered) -> Compiled:
-    """Compiles, and reads what the compiler says of the program."""
+    """Compiles a lowered function and reads the compiler's figures."""
     start = time.process_time()
     compiled = lowered.compile()
     seconds = time.process_time() - start
@@ -164,7 +164,7 @@ def measure(lowered: jax.stages.Lowered) -> Compiled:
     traffic_bytes = counted.num_bytes
     cost = compiled.cost_analysis()
     if cost:
-        # A TPU's compiler counts itself, but counts the body of each loop once.
+        # A TPU compiler reports traffic, but counts the body of each loop once.
         repeats = counted.num_bytes - hlo.traffic(module, every_round=False).num_bytes
         traffic_bytes = round(cost["bytes accessed"]) + repeats
     return Compiled(

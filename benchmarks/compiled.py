@@ -1,23 +1,25 @@
-"""What compilers for TPUs and an H100 make of every loss and metric; no chip is needed.
+"""Memory traffic of every loss and metric, compiled for TPUs and an H100.
+
+The compilers run on the CPU, so the chips are not needed.
 
 make bench-compiled
 make bench-compiled ARGS="--only='dice|tversky' --dtype=float32"
 .venv-tpu/bin/python -m benchmarks.compiled --chip=v5e --only=focal --list
 
 Each loss is compiled as value and gradient with respect to the logits. Traffic is the
-bytes that the compiled program reads and writes, temporaries what it needs in memory
-besides arguments and results, both in multiples of the logits; of a metric, in
-multiples of what it reads. Both are exact and the same on every run. Seconds to compile
-are those of the CPU on this machine: compare them with others of the same run.
+number of bytes that the compiled program reads and writes; temporaries are the memory
+it needs in addition to arguments and results. Both are in multiples of the logits (for
+a metric, of its inputs), exact and reproducible. Compile times are CPU seconds on this
+machine: compare them only within one run.
 
-The textbook formula is what a person first writes (`benchmarks/textbook.py`). The floor
-reads logits and labels once for the sums over classes or pixels and once for the
-gradient, which is written; a loss of sigmoids, whose elements do not need each other,
-reads them once. Variants have the figures of ours alone.
+The textbook formula is a direct implementation (`benchmarks/textbook.py`). The floor
+reads logits and labels once for the sums over classes or pixels, reads them again for
+the gradient, and writes the gradient. A sigmoid loss treats each element independently
+and reads them once. For variants only our own figures are shown.
 
-Results are kept in `--results`, a file for each chip: a program that is there is not
-compiled again. `--output` has the tables of all chips that are there. A chip whose
-compiler is not installed is left out; each compiler has an environment of its own.
+Results are stored in `--results`, one file per chip; a program found there is not
+compiled again. `--output` contains the tables of all chips with results. Chips without
+an installed compiler are skipped; each compiler needs its own environment.
 """
 
 import hashlib
@@ -47,21 +49,21 @@ from benchmarks.loss_rows import parse_shape, pick
 from segloss.report import markdown_table
 from segloss.writing import write_json, write_text
 
-CHIP = flags.DEFINE_multi_enum("chip", list(CHIPS), list(CHIPS), "Chips.")
+CHIP = flags.DEFINE_multi_enum("chip", list(CHIPS), list(CHIPS), "Chips to use.")
 DTYPE = flags.DEFINE_multi_enum(
-    "dtype", ["float32", "bfloat16"], ["float32", "bfloat16"], "Of logits."
+    "dtype", ["float32", "bfloat16"], ["float32", "bfloat16"], "Dtype of the logits."
 )
 SHAPE = flags.DEFINE_string(
-    "shape", "8x512x512x21", "Of the logits: batch, spatial sizes, classes."
+    "shape", "8x512x512x21", "Shape of the logits: batch, spatial sizes, classes."
 )
-ONLY = flags.DEFINE_string("only", "", "A regular expression that picks cases.")
-VARIANTS = flags.DEFINE_bool("variants", True, "Options and other numbers of axes too.")
-LIST = flags.DEFINE_bool("list", False, "List the cases, compile none.")
-RESULTS = flags.DEFINE_string("results", "runs/compiled", "A folder for the results.")
-OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
+ONLY = flags.DEFINE_string("only", "", "Regular expression that selects cases.")
+VARIANTS = flags.DEFINE_bool("variants", True, "Include options and other ranks.")
+LIST = flags.DEFINE_bool("list", False, "List the cases without compiling.")
+RESULTS = flags.DEFINE_string("results", "runs/compiled", "Folder for the results.")
+OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.")
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "optax", "keras")
-# What a program compiles to depends on these alone.
+# The compiled program depends on these packages only.
 COMPILERS = PACKAGES[:4]
 
 
@@ -72,7 +74,7 @@ def measure_all(
     cases: Mapping[Key, Case],
     path: Path,
 ) -> None:
-    """Compiles what the file does not have, and writes it after each program."""
+    """Compiles the programs missing from the file; saves it after each of them."""
     stored = read(path)
     compilers = versions(COMPILERS)
     if stored.get("compilers") != compilers:
@@ -98,13 +100,13 @@ def measure(
     inputs: Sequence[Any],
     programs: dict[str, dict[str, Any]],
 ) -> str:
-    """Compiles unless `programs` has it; returns its name there."""
+    """Compiles a function unless `programs` has it; returns its key in `programs`."""
     try:
         lowered = chips.lower(device, function, *inputs)
         name = hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
         if name not in programs:
             programs[name] = chips.measure(lowered)._asdict()
-    except Exception as error:  # one that cannot be compiled is a result too
+    except Exception as error:  # record a failed compilation as a result
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         name = hashlib.sha256(reason.encode()).hexdigest()[:16]
         programs[name] = {"failure": reason}
@@ -120,7 +122,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def measured(chip: str, path: Path, names: Sequence[Name]) -> Measured:
-    """What the file of a chip has of the names."""
+    """Reads the stored results of the given names from the file of a chip."""
     stored, results, failures = read(path), {}, {}
     for name in names:
         program = stored.get("names", {}).get(_stored_name(name))
@@ -135,12 +137,12 @@ def measured(chip: str, path: Path, names: Sequence[Name]) -> Measured:
 
 
 def describe(of_chips: Mapping[str, Measured]) -> Iterator[str]:
-    """The command, the versions of each chip's environment, and what fails."""
+    """Yields the command, the versions for each chip, and the failures."""
     yield f"{command('benchmarks.compiled')}\n\nLogits {SHAPE.value}."
     for chip, found in of_chips.items():
         yield f"- {CHIPS[chip].title}: {found.versions}"
         for (dtype, name, who), reason in found.failures.items():
-            yield f"- {CHIPS[chip].title} has no {who} {name} of {dtype}: {reason}"
+            yield f"- {CHIPS[chip].title} fails on {who} {name} ({dtype}): {reason}"
 
 
 def main(argv: list[str]) -> None:
@@ -149,7 +151,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     shape, folder = parse_shape(SHAPE.value), Path(RESULTS.value)
     here = [chip for chip in CHIP.value if chip in chips.installed()]
-    # Before JAX looks for devices, as it may while the cases are made.
+    # Before `make_cases`, which may initialise JAX's backends.
     devices = {} if LIST.value else {chip: chips.devices(chip)[0] for chip in here}
     cases = make_cases(shape, DTYPE.value)
     by_name = pick({name: name for _, name in cases}, ONLY.value)
@@ -172,10 +174,10 @@ def main(argv: list[str]) -> None:
         if path.exists()
     }
     if not of_chips:
-        # No error: the other environment may have the compiler.
+        # Not an error: the other environment may have the compiler.
         print(
             f"This environment has no compiler for {', '.join(CHIP.value)}, and "
-            f"{folder} no results: run make bench-compiled."
+            f"{folder} has no results: run make bench-compiled."
         )
         return
     report(of_chips, picked, cases)

@@ -1,4 +1,4 @@
-"""The bars that what `benchmarks.compiled` measures has to meet."""
+"""Limits ("bars") that the results of `benchmarks.compiled` must meet."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,12 @@ from benchmarks.compiled_cases import (
 )
 from segloss.losses import LOSSES
 
-Results = Mapping[tuple[str, str, str], Compiled]  # those of a chip: dtype, name, who
+Results = Mapping[tuple[str, str, str], Compiled]  # of one chip, by dtype, name, who
 
 LOVASZ = "lovasz_softmax"
-# Of a variant's traffic, over that of the plain case.
+# Limit of a variant's traffic relative to the plain case.
 VARIANT_BAR = 1.3
-COMPILE_BAR = 2.0  # of the seconds of optax's cross-entropy
+COMPILE_BAR = 2.0  # relative to the compile time of optax's cross-entropy
 
 _PIXELS = rf"{CROSS_ENTROPY}( void| weights)?"
 _OVERLAP = (
@@ -31,12 +31,12 @@ _OVERLAP = (
 
 
 class Bars(NamedTuple):
-    """What float32, and a metric, may take at most on a chip.
+    """Limits of float32 losses and of metrics on a chip, in units of `unit_bytes`.
 
     Attributes:
-        traffic: by a pattern of names.
-        temporaries: of every loss but `lovasz_softmax`.
-        lovasz_temporaries: of that, which has to sort.
+        traffic: limit of traffic for each pattern of names.
+        temporaries: limit of temporaries for every loss except `lovasz_softmax`.
+        lovasz_temporaries: limit of temporaries for `lovasz_softmax`, which sorts.
     """
 
     traffic: Mapping[str, float]
@@ -65,7 +65,7 @@ BARS: Mapping[str, Bars] = MappingProxyType(
 
 
 def references(name: str, case: Case) -> list[tuple[str, str]]:
-    """The names and candidates of other cases that the bars of this one ask for."""
+    """Other cases, as (name, candidate), that the bars of this case compare with."""
     others = [(CROSS_ENTROPY, OPTAX)]
     if case.plain:
         others.append((case.plain, OURS))
@@ -77,7 +77,7 @@ def references(name: str, case: Case) -> list[tuple[str, str]]:
 def missed_bars(
     chip: str, key: Key, cases: Mapping[Key, Case], results: Results
 ) -> list[str]:
-    """Each bar that ours misses, in words."""
+    """Describes each bar that our implementation misses."""
     return [
         f"{what} {value:.2f} > {limit:.2f}"
         for what, value, limit in _limits(chip, key, cases, results)
@@ -88,7 +88,7 @@ def missed_bars(
 def _limits(
     chip: str, key: Key, cases: Mapping[Key, Case], results: Results
 ) -> Iterator[tuple[str, float, float | None]]:
-    """What is bounded, its value, and its bound, None where there is none."""
+    """Yields what is limited, its value, and the limit (None if there is none)."""
     dtype, name = key
     case, ours = cases[key], results[*key, OURS]
     traffic = ours.traffic_bytes / case.unit_bytes
@@ -114,7 +114,7 @@ def _limits(
         yield "traffic, half of exact", traffic, exact and exact / 2
     if case.plain:
         plain = traffic_of(case.plain, OURS)
-        # Labels as large as the logits cost what they cost.
+        # Allow for the extra traffic of labels as large as the logits.
         scale = _floor(case) / _floor(cases[dtype, case.plain])
         yield "traffic, plain", traffic, plain and VARIANT_BAR * scale * plain
     reference = results.get((dtype, CROSS_ENTROPY, OPTAX))
@@ -124,7 +124,7 @@ def _limits(
 
 
 def is_loss(name: str) -> bool:
-    """Whether a case of this name is a loss, not a metric."""
+    """Whether a case of this name is a loss (otherwise a metric)."""
     return re.match(r"\w+", name)[0] in LOSSES
 
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.compiled` compiles."""
+"""Losses and metrics that `benchmarks.compiled` compiles."""
 
 import functools
 import inspect
@@ -22,11 +22,11 @@ class Case(NamedTuple):
     """A loss or a metric.
 
     Attributes:
-        candidates: ours, and what it is compared with, by name.
+        candidates: our function and those to compare with, by name.
         inputs: trees of shapes and dtypes.
-        unit_bytes: of the logits, or of all that a metric reads; figures are multiples.
-        floor_bytes: what has to be read and written.
-        plain: the case that this is a variant of.
+        unit_bytes: size of the logits, or of a metric's inputs; the unit of figures.
+        floor_bytes: least number of bytes that must be read and written.
+        plain: name of the case that this is a variant of, or None.
     """
 
     candidates: Mapping[str, Callable]
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 Key = tuple[str, str]  # dtype and name
 
-# Each element of these losses needs only itself, its label and sums over the labels.
+# The gradient of an element depends only on its logit, its label and label sums.
 _ELEMENTWISE = frozenset(
     ("sigmoid_cross_entropy", "gated_sigmoid_cross_entropy", "sigmoid_focal_loss")
 )
@@ -57,7 +57,7 @@ VARIED = (
 
 
 def make_cases(shape: tuple[int, ...], dtypes: list[str]) -> dict[Key, Case]:
-    """Every loss of each dtype, its variants, and the metrics' counts."""
+    """Every loss and its variants for each dtype, and the counts of the metrics."""
     cases = {}
     for dtype in dtypes:
         named = loss_cases(shape, dtype) | variants(shape, dtype)
@@ -66,7 +66,7 @@ def make_cases(shape: tuple[int, ...], dtypes: list[str]) -> dict[Key, Case]:
 
 
 def loss_cases(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
-    """The rows of `benchmarks.losses`, with the textbook's formulas."""
+    """The rows of `benchmarks.losses`, with the textbook formulas added."""
     shapes = input_shapes(shape, dtype)
     cases = {}
     for name, row in make_rows(shape[-1]).items():
@@ -83,8 +83,8 @@ def _loss_case(
     plain: str | None = None,
 ) -> Case:
     logits, labels = _num_bytes(inputs[0]), _num_bytes(inputs[1:])
-    # Sums over the classes or over the pixels come first, then the gradient, which is
-    # written. For both the logits and the labels are read.
+    # The first pass computes sums over classes or pixels, the second writes the
+    # gradient. Each pass reads the logits and the labels.
     logit_reads = 1 if (plain or name) in _OF_MASKS else 2
     label_reads = 1 if (plain or name) in _ELEMENTWISE else 2
     return Case(
@@ -101,7 +101,7 @@ def _num_bytes(tree: Any) -> int:
 
 
 def variants(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
-    """One and three spatial axes, and the options of some losses."""
+    """Variants of some losses: one or three spatial axes, and options."""
     batch, *spatial, classes = shape
     pixels = math.prod(spatial)
     side = round(pixels ** (1 / 3))
@@ -124,7 +124,7 @@ def variants(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
 def _options(
     name: str, row: Row, shape: tuple[int, ...], dtype: str
 ) -> Iterator[tuple[str, tuple[Callable, tuple[Any, ...]]]]:
-    """The loss with each of its options, and the inputs it then takes."""
+    """Yields the loss with each of its options, and the inputs of that variant."""
     known = inspect.signature(losses.LOSSES[name]).parameters
     shapes = input_shapes(shape, dtype)
     logits, labels = shapes[row.inputs]
@@ -165,7 +165,7 @@ def _takes(loss: Callable, inputs: tuple[Any, ...]) -> bool:
 
 
 def metric_cases(shape: tuple[int, ...]) -> dict[Key, Case]:
-    """The counts that metrics take on the device."""
+    """Counts that the metrics compute on the device."""
     *pixels, classes = shape
     of_classes = dict(num_classes=classes)
     ids = jax.ShapeDtypeStruct(tuple(pixels), jnp.int32)

@@ -1,16 +1,16 @@
-"""One training step as the chips' own compilers make it, without a chip.
+"""Compiles one training step for TPUs or an H100, without the chip.
 
 python -m benchmarks.compiled_steps --chip=v5e:2x2 --network=unet --results=runs/steps
 python -m benchmarks.compiled_steps --chip=h100 --network=deeplab_v3
 python -m benchmarks.compiled_steps --table
 
-The step is `segloss.train.step.train_step`, the function that is pmapped, here under
-`shard_map` over the chips of a topology: augmentation, the network in bfloat16,
-cross-entropy and soft Dice, SGD. It is lowered from shapes alone, so nothing runs. A
-TPU's compiler takes five to twenty minutes for a step.
+The step is `segloss.train.step.train_step`, the function that training maps with
+`pmap`, here under `shard_map` over the chips of a topology: augmentation, the network
+in bfloat16, cross-entropy and soft Dice, SGD. It is lowered from shapes, so nothing
+runs. The TPU compiler takes five to twenty minutes per step.
 
-Memory, FLOPs and traffic are those of one chip. Memory holds what the step takes and
-returns, and its temporaries.
+Memory, FLOPs and traffic are per chip. Memory is the sum of arguments, results and
+temporaries of the step.
 """
 
 import functools
@@ -27,20 +27,20 @@ from benchmarks.environment import versions
 from benchmarks.step_programs import NETWORKS, lower_step, make_table, measure
 from segloss.report import markdown_table
 
-CHIP = flags.DEFINE_string("chip", "v5e:2x2", "h100, or a TPU's topology.")
+CHIP = flags.DEFINE_string("chip", "v5e:2x2", "h100, or a TPU topology.")
 NETWORK = flags.DEFINE_enum("network", "unet", list(NETWORKS), "Network.")
-SIZE = flags.DEFINE_integer("size", None, "Height and width, if not the network's.")
-BATCH = flags.DEFINE_integer("batch", 8, "Images of one chip.", lower_bound=1)
-RESULTS = flags.DEFINE_string("results", "runs/steps", "Folder of the results.")
-TABLE = flags.DEFINE_bool("table", False, "Only show the results that are there.")
-OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
-KEEP = flags.DEFINE_bool("keep_hlo", False, "Keep the compiled program as text, too.")
+SIZE = flags.DEFINE_integer("size", None, "Height and width; default per network.")
+BATCH = flags.DEFINE_integer("batch", 8, "Images per chip.", lower_bound=1)
+RESULTS = flags.DEFINE_string("results", "runs/steps", "Folder for the results.")
+TABLE = flags.DEFINE_bool("table", False, "Show stored results only.")
+OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.")
+KEEP = flags.DEFINE_bool("keep_hlo", False, "Also save the compiled program as text.")
 
 PACKAGES = ("jax", "flax", "optax", "libtpu", "jax-cuda12-plugin")
 
 
 def compile_one(folder: Path) -> None:
-    """Compiles the step that the flags choose, and writes its result."""
+    """Compiles the step selected by the flags, and saves its result."""
     name = CHIP.value
     devices = chips.devices(*(("v5e", name) if name.startswith("v5e") else (name,)))
     size = SIZE.value or NETWORKS[NETWORK.value]

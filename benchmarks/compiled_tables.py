@@ -1,4 +1,4 @@
-"""What `benchmarks.compiled` measures, as tables."""
+"""Tables of the results of `benchmarks.compiled`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from benchmarks.compiled_cases import (
     Key,
 )
 
-Name = tuple[str, str, str]  # dtype, case, and ours or the name of a peer
+Name = tuple[str, str, str]  # dtype, case, and "ours" or the name of a peer
 
 
 class Measured(NamedTuple):
-    """What a chip's file holds, as far as it is asked for."""
+    """Stored results of a chip for the requested names."""
 
     chip: str
     results: Results
@@ -31,7 +31,7 @@ class Measured(NamedTuple):
 
 
 def wanted(picked: Mapping[Key, Case], cases: Mapping[Key, Case]) -> list[Name]:
-    """All candidates of the picked cases, and those that their bars refer to."""
+    """All candidates of the selected cases, and those that their bars compare with."""
     names = {
         (*key, who): None for key, case in picked.items() for who in case.candidates
     }
@@ -47,7 +47,7 @@ def loss_table(
     picked: Mapping[Key, Case],
     cases: Mapping[Key, Case],
 ) -> Table:
-    """A row for each chip, dtype and case that is no variant."""
+    """A row for each chip, dtype and case, without variants."""
     table = Table("chip", "dtype")
     table.add_column("case", no_wrap=True)
     peers = (TEXTBOOK, OPTAX, KERAS)
@@ -82,7 +82,7 @@ def variant_table(
     picked: Mapping[Key, Case],
     cases: Mapping[Key, Case],
 ) -> Table:
-    """A row for each variant: traffic, over that of the plain case, and temporaries."""
+    """A row for each variant: traffic, its ratio to the plain case, temporaries."""
     table = Table("dtype")
     table.add_column("variant", no_wrap=True)
     for chip in of_chips:
@@ -126,7 +126,7 @@ def temporaries(compiled: Compiled | None, case: Case) -> str:
 
 
 def misses(key: Key, cases: Mapping[Key, Case], found: Measured) -> list[str]:
-    """The bars that ours misses; none where it was not compiled yet."""
+    """Bars that our implementation misses; empty if it is not compiled yet."""
     if (*key, OURS) in found.failures:
         return ["does not compile"]
     if (*key, OURS) not in found.results:

@@ -1,24 +1,25 @@
-"""What loading costs: Balance-batch by index, and other ways to load.
+"""Speed of loading Balance-batch through the class index, against other loaders.
 
 python -m benchmarks.data
 python -m benchmarks.data --pairs=9,8 --images=200 --rounds=5 --output=data.md
 
-For each pair (batch_max, batch_cl), loaders bring equally many images of one data set
-to the device. They take turns, so that a busy machine slows all of them alike; a ratio
-is the median over the rounds, with the lowest and the highest:
+For each pair (batch_max, batch_cl), the loaders bring about the same number of images
+of one data set to the device. They take turns, so that load on the machine affects all
+of them equally; a ratio is the median over the rounds, with the lowest and the highest:
 
-- index: `BalanceBatch`, which reads only what it planned from the class index;
-- random: `RandomBatch`, always `batch_max` images; then the same in batches as large as
-  those of the index, the rest of which is padding as well;
-- discard: the paper's own way, which reads samples until a batch holds enough classes
-  and discards those that do not. Where it would read too many, that is estimated;
-- torch: torch's `DataLoader` over the same files, its `batch_sampler` the batches of
-  the index, in as many workers as the others have threads. Left out without torch.
+- index: `BalanceBatch`, which reads only the samples planned from the class index;
+- random: `RandomBatch`, always `batch_max` images; then the same loader with the batch
+  sizes of "index", padded in the same way;
+- discard: the paper's procedure, which reads samples until a batch has enough classes
+  and discards batches that do not reach them. If it would read too many samples, the
+  number of reads is estimated;
+- torch: torch's `DataLoader` over the same files with the batches of "index" as
+  `batch_sampler`, and one worker per thread of the others. Skipped without torch.
 
-Threads and workers run already when the watch starts, and still when it stops.
-"Decoded" counts the reads of the source per image that came in a batch. Planning is
-that of an epoch, as a share of loading it; what making the sampler takes once is beside
-it. The second table compares ways to read ahead, with the random loader.
+Threads and workers are running before the timer starts and after it stops. "Decoded"
+is the number of samples read per image in a batch. "Planning" is the time to plan an
+epoch relative to loading it; "start" is the time to create the sampler, once. The
+second table compares ways to read ahead, with the random loader.
 """
 
 import dataclasses
@@ -62,18 +63,18 @@ CAMVID = flags.DEFINE_string(
 VOC = flags.DEFINE_string(
     "voc",
     "../shared/data/voc_sample/VOC2012",
-    "VOC2012 of a VOCdevkit, or a part of it.",
+    "VOC2012 folder of a VOCdevkit, or a part of it.",
 )
 PAIRS = flags.DEFINE_multi_string(
-    "pairs", ["9,2-12", "4,2-6", "6,2-8"], "batch_max,batch_cl, or a range of these."
+    "pairs", ["9,2-12", "4,2-6", "6,2-8"], "batch_max,batch_cl or batch_max,first-last."
 )
 IMAGES = flags.DEFINE_integer("images", 96, "Images per call.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each is timed.", lower_bound=1)
-THREADS = flags.DEFINE_integer("threads", 2, "Threads that read.", lower_bound=0)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Timings per loader.", lower_bound=1)
+THREADS = flags.DEFINE_integer("threads", 2, "Reading threads.", lower_bound=0)
 MOST_READS = flags.DEFINE_float(
-    "most_reads", 20.0, "Reads per image above which discarding is left out."
+    "most_reads", 20.0, "Skip discarding above this many reads per image."
 )
-OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
+OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.")
 
 OTHERS = ("random", "random of these sizes", "discard", "torch")
 READING = (
@@ -85,7 +86,7 @@ PACKAGES = ("jax", "grain", "array_record", "pillow", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set, and the files it was made of."""
+    """A data set, and the folder of its files."""
 
     dataset: Dataset
     root: Path
@@ -104,14 +105,14 @@ class Data:
 
 
 def prepare(name: str, source: Path, scratch: Path) -> Data:
-    """The training images of CamVid or of what there is of VOC's train_aug."""
+    """Opens the training images of CamVid, or of the available part of train_aug."""
     root = scratch / name
     train = root / "train"
     if name == "CamVid":
         train.parent.mkdir()
         train.symlink_to((source / "train").resolve())
         classes = (source / "classes.txt").read_text().splitlines()
-        # The last one is void.
+        # The last class is void.
         lines, ignore_label = classes[:11], 11
     else:
         ids = (source / "ImageSets/Segmentation/train_aug.txt").read_text().split()
@@ -135,7 +136,7 @@ def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
     """Times the loaders of one pair.
 
     Raises:
-        ValueError: if no batch can meet it.
+        ValueError: if no batch can satisfy the pair.
     """
     presence = data.presence
     start = time.perf_counter()
@@ -187,7 +188,7 @@ def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
 
 
 def plan(sampler: BalanceBatch, epochs: int = 3) -> tuple[float, float]:
-    """Images per batch, and the seconds per image that planning an epoch takes."""
+    """Returns the images per batch, and the planning time of an epoch per image."""
     seconds, sizes = [], []
     for epoch in range(1, 1 + epochs):
         first = epoch * sampler.batches_per_epoch
@@ -208,7 +209,7 @@ def time_loaders(
 
 
 def make_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
-    """A row for each data set and pair; a pair that cannot be met has no numbers."""
+    """A row for each data set and pair; no numbers if no batch satisfies the pair."""
     table = Table("data", "batch_max, batch_cl")
     for column in ("mean batch", "decoded: index", "discard", "images/s: index"):
         table.add_column(column, justify="right")
@@ -240,7 +241,7 @@ def make_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
 
 
 def compare_reading(name: str, data: Data, watch: Stopwatch, table: Table) -> None:
-    """Adds the ways to read ahead of the random loader to the table."""
+    """Times ways to read ahead with the random loader, and adds them to the table."""
     sampler = RandomBatch(data.presence, batch_max=9)
     num_batches = math.ceil(IMAGES.value / 9)
     source = data.dataset.source("train")
@@ -266,7 +267,9 @@ def parse_pairs(texts: list[str]) -> list[Pair]:
     pairs = []
     for text in texts:
         if not (match := re.fullmatch(r"([1-9]\d*),([1-9]\d*)(?:-(\d+))?", text)):
-            raise app.UsageError(f"--pairs must read as 9,8 or 9,2-12, got {text!r}.")
+            raise app.UsageError(
+                f"--pairs must have the form 9,8 or 9,2-12, got {text!r}."
+            )
         batch_max, first, last = (int(x) if x else None for x in match.groups())
         pairs += [Pair(batch_max, cl) for cl in range(first, (last or first) + 1)]
     return pairs
@@ -278,11 +281,11 @@ def find_data(scratch: Path) -> Iterator[tuple[str, Data]]:
         if source.is_dir():
             yield name, prepare(name, source, scratch)
         else:
-            print(f"{name} is not at {source}; --{flag.name} says where it lies.")
+            print(f"{name} is not at {source}; set --{flag.name} to its folder.")
 
 
 def describe() -> str:
-    """The command, the machine and the versions."""
+    """Describes the run: command, machine and versions."""
     return (
         f"{command('benchmarks.data')}\n\n{IMAGES.value} images per call, median of "
         f"{ROUNDS.value} rounds, {THREADS.value} threads (torch: workers) on "
@@ -310,7 +313,7 @@ def main(argv: list[str]) -> None:
             try:
                 measured[name, pair] = measure(data, pair, watch)
             except ValueError as error:
-                measured[name, pair] = f"cannot be met: {error}"
+                measured[name, pair] = f"cannot be satisfied: {error}"
             progress.advance(task)
         for name, data in found.items():
             progress.update(task, description=f"{name}, reading ahead")

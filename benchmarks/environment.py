@@ -1,4 +1,4 @@
-"""What a table of results says of the run that made it."""
+"""Descriptions of a run, for its tables of results."""
 
 import contextlib
 import platform
@@ -9,12 +9,12 @@ from importlib import metadata
 
 
 def command(module: str) -> str:
-    """The command that runs now, `module` with its flags."""
+    """Returns the command of the current run: `module` with its flags."""
     return f"`{shlex.join(['python', '-m', module, *sys.argv[1:]])}`"
 
 
 def versions(packages: Iterable[str]) -> str:
-    """Of Python and of those of the packages that are installed."""
+    """Returns the versions of Python and of the installed packages among these."""
     found = [f"python {platform.python_version()}"]
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,12 +1,11 @@
-"""Bytes that a compiled program moves to and from memory, read from its HLO text.
+"""Memory traffic of a compiled program, counted from its HLO text.
 
-XLA says what a program does as HLO, one instruction a line, after all optimisation
-(`compiled.as_text()`). A fusion is one kernel: what its parts hand each other never
-reaches memory, so only its operands and results count.
+`compiled.as_text()` is the optimised program with one HLO instruction per line. A
+fusion is one kernel: its intermediate values never reach memory, so only its operands
+and results count.
 
-This is a count of bytes, not a simulation: caches are not known, a gather counts all
-of what it gathers from, and a sort, which reads its operands several times, counts them
-once.
+The count is an estimate: it ignores caches, counts the whole operand of a gather, and
+counts the operands of a sort once although the sort reads them several times.
 """
 
 import math
@@ -19,12 +18,12 @@ class Instruction(NamedTuple):
     """One line of HLO.
 
     Attributes:
-        name: of its result.
-        type: dtype, shape and layout of its result, or of each part of a tuple.
-        opcode: what it does.
-        arguments: what it reads, or the number or the constant that it is.
+        name: name of the result.
+        type: dtype, shape and layout of the result, or of each element of a tuple.
+        opcode: name of the operation.
+        arguments: operands; for a parameter its number, for a constant its value.
         attributes: the rest of the line.
-        is_root: whether its result is that of its computation.
+        is_root: whether its result is the result of its computation.
     """
 
     name: str
@@ -43,18 +42,18 @@ Computation = Mapping[str, Instruction]
 
 
 class Module(NamedTuple):
-    """A program: its computations by name, and the name of the one that runs first."""
+    """A program: its computations by name, and the name of the entry computation."""
 
     computations: Mapping[str, Computation]
     entry: str
 
 
 class Traffic(NamedTuple):
-    """Bytes moved.
+    """Memory traffic.
 
     Attributes:
-        num_bytes: read and written.
-        unknown_loops: how many loops are counted once, as their length is not known.
+        num_bytes: number of bytes read and written.
+        unknown_loops: number of loops with an unknown trip count, counted once.
     """
 
     num_bytes: int
@@ -68,7 +67,7 @@ class Traffic(NamedTuple):
 
 
 _NOTHING = Traffic(0, 0)
-# They name what is there already.
+# Operations that only rename existing data.
 _FREE = frozenset(
     ("after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier")
 ) | {"parameter", "partition-id", "replica-id", "tuple"}
@@ -76,7 +75,7 @@ _SLICES = ("dynamic-slice", "slice")
 
 
 def parse(text: str) -> Module:
-    """The module that `text`, as `compiled.as_text()` gives it, holds.
+    """Parses the text of a module, as returned by `compiled.as_text()`.
 
     Raises:
         ValueError: if `text` has no entry computation.
@@ -114,17 +113,19 @@ def _parse_instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Just behind the bracket that closes the one at `start`."""
+    """Index just after the bracket that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
         if depth == 0:
             return i + 1
-    raise ValueError(f"parse: a bracket of {text[start : start + 40]!r} never closes.")
+    raise ValueError(
+        f"parse: a bracket of {text[start : start + 40]!r} is never closed."
+    )
 
 
 def bytes_of(type_: str) -> int:
-    """Bytes that a type takes in memory, with the padding that its layout asks for."""
+    """Bytes that a type takes in memory, including the padding of its layout."""
     return sum(
         _item_bytes(dtype, math.prod(_padded(shape, layout)))
         for dtype, shape, layout in _arrays(type_)
@@ -132,7 +133,7 @@ def bytes_of(type_: str) -> int:
 
 
 def _arrays(type_: str) -> Iterator[tuple[str, list[int], str]]:
-    """The dtype, shape and layout of each array of a type."""
+    """Yields the dtype, shape and layout of each array of a type."""
     for dtype, shape, layout in re.findall(
         r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?", type_
     ):
@@ -142,12 +143,12 @@ def _arrays(type_: str) -> Iterator[tuple[str, list[int], str]]:
 def _item_bytes(dtype: str, count: int) -> int:
     bits = re.search(r"\d+", dtype)
     if bits is None:
-        return count if dtype == "pred" else 0  # a token holds nothing
+        return count if dtype == "pred" else 0  # a token has no data
     return -(-count * int(bits[0]) // 8)
 
 
 def _padded(shape: list[int], layout: str) -> list[int]:
-    """The shape in memory: `{2,1,0:T(8,128)}` tiles the last two axes by 8 and 128."""
+    """Padded shape: `{2,1,0:T(8,128)}` tiles the last two axes by 8 and 128."""
     order, _, tiling = layout.partition(":")
     tile = re.match(r"T\(([\d,]+)\)", tiling)
     if tile is None:
@@ -164,11 +165,11 @@ def _num_elements(type_: str) -> int:
 
 
 def traffic(module: Module, *, every_round: bool = True) -> Traffic:
-    """Bytes that the module reads and writes.
+    """Counts the bytes that the module reads and writes.
 
-    Of a slice, or of a fusion that only slices an operand, the slice counts; of an
-    update in place, the update. The body of a loop counts as often as it runs, of a
-    conditional the branch that moves most.
+    A slice, or an operand that a fusion only slices, counts with the size of the slice;
+    an in-place update counts with the size of the update. The body of a loop is
+    multiplied by its trip count. A conditional counts its branch with the most traffic.
 
     Args:
         module: the program.
@@ -220,7 +221,7 @@ def _bytes_moved(
         return 2 * result
     if opcode == "dynamic-update-slice":
         return 2 * operands[1]
-    if opcode.endswith("-start"):  # reads now, has written when it is done
+    if opcode.endswith("-start"):  # reads now; the matching -done writes
         return sum(operands)
     if opcode.endswith("-done"):
         return result
@@ -237,7 +238,7 @@ def _bytes_moved(
 
 
 def _shares_read(fused: Computation) -> dict[str, float]:
-    """The share of each part's result that the rest of its fusion asks for."""
+    """Fraction of each instruction's result that the rest of the fusion reads."""
     shares = {name: float(part.is_root) for name, part in fused.items()}
     for user in reversed(fused.values()):
         size = _num_elements(user.type)
@@ -270,10 +271,10 @@ def _bytes_written(fused: Computation) -> int:
 def trip_count(
     loop: Instruction, computation: Computation, module: Module
 ) -> int | None:
-    """How often the body of a loop runs; None where the text does not tell.
+    """Trip count of a loop; None if it cannot be determined from the text.
 
-    XLA notes it for a GPU. For a TPU it is found where a constant is added to a counter
-    until that reaches another constant, as in `jax.lax.scan`.
+    On a GPU, XLA annotates it. On a TPU it is derived if the loop adds a constant to a
+    counter until the counter reaches another constant, as in `jax.lax.scan`.
     """
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
@@ -308,7 +309,7 @@ def _root(computation: Computation) -> Instruction:
 def _element(
     of: Instruction, index: int, computation: Computation
 ) -> Instruction | None:
-    """What a tuple holds at an index; None where it is not made of its elements."""
+    """Element of a tuple; None if the tuple is not built by a `tuple` instruction."""
     if of.opcode != "tuple":
         return None
     return _behind_copies(computation[of.operands[index]], computation)

@@ -1,8 +1,9 @@
-"""Time to import the losses and metrics, against jax's own.
+"""Time to import the losses and metrics, relative to the time to import jax.
 
 python -m benchmarks.imports
 
-Each round is a fresh process that imports jax first and then ours, jaxtyping included.
+Each round is a new process that imports jax first, then segloss.losses and
+segloss.metrics, including jaxtyping.
 """
 
 import statistics
@@ -23,7 +24,7 @@ print(between - start, time.perf_counter() - between)
 
 
 def main() -> None:
-    """Prints one line."""
+    """Prints the result in one line."""
     rounds = []
     for _ in range(ROUNDS + 1):
         run = [sys.executable, "-c", CODE]
@@ -33,7 +34,7 @@ def main() -> None:
     jax_ms, our_ms = (1e3 * statistics.median(x) for x in (jax_seconds, our_seconds))
     print(
         f"import jax {jax_ms:.0f} ms, then segloss.losses and segloss.metrics "
-        f"{our_ms:.0f} ms: {ratio(our_seconds, jax_seconds)} of jax's"
+        f"{our_ms:.0f} ms: {ratio(our_seconds, jax_seconds)} of the time for jax"
     )
 
 

@@ -1,4 +1,4 @@
-"""Ways to load batches, their reads counted and their seconds taken."""
+"""Batch loaders for `benchmarks.data`, which counts their reads and times them."""
 
 import collections
 import contextlib
@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.timing import Ratio, ratio
 from segloss.data import Batch, Sampler, iterate_batches, load_batch
 
-# Batches that are read ahead: by each worker, and by all of two workers at most.
+# Batches read ahead: per worker, and at most by two workers together.
 PREFETCH = 4
 AHEAD = 10
 LEAST_OF_RANDOM = 0.9
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 
 class Stopwatch:
-    """Seconds, without those that pass in `paused`."""
+    """Clock in seconds that stands still inside `paused`."""
 
     def __init__(self) -> None:
         self._paused_seconds = 0.0
@@ -44,14 +44,14 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the watch."""
+        """Context in which the clock stands still."""
         start = time.perf_counter()
         yield
         self._paused_seconds += time.perf_counter() - start
 
 
 class Counted:
-    """A source that notes what is read of it, which is what is decoded."""
+    """A source that records each sample read from it; reading decodes a sample."""
 
     def __init__(self, source: Any):
         self.source = source
@@ -68,14 +68,14 @@ class Counted:
 
 @dataclasses.dataclass
 class Loader:
-    """A way to load batches, and what its last call did.
+    """A way to load batches, and the results of its last run.
 
     Attributes:
-        start: makes an iterator of `1 + timed_batches + AHEAD` batches.
-        timed_batches: how many are loaded while the watch runs.
-        source: what it reads; None where that cannot be counted.
-        timed_images: loaded while the watch ran.
-        reads_per_image: samples decoded per sample that a batch holds.
+        start: creates an iterator of `1 + timed_batches + AHEAD` batches.
+        timed_batches: number of batches loaded while the clock runs.
+        source: the source it reads from; None if reads cannot be counted.
+        timed_images: number of images loaded while the clock ran.
+        reads_per_image: samples decoded per sample in a batch.
     """
 
     start: Callable[[], Iterable[Batch]]
@@ -85,10 +85,11 @@ class Loader:
     reads_per_image: float | None = None
 
     def run(self, watch: Stopwatch) -> None:
-        """Brings all batches to the device.
+        """Loads all batches to the device.
 
-        Untimed are the first, with all that starts, and the last, because what is read
-        ahead when the watch starts must be as much as when it stops.
+        The first batch is not timed because it includes startup. The last `AHEAD`
+        batches are not timed, so that as many batches are read ahead when the clock
+        stops as when it starts.
         """
         sizes = []
 
@@ -112,15 +113,15 @@ class Loader:
 
 @dataclasses.dataclass
 class Measured:
-    """What a pair took.
+    """Results for one pair (batch_max, batch_cl).
 
     Attributes:
         mean_size: images per batch.
-        images: that each call of a loader timed.
-        seconds: of each call, by loader and round.
+        images: number of images timed per call, by loader.
+        seconds: seconds of each call, by loader and round.
         reads: samples decoded per image, by loader.
-        start_seconds: to make the sampler, once.
-        planning_seconds: per image, of an epoch.
+        start_seconds: seconds to create the sampler, once.
+        planning_seconds: seconds per image to plan an epoch.
     """
 
     mean_size: float
@@ -134,7 +135,7 @@ class Measured:
         return [t / self.images[loader] for t in self.seconds[loader]]
 
     def speed_over(self, other: str) -> Ratio | None:
-        """How many times the images per second of another loader the index has."""
+        """Images per second of "index" relative to another loader."""
         if other not in self.seconds:
             return None
         return ratio(self.per_image(other), self.per_image("index"))
@@ -144,7 +145,7 @@ class Measured:
         return self.planning_seconds / statistics.median(self.per_image("index"))
 
     def missed(self) -> list[str]:
-        """The bars that are not met."""
+        """Describes the bars that are missed."""
         missed = []
         if self.reads["index"] != 1:
             missed.append(f"decoded {self.reads['index']:.2f} > 1")
@@ -162,7 +163,7 @@ def by_sampler(
     reading: Mapping[str, int],
     **canvas: Any,
 ) -> Loader:
-    """What a run does."""
+    """The loader of a training run."""
     counted = Counted(source)
     start = functools.partial(
         iterate_batches,
@@ -171,18 +172,18 @@ def by_sampler(
         start=0,
         stop=1 + timed_batches + AHEAD,
         num_devices=1,
-        # More threads than batches would have nothing to do.
+        # With fewer batches than threads, some threads would be idle.
         prefetch_batches=max(PREFETCH, reading["num_threads"]),
         **reading,
         **canvas,
     )
-    # A worker counts its own reads, which nobody sees here.
+    # Worker processes count their own reads, which are not visible here.
     source = None if reading.get("num_workers") else counted
     return Loader(start, timed_batches, source)
 
 
 class OfSizes:
-    """Samples of one sampler in batches as large as those of another."""
+    """Samples of one sampler in batches of the sizes of another."""
 
     def __init__(self, chosen: Sampler, sizes: Sampler):
         self.batch_max = sizes.batch_max
@@ -195,7 +196,7 @@ class OfSizes:
 def by_discarding(
     source: Any, pair: Pair, timed_batches: int, num_threads: int, **canvas: Any
 ) -> Loader:
-    """The paper's own way, in as many threads, each with batches of its own."""
+    """The paper's procedure; each of `num_threads` threads fills its own batches."""
     counted = Counted(source)
 
     def load(k: int) -> Batch:
@@ -214,10 +215,10 @@ def by_discarding(
 def read_until_enough(
     source: Any, pair: Pair, ignore_label: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Samples of one batch, as a loader finds them that has no index.
+    """Reads the samples of one batch without a class index.
 
-    It loads until the batch holds `batch_cl` distinct classes. With `batch_max` samples
-    that do not, it discards them and starts again.
+    Reads samples until the batch contains `batch_cl` distinct classes. If `batch_max`
+    samples are not enough, discards them and starts again.
     """
     rng = np.random.default_rng(seed)
     while True:
@@ -232,7 +233,7 @@ def read_until_enough(
 def reads_of_discarding(
     presence: np.ndarray, pair: Pair, *, attempts: int = 2_000
 ) -> float:
-    """Samples that `read_until_enough` reads per sample that it keeps, estimated."""
+    """Estimates how many samples `read_until_enough` reads per sample it keeps."""
     rng = np.random.default_rng(0)
     drawn = kept = 0
     for _ in range(attempts):
@@ -245,13 +246,13 @@ def reads_of_discarding(
 
 
 class InMemory(list):
-    """A source of samples that were read already."""
+    """A source of samples already in memory."""
 
     split = "read"
 
 
 class Files(Sequence):
-    """The image and label files of a split as a source, for torch."""
+    """A source that reads the image and label files of a split, for torch."""
 
     split = "files"
 
@@ -276,7 +277,7 @@ def by_torch(
     num_workers: int,
     **canvas: Any,
 ) -> Loader | None:
-    """Torch's loader with these batches; None where torch is not installed."""
+    """Torch's `DataLoader` with the same batches; None if torch is not installed."""
     try:
         from torch.utils.data import DataLoader
     except ImportError:
@@ -287,8 +288,8 @@ def by_torch(
         batch_sampler=[sampler[k].tolist() for k in range(1 + timed_batches + AHEAD)],
         collate_fn=functools.partial(_collate, canvas),
         num_workers=num_workers,
-        # To fork a process that has JAX's threads can deadlock, and to spawn one takes
-        # seconds, so they stay from call to call.
+        # Forking a process with JAX's threads can deadlock, and spawning takes seconds,
+        # so spawned workers persist between calls.
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=num_workers > 0,
     )
@@ -304,5 +305,5 @@ def _collate(canvas: Mapping[str, Any], samples: list[dict[str, Any]]) -> Any:
     import torch
 
     batch = load_batch(InMemory(samples), np.arange(len(samples)), **canvas)
-    # Tensors, because these go from a worker through shared memory.
+    # Tensors, because workers pass them through shared memory.
     return {name: torch.from_numpy(array) for name, array in batch.items()}

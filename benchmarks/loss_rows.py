@@ -1,7 +1,7 @@
-"""What is compared: our losses, and of each what optax and keras have of its kind.
+"""Rows of the loss benchmarks: our losses and their counterparts in optax and keras.
 
-Every candidate is a function `(logits, labels) -> scalar` of channels-last logits; what
-else it needs, as a one-hot, it makes of the labels itself.
+Every candidate is a function `(logits, labels) -> scalar` of channels-last logits. It
+computes other inputs, such as one-hot labels, from the labels itself.
 """
 
 import functools
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 class Row(NamedTuple):
-    """One of our losses as it is compared.
+    """One of our losses and its peers.
 
     Attributes:
-        loss: ours.
-        inputs: the labels it gets, see `make_inputs`.
-        peers: what optax and keras have of the same kind.
+        loss: our loss.
+        inputs: kind of its inputs, a key of `make_inputs`.
+        peers: counterparts in optax and keras, by library.
     """
 
     loss: Loss
@@ -40,11 +40,11 @@ class Row(NamedTuple):
 
 
 def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, Any]]:
-    """Float32 logits, right more often than not, and labels, by kind.
+    """Creates float32 logits, mostly correct, and labels of each kind.
 
-    "ids" are regions of classes, of which the first is more than half; "void" is the
-    same with void pixels, "tags" a number per class, "binary" the scores and tags of
-    the first class alone, "distances" ids and a distance per class.
+    "ids" are class ids in square regions; the first class covers more than half of the
+    pixels. "void" adds void pixels, "tags" are one-hot labels, "binary" the logits and
+    tags of the first class only, "distances" ids with a distance per class.
     """
     rng = np.random.default_rng(seed)
     *pixels, num_classes = shape
@@ -69,7 +69,7 @@ def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, A
 def input_shapes(
     shape: tuple[int, ...], dtype: str
 ) -> dict[str, tuple[jax.ShapeDtypeStruct, Any]]:
-    """Shapes and dtypes of `make_inputs`, for what is compiled but not run."""
+    """Shapes and dtypes of `make_inputs`, to compile without running."""
     logits = jax.ShapeDtypeStruct(shape, dtype)
     scores = jax.ShapeDtypeStruct(shape[:-1], dtype)
     ids = jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
@@ -131,7 +131,7 @@ def _optax_focal_tversky(logits, labels):
 
 @functools.cache
 def keras_losses() -> dict[str, Loss]:
-    """Those of keras by its names; none where it is not installed."""
+    """Losses of keras by name; empty if keras is not installed."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
         from keras import losses as keras
@@ -164,7 +164,7 @@ def keras_losses() -> dict[str, Loss]:
 
 
 def make_rows(num_classes: int) -> dict[str, Row]:
-    """Every loss that is compared, and its peers."""
+    """All rows of the benchmarks, by name."""
 
     def keras(name: str) -> dict[str, Loss]:
         return {"keras": keras_losses()[name]} if keras_losses() else {}
@@ -243,14 +243,14 @@ def make_rows(num_classes: int) -> dict[str, Row]:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """The shape of logits that reads as 4x321x321x21."""
+    """Parses a shape of logits such as 4x321x321x21."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,4}", text):
-        raise app.UsageError(f"--shape must read as 4x321x321x21, got {text!r}.")
+        raise app.UsageError(f"--shape must have the form 4x321x321x21, got {text!r}.")
     return tuple(int(size) for size in text.split("x"))
 
 
 def pick(rows: Mapping[str, T], pattern: str) -> dict[str, T]:
-    """The rows whose names match `--only`."""
+    """Selects the rows with names that match the pattern of `--only`."""
     try:
         picked = {name for name in rows if re.search(pattern, name)}
     except re.error as error:

@@ -1,21 +1,22 @@
-"""Time and memory of every loss and its gradient, against optax and keras.
+"""Time and memory of every loss and its gradient, compared with optax and keras.
 
-On the device at hand; `make bench-compiled` compares what compilers for TPUs and a GPU
-make of the losses, without a chip.
+Runs on the available device. `make bench-compiled` compares the memory traffic of the
+losses compiled for TPUs and a GPU, without the chips.
 
 python -m benchmarks.losses
 python -m benchmarks.losses --only='dice|tversky' --dtype=float32 --rounds=5
 python -m benchmarks.losses --shape=16x512x512x21 --output=losses.md
 
 Each loss is compiled as value and gradient with respect to the logits. All losses and
-peers take turns in one process, so that a busy machine slows all of them alike; a ratio
-is the median over the rounds, with the lowest and the highest. Freed memory is reused,
-as in a training step. Peers are optax and, where it is installed, keras (on JAX): the
-bar is 1.05 of the time of the fastest, and no more temporary memory than the least.
+peers take turns in one process, so that load on the machine affects all of them
+equally; a ratio is the median over the rounds, with the lowest and the highest. Freed
+memory is reused, as in a training step. Peers are optax and, if installed, keras (on
+JAX). The bars are 1.05 times the time of the fastest peer, and the temporary memory of
+the peer with the least.
 
-The floor is what the machine needs for the bytes: logits and labels read forward and
-again backward, the gradient written, at the speed at which XLA copies as many logits
-into a new array. Temporary memory is what XLA says it takes beside inputs and outputs.
+The floor is the time to move the necessary bytes (read logits and labels in the forward
+and in the backward pass, write the gradient) at the speed at which XLA copies the
+logits. Temporary memory is what XLA reports in addition to inputs and outputs.
 """
 
 import itertools
@@ -38,24 +39,29 @@ from benchmarks.timing import interleave, keep_freed_memory, ratio
 from segloss.report import markdown_table
 
 SHAPE = flags.DEFINE_string(
-    "shape", "4x321x321x21", "Of the logits: batch, spatial sizes, classes."
+    "shape", "4x321x321x21", "Shape of the logits: batch, spatial sizes, classes."
 )
 DTYPE = flags.DEFINE_multi_enum(
-    "dtype", ["float32", "bfloat16"], ["float32", "bfloat16", "float16"], "Of logits."
+    "dtype",
+    ["float32", "bfloat16"],
+    ["float32", "bfloat16", "float16"],
+    "Of the logits.",
 )
-ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each is timed.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Timings per candidate.", lower_bound=1)
 CALLS = flags.DEFINE_integer(
     "calls",
     1,
-    "Calls that are timed together; more hide the cost of a launch on a GPU.",
+    "Calls timed together; larger values hide the launch cost on a GPU.",
     lower_bound=1,
 )
-ONLY = flags.DEFINE_string("only", "", "A regular expression that picks losses.")
-LIST = flags.DEFINE_bool("list", False, "List the losses and their peers, time none.")
-OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
+ONLY = flags.DEFINE_string("only", "", "Regular expression that selects losses.")
+LIST = flags.DEFINE_bool(
+    "list", False, "List the losses and their peers without timing."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.")
 
 PACKAGES = ("jax", "optax", "keras")
-# Of the time of the fastest peer.
+# Limit of our time, relative to the fastest peer.
 TIME_BAR = 1.05
 
 
@@ -77,7 +83,7 @@ def make_table(
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
 ) -> Table:
-    """A row for each loss and dtype; a ratio is our time over the other's."""
+    """A row for each loss and dtype; ratios are our time divided by the other's."""
     table = Table("dtype")
     table.add_column("loss", no_wrap=True)
     for column in ("ms", "floor ms", "x floor", "memory x logits"):
@@ -110,7 +116,7 @@ def compare(
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
 ) -> tuple[str, str, list[str]]:
-    """The fastest peer, the one with the least memory, and the bars that are missed."""
+    """Returns the fastest peer, the peer with the least memory, and missed bars."""
     ours = (dtype, name, OURS)
     peers = [key for key in candidates if key[:2] == ours[:2] and key != ours]
     if not peers:
@@ -131,7 +137,7 @@ def milliseconds(times: Sequence[float]) -> str:
 
 
 def describe(bytes_per_second: float) -> str:
-    """The command, the device, the speed of its copies, and the versions."""
+    """Describes the run: command, device, copy speed and versions."""
     device = jax.devices()[0]
     return (
         f"{command('benchmarks.losses')}\n\n{SHAPE.value}, median of {ROUNDS.value} "

@@ -1,12 +1,13 @@
-"""Time of the metrics' counts, against peers.
+"""Time of the metrics' device counts, compared with peers.
 
 python -m benchmarks.metrics
 python -m benchmarks.metrics --shape=4x1024x2048 --classes=19 --rounds=5
 
-All take turns in one process, so that a busy machine slows all of them alike; a ratio
-is the median over the rounds, with the lowest and the highest. Ours take int32 (uint8
-where said), NumPy and torchmetrics int64, their default. "Unchecked" is torchmetrics
-with `validate_args=False`; it is left out where it is not installed.
+All candidates take turns in one process, so that load on the machine affects all of
+them equally; a ratio is the median over the rounds, with the lowest and the highest.
+Our functions take int32 (or uint8, where stated); NumPy and torchmetrics take their
+default, int64. "Unchecked" is torchmetrics with `validate_args=False`. torchmetrics is
+skipped if it is not installed.
 """
 
 import functools
@@ -24,16 +25,16 @@ from rich.table import Table
 from benchmarks.timing import interleave, keep_freed_memory, ratio
 from segloss import metrics
 
-SHAPE = flags.DEFINE_string("shape", "8x513x513", "Of the labels: batch and sizes.")
+SHAPE = flags.DEFINE_string("shape", "8x513x513", "Shape of the labels: batch, sizes.")
 CLASSES = flags.DEFINE_integer("classes", 21, "Number of classes.", lower_bound=2)
-ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each is timed.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Timings per candidate.", lower_bound=1)
 
 PEERS = ("torchmetrics", "torchmetrics, unchecked", "NumPy bincount")
 VOID = 255
 
 
 def make_inputs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted ids, labels in patches of one class as of scenes, valid in 19 of 20."""
+    """Returns predicted ids, labels in square patches, and 95 % valid pixels."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, CLASSES.value, (shape[0], *(1 + n // 32 for n in shape[1:])))
     for axis, size in enumerate(shape[1:], start=1):
@@ -92,8 +93,8 @@ def torch_candidates(
     except ImportError:
         return {}
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    # PyPI's torchvision brings its operators only with CUDA, and its import, which
-    # torchmetrics does, fails where these two are not at least declared.
+    # torchmetrics imports torchvision. PyPI's torchvision defines its operators only
+    # with CUDA, and its import fails unless these two are declared.
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
@@ -128,7 +129,7 @@ def torch_candidates(
 
 
 def main(_: list[str]) -> None:
-    """Times all and prints the table."""
+    """Times all candidates and prints the table."""
     keep_freed_memory()
     inputs = make_inputs(tuple(map(int, SHAPE.value.split("x"))))
     candidates = our_candidates(*inputs) | numpy_candidates(*inputs)

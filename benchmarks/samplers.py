@@ -1,12 +1,13 @@
-"""How fast samplers plan, and in how much memory, on a synthetic index.
+"""Planning speed and memory of the samplers on a synthetic class index.
 
 python -m benchmarks.samplers
 python -m benchmarks.samplers --samples=10000000 --classes=150 --rounds=1
 
-The index is an array on disk, mapped into memory as a class index is. Each sampler
-plans in a process of its own, on one core. Speeds are per second of processor time, the
-median over epochs: of the samples in the set, and of those dealt into batches. The peak
-memory is that of the process, pages of the mapped file included, less the imports.
+The index is a memory-mapped array on disk, like a real class index. Each sampler plans
+in its own process, on one core. Speeds are per second of CPU time, as the median over
+epochs: for the samples in the set, and for the samples dealt into batches. The peak
+memory is that of the process, including pages of the mapped file but without the
+imports.
 """
 
 import importlib
@@ -29,22 +30,26 @@ from benchmarks.synthetic_index import CASES, write_index
 from segloss.data import SAMPLERS, ClassIndex, ClassSets
 from segloss.registry import bind
 
-SAMPLES = flags.DEFINE_integer("samples", 10_000_000, "In the index.", lower_bound=1)
-CLASSES = flags.DEFINE_integer("classes", 21, "In the index.", lower_bound=13)
+SAMPLES = flags.DEFINE_integer(
+    "samples", 10_000_000, "Number in the index.", lower_bound=1
+)
+CLASSES = flags.DEFINE_integer("classes", 21, "Number in the index.", lower_bound=13)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Epochs planned.", lower_bound=1)
-ONLY = flags.DEFINE_string("only", None, "Label of one sampler, measured in place.")
-INDEX = flags.DEFINE_string("index", None, "A class index instead of the synthetic.")
+ONLY = flags.DEFINE_string("only", None, "Measure only this sampler, in this process.")
+INDEX = flags.DEFINE_string("index", None, "Class index to use instead.")
 
 
 def peak_mib() -> float:
-    """Of this process alone; what `getrusage` says begins with that of its parent."""
+    """Peak memory of this process; that of `getrusage` includes its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
 
 def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
-    """Seconds of set-up and samples per second of one sampler, and peak MiB."""
-    importlib.import_module("segloss.data.samplers.kernels")  # numba is no planning
+    """Measures one sampler: set-up seconds, samples per second and peak MiB."""
+    importlib.import_module(
+        "segloss.data.samplers.kernels"
+    )  # import numba before measuring
     name = label.split(",")[0]
     before = peak_mib()
     index = ClassIndex(np.load(path, mmap_mode="r"), "synthetic")
@@ -74,7 +79,7 @@ def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
 
 
 def main(_: list[str]) -> None:
-    """Prints one table."""
+    """Prints the table."""
     if ONLY.value:
         print(json.dumps(measure(ONLY.value, Path(INDEX.value), ROUNDS.value)))
         return
@@ -106,7 +111,7 @@ def main(_: list[str]) -> None:
             )
     table.title = (
         f"{SAMPLES.value:,} samples, {CLASSES.value} classes, batch_max=9, batch_cl=8 "
-        f"unless said; {os.cpu_count()} cores; packing took {row['packing']:.1f} s"
+        f"unless stated; {os.cpu_count()} cores; packing took {row['packing']:.1f} s"
     )
     Console(width=120).print(table)
 

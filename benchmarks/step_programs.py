@@ -1,8 +1,8 @@
-"""A training step lowered for chips, and what its compiled program holds and sends.
+"""Lowers a training step for chips, and measures its memory and communication.
 
-Bytes on the wire are what each chip sends in a ring, `2 (n - 1) / n` times the size of
-what n chips sum. They are split by what is summed: gradients, BatchNorm's statistics
-(and their gradients), and the sums of the losses.
+Bytes on the wire are the bytes that each chip sends in a ring all-reduce: `2 (n - 1) /
+n` times the size of the arrays summed over n chips. They are split into gradients,
+BatchNorm statistics (and their gradients), and the sums of the losses.
 """
 
 import functools
@@ -26,8 +26,8 @@ from segloss.train.step import AXIS, make_state, train_step
 
 NETWORKS = {"unet": 512, "deeplab_v3": 513, "segnet": 512}
 NUM_CLASSES = 21
-CANVAS = 500  # pixels, the side of the largest images of PASCAL VOC
-# What is summed over the chips, by what the names of its operations hold.
+CANVAS = 500  # pixels, the side of the largest images in PASCAL VOC
+# Kinds of sums over the chips, by a part of the names of their operations.
 KINDS = {"_moments": "BatchNorm", "loss": "losses", "gradients": "gradients"}
 _COLLECTIVE = re.compile(
     r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?$"
@@ -37,7 +37,7 @@ _COLLECTIVE = re.compile(
 def lower_step(
     devices: list[jax.Device], network: str, *, size: int, batch: int, **hyperparameters
 ) -> jax.stages.Lowered:
-    """The step over all `devices`, each with `batch` images."""
+    """Lowers the step for all `devices`, with `batch` images per device."""
     model = make_model(
         network,
         num_classes=NUM_CLASSES,
@@ -77,7 +77,7 @@ def lower_step(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
         )
 
-    # With `check_vma` the gradients, which the step averages itself, would be summed.
+    # The step averages the gradients itself; `check_vma` would sum them in addition.
     mapped = jax.shard_map(
         step, mesh=mesh, in_specs=specs, out_specs=jax.P(), check_vma=False
     )
@@ -86,7 +86,7 @@ def lower_step(
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Of a compiled step, how often chips talk, and the bytes of each kind of sum."""
+    """Counts the collectives of a compiled step, and the bytes of each kind of sum."""
     counts, num_bytes = Counter(), Counter()
     for computation in hlo.parse(text).computations.values():
         for instruction in computation.values():
@@ -94,15 +94,15 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
                 counts[match[1]] += 1
                 types = [computation[name].type for name in instruction.operands]
                 for kind, type_ in zip(_kinds(instruction), types, strict=True):
-                    # Without the padding of a TPU's tiles.
+                    # Without the padding of TPU tiles.
                     num_bytes[kind] += hlo.bytes_of(re.sub(r":T\([^}]*", "", type_))
     return dict(counts=dict(counts), num_bytes=dict(num_bytes))
 
 
 def _kinds(instruction: hlo.Instruction) -> list[str]:
-    """What each operand of a collective is.
+    """Kind of each operand of a collective.
 
-    XLA merges collectives. It then names all of them, or only one.
+    XLA merges collectives and names the result after all of them, or after only one.
     """
     name = re.search(r'op_name="([^"]*)"', instruction.attributes)
     names = re.sub(r".*/\((.*:.*)\)$", r"\1", name[1]).split(":") if name else [""]
@@ -117,18 +117,18 @@ def _kinds(instruction: hlo.Instruction) -> list[str]:
 def measure(
     lowered: jax.stages.Lowered, flops: Callable[[], float]
 ) -> tuple[dict[str, Any], str]:
-    """What the compiler says of the step, and the step as it compiled it.
+    """Compiles the step; returns the compiler's figures and the compiled HLO text.
 
     Args:
         lowered: the step.
-        flops: counts the operations where the compiler does not.
+        flops: counts the operations if the compiler does not report them.
     """
     start = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
     text = compiled.as_text()
     planned = compiled.memory_analysis()
-    costs = compiled.cost_analysis() or {}  # nothing from a GPU's compiler
+    costs = compiled.cost_analysis() or {}  # the GPU compiler reports none
     arguments = planned.argument_size_in_bytes
     results = planned.output_size_in_bytes - planned.alias_size_in_bytes
     return dict(
@@ -144,7 +144,7 @@ def measure(
 
 
 def ring_bytes(num_bytes: float, num_chips: int) -> float:
-    """What each of n chips sends where a ring sums arrays of this size over them."""
+    """Bytes that each of n chips sends in a ring all-reduce of `num_bytes` bytes."""
     return 2 * (num_chips - 1) / num_chips * num_bytes
 
 

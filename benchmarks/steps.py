@@ -1,4 +1,4 @@
-"""Training steps to time: ours, those of torch, and a matrix product."""
+"""Training steps to time: segloss, torch, and a matrix product for reference."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -25,15 +25,15 @@ class Candidate(NamedTuple):
     """A training step to time.
 
     Attributes:
-        call: takes so many steps, and returns when they are done.
-        memory: bytes at its peak; None where it is not known.
+        call: runs a fixed number of steps, and returns when they are complete.
+        memory: peak memory in bytes; None if unknown.
     """
 
     call: Callable[[], object]
     memory: int | None
 
 
-Key = tuple[str, str]  # network, and who computes it
+Key = tuple[str, str]  # network and implementation
 
 
 def make_batch(size: int, batch: int) -> Batch:
@@ -48,14 +48,14 @@ def make_batch(size: int, batch: int) -> Batch:
 
 
 def as_they_are(keys, images, labels, valid):
-    """In place of augmentation."""
+    """Scales the images and does nothing else; replaces augmentation."""
     return images / 255, labels, valid
 
 
 def our_step(
     name: str, batch: Batch, *, dtype: str, calls: int
 ) -> tuple[Candidate, float]:
-    """The step on one device, and its FLOPs."""
+    """Returns our step on one device, and its FLOPs."""
     model = make_model(name, num_classes=NUM_CLASSES, dtype=dtype, axis_name=AXIS)
     optimizer = sgd(constant(10**9, learning_rate=1e-3), weight_decay=5e-4)
     devices = jax.devices()[:1]
@@ -109,13 +109,13 @@ def torch_step(
             step()
         torch_networks.await_device(device)
 
-    call()  # raises now if it cannot
+    call()  # raises here if the step does not work
     memory = torch_networks.peak_bytes(step, device)
     return Candidate(call, None if memory is None else memory - before)
 
 
 def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
-    """A large matrix product and its FLOPs, for devices whose peak is not known."""
+    """Returns a large matrix product and its FLOPs, for devices of unknown peak."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
     multiply = jax.jit(jnp.matmul)
@@ -131,7 +131,7 @@ def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
 def make_candidates(
     names: list[str], batch: Batch, *, dtype: str, calls: int, torch_compile: bool
 ) -> tuple[dict[Key, Candidate], dict[str, float], list[str]]:
-    """What to time, the FLOPs of each network, and in words what fails."""
+    """Returns the candidates, the FLOPs of each network, and a message per failure."""
     candidates, flops, failures = {}, {}, []
     options = dict(dtype=dtype, calls=calls)
     for name in names:
@@ -142,9 +142,9 @@ def make_candidates(
                 continue
             try:
                 peer = torch_step(name, batch, **options, compiled=compiled)
-            except Exception as error:  # a peer may fail in any way
+            except Exception as error:  # a peer may raise any exception
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                failures.append(f"{way} has no {name}: {reason[0]}")
+                failures.append(f"{way} fails on {name}: {reason[0]}")
                 continue
             candidates[name, way] = peer
             break
@@ -159,7 +159,7 @@ def make_table(
     batch_size: int,
     peak: float,
 ) -> Table:
-    """A row for each step; `x ours` is how many times as long as ours it takes."""
+    """A row for each step; `x ours` is its time divided by ours."""
     table = Table("network", "step of")
     for column in ("ms", "images/s", "peak GB", "TFLOP", "share of peak", "x ours"):
         table.add_column(column, justify="right")

@@ -1,4 +1,4 @@
-"""A class index of any size, and the samplers that plan from it."""
+"""Synthetic class index of any size, and the samplers to benchmark on it."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ CASES = {
 
 
 def write_index(path: Path, num_samples: int, num_classes: int) -> None:
-    """Class 0 in all samples, one to four others by a long tail, in pixels."""
+    """Writes an index in which samples hold class 0 and one to four rarer classes."""
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(2, num_classes + 1)
     counts = np.lib.format.open_memmap(

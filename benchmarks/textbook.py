@@ -1,8 +1,8 @@
-"""Losses as a person first writes them from the paper, for comparison.
+"""Direct implementations of the losses from the papers' formulas, for comparison.
 
-A softmax or a `logsumexp`, a `where` on the label, float32 inside, and JAX's own
-derivative: nothing is done about speed or memory. Each is a function `(logits, labels)`
-of the rows of `benchmarks.loss_rows`, with the value of ours.
+They use a softmax or `logsumexp`, a `where` on the label, float32 and automatic
+differentiation, without optimising speed or memory. Each is a function `(logits,
+labels)` for a row of `benchmarks.loss_rows`, and returns the same value as our loss.
 """
 
 import functools
@@ -21,7 +21,7 @@ def _is_label(logits: Array, labels: Array) -> Array:
 
 
 def _log_prob(logits: Array, labels: Array) -> Array:
-    """The log probability of each pixel's label."""
+    """Log probability of each pixel's label."""
     logits = logits.astype(jnp.float32)
     at_label = jnp.where(_is_label(logits, labels), logits, 0).sum(-1)
     return at_label - jax.nn.logsumexp(logits, axis=-1)
@@ -127,7 +127,7 @@ def generalized_dice(logits: Array, labels: Array) -> Array:
 
 
 def _lovasz(errors: Array, is_label: Array) -> Array:
-    """Algorithm 1 of the paper, as its authors' code has it: pixels along axis 0."""
+    """Algorithm 1 of the paper, as in its authors' code; axis 0 holds the pixels."""
     order = jnp.argsort(-errors, axis=0)
     errors, is_label = (jnp.take_along_axis(x, order, 0) for x in (errors, is_label))
     is_label = is_label.astype(jnp.float32)
@@ -163,7 +163,7 @@ def boundary(logits: Array, labels: tuple[Array, Array]) -> Array:
 
 _TVERSKY = dict(fp_weight=0.3, fn_weight=0.7)
 
-# By row of `benchmarks.loss_rows.make_rows`.
+# Keyed by the rows of `benchmarks.loss_rows.make_rows`.
 TEXTBOOK: dict[str, Callable[..., Array]] = {
     "softmax_cross_entropy": cross_entropy,
     "softmax_cross_entropy void": cross_entropy_void,

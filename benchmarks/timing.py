@@ -1,4 +1,4 @@
-"""Times of alternatives, taken in turns so that a busy machine slows all alike."""
+"""Interleaved timing, so that load on the machine affects all candidates equally."""
 
 import ctypes
 import statistics
@@ -9,15 +9,15 @@ from typing import NamedTuple, TypeVar
 Name = TypeVar("Name", bound=Hashable)
 
 
-# Parameters of mallopt in glibc's malloc.h.
+# Parameters of `mallopt`, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Lets arrays on CPU reuse the memory of earlier ones, as allocators of GPUs do.
+    """Lets arrays on the CPU reuse freed memory, as GPU allocators do.
 
-    Otherwise glibc takes each large array from the system and gives it back, and the
-    time to clear its pages, more than many losses need, is counted or not as it comes.
+    By default glibc requests each large array from the system and returns it. Clearing
+    its pages takes longer than many losses and would distort the timings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
 
 
 class Ratio(NamedTuple):
-    """How many times longer one candidate takes than another, over the rounds."""
+    """Time of one candidate divided by that of another, over the rounds."""
 
     median: float
     lowest: float
@@ -43,16 +43,16 @@ def interleave(
     on_call: Callable[[Name], object] = lambda name: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, list[float]]:
-    """Seconds that each candidate takes, once in every round.
+    """Times each candidate once per round; returns the seconds of each round.
 
-    Every other round goes backwards, so that none always follows the same neighbour. A
-    round before the first is not counted: it compiles and fills caches.
+    Every other round runs in reverse order, so that no candidate always follows the
+    same neighbour. A first, uncounted round compiles and fills caches.
 
     Args:
-        candidates: what to time; a call must return only when its work is done.
-        rounds: how often, at least 1.
-        on_call: told the name before each call, the uncounted ones too.
-        clock: seconds.
+        candidates: functions to time; each must return only when its work is done.
+        rounds: number of counted rounds, at least 1.
+        on_call: called with the name before each call, also in the uncounted round.
+        clock: returns the time in seconds.
 
     Raises:
         ValueError: if `rounds` is less than 1.
@@ -71,6 +71,6 @@ def interleave(
 
 
 def ratio(seconds: Sequence[float], reference: Sequence[float]) -> Ratio:
-    """`seconds / reference` of each round: what slows a round cancels."""
+    """`seconds / reference` per round, so that the load during a round cancels."""
     ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))

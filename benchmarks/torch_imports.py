@@ -1,16 +1,16 @@
-"""Torch libraries that import torchvision, which may be built for CUDA only."""
+"""Imports torch libraries that need torchvision, even if it is built for CUDA only."""
 
 import importlib
 import warnings
 
 
 def import_smp():
-    """segmentation_models_pytorch, even with a torchvision built for CUDA only."""
+    """Imports segmentation_models_pytorch."""
     return import_with_torchvision("segmentation_models_pytorch")
 
 
 def import_with_torchvision(name):
-    """A module that imports torchvision, which may be built for CUDA only."""
+    """Imports a module that needs torchvision."""
     import torch
 
     with warnings.catch_warnings():
@@ -20,8 +20,8 @@ def import_with_torchvision(name):
         except RuntimeError as error:
             if "torchvision::nms" not in str(error):
                 raise
-        # PyPI's torchvision brings its operators only with CUDA, and its import fails
-        # where these two, which no loss uses, are not at least declared.
+        # PyPI's torchvision defines its operators only with CUDA, and its import fails
+        # unless these two are declared. No loss uses them.
         library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
             library.define(

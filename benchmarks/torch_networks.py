@@ -1,8 +1,8 @@
-"""Training steps of the same networks in torch; importing this needs torch."""
+"""Training steps of the same networks in torch; this module requires torch."""
 
 import os
 
-# Or torch's threads spin between its calls, which slows whatever comes next.
+# Otherwise torch's threads spin between calls and slow the next candidate.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def double_conv(c: int, features: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Layer for layer `segloss.models.UNet` as it is by default."""
+    """The same layers as `segloss.models.UNet` with its defaults."""
 
     def __init__(self, num_classes: int, depth: int = 4, width: int = 64):
         super().__init__()
@@ -51,7 +51,7 @@ class UNet(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """torchvision's, without its auxiliary head."""
+    """DeepLab v3 of torchvision, without its auxiliary head."""
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -79,9 +79,9 @@ def make_step(
     device: str,
     compiled: bool,
 ) -> Callable[[], None]:
-    """One step of training on one batch, as `segloss.train.step.train_step` takes it.
+    """Creates a training step on one batch, equivalent to that of `segloss`.
 
-    With channels last, and in bfloat16 under autocast; SGD with momentum.
+    It uses channels-last memory format, autocast for bfloat16, and SGD with momentum.
     """
     layout = torch.channels_last
     network = network.train().to(device=device, memory_format=layout)
@@ -108,18 +108,18 @@ def make_step(
 
 
 def await_device(device: str) -> None:
-    """Returns when all that was begun is done."""
+    """Waits until all work on the device is complete."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def allocated_bytes(device: str) -> int:
-    """What tensors take of a GPU's memory now; 0 on CPU, where none counts."""
+    """GPU memory in use by tensors; 0 on CPU, where torch does not count it."""
     return torch.cuda.memory_allocated() if device == "cuda" else 0
 
 
 def peak_bytes(step: Callable[[], None], device: str) -> int | None:
-    """The most that tensors take during a step; None on CPU."""
+    """Peak memory of tensors during a step; None on CPU."""
     if device != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats()

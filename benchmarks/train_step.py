@@ -1,19 +1,19 @@
-"""Speed and memory of the pmapped training step, against torch on the same device.
+"""Speed and memory of the pmapped training step, compared with torch.
 
 python -m benchmarks.train_step
 python -m benchmarks.train_step --size=65 --batch=2 --models=unet --rounds=3
 python -m benchmarks.train_step --batch=16 --calls=5 --output=train_step.md
 
-The step is that of `segloss.train` on one device: a batch of images that are there
-already, cross-entropy, SGD with momentum; augmentation, which torch would leave to its
-loader, is left out. Its peers are torchvision's DeepLab v3 and the same U-Net, channels
-last, under `torch.compile` where that works. All take turns in one process.
+The step is that of `segloss.train` on one device, with cross-entropy and SGD with
+momentum on a batch already on the device. Augmentation is left out because torch would
+run it in its loader. Peers are torchvision's DeepLab v3 and the same U-Net, channels
+last, with `torch.compile` where it works. All candidates take turns in one process.
 
-FLOPs are those that XLA counts in the step before it optimises it, and of a peer the
-same, because it computes the same. Their share of the peak is by the vendor's figure
-(`PEAK_FLOPS`), or, where a device has none here, by the rate of a large matrix product
-that takes its turn with the others. Memory is, of ours, what XLA plans for the step,
-arguments included; of torch, what tensors took at most, which it only counts on GPUs.
+FLOPs are counted by XLA before optimisation; a peer computes the same and gets the same
+count. The share of peak is relative to the vendor's figure (`PEAK_FLOPS`), or for other
+devices to the rate of a large matrix product timed with the others. Memory of our step
+is what XLA plans for it, including arguments; memory of torch is the peak of its
+tensors, which torch counts on GPUs only.
 """
 
 import os
@@ -33,21 +33,21 @@ from segloss.report import markdown_table
 MODELS = flags.DEFINE_multi_enum(
     "models", ["unet", "deeplab_v3"], ["unet", "deeplab_v3"], "Networks."
 )
-SIZE = flags.DEFINE_integer("size", 513, "Height and width of images.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 8, "Images of a step.", lower_bound=2)
+SIZE = flags.DEFINE_integer("size", 513, "Height and width.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 8, "Images per step.", lower_bound=2)
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16"],
-    "Of the computation; None is bfloat16, but on CPU float32.",
+    "Dtype of the computation; default bfloat16, on CPU float32.",
 )
-ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each is timed.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Timings per candidate.", lower_bound=1)
 CALLS = flags.DEFINE_integer("calls", 1, "Steps timed together.", lower_bound=1)
-COMPILE = flags.DEFINE_bool("torch_compile", True, "False leaves torch eager.")
-OUTPUT = flags.DEFINE_string("output", None, "A markdown file to write.")
+COMPILE = flags.DEFINE_bool("torch_compile", True, "Use torch.compile.")
+OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.")
 
 PACKAGES = ("jax", "flax", "optax", "torch", "torchvision")
-# Dense matrix products per second by `device_kind`, from the vendors' data sheets.
+# Dense peak FLOP/s by `device_kind`, from the vendors' data sheets.
 PEAK_FLOPS = {
     "bfloat16": {
         "NVIDIA A100-SXM4-40GB": 312e12,
@@ -64,7 +64,7 @@ PEAK_FLOPS = {
 
 
 def describe(dtype: str, peak: float, source: str) -> str:
-    """The command, the device, its peak, and the versions."""
+    """Describes the run: command, device, peak and versions."""
     device = jax.devices()[0]
     return (
         f"{command('benchmarks.train_step')}\n\n{BATCH.value} images of "
@@ -77,7 +77,7 @@ def describe(dtype: str, peak: float, source: str) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
-    # The other library needs memory of the same device.
+    # Torch needs memory of the same device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
@@ -97,10 +97,10 @@ def main(argv: list[str]) -> None:
         key: [t / CALLS.value for t in times]
         for key, times in interleave(calls, ROUNDS.value).items()
     }
-    source = "by its data sheet"
+    source = "from its data sheet"
     if peak is None:
         peak = product / statistics.median(seconds[MATMUL])
-        source = "by a matrix product"
+        source = "from a matrix product"
     table = make_table(candidates, seconds, flops, batch_size=BATCH.value, peak=peak)
     notes = describe(dtype, peak, source) + "".join(f"\n- {x}" for x in failures)
     width = None if sys.stdout.isatty() else 200

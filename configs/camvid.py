@@ -1,9 +1,9 @@
-"""U-Net on CamVid's 11 classes, small enough for a CPU; add `:smoke` for seconds.
+"""U-Net on CamVid, small enough for a CPU; add `:smoke` for a short test run.
 
 python run.py --config=configs/camvid.py --config.data.root=DIR --workdir=runs/camvid
 
-DIR is CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480) as SegNet has it,
-or in the `folder` format. Results: experiments/camvid/README.md.
+DIR holds CamVid (Brostow et al. 2009; 367 / 101 / 233 images of 360x480, 11 classes) in
+SegNet's layout or in the `folder` format. Results: experiments/camvid/README.md.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -31,9 +31,9 @@ def get_config(size: str = "full") -> ConfigDict:
         on_bad_sample="raise",
     )
     config.augment = dict(scale_range=(0.75, 1.5), flip_probability=0.5)
-    # Random, because one or two of these images hold all classes already.
+    # Random batches, since one or two of these images already have all classes.
     config.sampler = dict(name="random", batch_max=4 if smoke else 6)
-    # At half the input's resolution: a quarter of the work.
+    # The network runs at half the image's resolution, a quarter of the work.
     config.model = dict(
         name="unet",
         depth=1 if smoke else 4,

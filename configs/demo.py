@@ -1,4 +1,4 @@
-"""U-Net on the embedded scenes with Balance-batch; add `:smoke` for a run of seconds.
+"""U-Net on the embedded scenes with Balance-batch; add `:smoke` for a short test run.
 
 python run.py --config=configs/demo.py --workdir=runs/demo
 """
@@ -30,7 +30,7 @@ def get_config(size: str = "full") -> ConfigDict:
     )
     config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
     config.sampler = dict(name="balance_batch", batch_max=9, batch_cl=8)
-    # At half the image's resolution: a third of the time, for coarser edges.
+    # Half the image's resolution takes a third of the time; edges become coarser.
     config.model = dict(
         name="unet",
         depth=1 if smoke else 4,

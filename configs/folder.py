@@ -1,9 +1,9 @@
-"""U-Net on data of your own in the `folder` format; add `:smoke` to try it in seconds.
+"""U-Net on your own data in the `folder` format; add `:smoke` for a short test run.
 
 python run.py --config=configs/folder.py --config.data.root=DIR --workdir=runs/folder
 
-DIR holds `classes.txt` (lines `index name`) and `train`, `val`, each with `images` and
-`labels`; a label is an 8-bit PNG whose values are the indices, 255 where unknown.
+DIR holds `classes.txt` (lines `index name`) and the folders `train` and `val`, each
+with `images` and `labels`. A label is an 8-bit PNG of class indices; 255 is unknown.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -24,7 +24,7 @@ def get_config(size: str = "full") -> ConfigDict:
         root=config_dict.placeholder(str),
         ignore_label=255,
         data_dir=config_dict.placeholder(str),
-        # Pixels after scaling; images may be smaller or larger, and differ in size.
+        # In pixels after scaling; images may be of any and of different sizes.
         crop_hw=(32, 32) if smoke else (256, 256),
         num_threads=1 if smoke else 4,
         num_workers=0,
@@ -32,7 +32,7 @@ def get_config(size: str = "full") -> ConfigDict:
         on_bad_sample="raise",
     )
     config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
-    # Random batches, because which batch_cl can be had depends on the data.
+    # Random batches, since a good batch_cl depends on the data.
     config.sampler = dict(name="random", batch_max=4 if smoke else 16)
     config.model = dict(
         name="unet",
@@ -50,7 +50,7 @@ def get_config(size: str = "full") -> ConfigDict:
         split="val",
         final_split="val",
         batch_size=4,
-        # Sides are padded to a multiple, so that sizes are few and compiling is rare.
+        # Pads images to multiples of 32, so that few sizes must be compiled.
         size_multiple=32,
         scales=(1.0,),
         flip=False,

@@ -1,10 +1,11 @@
-r"""`configs/folder.py` with Balance-batch; add `:smoke` to try it in seconds.
+r"""`configs/folder.py` with Balance-batch; add `:smoke` for a short test run.
 
 python run.py --config=configs/folder_balance_batch.py --config.data.root=DIR \
     --config.sampler.batch_cl=4 --workdir=runs/folder
 
-`batch_cl` distinct classes in every batch of at most `batch_max` images: choose it for
-your data. One that no batch can reach is refused, with the largest that can be had.
+Every batch of at most `batch_max` images has at least `batch_cl` distinct classes.
+Choose `batch_cl` for your data. If no batch can reach it, an error gives the largest
+reachable value.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
-"""U-Net on PASCAL VOC 2012 with Balance-batch; add `:smoke` to try it in seconds.
+"""U-Net on PASCAL VOC 2012 with Balance-batch; add `:smoke` for a short test run.
 
 python run.py --config=configs/voc2012.py --config.data.root=DIR --workdir=runs/voc2012
 
-DIR is where VOC 2012 and SBD were unpacked; without them, it says what to download. For
-a part of them, add `--config.data.partial`. From scratch on the 10,582 images that are
-called train_aug; crops of 321x321, scales 0.5 to 1.5 and the "poly" schedule are
-those of Chen et al. 2017 (arXiv:1606.00915).
+DIR is the folder where VOC 2012 and SBD are unpacked; if they are missing, an error
+says what to download. Add `--config.data.partial` to use a part of the data. The
+network is trained from scratch on the 10,582 images known as train_aug. The crops of
+321x321, the scales 0.5 to 1.5 and the "poly" schedule are those of Chen et al. 2017
+(arXiv:1606.00915).
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -33,7 +34,7 @@ def get_config(size: str = "full") -> ConfigDict:
         on_bad_sample="raise",
     )
     config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
-    # On these labels 92 % of attempts reach 8 classes, after 6.4 samples on average.
+    # On these labels 92 % of the attempts reach 8 classes, with 6.4 images on average.
     config.sampler = dict(
         name="balance_batch", batch_max=4 if smoke else 9, batch_cl=4 if smoke else 8
     )
@@ -48,7 +49,7 @@ def get_config(size: str = "full") -> ConfigDict:
         dict(name="softmax_cross_entropy", weight=1.0),
         dict(name="soft_dice", weight=1.0, classes="present"),
     ]
-    # Higher than DeepLab's 2.5e-4, which goes on from weights trained on COCO.
+    # A higher learning rate than DeepLab's 2.5e-4, which fine-tunes COCO weights.
     config.optimizer = dict(
         name="sgd", momentum=0.9, weight_decay=5e-4, decay="l2", clip_norm=5.0
     )
@@ -62,7 +63,7 @@ def get_config(size: str = "full") -> ConfigDict:
         split="val",
         final_split="val",
         batch_size=4,
-        # Sides are padded to a multiple, so that sizes are few and compiling is rare.
+        # Pads images to multiples of 32, so that few sizes must be compiled.
         size_multiple=32,
         scales=(1.0,),
         flip=False,

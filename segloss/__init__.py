@@ -1,6 +1,6 @@
 """Segmentation losses, metrics and Balance-batch training in JAX.
 
-Each part is imported by name, so that `import segloss.losses` costs nothing else.
+Import each part by name: `import segloss.losses` imports no other part.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What the commands share: one clear line where a traceback would not help."""
+"""Shared entry point of the commands: user errors end with one line, no traceback."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ def run(
     arguments: Sequence[str] = (),
     repeats_last: bool = False,
 ) -> None:
-    """Runs a command; what its user can mend ends it with one line, and exit code 1.
+    """Runs a command; an error that the user can fix prints one line and exits with 1.
 
-    `--verbosity=1` shows where an error came from.
+    `--verbosity=1` shows the traceback.
 
     Args:
-        main: takes the command's name, and after it what is no flag.
-        arguments: names of those that must be given.
-        repeats_last: whether the last of them may be given several times.
+        main: called with the command's name, followed by its positional arguments.
+        arguments: names of the required positional arguments.
+        repeats_last: whether the last argument may be repeated.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -28,7 +28,9 @@ def run(
             stray = given[len(arguments)]
             sys.exit(f"error: unknown argument {stray!r}; flags start with --.")
         if len(given) < len(arguments):
-            sys.exit(f"error: {arguments[len(given)]} is missing; --help says more.")
+            sys.exit(
+                f"error: {arguments[len(given)]} is missing; --help shows the usage."
+            )
         if logging.level_debug():
             main(argv)
             return
@@ -37,7 +39,8 @@ def run(
             main(argv)
         except KeyboardInterrupt:
             sys.exit(
-                "interrupted; the same command goes on from the newest checkpoint."
+                "interrupted; run the same command again to resume from the newest "
+                "checkpoint."
             )
         except (ValueError, OSError, FloatingPointError) as error:
             sys.exit(f"error: {error}")
@@ -46,13 +49,13 @@ def run(
 
 
 def _parse(argv: list[str]) -> list[str]:
-    # Config files are read while flags are parsed, and may raise anything.
+    # Parsing the flags executes config files, which may raise any exception.
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
         sys.exit(f"error: the config has no field {error}.")
     except Exception as error:
-        # Of a traceback, the last line says what is wrong.
+        # The last line of a traceback states the error.
         sys.exit(
             f"error: {str(error).strip().splitlines()[-1]} --help lists the flags."
         )

@@ -1,11 +1,11 @@
-"""Functions chosen by name: what a config says is checked before anything runs."""
+"""Functions selected by name; config values are checked before anything runs."""
 
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-# Fields that every Linen module has; they are not hyperparameters.
+# Fields of every Linen module; they are not hyperparameters.
 _MODULE_FIELDS = {"name", "parent"}
 
 
@@ -21,17 +21,20 @@ def bind(
     """Looks `name` up in `registry` and binds its keyword-only arguments.
 
     Args:
-        kind: what the registry holds, for messages ("loss", "model").
-        registry: name to function or class.
-        name: the entry wanted.
-        hyperparameters: keyword-only arguments of the entry that the user chose.
-        later: arguments that come with each call, so the user may not choose them.
-        **given: arguments that the calling code supplies, so the user may not. One
-            that the entry does not take is left out.
+        kind: kind of entry in the registry, for messages ("loss", "model").
+        registry: maps names to functions or classes.
+        name: name of the entry.
+        hyperparameters: keyword-only arguments set by the user.
+        later: names of arguments passed with each call; the user cannot set them.
+        **given: arguments set by the calling code; the user cannot set them. Arguments
+            that the entry does not accept are ignored.
+
+    Returns:
+        The entry with its arguments bound.
 
     Raises:
-        ValueError: if the name is unknown, or a hyperparameter is unknown or missing;
-            the message lists what is known.
+        ValueError: if the name is unknown, or a hyperparameter is unknown or missing.
+            The message lists the known ones.
     """
     if name not in registry:
         raise ValueError(

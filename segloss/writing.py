@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic file writes: a file is replaced completely or not at all."""
 
 import contextlib
 import json
@@ -11,19 +11,19 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A place to write what becomes `path`, once the block ends without an error.
+    """Yields a temporary path that replaces `path` if the block ends without an error.
 
-    A reader sees the old file or the new one, never a half, and neither a kill nor a
-    full disk costs the old one.
+    Readers see the complete old or the complete new file. If the process is killed or
+    the disk is full, the old file stays intact.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        # /dev/stdout, /dev/null and pipes are written to, never replaced.
+        # Write directly to /dev/stdout, /dev/null and pipes instead of replacing them.
         yield path
         return
-    # What a link leads to is replaced, not the link.
+    # Replace the target of a link, not the link.
     path = path.resolve()
-    # Several processes may write the same file.
+    # A unique name, because several processes may write the same file.
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield unfinished
@@ -33,12 +33,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replaces a file by this text, and makes its folder."""
+    """Writes `text` to a file atomically, creating its folder if needed."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         unfinished.write_text(text)
 
 
 def write_json(path: str | os.PathLike[str], tree: Any) -> None:
-    """Replaces a file by this tree as JSON, and makes its folder."""
+    """Writes `tree` to a file as JSON atomically, creating its folder if needed."""
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")

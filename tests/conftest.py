@@ -57,7 +57,7 @@ def complete():
 
 @pytest.fixture
 def full_disk():
-    """Within its block no file grows past so many bytes."""
+    """Context manager in which no file can grow past a given number of bytes."""
 
     @contextlib.contextmanager
     def full_disk(num_bytes):
@@ -73,7 +73,7 @@ def full_disk():
 
 @pytest.fixture(scope="session")
 def research_data():
-    """Finds real data, whose licences let us use but not pass them on."""
+    """Finds real data, which their licences allow to use but not to redistribute."""
 
     def find(name):
         path = Path(__file__).parents[2] / "shared" / "data" / name

@@ -110,7 +110,7 @@ def test_protocol_is_that_of_the_paper(argument, loss, sampler):
 def test_argument_that_is_none_is_refused_in_one_line():
     for item in ("loss=focal", "batch_cl=eight", "batch_max", "huge"):
         with pytest.raises(
-            ValueError, match=f"no item is '{item}'; known are smoke, l"
+            ValueError, match=f"unknown item '{item}'; known are smoke, l"
         ):
             voc2012_paper.get_config(f"smoke,{item}")
     with pytest.raises(ValueError, match="batch_cl is given twice"):

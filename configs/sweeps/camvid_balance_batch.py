@@ -28,10 +28,11 @@ LOSSES = {
 }
 TOTAL_STEPS = 800
 BATCH_MAX = 6
-# One percent of an image: a class counts where it can be seen. By a single pixel, one
-# image in four holds all classes, and Balance-batch would be small random batches.
+# A class counts if it covers one percent of the image, so that it is clearly visible.
+# If a single pixel were enough, one image in four would have all classes, and
+# Balance-batch would make small random batches.
 MIN_PIXELS = 1_728
-# Images of a batch in the mean, by batch_cl: `segloss.data.estimate_acceptance`.
+# batch_cl to the mean number of images in a batch (`segloss.data.estimate_acceptance`).
 MEAN_BATCH_SIZES = {10: 4.06, 11: 4.69}
 
 COMPARISONS = balance_batch_with_random(LOSSES, MEAN_BATCH_SIZES)
@@ -40,21 +41,21 @@ COMPARISONS = balance_batch_with_random(LOSSES, MEAN_BATCH_SIZES)
 def get_config(size: str = "full") -> ConfigDict:
     if size == "smoke":
         config = demo.get_config(size).unlock()
-        # So few and large that batches with so many classes can be found.
+        # Large images with many classes, so that batches with `batch_cl` classes exist.
         config.data.update(train=10, val=4, image_hw=(128, 128))
         return config.lock()
     config = camvid.get_config(size).unlock()
     config.total_steps = TOTAL_STEPS
     config.checkpoint_every_steps = 100
-    # At the end alone.
+    # Evaluates only at the end.
     config.evaluate_every_steps = 10_000
-    # Half size: the network sees images of 180x240, cropped in training, whole
-    # afterwards. Scores are those of the full size.
+    # Half size: the network gets images of 180x240, cropped in training and whole in
+    # evaluation. Scores are computed at full size.
     config.data.crop_hw = (160, 208)
     config.augment.scale_range = (0.45, 0.65)
     config.evaluate.update(scales=(0.5,), batch_size=8)
-    # In so few steps it learns more from large crops than from fine ones: after 150
-    # steps a loss of 0.8 where stride 2 and crops of 96x128 are at 1.2.
+    # With this few steps, large crops at low resolution work better: the loss after 150
+    # steps is 0.8, against 1.2 with stride 2 and crops of 96x128.
     config.model.update(depth=3, width=16, input_stride=4)
     config.sampler = dict(name="random", batch_max=BATCH_MAX)
     del config.loss

@@ -1,10 +1,10 @@
-r"""Losses of one sigmoid on cracks in asphalt, 1 pixel of 62.
+r"""Losses of a single sigmoid on cracks in asphalt; 1 pixel of 62 is a crack.
 
 python -m experiments.run --config=configs/sweeps/cracks.py --config.data.root=DIR \
     --workdir=runs/cracks
 
-DIR is CrackForest (Shi et al. 2016; 118 images of 320x480) in the `folder` format, with
-a `train` and a `test`. Results: experiments/cracks/README.md.
+DIR is CrackForest (Shi et al. 2016; 118 images of 320x480) in the `folder` format with
+the splits `train` and `test`. Results: experiments/cracks/README.md.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ QUESTION = (
 )
 LOSSES = {
     "bce": dict(name="sigmoid_cross_entropy"),
-    # The share of the negatives over that of the positives.
+    # The ratio of negatives to positives.
     "pos_weight": dict(name="sigmoid_cross_entropy", pos_weight=60.0),
     "normalized": dict(name="normalized_sigmoid_cross_entropy"),
     "gated": dict(name="gated_sigmoid_cross_entropy"),
@@ -34,7 +34,7 @@ COMPARISONS = tuple((loss, "bce") for loss in LOSSES if loss != "bce")
 
 def get_config(size: str = "full") -> ConfigDict:
     if size == "smoke":
-        # Each of its classes against the rest.
+        # The demo's classes, each against all others.
         config = demo.get_config(size).unlock()
         config.sampler = dict(name="random", batch_max=4)
         del config.loss
@@ -43,12 +43,12 @@ def get_config(size: str = "full") -> ConfigDict:
     config = folder.get_config(size).unlock()
     config.total_steps = 500
     config.checkpoint_every_steps = 100
-    # At the end alone.
+    # Evaluates only at the end.
     config.evaluate_every_steps = 10_000
     config.data.num_threads = 1
     config.data.crop_hw = (128, 192)
     config.augment.scale_range = (0.75, 1.25)
-    # Random, because every image holds both classes.
+    # Random batches, since every image has both classes.
     config.sampler.batch_max = 4
     config.model.update(depth=3, width=8)
     with config.ignore_type():
@@ -56,7 +56,7 @@ def get_config(size: str = "full") -> ConfigDict:
     del config.loss
     config.loss = LOSSES["bce"]
     config.schedule.update(learning_rate=1e-2, warmup_steps=50)
-    # There is no third split, and nothing is chosen by the one that is watched.
+    # There is no third split; nothing is selected by the scores on this one.
     config.evaluate.update(split="test", final_split="test")
     return config.lock()
 

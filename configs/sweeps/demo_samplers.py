@@ -1,4 +1,4 @@
-r"""Random against Balance-batch on the embedded scenes, on equal steps.
+r"""Random batches against Balance-batch on the embedded scenes, at equal steps.
 
 python -m experiments.run --config=configs/sweeps/demo_samplers.py \
     --workdir=runs/demo-compare
@@ -12,7 +12,7 @@ from configs import demo
 
 QUESTION = (
     "Do random batches and Balance-batch both train the default network on the "
-    "embedded scenes, on equal steps? One seed: whether, not which is better."
+    "embedded scenes, at equal steps? One seed cannot tell which is better."
 )
 COMPARISONS = (("balance_batch", "random"),)
 

@@ -15,7 +15,7 @@ QUESTION = (
     "For which losses does Balance-batch help on the embedded scenes, and which loss "
     "is best with either kind of batches?"
 )
-# It costs twice as much to see something in the background as to overlook it.
+# A false detection in the background costs twice as much as any other error.
 PENALTY = tuple(
     tuple(0.0 if k == y else 2.0 if y == 0 else 1.0 for k in range(21))
     for y in range(21)
@@ -34,7 +34,7 @@ LOSSES = {
         "focal_tversky",
         "generalized_dice",
         "lovasz_softmax",
-        # Of sigmoids: each class against the rest.
+        # Losses of sigmoids: each class against all others.
         "sigmoid_cross_entropy",
         "normalized_sigmoid_cross_entropy",
         "gated_sigmoid_cross_entropy",
@@ -43,8 +43,8 @@ LOSSES = {
     )
 }
 LOSSES["log_bilinear_loss"] = dict(name="log_bilinear_loss", penalty=PENALTY)
-# These say nothing of some pixels or classes, so cross-entropy stands beside them. The
-# weights bring them to about its size.
+# These losses ignore some pixels or classes, so cross-entropy is added to them. The
+# weights scale them to about its magnitude.
 LOSSES |= {
     name: [
         dict(name="softmax_cross_entropy", weight=1.0),
@@ -52,8 +52,8 @@ LOSSES |= {
     ]
     for name, weight in {"boundary_loss": 0.01, "soft_cldice": 0.5}.items()
 }
-# Per loss Balance-batch at equal steps and at equal images, then each loss with
-# cross-entropy.
+# For each loss, Balance-batch (at equal steps and at equal images) against random
+# batches; then each loss against cross-entropy.
 COMPARISONS = (
     *(
         (f"{loss}-balance_batch{images}", f"{loss}-random")

@@ -37,7 +37,7 @@ SAMPLERS = (
 
 
 def _arms() -> dict[str, dict]:
-    """At equal steps, and those of smaller batches at equal images, too."""
+    """All samplers at equal steps; those with smaller batches also at equal images."""
     arms = {}
     for sampler in SAMPLERS:
         for loss, fields in LOSSES.items():

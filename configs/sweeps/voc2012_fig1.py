@@ -1,4 +1,4 @@
-r"""Figure 1 of the paper: cross-entropy, batch size and then Balance-batch.
+r"""Figure 1 of the paper: cross-entropy with random batches and Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/voc2012_fig1.py \
     --config.data.root=DIR --config.model.pretrained=FILE --workdir=runs/voc2012_fig1
@@ -19,7 +19,7 @@ QUESTION = (
     "IoU, and what does Balance-batch add to random batches of 9?"
 )
 PAPER = "ce"
-# First those that the paper gives numbers of.
+# The first ones have numbers in the paper.
 COMPARISONS = voc2012_figures.compare(9, (8, 12, 2, 3, 4, 5, 6, 7, 9, 10, 11))
 
 

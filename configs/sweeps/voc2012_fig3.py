@@ -1,4 +1,4 @@
-r"""Figure 3 of the paper: soft IoU, batch size and then Balance-batch.
+r"""Figure 3 of the paper: soft IoU with random batches and Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/voc2012_fig3.py \
     --config.data.root=DIR --config.model.pretrained=FILE --workdir=runs/voc2012_fig3
@@ -19,7 +19,7 @@ QUESTION = (
     "IoU, and what does Balance-batch add to random batches of 4?"
 )
 PAPER = "soft_iou"
-# First those that the paper gives numbers of.
+# The first ones have numbers in the paper.
 COMPARISONS = voc2012_figures.compare(4, (4, 3, 2, 5, 6))
 
 

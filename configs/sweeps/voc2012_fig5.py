@@ -1,4 +1,4 @@
-r"""Figure 5 of the paper: soft Dice, batch size and then Balance-batch.
+r"""Figure 5 of the paper: soft Dice with random batches and Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/voc2012_fig5.py \
     --config.data.root=DIR --config.model.pretrained=FILE --workdir=runs/voc2012_fig5
@@ -19,7 +19,7 @@ QUESTION = (
     "IoU, and what does Balance-batch add to random batches of 6?"
 )
 PAPER = "soft_dice"
-# First those that the paper gives numbers of.
+# The first ones have numbers in the paper.
 COMPARISONS = voc2012_figures.compare(6, (8, 7, 2, 3, 4, 5, 6))
 
 

@@ -1,4 +1,4 @@
-r"""Figures 2, 4 and 6 of the paper: what Balance-batch changes, image by image.
+r"""Figures 2, 4 and 6 of the paper: predictions with and without Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/voc2012_qualitative.py \
     --config.data.root=DIR --config.model.pretrained=FILE \
@@ -19,9 +19,9 @@ QUESTION = (
     "On which images of PASCAL VOC 2012 does Balance-batch change the prediction, and "
     "how, with cross-entropy, soft IoU and soft Dice?"
 )
-# Per loss, `batch_max` and the `batch_cl` of the highest mean IoU in the paper.
+# Loss to `batch_max` and the `batch_cl` with the highest mean IoU in the paper.
 BEST = {"ce": (9, 12), "soft_iou": (4, 4), "soft_dice": (6, 8)}
-# All three at equal steps, as in the paper, then at equal images.
+# All three losses at equal steps, as in the paper, then at equal images.
 COMPARISONS = tuple(
     (f"{loss}-cl{batch_cl}{images}", f"{loss}-random{batch_max}")
     for images in ("", "-images")

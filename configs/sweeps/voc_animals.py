@@ -1,9 +1,9 @@
-r"""Random batches and Balance-batch on animals of VOC 2012, with two losses.
+r"""Random batches and Balance-batch on VOC 2012's animals, with two losses.
 
 python -m experiments.run --config=configs/sweeps/voc_animals.py \
     --config.data.root=DIR --workdir=runs/voc_animals
 
-DIR holds images of long side 256 in the `folder` format, as configs/folder.py has it.
+DIR holds images with a long side of 256 in the `folder` format (configs/folder.py).
 Results: experiments/voc_animals/README.md.
 """
 
@@ -28,9 +28,10 @@ LOSSES = {
 }
 TOTAL_STEPS = 1_200
 BATCH_MAX = 9
-# Half a percent of an image of 256x192: a class counts where it can be seen.
+# A class counts if it covers half a percent of an image of 256x192, so that it is
+# visible.
 MIN_PIXELS = 250
-# Images of a batch in the mean, by batch_cl: `segloss.data.estimate_acceptance`.
+# batch_cl to the mean number of images in a batch (`segloss.data.estimate_acceptance`).
 MEAN_BATCH_SIZES = {6: 5.64, 8: 7.25}
 
 COMPARISONS = balance_batch_with_random(LOSSES, MEAN_BATCH_SIZES)
@@ -39,7 +40,7 @@ COMPARISONS = balance_batch_with_random(LOSSES, MEAN_BATCH_SIZES)
 def get_config(size: str = "full") -> ConfigDict:
     if size == "smoke":
         config = demo.get_config(size).unlock()
-        # Large enough for objects of so many pixels.
+        # Large enough for objects of `MIN_PIXELS` pixels.
         config.data.image_hw = (96, 96)
         return config.lock()
     config = folder.get_config(size).unlock()
@@ -47,7 +48,8 @@ def get_config(size: str = "full") -> ConfigDict:
     config.checkpoint_every_steps = 100
     config.evaluate_every_steps = 400
     config.data.num_threads = 1
-    # Half size: the network sees images of long side 128. Scores are those of 256.
+    # Half size: the network gets images with a long side of 128. Scores are computed
+    # at 256.
     config.data.crop_hw = (96, 96)
     config.augment.scale_range = (0.375, 0.625)
     config.evaluate.update(scales=(0.5,), batch_size=8)

@@ -152,12 +152,20 @@ def _differences(run: PlannedRun, folder: pathlib.Path, *, code: str) -> list[st
     if record["config"] != config_fingerprint(run.config):
         try:
             train.check_same_config(run.config, folder, free=FREE)
-            differences.append("the config changed since.")
+            train.check_same_weights(run.config, _pretrained(folder))
         except (FileNotFoundError, ValueError) as error:
             # What is wrong, without where, and what to do, which are said for all.
             text = str(error).split("another config: ")[-1]
             differences.append(f"the config changed: {text.split('. Choose')[0]}.")
     return differences
+
+
+def _pretrained(folder: pathlib.Path) -> dict[str, str] | None:
+    """The weights that a finished run began with; one that goes on checks its own."""
+    results = folder / "results.json"
+    if not results.exists():
+        return None
+    return json.loads(results.read_text()).get("pretrained")
 
 
 def _version_differences(before: Mapping[str, str]) -> list[str]:

@@ -117,10 +117,13 @@ class Runner:
             self.board.change(row, STOPPED, f" at step {row.curve.step}")
             return
         step = newest_checkpoint(row.folder) or 0
-        if outcome.state == "stopped" and step > first_step:
+        # A stop during training or evaluation is no fault, however often it comes. A
+        # job that never gets that far must not be restarted without end.
+        got_to_train = not outcome.error or step > first_step
+        if outcome.state == "stopped" and got_to_train:
             self.board.change(row, WAITING, f", its job was stopped at step {step}")
             return
-        row.error = outcome.error or "its job was stopped before its first step"
+        row.error = outcome.error
         if outcome.state == "faulty" or row.retries >= self.retries:
             self.board.change(row, FAILED, f", {row.error}", always=True)
             self._show_log(row, attempt)

@@ -48,8 +48,9 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        state: "done"; "stopped" by a signal, its state saved; "faulty", which would be
-            so again; "crashed", which may not.
+        state: "done"; "stopped" by a signal; "faulty", which would be so again;
+            "crashed", which may not.
+        error: what went wrong; of a stopped job, that training had not begun.
         signal: the one that stopped it.
     """
 
@@ -59,7 +60,7 @@ class Outcome:
 
 
 class _Asked(BaseException):
-    """A signal came where there is nothing to save."""
+    """A signal came outside of training and evaluation."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -85,7 +86,8 @@ def run_job(job: Job) -> Outcome:
             with locked(job.folder):
                 return _train(job)
         except _Asked as asked:
-            return Outcome("stopped", signal=asked.number)
+            error = "its job was stopped before its first step"
+            return Outcome("stopped", error=error, signal=asked.number)
 
 
 def _train(job: Job) -> Outcome:
@@ -113,7 +115,7 @@ def _train(job: Job) -> Outcome:
 def _asked_by_signals() -> Iterator[None]:
     """SIGINT and SIGTERM as `_Asked`; SIGUSR2, of Slurm's time limit, as SIGTERM.
 
-    While it trains, training answers them instead, and saves.
+    Training answers them instead while it trains or evaluates, and keeps its state.
     """
 
     def ask(number, frame):

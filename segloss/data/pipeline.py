@@ -1,4 +1,4 @@
-"""Batches of one static shape, loaded by grain; only what was chosen is decoded."""
+"""Loads batches of static shape with grain; decodes only the chosen samples."""
 
 import contextlib
 import functools
@@ -23,20 +23,20 @@ ON_BAD_SAMPLE = ("raise", "skip")
 
 
 class Batch(TypedDict):
-    """One batch of fixed shape; `valid` and `sample_valid` say what of it is real."""
+    """One batch of fixed shape; `valid` and `sample_valid` are False for padding."""
 
     images: UInt8[np.ndarray, "b h w 3"]
     labels: UInt8[np.ndarray, "b h w"]
     valid: Bool[np.ndarray, "b h w"]
     sample_valid: Bool[np.ndarray, " b"]
-    # Only where the loss asks for them.
+    # Only if the loss needs them.
     distances: NotRequired[Float16[np.ndarray, "b h w c"]]
-    # True for bad samples, which are not valid; only where they are skipped.
+    # True for bad samples, which are also not valid; only if bad samples are skipped.
     sample_skipped: NotRequired[Bool[np.ndarray, " b"]]
 
 
 class _Memory(NamedTuple):
-    """What batches of one shape are made of."""
+    """Pools of arrays for batches of one shape."""
 
     images: Canvases
     labels: Canvases
@@ -58,9 +58,10 @@ class BadSampleError(ValueError):
 
 @runtime_checkable
 class Source(Protocol):
-    """Of `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
+    """Random access to samples.
 
-    Raises `BadSampleError` where a sample cannot be decoded.
+    `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
+    Indexing raises `BadSampleError` if a sample cannot be decoded.
     """
 
     split: str
@@ -72,7 +73,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """What chooses the samples of batch k: see `segloss.data.samplers`."""
+    """Chooses the samples of batch k; see `segloss.data.samplers`."""
 
     batch_max: int
 
@@ -80,7 +81,13 @@ class Sampler(Protocol):
 
 
 class InOrder:
-    """The given samples once, in order, the last batch short: what evaluation reads."""
+    """Sampler for evaluation: each of `ids` once and in order, the last batch short.
+
+    >>> import numpy as np
+    >>> batches = InOrder(np.arange(5), batch_max=2)
+    >>> [batches[k].tolist() for k in range(len(batches))]
+    [[0, 1], [2, 3], [4]]
+    """
 
     def __init__(self, ids: Int64[np.ndarray, " n"], *, batch_max: int):
         self.ids = ids
@@ -94,17 +101,52 @@ class InOrder:
 
 
 def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
-    """Height and width of the smallest canvas whose sides `multiple` divides.
+    """Rounds height and width up to multiples of `multiple`.
 
-    Integers, or symbols where a model is exported for images of any size.
+    They are integers, or symbolic dimensions when a model is exported for any size.
+
+    >>> round_up((30, 64), 32)
+    (32, 64)
     """
     return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
+
+
+def count_rows(batch_max: int, num_devices: int) -> int:
+    """Rows that a batch has on the devices: `batch_max` rounded up to a multiple.
+
+    >>> count_rows(9, num_devices=8)
+    16
+    """
+    return -(-batch_max // num_devices) * num_devices
+
+
+def describe_unused_rows(batch_max: int, num_devices: int) -> str | None:
+    """One line about rows that no batch can fill; None if there are none.
+
+    >>> describe_unused_rows(8, num_devices=8) is None
+    True
+    """
+    rows = count_rows(batch_max, num_devices)
+    unused = rows - batch_max
+    if not unused:
+        return None
+    fitting = " or ".join(str(n) for n in (rows - num_devices, rows) if n)
+    return (
+        f"sampler.batch_max={batch_max} on {num_devices} devices: every step computes "
+        f"{rows} rows, and {unused} of them never {'hold' if unused > 1 else 'holds'} "
+        f"an image; batch_max={fitting} has no such rows"
+    )
 
 
 def put_on_canvas(
     image: UInt8[np.ndarray, "h w 3"], canvas_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The image in the upper left corner, the mean colour beside it."""
+    """Places an image in the upper left corner, padded with ImageNet's mean colour.
+
+    >>> import numpy as np
+    >>> put_on_canvas(np.zeros((1, 1, 3), np.uint8), (1, 2)).tolist()
+    [[[0, 0, 0], [124, 116, 104]]]
+    """
     canvas = np.empty((*canvas_hw, 3), np.uint8)
     _fill(canvas, image)
     return canvas
@@ -115,7 +157,7 @@ def _fill(
 ) -> None:
     h, w, _ = image.shape
     canvas[:h, :w] = image
-    # Whole rows of bytes, since numpy is slow to repeat three of them.
+    # Copies whole rows of bytes, since NumPy broadcasts groups of three bytes slowly.
     row = np.tile(np.array(PAD_RGB, np.uint8), canvas.shape[1])
     canvas[:h, w:] = row[3 * w :].reshape(-1, 3)
     canvas[h:] = row.reshape(-1, 3)
@@ -131,20 +173,33 @@ def load_batch(
     num_classes: int | None = None,
     distance_classes: int | None = None,
 ) -> Batch:
-    """Reads the samples `ids` onto a canvas of fixed size, the rest padding.
+    """Reads the samples `ids` into a batch of fixed shape; the rest is padding.
 
     Args:
-        source: images with labels.
+        source: samples with images and labels.
         ids: samples to read, at most `batch_size`.
-        batch_size: samples in the batch; those past `len(ids)` are not valid.
-        canvas_hw: height and width of the canvas; images lie in its upper left corner.
+        batch_size: number of rows of the batch; rows from `len(ids)` on are not valid.
+        canvas_hw: height and width of the batch. Images are placed in the upper left
+            corner.
         ignore_label: label of pixels that do not count.
-        num_classes: all other labels must be less; None lets any pass.
-        distance_classes: how many classes to make signed distances of; None makes none.
+        num_classes: all other labels must be less than this; None skips the check.
+        distance_classes: number of classes for which to compute signed distances; None
+            computes none.
 
     Raises:
-        BadSampleError: if a sample cannot be decoded, is larger than the canvas, or
-            its labels are out of range or of another size.
+        BadSampleError: if a sample cannot be decoded or is larger than the canvas, or
+            its labels are out of range or differ from the image in size.
+
+    >>> import numpy as np
+    >>> class Source(list):
+    ...     split = "train"
+    >>> image, labels = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8)
+    >>> source = Source([{"image": image, "labels": labels, "stem": "a"}])
+    >>> batch = load_batch(
+    ...     source, np.array([0]), batch_size=2, canvas_hw=(2, 3), ignore_label=255
+    ... )
+    >>> batch["images"].shape, batch["sample_valid"].tolist()
+    ((2, 2, 3, 3), [True, False])
     """
     return _load(
         source,
@@ -167,7 +222,7 @@ def _load(
     distance_classes: int | None,
     skip_bad: bool,
 ) -> tuple[Batch, list[str]]:
-    """The batch, and what is wrong with the samples that it skips."""
+    """Returns the batch, and a message for each sample that it skips."""
     images, labels, valid = (canvases.take(len(ids)) for canvases in memory)
     valid = valid.view(bool)
     batch_size, canvas_hw = len(labels), labels.shape[1:]
@@ -208,11 +263,11 @@ def _read(
     ignore_label: int,
     num_classes: int | None,
 ) -> dict[str, Any]:
-    """Sample i, once it is found to fit a batch."""
+    """Reads sample i and checks that it fits into a batch."""
     sample = source[i]
     image, labels = sample["image"], sample["labels"]
     if image.shape != (*labels.shape, 3):
-        fault = f"must be RGB as large as its labels {labels.shape}, got {image.shape}"
+        fault = f"must be RGB and match its labels {labels.shape}, got {image.shape}"
     elif labels.shape[0] > canvas_hw[0] or labels.shape[1] > canvas_hw[1]:
         size, canvas = ("x".join(map(str, hw)) for hw in (labels.shape, canvas_hw))
         fault = f"is {size}, larger than the canvas {canvas}"
@@ -245,34 +300,35 @@ def iterate_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[Batch, None, None]:
-    """Batches `start` to `stop` of a sampler, read ahead in threads or processes.
+    """Yields batches `start` to `stop - 1` of a sampler, prefetched by grain.
 
-    The batch is padded to a multiple of `num_devices`, which counts those of all
+    Batches are padded to a multiple of `num_devices`, the number of devices of all
     processes, and each process reads its own share of the rows. The sampler is a pure
-    function of k, so processes agree without talking and `start` is all that resuming
-    needs. The batches depend on neither threads nor workers.
+    function of k, so processes agree without communication, and resuming needs only
+    `start`. The number of threads and workers does not affect the batches.
 
     Args:
-        source: images with labels; picklable, where there are workers.
-        sampler: chooses the samples of batch k; picklable, too.
-        start: the first batch.
-        stop: one past the last batch.
-        num_devices: devices of all processes.
-        canvas_hw: see `load_batch`, as for the next three.
+        source: samples with images and labels; must be picklable if there are workers.
+        sampler: chooses the samples of batch k; must be picklable if there are workers.
+        start: index of the first batch.
+        stop: index after the last batch.
+        num_devices: number of devices of all processes.
+        canvas_hw: height and width of the batches; see `load_batch`.
         ignore_label: label of pixels that do not count.
-        num_classes: all other labels must be less; None lets any pass.
-        distance_classes: how many classes to make signed distances of; None makes none.
-        num_threads: threads that read, in each worker if there are any; 0 reads when a
-            batch is asked for.
-        num_workers: processes that read; 0 reads in this one. They are spawned, which
-            takes seconds and needs a main module that does nothing when imported, and
-            end with the iterator, which is to be closed.
-        prefetch_batches: batches read ahead, by each worker if there are any.
-        on_bad_sample: "raise" stops at a bad sample. "skip" leaves it not valid, warns
-            at the first sight of it, and the batch holds `sample_skipped`. Such a batch
-            may lack classes that the sampler counted on.
-        process_index: which process of the run this is.
-        process_count: processes of the run.
+        num_classes: all other labels must be less than this; None skips the check.
+        distance_classes: number of classes for which to compute signed distances; None
+            computes none.
+        num_threads: number of reading threads, per worker if there are any; 0 reads a
+            batch only when it is requested.
+        num_workers: number of reading processes; 0 reads in this process. Workers are
+            spawned, which takes seconds and requires a main module without side effects
+            on import. They stop when the iterator is closed.
+        prefetch_batches: number of batches to read ahead, per worker if there are any.
+        on_bad_sample: "raise" stops at a bad sample. "skip" marks it as not valid,
+            warns about it once, and adds `sample_skipped` to the batches. A batch with
+            a skipped sample may lack classes that the sampler promised.
+        process_index: index of this process in the run.
+        process_count: number of processes in the run.
 
     Raises:
         BadSampleError: see `load_batch`.
@@ -284,10 +340,9 @@ def iterate_batches(
             "iterate_batches: on_bad_sample must be 'raise' or 'skip', "
             f"got {on_bad_sample!r}."
         )
-    rows_per_device = -(-sampler.batch_max // num_devices)
-    share = rows_per_device * num_devices // process_count
+    share = count_rows(sampler.batch_max, num_devices) // process_count
     first = process_index * share
-    # A partial of a module's function, because workers get it pickled.
+    # A partial of a module-level function, since it is pickled for the workers.
     load = functools.partial(
         _load_share,
         source,
@@ -321,7 +376,7 @@ def _load_share(
 ) -> tuple[Batch, list[str]]:
     batch, faults = _load(source, sampler[k][rows], memory, **options)
     for array in batch.values():
-        # What were written beside the samples would be in a later batch as well.
+        # The memory is reused, so writing to padding would show in a later batch.
         array.flags.writeable = False
     return batch, faults
 
@@ -329,8 +384,8 @@ def _load_share(
 def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:
     known = set()
     with contextlib.closing(iter(loaded)) as batches:
-        # Makes the iterators of all workers, or `close` could overlook one. It starts
-        # Python's resource tracker, too, which unblocks signals.
+        # Creates the iterators of all workers; `close` could miss one otherwise. Also
+        # starts Python's resource tracker, which unblocks signals.
         batches.get_state()
         with _signals_blocked():
             batches.start_prefetch()
@@ -338,7 +393,7 @@ def _iterate(loaded: grain.IterDataset) -> Generator[Batch, None, None]:
             for fault in faults:
                 if fault not in known:
                     known.add(fault)
-                    skipped = f"It is skipped, as {len(known)} so far."
+                    skipped = f"It is skipped; bad samples so far: {len(known)}."
                     warnings.warn(f"{fault} {skipped}", stacklevel=2)
             yield batch
 
@@ -350,13 +405,13 @@ def _unless_workers_die(loaded: Iterator[Any]) -> Iterator[Any]:
         if "Worker process was terminated" not in str(error):
             raise
         raise ChildProcessError(
-            "iterate_batches: a worker process ended, perhaps for want of memory; use "
+            "iterate_batches: a worker process ended, perhaps for lack of memory; use "
             f"fewer num_workers or prefetch_batches. {str(error).splitlines()[0]}"
         ) from error
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:
-    """Ends this worker when its parent is gone, also if that was killed."""
+    """Ends this worker when its parent has ended, even if the parent was killed."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -367,10 +422,10 @@ def _end_with_parent(worker: int, num_workers: int) -> None:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """What is started inside never sees Ctrl-C or SIGTERM; here they come after.
+    """Blocks SIGINT and SIGTERM for the processes and threads started inside.
 
-    Terminals and schedulers signal whole groups of processes, but a run that is asked
-    to stop still wants the batch that it waits for.
+    Terminals and schedulers signal whole process groups. A run that is asked to stop
+    still needs the batch it is waiting for. This thread receives the signals on exit.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

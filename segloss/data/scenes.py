@@ -1,7 +1,7 @@
-"""Draws one scene: textured objects that overlap on a textured background.
+"""Draws one scene: overlapping textured objects on a textured background.
 
-Everything is float64 numpy: its streams and rounding agree between the supported
-numpy versions, so a scene is the same to the last bit on all of them.
+All computations are float64 NumPy. Its random streams and rounding agree between the
+supported NumPy versions, so scenes are bit-identical on all of them.
 """
 
 import colorsys
@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 VOID = 255
-# Lengths below are in pixels of an image of this size and grow with the image.
+# Lengths below are in pixels for an image of this size, and scale with the image.
 REFERENCE_SIDE_PX = 96
 
-_PLACEMENTS = 12  # places tried for an object before the least harmful is taken
-_KEEP_VISIBLE = 0.6  # share of an object that later ones may not cover
+_PLACEMENTS = 12  # positions tried for an object; then the best of them is taken
+_KEEP_VISIBLE = 0.6  # fraction of an object that must stay visible
 _MAX_TILT = np.radians(35)
 
 Number = float | int
@@ -26,14 +26,14 @@ Grid = Float[np.ndarray, "h w"]
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What makes a class recognisable.
+    """Appearance of a class.
 
     Attributes:
-        name: shape and texture in two words.
+        name: texture and shape in words.
         shape: `(m, n1, n2, n3)` of the superformula.
-        aspect: width over height.
+        aspect: width divided by height.
         texture: key of `TEXTURES`.
-        wavelength_px: period of the texture.
+        wavelength_px: period of the texture in pixels.
         colors: the two colours that the texture mixes, as `#rrggbb`.
     """
 
@@ -47,7 +47,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A class that a scene must show, and its share of the pixels."""
+    """A class that a scene must show, and its share of the image's pixels."""
 
     class_id: int
     area_fraction: float
@@ -62,18 +62,18 @@ def draw_scene(
     """Draws `parts` on a background, large ones first.
 
     Args:
-        rng: source of everything that is left open: places, angles, colours, light.
-        parts: what to show; class `k` looks like `looks[k - 1]`, 0 is the background.
-        looks: the classes.
+        rng: source of positions, angles, colours and light.
+        parts: classes to show; class `k` looks like `looks[k - 1]`, 0 is background.
+        looks: appearances of the classes.
         image_hw: height and width in pixels.
 
     Returns:
-        The image and its labels, with `VOID` on the 1 px border around objects.
+        The image and its labels; a border of 1 px around objects is labelled `VOID`.
     """
     unit = np.sqrt(image_hw[0] * image_hw[1]) / REFERENCE_SIDE_PX
     yx = np.mgrid[: image_hw[0], : image_hw[1]] + 0.5
     canvas = _draw_background(rng, yx, unit)
-    owner = np.zeros(image_hw, np.int64)  # which object a pixel shows; 0 is none
+    owner = np.zeros(image_hw, np.int64)  # object visible at each pixel; 0 is none
     labels = np.zeros(image_hw, np.uint8)
     light = _direction(rng.uniform(0, 2 * np.pi))
     objects = [piece for part in parts for piece in _split(rng, part)]
@@ -94,11 +94,11 @@ def draw_scene(
 
 @dataclasses.dataclass(frozen=True)
 class _Body:
-    """An object in place: coordinates of every pixel as seen from it."""
+    """A placed object: coordinates of all pixels relative to it."""
 
-    u: Grid  # px along its own axes, from its centre
+    u: Grid  # px along the object's axes, from its centre
     v: Grid
-    depth: Grid  # px inside its outline, negative outside
+    depth: Grid  # distance inside the outline in px, negative outside
     angle: Grid
     radius_px: float
 
@@ -107,13 +107,13 @@ class _Body:
 def _outline(
     m: Number, n1: Number, n2: Number, n3: Number
 ) -> tuple[Float[np.ndarray, " t"], ...]:
-    """Superformula: angles, radii scaled to the area of the unit circle, slopes.
+    """Superformula outline: angles, radii (for the unit circle's area) and slopes.
 
     r = (|cos(m t / 4)|^n2 + |sin(m t / 4)|^n3)^(-1 / n1), Gielis 2003, eq. 3. A slope
-    is the length of the gradient of `distance - r(angle)` on the outline.
+    is the norm of the gradient of `distance - r(angle)` on the outline.
     """
     angle = np.linspace(-np.pi, np.pi, 1441)
-    turn = (angle - np.pi / 2) * m / 4  # a symmetry axis points up
+    turn = (angle - np.pi / 2) * m / 4  # points a symmetry axis upwards
     r = (np.abs(np.cos(turn)) ** n2 + np.abs(np.sin(turn)) ** n3) ** (-1 / n1)
     r /= np.sqrt(np.mean(r[1:] ** 2))
     return angle, r, np.hypot(1, np.gradient(r, angle) / r)
@@ -140,7 +140,7 @@ def _place(
     yx: np.ndarray,
     owner: np.ndarray,
 ) -> _Body:
-    """Finds a place where enough of every earlier object stays visible."""
+    """Places an object at random, so that enough of all earlier ones stays visible."""
     hw = np.array(owner.shape, np.float64)
     target = area_fraction * hw.prod()
     before = np.bincount(owner.ravel())
@@ -152,7 +152,7 @@ def _place(
         center = rng.uniform(margin, hw - margin)
         body = _body(look, center, radius, tilt, yx)
         clipped = np.count_nonzero(body.depth > 0) / target
-        if clipped < 0.97:  # the frame cuts it: grow it to the area asked for
+        if clipped < 0.97:  # cut by the frame: grow it to reach the requested area
             body = _body(look, center, radius / np.sqrt(clipped), tilt, yx)
         left = np.bincount(owner[body.depth <= 0], minlength=len(before))
         kept = np.min(left[1:] / before[1:], initial=1.0)
@@ -164,7 +164,7 @@ def _place(
 
 
 def _split(rng: np.random.Generator, part: Part) -> list[Part]:
-    """One to three objects that share the area of `part`."""
+    """Splits the area of `part` among one to three objects."""
     count = rng.choice((1, 2, 3), p=(0.65, 0.23, 0.12))
     sizes = rng.uniform(0.5, 1, count)
     areas = part.area_fraction * sizes / sizes.sum()
@@ -172,7 +172,7 @@ def _split(rng: np.random.Generator, part: Part) -> list[Part]:
 
 
 def _edges(owner: np.ndarray) -> Bool[np.ndarray, "h w"]:
-    """True on one side of every boundary between two objects: a 1 px line."""
+    """True on a 1 px line along one side of every boundary between two objects."""
     edge = np.zeros(owner.shape, bool)
     edge[:, :-1] |= owner[:, :-1] != owner[:, 1:]
     edge[:-1] |= owner[:-1] != owner[1:]
@@ -193,8 +193,8 @@ def _bricks(u: Grid, v: Grid) -> Grid:
     return np.clip(6 * (mortar - 0.08), 0, 1)
 
 
-# Each maps the coordinates on the object, in wavelengths, and the angle to a mixing
-# ratio in [0, 1].
+# Each function maps the coordinates u, v on the object, in wavelengths, and the angle
+# to a mixing ratio in [0, 1].
 TEXTURES: dict[str, Callable[[Grid, Grid, Grid], Grid]] = {
     "bands": lambda u, v, a: _wave(v),
     "bricks": lambda u, v, a: _bricks(u, v),
@@ -290,7 +290,7 @@ def _rgb(hsv: tuple[float, float, float]) -> Float[np.ndarray, "3"]:
 
 
 def _tint(color: str, hue: float, saturation: float, value: float) -> np.ndarray:
-    """`#rrggbb` with its hue shifted, its saturation and value multiplied."""
+    """Shifts the hue of `#rrggbb`, and multiplies its saturation and value."""
     rgb = bytes.fromhex(color.removeprefix("#"))
     h, s, v = colorsys.rgb_to_hsv(*(channel / 255 for channel in rgb))
     return _rgb((h + hue, s * saturation, v * value))
@@ -311,7 +311,7 @@ def _draw_background(
 
 
 def _cast_shadow(canvas: np.ndarray, body: _Body, unit: float) -> None:
-    """Darkens the ground around the object, out to about 5 px."""
+    """Darkens the background up to about 5 px around the object."""
     reach = np.clip(1 + body.depth / (5 * unit), 0, 1)
     canvas *= 1 - 0.35 * (reach * reach)[..., None]
 
@@ -324,7 +324,7 @@ def _paint(
     light: np.ndarray,
     unit: float,
 ) -> None:
-    """Lays the textured, shaded object over the canvas, with a smooth outline."""
+    """Draws the textured, shaded object onto the canvas, with a smooth outline."""
     if look.texture == "glow":  # runs once from the centre to the outline
         wavelength = 1.3 * body.radius_px
     else:
@@ -349,7 +349,7 @@ _CENTRED = {"glow", "rays", "rings", "spiral"}
 def _develop(
     rng: np.random.Generator, canvas: np.ndarray, yx: np.ndarray
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Light of the whole scene, sensor noise, 8 bits."""
+    """Applies scene lighting and sensor noise, and converts to 8 bits."""
     way = _direction(rng.uniform(0, 2 * np.pi))
     light = 1 + 0.12 * np.tensordot(way, yx / yx.max() - 0.5, axes=1)
     cast = rng.uniform(0.95, 1.05, 3) * rng.uniform(0.88, 1.1)

@@ -1,9 +1,9 @@
-"""PASCAL VOC 2012, with the further training labels of SBD.
+"""PASCAL VOC 2012 with the additional training labels of SBD.
 
 ROOT/VOCdevkit/VOC2012/JPEGImages/ID.jpg
 ROOT/VOCdevkit/VOC2012/SegmentationClass/ID.png                palette, 255 is void
-ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt  an id per line
-and SBD, either as its release unpacks or as label images with or without a list:
+ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt  one id per line
+and SBD, either as unpacked from its archive, or as label images and an optional list:
 ROOT/benchmark_RELEASE/dataset/{train.txt,val.txt,cls/ID.mat}
 ROOT/VOCdevkit/VOC2012/SegmentationClassAug/ID.png
 ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt
@@ -45,12 +45,12 @@ Unpack both archives in that folder:
     -> VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets}
   https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz
     -> benchmark_RELEASE/dataset/{cls,train.txt,val.txt}
-In place of the second, label images made from it will do:
+Instead of the second archive, label images made from it can be used:
   VOCdevkit/VOC2012/SegmentationClassAug/ID.png"""
 
 
 class Voc2012(FilesBuilder, skip_registration=True):
-    """Writes VOC 2012 and SBD, once every file has been found sound."""
+    """Builder of VOC 2012 with SBD; checks every file before it writes anything."""
 
 
 def voc2012(
@@ -59,28 +59,30 @@ def voc2012(
     partial: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Voc2012:
-    """Builder of the data under `root`, laid out as this module's docstring shows.
+    """Makes the builder of VOC 2012, laid out as this module's docstring shows.
 
     VOC 2012 is Everingham et al. 2010 (doi:10.1007/s11263-009-0275-4), SBD Hariharan et
-    al. 2011 (doi:10.1109/ICCV.2011.6126343). The splits, in the order of their ids:
+    al. 2011 (doi:10.1109/ICCV.2011.6126343). The splits, each sorted by id, are:
 
-    - `train`: the 10,582 images that are usually called train_aug, those of VOC's train
-      and of SBD's train and val that are not in VOC's val.
+    - `train`: the 10,582 images usually called train_aug. These are VOC's train and
+      SBD's train and val, without VOC's val.
     - `train_official`: the 1,464 of them that VOC itself labels.
-    - `val`: the 1,449 of VOC.
+    - `val`: VOC's 1,449 images.
 
-    What VOC labels has VOC's labels, where 255 is void; SBD's have none. A label image
-    goes before a .mat file, and train_aug.txt before the lists of SBD; without either
-    list, all labels of SBD are taken. `VOC2012` may also lie in `root` itself.
+    VOC's labels, in which 255 is void, are used for the images that VOC labels; SBD's
+    labels have no void. Label images take precedence over .mat files, and train_aug.txt
+    over SBD's lists. Without any list, all of SBD's labels outside VOC's val are used.
+    The folder `VOC2012` may also be directly in `root`.
 
     Args:
-        root: the folder in which the archives were unpacked.
-        partial: accept fewer samples and splits; what a list names and is not there is
-            left out, and what is there must still be sound.
-        data_dir: where datasets are kept; None is TFDS's default.
+        root: folder in which the archives were unpacked.
+        partial: True accepts fewer samples and splits. Missing files that a list names
+            are skipped; existing files must still be valid.
+        data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
-        DatasetError: if anything is missing; lists what, and says where to get it.
+        DatasetError: if anything is missing or invalid; lists all faults and says where
+            to get the files.
     """
     root = Path(root).expanduser().resolve()
     found = (root / "VOCdevkit/VOC2012", root / "VOC2012")
@@ -101,23 +103,23 @@ def voc2012(
 
 
 def read_mat(data: bytes) -> tuple[Image.Image, bool]:
-    """The class ids of a .mat file of SBD, as `decode.read_labels` gives them.
+    """Decodes the class ids of one of SBD's .mat files, like `decode.read_labels`.
 
     Raises:
-        UnfitError: if it is empty or does not hold `GTcls.Segmentation`, uint8 [h, w].
+        UnfitError: if the file is empty or lacks `GTcls.Segmentation`, uint8 [h, w].
     """
     if not data:
         raise UnfitError("is empty; replace the file")
     contents = scipy.io.loadmat(BytesIO(data), variable_names=["GTcls"])
     try:
         ids = contents["GTcls"]["Segmentation"][0, 0]
-    # A struct is an array of records; anything else lets itself be indexed otherwise.
+    # A struct is an array of records; other content fails in one of these ways.
     except (KeyError, IndexError, ValueError):
         ids = None
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype != np.uint8:
         raise UnfitError(
-            "must hold GTcls.Segmentation, 8-bit class ids [h, w]; take the file of "
-            "dataset/cls, not of dataset/inst"
+            "must hold GTcls.Segmentation, 8-bit class ids [h, w]; use the file in "
+            "dataset/cls, not in dataset/inst"
         )
     return Image.fromarray(np.ascontiguousarray(ids)), False
 
@@ -163,7 +165,7 @@ def _list_pairs(
 def _read_splits(
     root: Path, voc: Path, sbd: Path, labelled: Set[str], faults: list[Fault]
 ) -> dict[str, Set[str]]:
-    """The ids of each split; `labelled` are those that SBD labels."""
+    """Reads the ids of each split; `labelled` are the ids with a label of SBD."""
     lists = voc / "ImageSets/Segmentation"
     official = _read_ids(root, lists / "train.txt", faults)
     val = _read_ids(root, lists / "val.txt", faults)
@@ -184,7 +186,7 @@ def _read_splits(
 
 
 def _read_ids(root: Path, path: Path, faults: list[Fault]) -> set[str]:
-    """The ids of a list; of lines with the paths of image and label, the stems."""
+    """Reads the ids of a list; lines may also be paths, of which the stem is the id."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:

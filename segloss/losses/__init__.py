@@ -17,6 +17,7 @@ from segloss.losses.make import (
     compound_loss,
     inputs_of,
     make_loss,
+    scalars_of,
     takes_masks,
 )
 from segloss.losses.sigmoid import (
@@ -45,6 +46,7 @@ __all__ = [
     "make_loss",
     "normalized_sigmoid_cross_entropy",
     "poly_loss",
+    "scalars_of",
     "sigmoid_cross_entropy",
     "sigmoid_focal_loss",
     "soft_cldice",

@@ -1,8 +1,8 @@
-"""Class weights from how often the classes occur, for `class_weights` of the losses.
+"""Class weights computed from class frequencies, for `class_weights` of the losses.
 
-All take the pixel counts of each image, `pixel_counts` of a
-`segloss.data.ClassIndex`, on the host, once before training. A class that no image
-holds gets weight 0.
+Compute them once on the host, before training, from `segloss.data.ClassIndex`: its
+`pixel_counts` holds the pixel counts of each image. A class that occurs in no image
+gets weight 0.
 """
 
 import numpy as np
@@ -14,31 +14,44 @@ PixelCounts = Integer[np.ndarray, "n c"]
 def median_frequency(pixel_counts: PixelCounts) -> Float[np.ndarray, " c"]:
     """Median frequency balancing: Eigen and Fergus 2015 (arXiv:1411.4734).
 
-    `median(freq) / freq(c)`, where freq(c) is the share of class c in the labelled
-    pixels of the images that hold c, and the median is over the classes that occur. The
-    class in the middle gets weight 1.
+    `median(freq) / freq(c)`, where freq(c) is the share of class c among the labelled
+    pixels of the images that contain c. The median is taken over the classes that
+    occur, so the class of median frequency gets weight 1.
+
+    >>> import numpy as np
+    >>> counts = np.array([[50, 50], [100, 0]])  # freq is 150/200 and 50/100
+    >>> median_frequency(counts).round(4).tolist()  # 0.625 / freq
+    [0.8333, 1.25]
 
     Args:
-        pixel_counts: labelled pixels of class c in image n.
+        pixel_counts: `[n, c]`, the number of pixels of class c in image n.
 
     Raises:
-        ValueError: if the counts are not `[n, c]`, not integers, negative or all 0.
+        ValueError: if the counts are not integers of shape `[n, c]`, or are negative or
+            all 0.
     """
     freq, seen = _frequency("median_frequency", pixel_counts)
     return _divide(np.median(freq[seen]), freq)
 
 
 def inverse_frequency(pixel_counts: PixelCounts) -> Float[np.ndarray, " c"]:
-    """`1 / freq(c)` with the freq(c) of `median_frequency`, its mean made 1.
+    """`1 / freq(c)`, scaled so that the mean weight is 1.
 
-    The mean is that over the classes that occur. So this is `median_frequency` times a
-    factor: another step size for SGD, another balance for neither.
+    freq(c) is defined as in `median_frequency`; the mean is over the classes that
+    occur. The weights equal those of `median_frequency` up to a constant factor, which
+    scales the loss but does not change the balance between classes.
+
+    >>> import numpy as np
+    >>> counts = np.array([[50, 50], [100, 0]])  # freq is 150/200 and 50/100
+    >>> inverse_frequency(counts).round(4).tolist()  # (4/3, 2) over their mean 5/3
+    [0.8, 1.2]
 
     Args:
-        pixel_counts: labelled pixels of class c in image n.
+        pixel_counts: `[n, c]`, the number of pixels of class c in image n.
 
     Raises:
-        ValueError: if the counts are not `[n, c]`, not integers, negative or all 0.
+        ValueError: if the counts are not integers of shape `[n, c]`, or are negative or
+            all 0.
     """
     freq, seen = _frequency("inverse_frequency", pixel_counts)
     weights = _divide(1.0, freq)
@@ -50,19 +63,25 @@ def effective_number(
 ) -> Float[np.ndarray, " c"]:
     """Class-balanced weights: Cui et al. 2019 (arXiv:1901.05555), Eq. 2.
 
-    `(1 - beta) / (1 - beta^n_c)`, where n_c is the number of images that hold class c:
-    samples of a class, as in the paper, and not its pixels, of which every class has so
-    many that all weights would be equal. The mean over the classes that occur is 1,
-    which is the paper's sum of C.
+    `(1 - beta) / (1 - beta^n_c)`, where n_c is the number of images that contain class
+    c. As in the paper, n_c counts samples; pixel counts are so large that all weights
+    would be equal. The weights are scaled to a mean of 1 over the classes that occur,
+    as the paper scales its C weights to a sum of C.
+
+    >>> import numpy as np
+    >>> counts = np.array([[50, 50], [100, 0]])  # n is 2 and 1
+    >>> weights = effective_number(counts, beta=0.5)
+    >>> weights.round(4).tolist()  # (1/0.75, 1/0.5) over their mean 5/3
+    [0.8, 1.2]
 
     Args:
-        pixel_counts: labelled pixels of class c in image n.
-        beta: in `[0, 1)`; 0 weighs all classes alike, near 1 each by `1 / n_c`. Images
-            past about `1 / (1 - beta)` hardly count.
+        pixel_counts: `[n, c]`, the number of pixels of class c in image n.
+        beta: in `[0, 1)`. 0 gives equal weights; near 1 they are proportional to
+            `1 / n_c`. A weight hardly changes once n_c exceeds about `1 / (1 - beta)`.
 
     Raises:
-        ValueError: if the counts are not `[n, c]`, not integers, negative or all 0, or
-            `beta` is out of range.
+        ValueError: if the counts are not integers of shape `[n, c]`, or are negative or
+            all 0, or if `beta` is out of range.
     """
     _check("effective_number", pixel_counts)
     if not 0 <= beta < 1:
@@ -72,7 +91,7 @@ def effective_number(
     return weights / weights[images > 0].mean()
 
 
-# By the names that configs use.
+# Keyed by the names used in configs.
 CLASS_WEIGHTS = {
     "effective_number": effective_number,
     "inverse_frequency": inverse_frequency,
@@ -81,7 +100,7 @@ CLASS_WEIGHTS = {
 
 
 def _frequency(name: str, pixel_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each class in the pixels of the images that hold it; which have any."""
+    """freq(c) of `median_frequency` (0 if absent), and whether each class occurs."""
     _check(name, pixel_counts)
     counts = np.asarray(pixel_counts, np.int64)
     in_its_images = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
@@ -92,7 +111,7 @@ def _frequency(name: str, pixel_counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _divide(numerator: float, divisor: np.ndarray) -> np.ndarray:
-    """The quotient, and 0 where the divisor is 0."""
+    """`numerator / divisor`, and 0 where the divisor is 0."""
     quotient = np.zeros_like(divisor)
     return np.divide(numerator, divisor, out=quotient, where=divisor > 0)
 

@@ -1,4 +1,4 @@
-"""A loss that weighs an error by its distance from the boundary."""
+"""Boundary loss: errors weighted by their distance to the labelled boundary."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
@@ -19,29 +19,39 @@ def boundary_loss(
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """How far from the boundaries the probability lies that is on the wrong side.
+    """Boundary loss: misplaced probability weighted by its distance to the boundary.
 
     `sum_c phi_c (p_c - t_c)` in pixels, mean over valid pixels, where phi is the signed
-    distance and t is 1 on the class and 0 elsewhere: Kervadec et al. 2019
-    (arXiv:1812.07032), eq. 5, for every class. Their eq. 6 leaves out the constant
-    `sum_c phi_c t_c`: the same gradient, but negative at its best, where this is 0.
+    distance and t is 1 for the labelled class and 0 otherwise: Kervadec et al. 2019
+    (arXiv:1812.07032), eq. 5, summed over the classes. Their eq. 6 drops the constant
+    `sum_c phi_c t_c`; the gradient is the same, but the minimum is negative. Here it is
+    0.
 
-    It says nothing of classes that are not in the image, and little near boundaries, so
-    add it to a loss that does. It starts at tens of pixels: weigh it accordingly.
+    The loss ignores classes that are absent from the image and is weak near boundaries,
+    so combine it with a regional loss. Initial values are tens of pixels, so give it a
+    small weight.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> labels = jnp.array([[0, 1]])
+    >>> distances = jnp.array([[[-1.0, 1.0], [1.0, -1.0]]])
+    >>> print(f"{boundary_loss(logits, labels, distances=distances):.4f}")  # (1+1/2)/2
+    0.7500
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A
-            valid pixel whose label is no class makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        distances: from the pixel to the boundary of each class's region in the labels,
-            in pixels: at most 0 inside, at least 0 outside, and 0 throughout where a
-            class has no boundary. `segloss.data.signed_distances` makes them.
-        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis whose devices share one mean.
+        labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
+            label outside this range makes the loss NaN.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        distances: signed distance, in pixels, from each pixel to the boundary of each
+            class's labelled region: at most 0 inside, at least 0 outside, and 0
+            everywhere if the class has no boundary. See
+            `segloss.data.signed_distances`.
+        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
 
     Raises:
-        ValueError: if an array's shape or type does not fit `logits`.
+        ValueError: if an array's shape or type does not match `logits`.
     """
     name = "boundary_loss"
     check_arrays(name, logits, labels, valid, pixel_weights=pixel_weights)
@@ -55,7 +65,7 @@ def boundary_loss(
 
     parts = softmax(logits, labels, valid_or_all(labels.shape, valid))
     distances = distances.astype(parts.scores.dtype)
-    # sum_c (phi_c - phi_y) p_c: no term is below 0, so the sum keeps its digits.
+    # The loss as sum_c (phi_c - phi_y) p_c: no term is negative, so nothing cancels.
     farther = distances - at_label(distances, parts.labels)[..., None]
     loss = (farther * parts.probs()).sum(axis=-1)
     return mean_over_pixels(

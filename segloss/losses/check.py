@@ -1,9 +1,9 @@
-"""What the arguments of a loss may be, said in one line where they are not."""
+"""Argument checks of the losses, with one-line error messages."""
 
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,15 +12,19 @@ from jaxtyping import Array, Bool, Float, Integer, Real
 
 from segloss.losses.numerics import SMALLEST_DIVISOR
 
-# An array, or the tuple that a config holds.
+# A hyperparameter that takes part in arithmetic only. The value of a number is checked;
+# that of a scalar array is not, because it is unknown while a function is traced.
+Scalar = Real[Array, ""] | float | int
+
+# An array, or a tuple as in a config.
 ClassWeights = Real[Array | np.ndarray, " c"] | Sequence[ArrayLike]
 Penalty = Real[Array | np.ndarray, "c c"] | Sequence[Sequence[ArrayLike]]
 
-# How much of the pixel belongs to each class.
+# The share of the pixel that belongs to each class.
 SoftLabels = Float[Array, "b *spatial c"] | Bool[Array, "b *spatial c"]
 Labels = Integer[Array, " b *spatial"] | SoftLabels
 
-# A factor for each pixel, broadcastable to what is weighted.
+# A factor per pixel, broadcastable to the array that it weights.
 PixelWeights = Real[Array | np.ndarray, "..."]
 
 
@@ -33,10 +37,15 @@ def check_choice(
         raise ValueError(f"{function}: {argument} must be {known}, got {value!r}.")
 
 
+def takes_scalar(annotation: Any) -> bool:
+    """Whether an argument with this annotation may be a `Scalar`."""
+    return set(get_args(Scalar)) <= set(get_args(annotation))
+
+
 def check_range(
     function: str,
     argument: str,
-    value: float | int,
+    value: Scalar,
     low: float | int,
     high: float | int = math.inf,
     *,
@@ -45,8 +54,12 @@ def check_range(
 ) -> None:
     """Raises ValueError unless `value` is a finite number in `[low, high]`.
 
-    `without_low` asks for more than `low`, and `whole` for an integer.
+    With `without_low` the value must exceed `low`; with `whole` it must be an integer.
+    Of an array only the shape is checked.
     """
+    if isinstance(value, Array) and not whole:
+        check_shape(function, argument, value)
+        return
     kind = numbers.Integral if whole else numbers.Real
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "an integer" if whole else "a number"
@@ -60,8 +73,20 @@ def check_range(
     )
 
 
-def check_smooth(function: str, smooth: float | int) -> None:
-    """Raises ValueError if float32 cannot divide by the square of `smooth`."""
+def check_shape(function: str, argument: str, value: Array) -> None:
+    """Raises ValueError unless the array is a scalar."""
+    if value.ndim:
+        raise ValueError(
+            f"{function}: {argument} must be a number or a scalar array, got shape "
+            f"{value.shape}."
+        )
+
+
+def check_smooth(function: str, smooth: Scalar) -> None:
+    """Raises ValueError if `smooth` is nonzero but too small to square in float32."""
+    if isinstance(smooth, Array):
+        check_shape(function, "smooth", smooth)
+        return
     if smooth != 0 and not SMALLEST_DIVISOR <= smooth < math.inf:
         raise ValueError(
             f"{function}: smooth must be 0, or at least {SMALLEST_DIVISOR} and finite, "
@@ -83,15 +108,15 @@ def check_arrays(
     """Raises ValueError where shapes would broadcast or types convert silently.
 
     Args:
-        function: its name, for the message.
+        function: name of the calling function, for the message.
         logits: `[b, *spatial, c]`.
-        labels: class ids without the class axis, or a value for each class.
-        valid: None, or bool and broadcastable to one entry per pixel, which with
-            `multi_label` is one entry per class of each pixel.
+        labels: class ids `[b, *spatial]`, or one value per class, `[b, *spatial, c]`.
+        valid: None, or bool and broadcastable to `[b, *spatial]`; with `multi_label`,
+            to `[b, *spatial, c]`.
         class_weights: None, or one number per class.
-        pixel_weights: None, or numbers that are broadcastable as `valid` is.
-        multi_label: whether `labels` must have a value for each class.
-        soft: whether `labels` may have a value for each class.
+        pixel_weights: None, or floats with the same broadcasting rule as `valid`.
+        multi_label: whether `labels` must have one value per class.
+        soft: whether `labels` may have one value per class.
     """
     if logits.size == 0:
         raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")
@@ -109,8 +134,9 @@ def check_arrays(
         raise ValueError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
     if of_classes and not multi_label and logits.shape[-1] == 1:
         raise ValueError(
-            f"{function}: the softmax of one class is 1 everywhere; for masks take a "
-            "loss of sigmoids, or multi_label=True."
+            f"{function}: logits must have at least 2 classes, got {logits.shape}: the "
+            "softmax of a single class is always 1. For binary masks use a sigmoid "
+            "loss or multi_label=True."
         )
     if valid is not None:
         if valid.dtype != bool:

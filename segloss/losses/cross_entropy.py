@@ -1,4 +1,4 @@
-"""Losses that are a mean over pixels of some function of the softmax."""
+"""Per-pixel softmax losses, averaged over pixels."""
 
 from collections.abc import Callable
 
@@ -12,6 +12,7 @@ from segloss.losses.check import (
     Labels,
     Penalty,
     PixelWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_range,
@@ -28,7 +29,7 @@ from segloss.losses.top_k import hardest_pixels
 NORMALIZATIONS = ("pixels", "weights", "samples")
 
 
-@jit("label_smoothing", "normalize_by", "axis_name")
+@jit("normalize_by", "axis_name", scalars=["label_smoothing"])
 def softmax_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -36,7 +37,7 @@ def softmax_cross_entropy(
     *,
     class_weights: ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
-    label_smoothing: float | int = 0.0,
+    label_smoothing: Scalar = 0.0,
     normalize_by: str = "pixels",
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -44,12 +45,14 @@ def softmax_cross_entropy(
 
     `-w_y log p_y` per pixel: Eq. 1 of "Balance-batch: An Optimized Method for Semantic
     Segmentation Loss Functions" (Huang, Tang, Su) with `normalize_by="samples"`, which
-    sums over the pixels and averages over the m samples. Its derivative by the logit of
-    class k is `w_y (p_k - t_k)`, divided likewise, with t 1 on the label, else 0.
+    sums over pixels and averages over the m samples. The gradient with respect to the
+    logit of class k is `w_y (p_k - t_k)`, with the same divisor; t is 1 for the label
+    and 0 otherwise.
 
-    With smoothing s, `(1 - s) w_y (-log p_y) + s / c sum_k w_k (-log p_k)`: Szegedy et
-    al. 2016 (arXiv:1512.00567), sec. 7, weighted as `torch.nn.CrossEntropyLoss` does;
-    with `normalize_by="weights"` the values are those of torch.
+    With label smoothing s the loss is
+    `-(1 - s) w_y log p_y - s / c sum_k w_k log p_k`: Szegedy et al. 2016
+    (arXiv:1512.00567), sec. 7. With `normalize_by="weights"` it equals
+    `torch.nn.CrossEntropyLoss`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -59,24 +62,27 @@ def softmax_cross_entropy(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel whose
-            label is no class makes the loss NaN. Or soft labels `[b, *spatial, c]`,
-            such as those of mixup or distillation: t_k in `[0, 1]`, the share of the
-            pixel that belongs to class k; the loss is `-sum_k w_k t_k log p_k`.
-        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None is all.
-        class_weights: `w`, a factor of at least 0 per class; None means all ones.
-        pixel_weights: a factor of at least 0 per pixel, broadcastable to
-            `[b, *spatial]`, for example U-Net's weights of borders, or one weight per
-            sample `[b, 1, 1]`; None means all ones. No gradient reaches them.
-        label_smoothing: s in `[0, 1]`, the share of the target spread evenly.
-        normalize_by: "pixels" divides by the number of valid pixels, "weights" by the
-            sum of their weights (class and pixel), "samples" by the number of samples
-            that hold one.
-        axis_name: mapped device axis whose devices share one loss.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel with a
+            label outside this range makes the loss NaN. Or soft labels
+            `[b, *spatial, c]`, as in mixup or distillation: t_k in `[0, 1]` is the
+            share of the pixel that belongs to class k, and the loss is
+            `-sum_k w_k t_k log p_k`.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
+            all.
+        class_weights: `w`, a nonnegative factor per class; None means all ones.
+        pixel_weights: nonnegative factor per pixel, broadcastable to `[b, *spatial]`,
+            such as U-Net's border weights, or one weight per sample, `[b, 1, 1]`. None
+            means all ones. No gradient flows to the weights.
+        label_smoothing: s in `[0, 1]`, the share of the target that is spread evenly
+            over all classes.
+        normalize_by: divisor of the sum over pixels. "pixels" is the number of valid
+            pixels, "weights" the sum of their class and pixel weights, "samples" the
+            number of samples with a valid pixel.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if `label_smoothing` or `normalize_by` is none of the above, or an
-            array's shape or type does not fit `logits`.
+        ValueError: if `label_smoothing` or `normalize_by` is invalid, or an
+            array's shape or type does not match `logits`.
     """
     name = "softmax_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
@@ -103,21 +109,21 @@ def softmax_cross_entropy(
     )
 
 
-@jit("gamma", "axis_name")
+@jit("axis_name", scalars=["gamma"])
 def focal_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    gamma: float | int = 2.0,
+    gamma: Scalar = 2.0,
     class_weights: ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Cross-entropy that fades out the pixels already classified well.
+    """Focal loss: cross-entropy that down-weights pixels already classified well.
 
     `-a_y (1 - p_y)^gamma log p_y` in nats, mean over valid pixels: Lin et al. 2017
-    (arXiv:1708.02002), eq. 5, with a softmax where the paper has a sigmoid.
+    (arXiv:1708.02002), eq. 5, with a softmax in place of the paper's sigmoid.
 
     >>> import jax.numpy as jnp
     >>> logits, labels = jnp.log(jnp.array([[[0.25, 0.75]]])), jnp.array([[0]])
@@ -126,17 +132,18 @@ def focal_loss(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, or the share t_k of each class in the pixel, as in
-            `softmax_cross_entropy`; then the loss is
-            `-sum_k a_k t_k (1 - p_k)^gamma log p_k`.
-        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None is all.
-        gamma: focusing strength, at least 0; 0 is plain cross-entropy.
-        class_weights: `a` of eq. 5, a factor of at least 0 per class; None is ones.
-        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis whose devices share one mean.
+        labels: class ids, or soft labels t_k as in `softmax_cross_entropy`; then the
+            loss is `-sum_k a_k t_k (1 - p_k)^gamma log p_k`.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
+            all.
+        gamma: focusing strength, at least 0; 0 gives cross-entropy.
+        class_weights: `a` of eq. 5, a nonnegative factor per class; None means all
+            ones.
+        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
 
     Raises:
-        ValueError: if `gamma` is negative, or an array does not fit `logits`.
+        ValueError: if `gamma` is negative, or an array does not match `logits`.
     """
     name = "focal_loss"
     check_range(name, "gamma", gamma, 0)
@@ -161,17 +168,17 @@ def focal_loss(
     )
 
 
-@jit("epsilon", "axis_name")
+@jit("axis_name", scalars=["epsilon"])
 def poly_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    epsilon: float | int = 1.0,
+    epsilon: Scalar = 1.0,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Poly-1: cross-entropy with another weight on its expansion's first term.
+    """Poly-1 loss: cross-entropy plus `epsilon` times its first polynomial term.
 
     `-log p_y + epsilon (1 - p_y)`, mean over valid pixels: Leng et al. 2022
     (arXiv:2204.12511), sec. 4.
@@ -183,16 +190,17 @@ def poly_loss(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, or the share t_k of each class in the pixel, as in
-            `softmax_cross_entropy`; then the loss is the sum over k of t_k times the
-            loss of a pixel of class k.
-        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None is all.
-        epsilon: added to the coefficient 1 of `1 - p_y`, at least -1.
-        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis whose devices share one mean.
+        labels: class ids, or soft labels t_k as in `softmax_cross_entropy`; then the
+            loss is the sum over k of t_k times the loss for label k.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
+            all.
+        epsilon: coefficient of the added term, at least -1. The expansion of
+            cross-entropy already holds `1 - p_y` with coefficient 1.
+        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
 
     Raises:
-        ValueError: if `epsilon` is below -1, or an array does not fit `logits`.
+        ValueError: if `epsilon` is below -1, or an array does not match `logits`.
     """
     name = "poly_loss"
     check_range(name, "epsilon", epsilon, -1)
@@ -207,39 +215,40 @@ def poly_loss(
     )
 
 
-@jit("fraction", "axis_name")
+@jit("axis_name", scalars=["fraction"])
 def top_k_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
     valid: Bool[Array, "..."] | None = None,
     *,
-    fraction: float | int = 0.25,
+    fraction: Scalar = 0.25,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Cross-entropy of the hardest pixels alone.
+    """Cross-entropy of the hardest pixels only (online hard example mining).
 
-    The mean of `-log p_y` over the k valid pixels of the batch where it is largest, k
-    being `fraction` of the valid pixels, rounded, and at least 1: Wu et al. 2016
-    (arXiv:1605.06885), sec. 3. Pixels that tie for the last places share them.
+    The mean of `-log p_y` over the k valid pixels of the batch with the largest loss:
+    Wu et al. 2016 (arXiv:1605.06885), sec. 3. k is `fraction` times the number of valid
+    pixels, rounded, and at least 1. Pixels that tie at the k-th largest loss share the
+    remaining places equally.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
     >>> loss = top_k_cross_entropy(logits, jnp.array([[0, 0]]), fraction=0.5)
-    >>> print(f"{loss:.4f}")  # the second pixel alone: log 4
+    >>> print(f"{loss:.4f}")  # only the second pixel: log 4
     1.3863
 
     Args:
         logits: unnormalised class scores.
         labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        fraction: share of the valid pixels that counts, in `(0, 1]`.
-        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`;
-            the hardest pixels are those of the largest weighted loss.
-        axis_name: mapped device axis whose devices share one batch.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        fraction: share of the valid pixels to keep, in `(0, 1]`.
+        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`. The
+            hardest pixels are those with the largest weighted loss.
+        axis_name: mapped device axis; its devices hold parts of one global batch.
 
     Raises:
-        ValueError: if `fraction` is out of range, or an array does not fit `logits`.
+        ValueError: if `fraction` is out of range, or an array does not match `logits`.
     """
     name = "top_k_cross_entropy"
     check_range(name, "fraction", fraction, 0, 1, without_low=True)
@@ -259,18 +268,18 @@ def top_k_cross_entropy(
     )
 
 
-@jit("alpha", "axis_name")
+@jit("axis_name", scalars=["alpha"])
 def log_bilinear_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
     valid: Bool[Array, "..."] | None = None,
     *,
     penalty: Penalty,
-    alpha: float | int = 0.5,
+    alpha: Scalar = 0.5,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Cross-entropy plus a price on each kind of confusion.
+    """Cross-entropy plus a penalty for each kind of confusion.
 
     `-(1 - alpha) log p_y - alpha sum_k a_yk log(1 - p_k)`, mean over valid pixels:
     Resheff et al. 2017 (arXiv:1704.06062), eq. 3 with eq. 5.
@@ -284,15 +293,15 @@ def log_bilinear_loss(
     Args:
         logits: unnormalised class scores.
         labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        penalty: `a [c, c]`, at least 0: what it costs to see class k (column) where
-            the label is y (row). The diagonal is not read.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        penalty: `a`, nonnegative, shape `[c, c]`: the penalty for predicting class k
+            (column) where the label is y (row). The diagonal is ignored.
         alpha: weight of the penalties in `[0, 1]`.
-        pixel_weights: a factor of at least 0 per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis whose devices share one mean.
+        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
 
     Raises:
-        ValueError: if `alpha` is out of range, or an array does not fit `logits`.
+        ValueError: if `alpha` is out of range, or an array does not match `logits`.
     """
     name = "log_bilinear_loss"
     check_range(name, "alpha", alpha, 0, 1)
@@ -306,7 +315,7 @@ def log_bilinear_loss(
         )
     penalty = jnp.where(jnp.eye(classes, dtype=bool), 0.0, penalty)
     parts = softmax(logits, labels, valid_or_all(labels.shape, valid))
-    # A product with a one-hot, because a gather of rows is slow on a TPU.
+    # Select rows by a product with a one-hot: a gather of rows is slow on a TPU.
     prices = jnp.matmul(
         one_hot(parts.labels, classes).astype(penalty.dtype),
         penalty,
@@ -326,21 +335,23 @@ def _loss_and_weight(
     labels: Labels,
     valid: Bool[Array, "..."] | None,
     class_weights: ClassWeights | None = None,
-    label_smoothing: float | int = 0.0,
+    label_smoothing: Scalar = 0.0,
 ) -> tuple[Float[Array, " b *spatial"], Float[Array, " b *spatial"] | None]:
-    """Each pixel's `w_y loss_of(log p_y)`, and its weight `w_y`; None means 1.
+    """Each pixel's `w_y loss_of(log p_y)`, and its weight `w_y` (None if all are 1).
 
-    Soft labels and smoothing give `sum_k w_k t_k loss_of(log p_k)` and `sum_k w_k t_k`.
+    With soft labels or label smoothing the loss is `sum_k w_k t_k loss_of(log p_k)`;
+    with soft labels the weight is `sum_k w_k t_k`.
     """
     soft = labels.ndim == logits.ndim
-    # Soft labels have no id; any class will do.
+    # Soft labels have no class id; any valid one will do.
     ids = jnp.zeros(labels.shape[:-1], jnp.int32) if soft else labels
     valid = valid_or_all(ids.shape, valid)
     parts = softmax(logits, ids, valid)
     weights = None
     if class_weights is not None and not soft:
         weights = weight_of_label(parts.labels, class_weights, parts.scores.dtype)
-    if not soft and not label_smoothing:
+    smoothed = isinstance(label_smoothing, Array) or label_smoothing != 0
+    if not soft and not smoothed:
         loss = loss_of(parts.log_prob_of_label())
         return loss if weights is None else loss * weights, weights
 
@@ -354,7 +365,7 @@ def _loss_and_weight(
     if soft:
         weights = (factors * targets).sum(axis=-1)
     targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
-    # A share of 0 costs nothing, also where the logarithm is infinite; NaN stays NaN.
+    # A share of 0 adds nothing, even if the logarithm is infinite; NaN stays NaN.
     counts = targets != 0
     loss = loss_of(jnp.where(counts, parts.log_probs(), 0.0))
     return jnp.where(counts, factors * targets * loss, 0.0).sum(axis=-1), weights

@@ -1,9 +1,9 @@
-"""Who gets the gradient: what a loss makes of the imbalance of a batch.
+"""Diagnostics: how a loss distributes its value and gradient over the classes.
 
-All work for any loss `(logits, labels, valid=None)`. Where labels are class ids, a
-pixel belongs to its class. Where they have the shape of the logits (binary,
-multi-label) there are two classes, 0 the negatives and 1 the positives, whose label is
-at least 1/2.
+All functions accept any loss `(logits, labels, valid=None)`. If labels are class ids,
+each pixel belongs to its class. If labels have the shape of the logits (binary or
+multi-label), each element is one of two classes: 1 (positive) if its label is at least
+1/2, else 0 (negative).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ Logits = Float[Array, "b *rest_of_logits"]
 Labels = Real[Array, "b *rest"] | Bool[Array, "b *rest"]
 Loss = Callable[..., Float[Array, ""]]
 
-# In float32 a softmax or sigmoid of this is as good as certain, and its log finite.
+# A softmax or sigmoid of this logit is 1 in float32, and its logarithms are finite.
 _CERTAIN = 20.0
 
 
@@ -40,13 +40,13 @@ def pixel_share(
     num_classes: int,
     axis_name: str | None = None,
 ) -> Float[Array, " {num_classes}"]:
-    """Share of each class in the valid pixels; zeros where there is none.
+    """Fraction of the valid pixels in each class; zeros if no pixel is valid.
 
     Args:
-        labels: class ids, or values in `[0, 1]` of negatives and positives.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        num_classes: number of classes; 2 where labels are no class ids.
-        axis_name: mapped device axis whose devices share one batch.
+        labels: class ids, or binary labels in `[0, 1]`.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        num_classes: number of classes; 2 if labels are not class ids.
+        axis_name: mapped device axis; its devices hold parts of one global batch.
     """
     ones = jnp.ones(labels.shape)
     return _share(ones, labels, valid, num_classes, axis_name)
@@ -62,23 +62,32 @@ def gradient_share(
     num_classes: int,
     axis_name: str | None = None,
 ) -> Float[Array, " {num_classes}"]:
-    """Share of each class in the attention: in the L1 norm of d loss / d logits.
+    """Share of each class in the L1 norm of the gradient d loss / d logits.
 
-    `g_c = sum over the pixels i of class c of |d loss / d z_i|_1`, over the sum of all
-    g. The shares sum to 1; a class without a pixel has 0, and all have 0 where the
-    gradient is 0. A factor on the loss changes nothing.
+    `g_c / sum_k g_k`, where `g_c` is the sum of `|d loss / d z_i|_1` over the pixels i
+    of class c and `z_i` is the logits of pixel i. The shares sum to 1; a class without
+    pixels has share 0. If the gradient is 0, all shares are 0. Scaling the loss does
+    not change the shares.
+
+    >>> import jax.numpy as jnp
+    >>> from segloss.losses import softmax_cross_entropy
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> labels = jnp.array([[0, 1]])  # norms: 1/2 + 1/2 and 1/4 + 1/4
+    >>> share = gradient_share(softmax_cross_entropy, logits, labels, num_classes=2)
+    >>> print([f"{x:.4f}" for x in share])
+    ['0.6667', '0.3333']
 
     Args:
-        loss: takes `(logits, labels, valid)`, and `axis_name` where that is given here;
-            each new function is compiled.
-        logits: what the model says, in any float type; the gradient is float32.
-        labels: class ids, or values in `[0, 1]` of negatives and positives.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        num_classes: number of classes; 2 where labels are no class ids.
-        axis_name: mapped device axis whose devices share one batch.
+        loss: function of `(logits, labels, valid)`, and of `axis_name` if that is
+            given here. Each new function triggers a compilation.
+        logits: model outputs of any float type; the gradient is computed in float32.
+        labels: class ids, or binary labels in `[0, 1]`.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        num_classes: number of classes; 2 if labels are not class ids.
+        axis_name: mapped device axis; its devices hold parts of one global batch.
 
     Raises:
-        ValueError: if `num_classes` or an array's shape or type does not fit.
+        ValueError: if `num_classes`, or an array's shape or type, is wrong.
     """
     _check("gradient_share", logits, labels, valid, num_classes)
     _, norms = _value_and_norms(loss, logits, labels, valid, axis_name)
@@ -86,16 +95,15 @@ def gradient_share(
 
 
 class Explanation(NamedTuple):
-    """What `explain` found; printed, it is a table.
+    """Result of `explain`; `print` shows it as a table.
 
     Attributes:
         loss: value of the loss.
-        pixel_share: share of each class in the valid pixels.
-        loss_share: how much smaller the loss, as a share of it, if the pixels of the
-            class, and only they, were predicted with certainty.
+        pixel_share: fraction of the valid pixels in each class.
+        loss_share: relative drop in loss if this class were predicted perfectly.
         gradient_share: share of each class in the L1 norm of the gradient.
-        gradient_scale: that norm over the one of unweighted cross-entropy. SGD takes
-            steps so much larger; Adam divides it out.
+        gradient_scale: L1 norm of the gradient relative to that of unweighted
+            cross-entropy. It scales the steps of SGD; Adam normalises it away.
     """
 
     loss: Float[Array, ""]
@@ -105,10 +113,10 @@ class Explanation(NamedTuple):
     gradient_scale: Float[Array, ""]
 
     def table(self, class_names: Sequence[str] | None = None) -> str:
-        """The shares in percent, a line for each class that has a pixel.
+        """Formats the shares in percent, one line per class that has pixels.
 
         Raises:
-            ValueError: if there is not one name for each class.
+            ValueError: if the number of names is not the number of classes.
         """
         names = class_names
         if names is None:
@@ -144,28 +152,41 @@ def explain(
     *,
     num_classes: int,
 ) -> Explanation:
-    """Per class, its share in the pixels, in the loss and in the gradient.
+    """Computes the share of each class in the pixels, the loss and the gradient.
 
-    The share of class c in the loss is `(L - L_c) / L`, where L_c is the loss after the
-    pixels of class c are predicted with certainty (logits of +-20) and all others left
-    alone. Where the loss is a sum over pixels, over whatever divisor, it is exactly the
-    share of the class's pixels in that sum. Of a loss of regions it says what being
-    right on those pixels would save: the shares need not sum to 1, because one pixel
-    is an error of two regions, and a class may cost without having a pixel. Under label
-    smoothing, which punishes certainty, they are smaller, or negative; a pixel whose
-    label lies between 0 and 1 is predicted as it is labelled, which may cost as well.
+    The loss share of class c is `(L - L_c) / L`, where L_c is the loss after replacing
+    the logits of the pixels of class c by near-perfect predictions (logits of +-20).
 
-    It takes one gradient, and one evaluation of the loss per class.
+    - For a sum or mean over pixels it is the share of the class's pixels in the sum.
+    - For a region-based loss such as Dice the shares need not sum to 1: a wrong pixel
+      counts as an error of two classes, and an absent class can still add to the loss.
+    - With label smoothing, which penalises confident predictions, the shares are
+      smaller and can be negative.
+    - An element with a label between 0 and 1 is set to predict its label, at which the
+      loss need not be 0.
+
+    The cost is one gradient, and one evaluation of the loss per class.
+
+    >>> import jax.numpy as jnp
+    >>> from segloss.losses import softmax_cross_entropy
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> labels = jnp.array([[0, 1]])  # losses: log 2 and log 4/3
+    >>> print(explain(softmax_cross_entropy, logits, labels, num_classes=2))
+    class    pixels      loss  gradient
+    0        50.00%    70.67%    66.67%
+    1        50.00%    29.33%    33.33%
+    loss 0.4904, gradient 1 times that of unweighted cross-entropy
 
     Args:
-        loss: takes `(logits, labels, valid)`; each new function is compiled.
-        logits: what the model says, in any float type; the gradient is float32.
-        labels: class ids, or values in `[0, 1]` of negatives and positives.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        num_classes: number of classes; 2 where labels are no class ids.
+        loss: function of `(logits, labels, valid)`. Each new function triggers a
+            compilation.
+        logits: model outputs of any float type; the gradient is computed in float32.
+        labels: class ids, or binary labels in `[0, 1]`.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        num_classes: number of classes; 2 if labels are not class ids.
 
     Raises:
-        ValueError: if `num_classes` or an array's shape or type does not fit.
+        ValueError: if `num_classes`, or an array's shape or type, is wrong.
     """
     _check("explain", logits, labels, valid, num_classes)
     logits = logits.astype(jnp.float32)
@@ -196,7 +217,7 @@ def _class_ids(labels: Labels) -> Array:
 
 
 def _in_shape_of(logits: Array, per_pixel: Array) -> Array:
-    """What is known of each pixel, with as many axes as the logits."""
+    """`per_pixel` with trailing axes of size 1, up to the rank of the logits."""
     return jnp.expand_dims(per_pixel, range(per_pixel.ndim, logits.ndim))
 
 
@@ -217,16 +238,16 @@ def _value_and_norms(
 ) -> tuple[Array, Array]:
     """The loss, and the L1 norm of each pixel's gradient with respect to the logits."""
     shared = {} if axis_name is None else {"axis_name": axis_name}
-    # Cast first: the gradient of a mean over many pixels is nothing in float16.
+    # Cast first: in float16 the gradient of a mean over many pixels underflows to 0.
     logits = logits.astype(jnp.float32)
     value, grads = jax.value_and_grad(loss)(logits, labels, valid, **shared)
     norms = jnp.abs(grads).sum(range(labels.ndim, grads.ndim))
-    # The gradient of a loss that is NaN need not be.
+    # The gradient of a NaN loss can be finite, which would hide the NaN.
     return value, jnp.where(jnp.isnan(value), jnp.nan, norms)
 
 
 def _cross_entropy_norm(logits: Array, labels: Labels, valid: Array | None) -> Array:
-    """L1 norm of the gradient of unweighted cross-entropy, a mean over pixels."""
+    """L1 norm of the gradient of unweighted cross-entropy, averaged over pixels."""
     if _are_ids(labels):
         targets = one_hot(labels, logits.shape[-1])
         misses = jnp.abs(jax.nn.softmax(logits) - targets).sum(axis=-1)
@@ -242,11 +263,11 @@ def _share(
     num_classes: int,
     axis_name: str | None = None,
 ) -> Array:
-    """Each class's part of an amount per pixel; zeros where there is nothing."""
+    """Each class's share of `amounts`, one per pixel; zeros if their sum is 0."""
     amounts = jnp.where(valid_or_all(labels.shape, valid), amounts, 0.0)
     of_class = one_hot(_class_ids(labels), num_classes)
     by_class = jnp.where(of_class, amounts[..., None], 0.0).sum(range(labels.ndim))
-    # Not the sum of `by_class`, which would pass over a pixel whose label is no class.
+    # Not the sum of `by_class`, which would omit pixels with labels out of range.
     by_class, total = sum_over_devices((by_class, amounts.sum()), axis_name)
     return safe_divide(by_class, jnp.broadcast_to(total, by_class.shape))
 
@@ -258,7 +279,7 @@ def _check(
     check_arrays(name, logits, labels, valid, multi_label=not ids)
     wanted = logits.shape[-1] if ids else 2
     if num_classes != wanted:
-        whose = "the logits' last axis" if ids else "negatives and positives"
+        whose = "the logits' last axis" if ids else "negative and positive"
         raise ValueError(
             f"{name}: num_classes must be {wanted}, {whose}, got {num_classes}."
         )

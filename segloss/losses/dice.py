@@ -1,4 +1,4 @@
-"""Dice losses, and what is made of them."""
+"""Dice losses and variants."""
 
 from typing import Unpack
 
@@ -10,6 +10,7 @@ from segloss.jitting import jit
 from segloss.losses.check import (
     Labels,
     PixelWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_smooth,
@@ -29,16 +30,16 @@ def soft_dice(
     denominator: str = "squared",
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Multi-class soft Dice loss, each class summed over the whole batch.
+    """Multi-class soft Dice loss; each class is summed over the whole batch.
 
     `1 - 2 sum(p t) / (sum(p^2) + sum(t^2))` per class, where p is the probability and
-    t is 1 on the class and 0 elsewhere: Eq. 5 of "Balance-batch: An Optimized Method
+    t is 1 for the labelled class, else 0: Eq. 5 of "Balance-batch: An Optimized Method
     for Semantic Segmentation Loss Functions" (Huang, Tang, Su), after Milletari et al.
     2016 (arXiv:1606.04797). Computed as `sum((p - t)^2) / (sum(p^2) + sum(t^2))`.
 
-    Its derivative by p is `-2 (t U - 2 p I) / U^2` with `I = sum(p t)` and U the
-    denominator, over the number of classes; finite differences in float64 confirm it.
-    With `normalize_by="samples"` it is Eq. 5 plus `c/m`: the same gradient.
+    The derivative with respect to p is `-2 (t U - 2 p I) / U^2`, divided by the number
+    of classes, where `I = sum(p t)` and U is the denominator; finite differences in
+    float64 confirm it. `normalize_by="samples"` gives Eq. 5 plus the constant `c/m`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -47,12 +48,12 @@ def soft_dice(
     0.2053
 
     Hyperparameters:
-        denominator: "squared" as above; "linear" is
+        denominator: "squared" for the formula above, or "linear" for
             `1 - 2 sum(min(p, t)) / (sum(p) + sum(t))`.
     """
     check_choice("soft_dice", "denominator", denominator, ("squared", "linear"))
 
-    def cost(sums: RegionSums, smooth: float | int) -> Float[Array, "rows c"]:
+    def cost(sums: RegionSums, smooth: Scalar) -> Float[Array, "rows c"]:
         size = sums.over + sums.hits + sums.labelled
         return safe_divide(sums.over + sums.under, size + smooth)
 
@@ -69,9 +70,9 @@ def log_cosh_dice(
     denominator: str = "squared",
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """`log(cosh(soft_dice))`, which flattens out towards a perfect prediction.
+    """Log-cosh Dice loss: `log(cosh(soft_dice))`.
 
-    Jadon 2020 (arXiv:2006.14822), eq. 20.
+    Jadon 2020 (arXiv:2006.14822), eq. 20. It is flatter than Dice near a perfect fit.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -82,26 +83,27 @@ def log_cosh_dice(
         denominator: "squared" or "linear", as in `soft_dice`.
     """
     dice = soft_dice(logits, labels, valid, denominator=denominator, **options)
-    # cosh(x) - 1, which would round to 0 near x = 0.
+    # log1p of cosh(x) - 1 = 2 sinh(x/2)^2: near x = 0, cosh(x) would round to 1.
     return jnp.log1p(2 * jnp.sinh(dice / 2) ** 2)
 
 
-@jit("smooth", "multi_label", "axis_name")
+@jit("multi_label", "axis_name", scalars=["smooth"])
 def generalized_dice(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    smooth: float | int = 0.0,
+    smooth: Scalar = 0.0,
     pixel_weights: PixelWeights | None = None,
     multi_label: bool = False,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """One Dice score of all classes, each weighted by its size.
+    """Generalized Dice loss: one Dice score over all classes, weighted by inverse size.
 
-    `1 - 2 sum_c w_c I_c / sum_c w_c (P_c + G_c)` with `w_c = 1 / G_c^2`, all over the
-    whole batch: Sudre et al. 2017 (arXiv:1707.03237), sec. 2.1. A class that no label
-    holds weighs 0. The weights carry no gradient.
+    `1 - 2 sum_c w_c I_c / sum_c w_c (P_c + G_c)` with `w_c = 1 / G_c^2`, where the
+    intersection I, the predicted pixels P and the labelled pixels G are sums over the
+    whole batch: Sudre et al. 2017 (arXiv:1707.03237), sec. 2.1. A class absent from the
+    labels has weight 0. No gradient flows through the weights.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -110,16 +112,16 @@ def generalized_dice(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, soft labels, or what `multi_label` says; as in `soft_dice`.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
+        labels: class ids, soft labels or multi-label masks, as in `soft_dice`.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
         smooth: added to numerator and denominator of the score, as in `soft_dice`. The
             weights are 1 / pixels^2, so even a small `smooth` dominates.
-        pixel_weights: a factor for each pixel's part in the sums, as in `soft_dice`.
-        multi_label: classes with sigmoids, labels in `[0, 1]` for each.
-        axis_name: mapped device axis whose devices share one loss.
+        pixel_weights: factor for each pixel's contribution, as in `soft_dice`.
+        multi_label: use a sigmoid per class, with labels as in `soft_dice`.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if `smooth` is out of range, or an array does not fit `logits`.
+        ValueError: if `smooth` is out of range, or an array does not match `logits`.
     """
     name = "generalized_dice"
     check_smooth(name, smooth)

@@ -1,4 +1,4 @@
-"""Soft IoU, and Tversky's index, which with weights of 1 is the same."""
+"""Soft IoU and Tversky losses; the Tversky index with weights 1 is the IoU."""
 
 import functools
 from typing import Unpack
@@ -6,7 +6,7 @@ from typing import Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from segloss.losses.check import Labels, check_choice, check_range
+from segloss.losses.check import Labels, Scalar, check_choice, check_range
 from segloss.losses.numerics import SMALLEST_DIVISOR, safe_divide
 from segloss.losses.overlap import (
     Cost,
@@ -24,12 +24,13 @@ def soft_iou(
     valid: Bool[Array, "..."] | None = None,
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Soft intersection over union loss, each class summed over the whole batch.
+    """Soft IoU (Jaccard) loss; each class is summed over the whole batch.
 
     `1 - I / (P + G - I)` per class with `I = sum(min(p, t))`, `P = sum(p)` and
-    `G = sum(t)`: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22). Where t is 0
-    or 1, `min(p, t)` is their `p t`; for t between, only the former is best at `p = t`.
-    Computed as `sum(|p - t|) / sum(max(p, t))`.
+    `G = sum(t)`: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22). Their `p t`
+    equals `min(p, t)` for hard labels t in {0, 1}; for soft labels, only
+    `min(p, t)` makes the loss minimal at `p = t`. Computed as
+    `sum(|p - t|) / sum(max(p, t))`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -46,16 +47,16 @@ def tversky(
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    fp_weight: float | int = 0.5,
-    fn_weight: float | int = 0.5,
+    fp_weight: Scalar = 0.5,
+    fn_weight: Scalar = 0.5,
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Overlap loss that prices false positives and false negatives apart.
+    """Tversky loss: separate weights for false positives and false negatives.
 
     `1 - T` per class with `T = I / (I + fp_weight FP + fn_weight FN)`, where
     `I = sum(min(p, t))`, `FP = sum(p) - I` and `FN = sum(t) - I`: Salehi et al. 2017
-    (arXiv:1706.05721), eq. 3 and 4. Weights of 1/2 give the linear soft Dice, of 1 soft
-    IoU. More `fn_weight` raises recall, more `fp_weight` precision.
+    (arXiv:1706.05721), eq. 3 and 4. Weights of 1/2 give linear soft Dice, weights of 1
+    give soft IoU. Raise `fn_weight` for more recall, `fp_weight` for more precision.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -64,9 +65,9 @@ def tversky(
     0.3809
 
     Hyperparameters:
-        fp_weight: of pixels given to a class that is not theirs, at least 0.
-        fn_weight: of pixels withheld from their class, above 0, without which it would
-            be best to predict nothing.
+        fp_weight: weight of false positives, at least 0.
+        fn_weight: weight of false negatives, above 0. At 0, predicting nothing would
+            minimise the loss.
     """
     cost = _checked_tversky_cost("tversky", fp_weight, fn_weight)
     return mean_cost("tversky", cost, 1, logits, labels, valid, **options)
@@ -78,17 +79,17 @@ def focal_tversky(
     labels: Labels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    fp_weight: float | int = 0.5,
-    fn_weight: float | int = 0.5,
-    gamma: float | int = 0.75,
+    fp_weight: Scalar = 0.5,
+    fn_weight: Scalar = 0.5,
+    gamma: Scalar = 0.75,
     power_of: str = "classes",
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Tversky loss that turns to the classes still far off, or to those almost right.
+    """Focal Tversky loss: the Tversky loss of each class raised to the power gamma.
 
-    `(1 - T)^gamma` per class, then the mean: Abraham and Khan 2018 (arXiv:1810.07842),
-    eq. 4, whose exponent is 1 / gamma. Below 1, gamma steepens the loss near a perfect
-    prediction; above 1 it flattens it, as in the focal loss.
+    The mean over classes of `(1 - T)^gamma`: Abraham and Khan 2018 (arXiv:1810.07842),
+    eq. 4, where the exponent is written 1 / gamma. For gamma below 1 the loss is
+    steeper near a perfect prediction; above 1 it is flatter, as in the focal loss.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -97,11 +98,11 @@ def focal_tversky(
     0.1474
 
     Hyperparameters:
-        fp_weight: of pixels given to a class that is not theirs, at least 0.
-        fn_weight: of pixels withheld from their class, above 0.
+        fp_weight: weight of false positives, at least 0.
+        fn_weight: weight of false negatives, above 0.
         gamma: exponent, above 0.
-        power_of: "classes" is the mean of each class's power, as in the paper; "mean"
-            the power of the mean over the classes, as in segmentation_models_pytorch.
+        power_of: "classes" raises each class's loss to the power before averaging, as
+            in the paper; "mean" raises the average, as in segmentation_models_pytorch.
     """
     name = "focal_tversky"
     check_range(name, "gamma", gamma, 0, without_low=True)
@@ -109,7 +110,7 @@ def focal_tversky(
     linear = _checked_tversky_cost(name, fp_weight, fn_weight)
 
     def raised(cost: Float[Array, "..."]) -> Float[Array, "..."]:
-        # The slope of a power below 1 is infinite at 0, where there is nothing to do.
+        # For gamma < 1 the slope is infinite at cost 0, so the gradient is set to 0.
         perfect = cost < SMALLEST_DIVISOR
         return jnp.where(perfect, 0.0, jnp.where(perfect, 1.0, cost) ** gamma)
 
@@ -128,18 +129,16 @@ def focal_tversky(
 
 def _tversky_cost(
     sums: RegionSums,
-    smooth: float | int,
+    smooth: Scalar,
     *,
-    fp_weight: float | int,
-    fn_weight: float | int,
+    fp_weight: Scalar,
+    fn_weight: Scalar,
 ) -> Float[Array, "rows c"]:
     error = fp_weight * sums.over + fn_weight * sums.under
     return safe_divide(error, sums.hits + error + smooth)
 
 
-def _checked_tversky_cost(
-    function: str, fp_weight: float | int, fn_weight: float | int
-) -> Cost:
+def _checked_tversky_cost(function: str, fp_weight: Scalar, fn_weight: Scalar) -> Cost:
     check_range(function, "fp_weight", fp_weight, 0)
     check_range(function, "fn_weight", fn_weight, 0, without_low=True)
     return functools.partial(_tversky_cost, fp_weight=fp_weight, fn_weight=fn_weight)

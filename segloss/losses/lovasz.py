@@ -1,27 +1,24 @@
-"""The Jaccard loss of a set of misclassified pixels, extended to errors of any size.
+"""Lovasz losses: the Jaccard loss extended from wrong pixels to continuous errors.
 
-Berman et al. 2018 (arXiv:1705.08790), Def. 2: the Lovasz extension is `sum_i w_i e_i`,
-where `w_i` is what pixel i adds to `1 - intersection / union` when the pixels are taken
-to be wrong one by one, by decreasing error `e`. The weights change only where two
-errors change places, so the derivatives of `w` are 0.
+Berman et al. 2018 (arXiv:1705.08790), Def. 2: the Lovasz extension is `sum_i w_i e_i`
+with errors `e`. Mark the pixels as wrong one at a time in order of decreasing error;
+`w_i` is the increase in `1 - intersection / union` when pixel i is marked. The weights
+are piecewise constant in the errors, so their derivatives are 0.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
-from jaxtyping import Array, Bool, Float, Int, Integer, UInt32
+from jaxtyping import Array, Bool, Float, Integer
 
 from segloss.jitting import jit
 from segloss.losses.check import check_arrays, check_choice, check_range
+from segloss.losses.lovasz_weights import weights_and_total
 from segloss.losses.numerics import widen
 from segloss.losses.reduce import mean_over_classes, sum_over_devices, valid_or_all
 from segloss.losses.softmax import one_hot, softmax
-
-# Numbers that are summed up along before the rows are: see `_scan`.
-_ROW = 1024
 
 
 @jit("classes", "per_image", "bins", "axis_name")
@@ -35,35 +32,40 @@ def lovasz_softmax(
     bins: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Lovasz extension of the Jaccard loss of each class, averaged; from 0 to 1.
+    """Lovasz-softmax loss: mean over classes of the Lovasz-extended Jaccard loss.
 
-    The error of a pixel is `1 - p` in the class of its label and `p` in the others:
-    Berman et al. 2018 (arXiv:1705.08790), Alg. 1 and its softmax.
+    The error of a pixel is `1 - p` for the class of its label and `p` for the others:
+    Berman et al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies between 0 and 1.
 
-    Pixels of equal error share their weights, so that the gradient does not depend on
-    the order of the pixels. Of second derivatives only those of the softmax remain.
+    Pixels with equal errors share their weights equally, so the gradient does not
+    depend on pixel order. Second derivatives come from the softmax only.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
+    >>> loss = lovasz_softmax(logits, jnp.array([[0, 1]]))
+    >>> print(f"{loss:.4f}")  # (0.5 + (0.5 + 0.25) / 2) / 2
+    0.4375
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A
-            valid pixel whose label is no class makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        classes: "present" leaves out a class that no label holds; with "all" it costs
-            its largest probability.
-        per_image: the mean of the loss over the images that hold a valid pixel. Then
-            "present" means in the image.
-        bins: None sorts the errors. A number, at least 1, takes the errors within each
-            of so many equal parts of `[0, 1]` for equal when it weighs them, which is
-            much faster. Such weights are a mixture of other orders' weights. Since the
-            right order's sum is the largest, and both give the same total weight to
-            each part, `exact - 1 / bins <= loss <= exact`. The gradient is that of the
-            errors, their weights held fixed.
-        axis_name: mapped device axis whose devices share one loss. Without `bins` each
-            sorts the errors of all, unless `per_image`.
+        labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
+            label outside this range makes the loss NaN.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        classes: "present" averages only the classes that occur in the labels; "all"
+            averages all, where an absent class costs its largest probability.
+        per_image: compute the loss per image, then average the images with a valid
+            pixel. "present" then refers to the classes of each image.
+        bins: None sorts the errors exactly. An integer n, at least 1, divides `[0, 1]`
+            into n bins and computes the weights as if all errors in a bin were equal,
+            which is much faster. The result satisfies `exact - 1 / n <= loss <= exact`:
+            the sorted order maximises the sum, and each bin keeps its total weight.
+            The gradient treats the weights as constants.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+            Without `bins` and `per_image`, each device sorts the errors of all devices.
 
     Raises:
-        ValueError: if `classes` or `bins` is none of the above, or an array's shape or
-            type does not fit `logits`.
+        ValueError: if `classes` or `bins` is invalid, or an array's shape or
+            type does not match `logits`.
     """
     name = "lovasz_softmax"
     check_choice(name, "classes", classes, ("all", "present"))
@@ -94,27 +96,32 @@ def lovasz_hinge(
     per_image: bool = True,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Lovasz extension of the Jaccard loss of the foreground, with hinge errors.
+    """Lovasz hinge loss: Lovasz-extended Jaccard loss of the foreground.
 
-    The error of a pixel is `max(0, 1 - s)` in the foreground and `max(0, 1 + s)` in the
-    background, where s is its logit: the Lovasz hinge of Berman et al. 2018
-    (arXiv:1705.08790). Without foreground the loss is the largest error.
+    The error of a pixel with logit s is `max(0, 1 - s)` for foreground and
+    `max(0, 1 + s)` for background: Berman et al. 2018 (arXiv:1705.08790). If there is
+    no foreground, the loss is the largest error.
 
-    Pixels of equal error share their weights. The second derivatives are 0.
+    Pixels with equal errors share their weights equally. Second derivatives are 0.
+
+    >>> import jax.numpy as jnp
+    >>> logits, labels = jnp.array([[2.0, -0.5]]), jnp.array([[True, True]])
+    >>> print(f"{lovasz_hinge(logits, labels):.4f}")  # errors 0, 1.5; weights 1/2, 1/2
+    0.7500
 
     Args:
-        logits: scores, positive where foreground is predicted. All axes but the first
-            are pixels of one image.
-        labels: True or 1 in the foreground, False or 0 elsewhere, in the shape of
-            `logits`. A valid pixel with another label makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all.
-        per_image: the mean of the loss over the images that hold a valid pixel; False
-            takes the batch for one image.
-        axis_name: mapped device axis whose devices share one loss. Each sorts the
-            errors of all, unless `per_image`.
+        logits: scores, positive where foreground is predicted. All axes after the first
+            are pixels of one image; there is no class axis.
+        labels: True or 1 for foreground, False or 0 for background, in the shape of
+            `logits`. A valid pixel with any other label makes the loss NaN.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+        per_image: compute the loss per image, then average the images with a valid
+            pixel. False treats the batch as one image.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+            Without `per_image`, each device sorts the errors of all devices.
 
     Raises:
-        ValueError: if an array's shape or type does not fit `logits`.
+        ValueError: if an array's shape or type does not match `logits`.
     """
     check_arrays("lovasz_hinge", logits, labels, valid, multi_label=True)
 
@@ -144,24 +151,24 @@ def _mean_extension(
     bins: int | None,
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """The extension of each class, averaged as `mean_over_classes` does."""
+    """Lovasz extension of each class, averaged by `mean_over_classes`."""
     across = None if per_image else axis_name
     counted = valid[..., None]
-    # An error of 0 in the background is last in order, and adds nothing.
+    # A background error of 0 comes last in the order and adds nothing.
     errors = jnp.where(counted, errors, 0.0)
     weigh = functools.partial(
-        _weights_and_total, per_image=per_image, bins=bins, axis_name=across
+        weights_and_total, per_image=per_image, bins=bins, axis_name=across
     )
     sharding = jax.typeof(errors).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:
-        # Such a mesh allows no sort of a sharded axis, and no reshape.
+        # With explicit axes, JAX can neither sort nor reshape a sharded axis.
         whole = jax.NamedSharding(sharding.mesh, jax.P())
         weigh = jax.sharding.auto_axes(weigh, out_sharding=(sharding, whole))
     order = jax.lax.stop_gradient(errors).astype(jnp.float32)
     weights, total = weigh(order, foreground & counted, counted)
     cost = (weights * errors).sum(range(1 if per_image else 0, valid.ndim))
     cost = sum_over_devices(cost.reshape(total.shape), across)
-    # Logits gone NaN must not pass for a class that is absent.
+    # A class with NaN logits must not be treated as absent.
     takes_part = (classes == "all") | (total > 0) | jnp.isnan(cost)
     return mean_over_classes(
         cost,
@@ -172,249 +179,3 @@ def _mean_extension(
         normalize_by="classes",
         axis_name=axis_name,
     )
-
-
-def _weights_and_total(
-    errors: Float[Array, "b *spatial c"],
-    foreground: Bool[Array, "b *spatial c"],
-    counted: Bool[Array, "b *spatial 1"],
-    *,
-    per_image: bool,
-    bins: int | None,
-    axis_name: str | None,
-) -> tuple[Float[Array, "b *spatial c"], Int[Array, "rows c"]]:
-    """The weight of each error, and the number of foreground pixels."""
-    if bins is not None:
-        part = jnp.clip((errors * bins).astype(jnp.int32), 0, bins - 1)
-        cells = jnp.where(counted, 2 * part + foreground, 2 * bins)
-        return _weights_by_bin(
-            cells, bins=bins, per_image=per_image, axis_name=axis_name
-        )
-    # The bits of floats that are not negative are ordered as they are, and the first
-    # is free.
-    keys = 2 * jax.lax.bitcast_convert_type(errors, jnp.uint32) + foreground
-    weigh = functools.partial(_weights_by_order, axis_name=axis_name)
-    if per_image:
-        weigh = jax.vmap(weigh)
-    # Class by class, because a sort takes the memory of several arrays.
-    weights, total = jax.lax.map(weigh, jnp.moveaxis(keys, -1, 0))
-    return jnp.moveaxis(weights, 0, -1), total.reshape(len(total), -1).T
-
-
-def _weights_by_order(
-    keys: UInt32[Array, "*pixels"], *, axis_name: str | None
-) -> tuple[Float[Array, "*pixels"], Int[Array, ""]]:
-    """The weights of one class, and the number of foreground pixels.
-
-    Sorted, and sorted back: a TPU reads and writes at random places one by one.
-    """
-    everyones = keys.ravel()
-    if axis_name is not None:
-        everyones = jax.lax.all_gather(everyones, axis_name, tiled=True)
-    # Further errors of 0 in the background change nothing.
-    everyones = jnp.pad(everyones, (0, -everyones.size % _ROW))
-    place = jnp.arange(everyones.size, dtype=jnp.int32)
-    sort = functools.partial(jax.lax.sort, num_keys=1, is_stable=False)
-    ordered, origin = sort((everyones, place))
-
-    is_first = (place == 0) | (ordered != jnp.roll(ordered, 1))
-    is_last = jnp.roll(is_first, -1)
-    first = _scan(jax.lax.cummax, jnp.maximum, jnp.where(is_first, place, 0))
-    last = jnp.where(is_last, place, place.size)
-    last = _scan(jax.lax.cummin, jnp.minimum, last, reverse=True)
-    tied = last + 1 - first
-    is_foreground = (ordered & 1).astype(jnp.int32)
-    so_far = _scan(jax.lax.cumsum, jnp.add, is_foreground)
-    total = so_far[-1]
-    above = total - so_far - (last - place) * is_foreground
-    of_foreground, of_background = _weights(
-        total,
-        above,
-        place.size - 1 - last - above,
-        tied * is_foreground,
-        tied * (1 - is_foreground),
-    )
-    weights = jnp.where(is_foreground == 1, of_foreground, of_background)
-    _, weights = sort((origin, weights))
-    start = 0
-    if axis_name is not None:
-        start = jax.lax.axis_index(axis_name) * keys.size
-        # Equal on all devices already; this lets `shard_map` know.
-        total = jax.lax.pmax(total, axis_name)
-    weights = jax.lax.dynamic_slice(weights, (start,), (keys.size,))
-    return weights.reshape(keys.shape), total
-
-
-def _scan(
-    cumulate: Callable,
-    combine: Callable,
-    x: Int[Array, " n"],
-    *,
-    reverse: bool = False,
-) -> Int[Array, " n"]:
-    """`cumulate` of each row, then of the rows' ends.
-
-    In one step the compiler for TPUs takes half a minute.
-    """
-    rows = cumulate(x.reshape(-1, _ROW), axis=1, reverse=reverse)
-    ends = cumulate(rows[:, 0 if reverse else -1], reverse=reverse)[:, None]
-    if reverse:
-        parts = combine(rows[:-1], ends[1:]), rows[-1:]
-    else:
-        parts = rows[:1], combine(rows[1:], ends[:-1])
-    return jnp.concatenate(parts).ravel()
-
-
-def _weights_by_bin(
-    cells: Int[Array, "b *spatial c"],
-    *,
-    bins: int,
-    per_image: bool,
-    axis_name: str | None,
-) -> tuple[Float[Array, "b *spatial c"], Int[Array, "rows c"]]:
-    """The weights, and the number of foreground pixels.
-
-    Cell `2 k + f` holds the background (f = 0) or the foreground (1) of bin k, and the
-    last one void.
-    """
-    counts = _count(cells, 2 * bins + 1, per_image=per_image)
-    counts = sum_over_devices(counts, axis_name)[..., :-1]
-    bg, fg = counts[..., ::2], counts[..., 1::2]
-    bg_above, fg_above = (
-        jax.lax.cumsum(x, axis=x.ndim - 1, reverse=True) - x for x in (bg, fg)
-    )
-    total = fg.sum(axis=-1)
-    weights = _weights(total[..., None], fg_above, bg_above, fg, bg)
-    table = jnp.stack(weights[::-1], axis=-1).reshape(counts.shape)
-    table = jnp.pad(table, ((0, 0), (0, 0), (0, 1)))
-    return _look_up(table, cells, per_image=per_image), total
-
-
-def _count(
-    cells: Int[Array, "b *spatial c"], size: int, *, per_image: bool
-) -> Int[Array, "rows c {size}"]:
-    """How often each of `range(size)` occurs."""
-    rows, c = len(cells) if per_image else 1, cells.shape[-1]
-
-    def add_up(cells):
-        index = _start_of_row(cells, rows, size) + cells
-        counts = jnp.zeros(rows * c * size, jnp.int32).at[index].add(1)
-        return counts.reshape(rows, c, size)
-
-    def multiply(cells):
-        # Class by class, or the one-hot arrays get into memory.
-        counts = jax.lax.map(
-            lambda k: multiply_class(_take_class(cells, k)), jnp.arange(c)
-        )
-        return counts.reshape(c, rows, size).swapaxes(0, 1)
-
-    def multiply_class(cells):
-        high, low = (digit.astype(jnp.int8) for digit in _digits(cells, size))
-        pixels = list(range(1, high.ndim))
-        counts = jnp.tensordot(
-            high, low, axes=(pixels, pixels), preferred_element_type=jnp.int32
-        )
-        return counts.ravel()[:size]
-
-    if per_image:
-        multiply_class = jax.vmap(multiply_class)
-    return jax.lax.platform_dependent(cells, tpu=multiply, default=add_up)
-
-
-def _look_up(
-    table: Float[Array, "rows c size"],
-    cells: Int[Array, "b *spatial c"],
-    *,
-    per_image: bool,
-) -> Float[Array, "b *spatial c"]:
-    """The value of each cell."""
-    rows, c, size = table.shape
-
-    def read(table, cells):
-        return table.ravel()[_start_of_row(cells, rows, size) + cells]
-
-    def multiply(table, cells):
-        def look_up(k):
-            of_class = table[:, k] if per_image else table[0, k]
-            return multiply_class(of_class, _take_class(cells, k))
-
-        return jnp.moveaxis(jax.lax.map(look_up, jnp.arange(c)), 0, -1)
-
-    def multiply_class(table, cells):
-        high, low = _digits(cells, size)
-        table = jnp.pad(table, (0, len(high) * len(low) - size))
-        values = jnp.tensordot(
-            table.reshape(len(high), len(low)),
-            high.astype(table.dtype),
-            axes=(0, 0),
-            precision="highest",
-        )
-        return jnp.where(low, values, 0.0).sum(axis=0)
-
-    if per_image:
-        multiply_class = jax.vmap(multiply_class)
-    return jax.lax.platform_dependent(table, cells, tpu=multiply, default=read)
-
-
-def _take_class(
-    cells: Int[Array, "b *spatial c"], k: Int[Array, ""]
-) -> Int[Array, " b *spatial"]:
-    """By a slice, where `cells[..., k]` would be a gather."""
-    return jax.lax.dynamic_index_in_dim(cells, k, axis=-1, keepdims=False)
-
-
-def _start_of_row(
-    cells: Int[Array, "b *spatial c"], rows: int, size: int
-) -> Int[Array, "_ *_spatial c"]:
-    """Where the counts of each row and class start in an array of all."""
-    c = cells.shape[-1]
-    start = size * jnp.arange(rows * c, dtype=jnp.int32)
-    return start.reshape(rows, *(1,) * (cells.ndim - 2), c)
-
-
-def _digits(
-    cells: Int[Array, "*pixels"], size: int
-) -> tuple[Bool[Array, " high *pixels"], Bool[Array, " low *pixels"]]:
-    """One-hot arrays of both digits of numbers below `size`.
-
-    A TPU scatters and gathers one by one. Its matrix unit counts, and finds, by such
-    arrays, which are never in memory.
-    """
-    low_bits = size.bit_length() // 2
-    shape = -1, *(1,) * cells.ndim
-    numbers = (size >> low_bits) + 1, 1 << low_bits
-    high, low = (jnp.arange(n).reshape(shape) for n in numbers)
-    return cells[None] >> low_bits == high, cells[None] & (numbers[1] - 1) == low
-
-
-def _weights(
-    total: Int[Array, "*#shape"],
-    fg_above: Int[Array, "*shape"],
-    bg_above: Int[Array, "*shape"],
-    fg: Int[Array, "*shape"],
-    bg: Int[Array, "*shape"],
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """The weights of a foreground and of a background pixel among equal errors.
-
-    With the foreground before the background, a pixel of the foreground adds
-    `1 / (total + bg_above)`, and those of the background together
-    `(total - fg_above - fg) (1 / (total + bg_above) - 1 / (total + bg_above + bg))`.
-    This is the mean of that and of the other order.
-
-    Args:
-        total: foreground pixels in all.
-        fg_above: foreground pixels of larger error.
-        bg_above: background pixels of larger error.
-        fg: foreground pixels of this error.
-        bg: background pixels of this error.
-    """
-    total, fg_above, bg_above, fg, bg = (
-        x.astype(jnp.float32) for x in (total, fg_above, bg_above, fg, bg)
-    )
-    before = jnp.maximum(total + bg_above, 1.0)
-    after = jnp.maximum(total + bg_above + bg, 1.0)
-    of_foreground = (1.0 / before + 1.0 / after) / 2
-    of_background = (total - fg_above - fg / 2) / (before * after)
-    # Without foreground the first pixel makes the loss 1, and no other adds to it.
-    is_first = (total == 0) & (bg_above == 0)
-    return of_foreground, jnp.where(is_first, 1.0 / after, of_background)

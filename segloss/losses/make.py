@@ -15,6 +15,7 @@ from segloss.losses import (
     sigmoid,
     topology,
 )
+from segloss.losses.check import Scalar, check_shape, takes_scalar
 from segloss.registry import bind
 
 LOSSES = {
@@ -61,6 +62,18 @@ def inputs_of(name: str) -> tuple[str, ...]:
     )
 
 
+def scalars_of(name: str) -> tuple[str, ...]:
+    """The hyperparameters of `LOSSES[name]` that may be traced scalar arrays.
+
+    Their values can change from step to step without a new compilation.
+
+    >>> scalars_of("focal_loss")
+    ('gamma',)
+    """
+    parameters = inspect.signature(LOSSES[name]).parameters.values()
+    return tuple(p.name for p in parameters if takes_scalar(p.annotation))
+
+
 def _arrays_of(name: str) -> dict[str, Any]:
     """The arrays of `INPUTS` that the loss takes, with their defaults."""
     parameters = inspect.signature(LOSSES[name]).parameters
@@ -87,7 +100,7 @@ def make_loss(name: str, **hyperparameters: Any) -> Loss:
 
 
 def compound_loss(
-    terms: Sequence[tuple[float | int, str, Mapping[str, Any]]],
+    terms: Sequence[tuple[Scalar, str, Mapping[str, Any]]],
     *,
     axis_name: str | None = None,
 ) -> Loss:
@@ -95,6 +108,9 @@ def compound_loss(
 
     Args:
         terms: `(weight, name, hyperparameters)` of each loss, the weight at least 0.
+            A weight, and the hyperparameters that `scalars_of(name)` lists, may be
+            scalar arrays. A function under `jax.jit` can take them as arguments, and
+            is compiled once for all their values, which are then not checked.
         axis_name: mapped device axis, the same for every term.
 
     Returns:
@@ -110,7 +126,9 @@ def compound_loss(
     if not terms:
         raise ValueError("compound_loss: terms must hold at least one loss, got none.")
     for weight, name, _ in terms:
-        if not 0 <= weight < float("inf"):
+        if isinstance(weight, Array):
+            check_shape("compound_loss", f"the weight of {name}", weight)
+        elif not 0 <= weight < float("inf"):
             raise ValueError(
                 f"compound_loss: the weight of {name} must be at least 0 and finite, "
                 f"got {weight}."

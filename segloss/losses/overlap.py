@@ -1,12 +1,11 @@
-"""What the overlap losses share: their options, and the mean over the classes.
+"""Shared parts of the overlap losses: their options, and the mean over classes.
 
-Each compares, class by class, the predicted region with the labelled one. All are
-`1 - score` written as `error / size`, each summed over the pixels first. The two are
-equal, but a difference of large sums rounds to values below 0 where the prediction is
-almost perfect.
+An overlap loss compares the predicted and the labelled region of each class. All of
+them compute `1 - score` as `error / size`, where both are sums over pixels. The two
+forms are equal, but near a perfect prediction `1 - score` can round to below 0.
 
-The derivative for class ids is for reverse mode: `jax.grad`, `jax.vjp` and gradients of
-gradients work, `jax.jvp` and `jax.jacfwd` do not.
+For class-id labels the derivative is defined for reverse mode only: `jax.grad`,
+`jax.vjp` and their nesting work; `jax.jvp` and `jax.jacfwd` do not.
 """
 
 import inspect
@@ -22,9 +21,11 @@ from segloss.losses.check import (
     ClassWeights,
     Labels,
     PixelWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_smooth,
+    takes_scalar,
 )
 from segloss.losses.reduce import (
     mean_over_classes,
@@ -33,15 +34,15 @@ from segloss.losses.reduce import (
 )
 from segloss.losses.regions import RegionSums, region_sums
 
-# From the sums of each class, and `smooth`, its cost.
-Cost = Callable[[RegionSums, float | int], Float[Array, "rows c"]]
+# Computes the cost of each class from its sums and `smooth`.
+Cost = Callable[[RegionSums, Scalar], Float[Array, "rows c"]]
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
 
 class OverlapOptions(TypedDict, total=False):
-    """The keyword arguments that all overlap losses take; see `soft_dice`."""
+    """Keyword arguments shared by all overlap losses; see `soft_dice`."""
 
-    smooth: float | int
+    smooth: Scalar
     classes: str
     class_weights: ClassWeights | None
     pixel_weights: PixelWeights | None
@@ -53,49 +54,52 @@ class OverlapOptions(TypedDict, total=False):
 
 _ARGS = """
     Args:
-        logits: unnormalised class scores, for a softmax (but see `multi_label`).
-        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel whose
-            label is no class makes the loss NaN. Or soft labels `[b, *spatial, c]`:
-            the share, in `[0, 1]`, of the pixel that belongs to each class.
+        logits: unnormalised class scores of a softmax (or see `multi_label`).
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel with a
+            label outside this range makes the loss NaN. Or soft labels
+            `[b, *spatial, c]`: the share, in `[0, 1]`, of the pixel that belongs to
+            each class.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`, or with
-            `multi_label` to `labels`; None is all.
+            `multi_label` to `labels`; None means all.
 """
 
 _OPTIONS = """\
-        smooth: added to numerator and denominator of the score, in pixels; 0, or at
-            least 1e-18, which float32 can square.
-        classes: "all", where with `smooth=0` a class that no label holds costs 1 and
-            sends no gradient; "present" leaves such classes out.
-        class_weights: of at least 0, for the mean over the classes; None is ones.
-        pixel_weights: a factor of at least 0 for each pixel's part in the sums,
-            broadcastable as `valid` is; None is ones. No gradient reaches it. With
-            `per_image` a factor that is the same all over an image cancels out: leave
-            images out with `valid`.
-        per_image: sum over each image, then average the images that hold a valid
-            pixel. Then "present" means in the image.
-        normalize_by: "classes" averages the classes; "samples" divides their sum by
-            the number m of samples that hold a valid pixel.
-        multi_label: `labels` are floats in `[0, 1]` or bools in the shape of `logits`,
-            and the classes have sigmoids. A class with no valid label is left out.
-        axis_name: mapped device axis whose devices share one loss.
+        smooth: number of pixels added to numerator and denominator of the score; 0, or
+            at least 1e-18 so that float32 can square it.
+        classes: "all" averages all classes; with `smooth=0` a class absent from the
+            labels costs 1 and has no gradient. "present" leaves absent classes out.
+        class_weights: nonnegative weights of the mean over classes; None means all
+            ones.
+        pixel_weights: nonnegative factor for each pixel's contribution to the sums,
+            with the broadcasting rule of `valid`; None means all ones. No gradient
+            flows to it. With `per_image`, a factor that is constant within an image
+            cancels out; use `valid` to exclude an image.
+        per_image: compute the loss per image, then average the images with a valid
+            pixel. "present" then refers to the classes of each image.
+        normalize_by: "classes" averages over classes; "samples" divides the sum over
+            classes by m, the number of samples with a valid pixel.
+        multi_label: use a sigmoid per class; `labels` then have the shape of `logits`
+            and are bools or floats in `[0, 1]`. A class without a valid label is left
+            out.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if a hyperparameter is none of the above, or an array's shape or
-            type does not fit `logits`.
+        ValueError: if a hyperparameter is invalid, or an array's shape or
+            type does not match `logits`.
     """
 
 
 def with_overlap_options(loss: Loss) -> Loss:
-    """Compiles a loss and completes its signature and its docstring.
+    """Decorator that compiles a loss and completes its signature and docstring.
 
-    The loss takes `**options: Unpack[OverlapOptions]`, and its docstring ends with its
-    own hyperparameters, if it has any.
+    The loss must take `**options: Unpack[OverlapOptions]`. If it has hyperparameters of
+    its own, its docstring must end with a section "Hyperparameters:" for them.
     """
     shared = inspect.signature(mean_cost).parameters
     signature = inspect.signature(loss)
     parameters = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
     parameters += [shared[name] for name in OverlapOptions.__annotations__]
-    # `setattr`, because type checkers do not know this attribute.
+    # By `setattr`, because type checkers do not know this attribute.
     setattr(loss, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
     # Python 3.13 takes the indentation out of docstrings, earlier ones do not.
     doc = inspect.cleandoc(loss.__doc__ or "")
@@ -103,7 +107,10 @@ def with_overlap_options(loss: Loss) -> Loss:
     own = textwrap.indent(own.rstrip() + "\n" if own else "", "    ")
     loss.__doc__ = head.rstrip() + "\n" + textwrap.dedent(_ARGS + own + _OPTIONS)
     arrays = {"logits", "labels", "valid", "class_weights", "pixel_weights"}
-    return jit(*(p.name for p in parameters if p.name not in arrays))(loss)
+    scalars = [p.name for p in parameters if takes_scalar(p.annotation)]
+    not_static = arrays.union(scalars)
+    static = [p.name for p in parameters if p.name not in not_static]
+    return jit(*static, scalars=scalars)(loss)
 
 
 def mean_cost(
@@ -115,7 +122,7 @@ def mean_cost(
     valid: Bool[Array, "..."] | None,
     /,
     *,
-    smooth: float | int = 0.0,
+    smooth: Scalar = 0.0,
     classes: str = "all",
     class_weights: ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
@@ -125,9 +132,10 @@ def mean_cost(
     axis_name: str | None = None,
     **unknown: object,
 ) -> Float[Array, ""]:
-    """The mean over the classes of the `cost` of their sums, for the loss `name`.
+    """Averages `cost`, computed from the region sums of each class, over the classes.
 
-    `power` is that of `RegionSums`; the options are those of `OverlapOptions`.
+    `name` is the calling loss, for messages. `power` is described in `RegionSums`, and
+    the options in `soft_dice`.
     """
     for argument in unknown:
         raise TypeError(f"{name}() got an unexpected keyword argument {argument!r}.")
@@ -163,10 +171,10 @@ def mean_cost(
         sums, counted = sum_over_devices((sums, counted), axis_name)
 
     costs = cost(sums, smooth)
-    if smooth == 0:
-        # Without gradient, also where the probability underflows to 0/0. Logits gone
-        # NaN must not pass for a class that is absent.
-        absent = (sums.labelled == 0) & ~jnp.isnan(sums.over)
+    if isinstance(smooth, Array) or smooth == 0:
+        # An absent class costs 1 without gradient, even if its probability underflows
+        # and the score is 0/0. A class with NaN logits must not be treated as absent.
+        absent = (sums.labelled == 0) & ~jnp.isnan(sums.over) & (smooth == 0)
         costs = jnp.where(absent, 1.0, costs)
     takes_part = counted > 0
     if classes == "present":

@@ -1,4 +1,4 @@
-"""What all losses share: which pixels count and how much, and the sums over pixels."""
+"""Reductions shared by all losses: validity, pixel weights, sums and means."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from segloss.losses.softmax import at_label
 def valid_or_all(
     shape: tuple[int, ...], valid: Bool[Array, "..."] | None
 ) -> Bool[Array, "..."]:
-    """`valid` in this shape."""
+    """Broadcasts `valid` to `shape`; None gives all True."""
     return jnp.broadcast_to(True if valid is None else valid, shape)
 
 
@@ -24,9 +24,9 @@ def weight_or_one(
     pixel_weights: Real[Array, "..."] | None,
     dtype: jnp.dtype,
 ) -> Float[Array, "*shape"] | None:
-    """`pixel_weights` in the shape of `valid`, 0 where not valid; None stays None.
+    """Broadcasts `pixel_weights` to `valid`, with 0 where not valid; None stays None.
 
-    They count as constants: no gradient reaches them.
+    The weights are constants: no gradient flows to them.
     """
     if pixel_weights is None:
         return None
@@ -37,7 +37,7 @@ def weight_or_one(
 def weight_of_label(
     labels: Integer[Array, "*pixels"], class_weights: ClassWeights, dtype: jnp.dtype
 ) -> Float[Array, "*pixels"]:
-    """The weight of each pixel's class; 1 where the label is no class."""
+    """Weight of each pixel's labelled class; 1 where the label is out of range."""
     weights = jnp.asarray(class_weights, dtype)
     known = (labels >= 0) & (labels < weights.size)
     of_class = jnp.broadcast_to(weights, (*labels.shape, weights.size))
@@ -45,22 +45,22 @@ def weight_of_label(
 
 
 def sum_over_devices(sums: Any, axis_name: str | None) -> Any:
-    """A tree of sums over this device's pixels, made sums over all devices'."""
+    """Adds up a tree of per-device sums over all devices of `axis_name`, if given."""
     return sums if axis_name is None else lax.psum(sums, axis_name)
 
 
 def sum_over_axes(
     values: Float[Array, "*shape"], axes: Sequence[int] | None = None
 ) -> Float[Array, "..."]:
-    """Sums over these axes, or all, in two steps: the longest axis first.
+    """Sums over `axes` (default all) in two steps, the longest axis first.
 
-    One by one, millions of values would lose their digits in float32.
+    Adding millions of float32 values to a single accumulator would lose precision.
     """
     axes = tuple(range(values.ndim) if axes is None else axes)
     if not axes:
         return values
     longest = max(axes, key=lambda axis: (values.shape[axis], axis))
-    # Without the barrier XLA makes one sum of the two.
+    # Without the barrier, XLA merges the two sums into one.
     rows = lax.optimization_barrier(values.sum(axis=longest))
     return rows.sum(axis=tuple(a - (a > longest) for a in axes if a != longest))
 
@@ -68,7 +68,7 @@ def sum_over_axes(
 def count_samples(
     valid: Bool[Array, " b *rest"], axis_name: str | None
 ) -> Float[Array, ""]:
-    """Number of samples that hold a valid pixel, over all devices: m of the paper."""
+    """Number of samples with a valid pixel over all devices: m in the paper's Eq. 5."""
     samples = valid.any(axis=range(1, valid.ndim)).sum().astype(jnp.float32)
     return sum_over_devices(samples, axis_name)
 
@@ -82,25 +82,25 @@ def mean_over_pixels(
     pixel_weights: Real[Array, "..."] | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Sum of `loss` over the valid pixels of all devices, divided; 0 if none is valid.
+    """Mean of `loss` over the valid pixels of all devices; 0 if no pixel is valid.
 
     Args:
         loss: loss of each pixel (or of each image, `[b]`).
         valid: True where a pixel counts, broadcastable to `loss`; None is all.
-        normalize_by: what the sum is divided by. "pixels": the number of valid
-            pixels. "weights": the sum of the weights of the valid pixels. "samples":
-            the number of samples that hold a valid pixel.
-        weights: the weight of each pixel that `loss` already holds as a factor; None
-            means ones.
-        pixel_weights: further weights, broadcastable to `loss`, that `loss` does not
-            hold yet; None means ones.
-        axis_name: mapped device axis whose devices share one mean.
+        normalize_by: divisor of the sum. "pixels" is the number of valid pixels,
+            "weights" the sum of the weights of the valid pixels, "samples" the number
+            of samples with a valid pixel.
+        weights: weight of each pixel, already multiplied into `loss`; None means all
+            ones.
+        pixel_weights: further weights, broadcastable to `loss` and not yet multiplied
+            into it; None means all ones.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
     """
     valid = valid_or_all(loss.shape, valid)
     if pixel_weights is not None:
         factor = weight_or_one(valid, pixel_weights, loss.dtype)
         weights = factor if weights is None else weights * factor
-        # Also where the loss is infinite, a weight of 0 makes it 0.
+        # A weight of 0 removes a pixel even if its loss is infinite (0 * inf is NaN).
         loss = jnp.where(factor > 0, loss * factor, 0.0)
     loss = sum_over_axes(jnp.where(valid, loss, 0.0))
     loss = sum_over_devices(loss, axis_name)
@@ -123,18 +123,19 @@ def mean_over_classes(
     normalize_by: str,
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """Weighted mean of the classes' costs; 0 if none takes part.
+    """Weighted mean of the class costs; 0 if no class takes part.
 
     Args:
-        cost: a row for each image if `per_image`, else one for the global batch.
-        takes_part: False where a cost is left out.
+        cost: cost of each class, one row per image if `per_image`, else one row for the
+            global batch.
+        takes_part: False for costs to leave out.
         valid: True where a pixel counts.
-        class_weights: a factor per class; None means ones.
-        per_image: average the rows over the images that hold a valid pixel.
-        normalize_by: what a row's sum is divided by. "classes": the sum of the
-            weights that take part. "samples": nothing if `per_image`, whose mean does
-            it, else the number of samples that hold a valid pixel.
-        axis_name: mapped device axis whose devices share one mean.
+        class_weights: a factor per class; None means all ones.
+        per_image: average the rows over the images with a valid pixel.
+        normalize_by: divisor of each row's sum. "classes" is the sum of the weights
+            that take part. "samples" is the number of samples with a valid pixel; with
+            `per_image`, the mean over images already divides by it.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
     """
     weights = jnp.ones(cost.shape[-1:], cost.dtype)
     if class_weights is not None:

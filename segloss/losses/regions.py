@@ -1,8 +1,8 @@
-"""How far each predicted region and the labelled one overlap: what overlap losses read.
+"""Region sums per class, from which the overlap losses are computed.
 
-For class ids, the logits become four sums per class. The derivative is written by hand:
-it keeps the logits and two numbers per pixel, where autodiff keeps an array of the
-logits' size on a GPU.
+For class-id labels, the derivative is written by hand. It stores the logits and two
+numbers per pixel for the backward pass; on a GPU, autodiff would also store an array as
+large as the logits.
 """
 
 import functools
@@ -20,15 +20,15 @@ from segloss.losses.softmax import one_hot, softmax
 
 
 class RegionSums(NamedTuple):
-    """Sums over valid pixels; a row is an image, or the only row is the whole batch.
+    """Weighted sums over valid pixels; one row per image, or one for the whole batch.
 
-    p is the probability of the class, t its label, n the power; a pixel's terms are
-    multiplied by its weight.
+    p is the probability of the class, t its label and n the power. Each term is
+    multiplied by the weight of its pixel.
 
     Attributes:
-        over: `sum(max(p - t, 0)^n)`, the false positives.
-        under: `sum(max(t - p, 0)^n)`, the false negatives.
-        hits: `sum(p^n) - over`; the true positives `sum(min(p, t))` where n is 1.
+        over: `sum(max(p - t, 0)^n)`, the soft false positives.
+        under: `sum(max(t - p, 0)^n)`, the soft false negatives.
+        hits: `sum(p^n) - over`; for n = 1 the soft true positives `sum(min(p, t))`.
         labelled: `sum(t^n)`.
     """
 
@@ -48,17 +48,17 @@ def region_sums(
     per_image: bool = False,
     multi_label: bool = False,
 ) -> RegionSums:
-    """The sums of this device's pixels, for a softmax or, if `multi_label`, sigmoids.
+    """Computes the sums over this device's pixels.
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, or values in `[0, 1]` for each class. A valid id that is no
-            class makes the sums NaN.
-        valid: True where a label counts; has the class axis only if `multi_label`.
-        pixel_weights: a factor, broadcastable to `valid`; None is ones.
+        labels: class ids, or one value in `[0, 1]` per class. A valid id out of range
+            makes the sums NaN.
+        valid: True where a label counts; has a class axis only if `multi_label`.
+        pixel_weights: factor, broadcastable to `valid`; None means all ones.
         power: n of `RegionSums`, 1 or 2.
-        per_image: a row of sums for each image instead of one row.
-        multi_label: whether the classes have a sigmoid each.
+        per_image: return one row of sums per image instead of a single row.
+        multi_label: use a sigmoid per class instead of a softmax.
     """
     weights = weight_or_one(valid, pixel_weights, widen(logits).dtype)
     if labels.ndim < logits.ndim:
@@ -114,12 +114,12 @@ def _sums_of_ids_fwd(logits, labels, valid, weights, power, per_image):
 
 def _sums_of_ids_bwd(power, per_image, kept, slopes):
     logits, weights, parts = kept
-    # Behind the barrier, XLA computes the comparison anew and keeps none in memory.
+    # The barrier makes XLA recompute the comparison instead of keeping it in memory.
     labels = lax.optimization_barrier(parts.labels)
     scores = jnp.where((labels < logits.shape[-1])[..., None], widen(logits), 0.0)
-    # The maximum is computed anew, too: the softmax becomes a pattern that XLA turns
-    # into one kernel on a GPU, which reads the logits once instead of twice. It is a
-    # constant, as in `softmax.py`.
+    # Recompute the maximum as well: on a GPU, XLA then recognises a softmax and emits
+    # one kernel, which reads the logits once instead of twice. The maximum is treated
+    # as a constant, as in `softmax.py`.
     top = lax.stop_gradient(scores.max(axis=-1))
     probs = parts._replace(scores=scores, top=top).probs()
     over, under, hits = (
@@ -127,13 +127,13 @@ def _sums_of_ids_bwd(power, per_image, kept, slopes):
         for x in (slopes.over, slopes.under, slopes.hits)
     )
     on_label = one_hot(labels, logits.shape[-1])
-    # The derivative by p, of the label and of the other classes.
+    # The derivative with respect to p, for the label and for the other classes.
     if power == 1:
         slope = jnp.where(on_label, hits - under, over)
     else:
         of_label = hits * probs - under * (1 - probs)
         slope = power * jnp.where(on_label, of_label, over * probs)
-    # Through the softmax: p_k (slope_k - sum_j p_j slope_j).
+    # Backpropagate through the softmax: p_k (slope_k - sum_j p_j slope_j).
     slope *= probs
     slope -= probs * slope.sum(axis=-1, keepdims=True)
     if weights is not None:
@@ -149,7 +149,7 @@ def _add_up(
     weights: Float[Array, "b *spatial c_or_1"] | None,
     per_image: bool,
 ) -> Float[Array, "rows c"]:
-    """The sum of every class, in a row for each image or in one."""
+    """Sums each class over the pixels, in one row per image or a single row."""
     if weights is not None:
         values = values * weights
     sums = sum_over_axes(values, range(1 if per_image else 0, values.ndim - 1))
@@ -163,10 +163,10 @@ def _add_up_labels(
     num_classes: int,
     per_image: bool,
 ) -> Float[Array, "rows c"]:
-    """The sum over the pixels of each class; ids that are no class add to none.
+    """Sums `values` over the pixels of each class; ids out of range are ignored.
 
-    The class axis comes first, so that it is another comparison than that of `one_hot`:
-    XLA would compute the same one once for several GPU kernels and write it to memory.
+    The class axis comes first so that the comparison differs from that of `one_hot`.
+    Otherwise XLA would share one comparison between GPU kernels and write it to memory.
     """
     if weights is not None:
         values = values * weights

@@ -1,17 +1,18 @@
 """Binary cross-entropies of independent sigmoids, for binary and multi-label masks.
 
-One element of `labels`, a pixel of a class, is what is counted and averaged here.
+These losses average over the elements of `labels`: one element per pixel and class.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Real
+from jaxtyping import Array, Bool, Float
 
 from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
     PixelWeights,
+    Scalar,
     SoftLabels,
     check_arrays,
     check_choice,
@@ -28,7 +29,7 @@ def sigmoid_cross_entropy(
     labels: SoftLabels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    pos_weight: Real[Array, ""] | ClassWeights | float | int | None = None,
+    pos_weight: Scalar | ClassWeights | None = None,
     pixel_weights: PixelWeights | None = None,
     normalize_by: str = "pixels",
     axis_name: str | None = None,
@@ -37,24 +38,30 @@ def sigmoid_cross_entropy(
 
     `-w t log p - (1 - t) log(1 - p)` for each element of `labels`: the binary case of
     Eq. 1 of "Balance-batch: An Optimized Method for Semantic Segmentation Loss
-    Functions" (Huang, Tang, Su), its positives weighted.
+    Functions" (Huang, Tang, Su), with a weight for positives.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[1 / 3], [1.0]]]))  # p is 1/4 and 1/2
+    >>> loss = sigmoid_cross_entropy(logits, jnp.array([[[1.0], [0.0]]]))
+    >>> print(f"{loss:.4f}")  # (log 4 + log 2) / 2
+    1.0397
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
-        valid: True where an element counts, broadcastable to `labels`; None is all.
-        pos_weight: `w`, at least 0, one number or one per class; None is 1.
-        pixel_weights: a factor of at least 0 per element, broadcastable to `labels`;
-            one weight per pixel has shape `[b, *spatial, 1]`. None means all ones. No
-            gradient reaches it.
-        normalize_by: "pixels" divides by the number of valid elements, "weights" by
-            the sum of their weights, `w t + 1 - t` times the pixel's, "samples" by the
-            number of samples that hold one.
-        axis_name: mapped device axis whose devices share one loss.
+        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        valid: True where an element counts, broadcastable to `labels`; None means all.
+        pos_weight: `w`, at least 0, one number or one per class; None means 1.
+        pixel_weights: nonnegative factor per element, broadcastable to `labels`; one
+            weight per pixel has shape `[b, *spatial, 1]`. None means all ones. No
+            gradient flows to it.
+        normalize_by: divisor of the sum over elements. "pixels" is the number of valid
+            elements, "weights" the sum of their weights (`w t + 1 - t` times the pixel
+            weight), "samples" the number of samples with a valid element.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if `normalize_by` is none of the above, or an array's shape or type
-            does not fit `logits`.
+        ValueError: if `normalize_by` is invalid, or an array's shape or type
+            does not match `logits`.
     """
     name = "sigmoid_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
@@ -89,27 +96,33 @@ def normalized_sigmoid_cross_entropy(
     normalize_by: str = "pixels",
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Binary cross-entropy weighted by how rare positives are in the batch.
+    """Binary cross-entropy weighted by the frequency of positives in the batch.
 
-    With f the share of the positives among all valid elements of the global batch,
+    Let f be the fraction of positives among the valid elements of the global batch.
     "complement" is `-(1 - f) t log p - f (1 - t) log(1 - p)`, the class-balanced
-    cross-entropy of Xie and Tu 2015 (arXiv:1504.06375), eq. 2; "inverse" is
-    `-(1 / f) t log p - (1 - t) log(1 - p)`. A side that is empty leaves the other one
-    with the weight 1.
+    cross-entropy of Xie and Tu 2015 (arXiv:1504.06375), eq. 2. "inverse" is
+    `-(1 / f) t log p - (1 - t) log(1 - p)`. If all elements are positive or all are
+    negative, their weight is 1.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.zeros((1, 4, 1))  # p is 1/2
+    >>> labels = jnp.array([[[1.0], [0.0], [0.0], [0.0]]])  # f is 1/4
+    >>> loss = normalized_sigmoid_cross_entropy(logits, labels)
+    >>> print(f"{loss:.4f}")  # (3/4 + 3 * 1/4) log 2 / 4
+    0.2599
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
-        valid: True where an element counts, broadcastable to `labels`; None is all.
+        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        valid: True where an element counts, broadcastable to `labels`; None means all.
         weighting: "complement" or "inverse", as above.
-        pixel_weights: a factor of at least 0 per element, as in
-            `sigmoid_cross_entropy`.
-        normalize_by: what the sum is divided by, as in `sigmoid_cross_entropy`.
-        axis_name: mapped device axis whose devices share one loss and one f.
+        pixel_weights: nonnegative factor per element, as in `sigmoid_cross_entropy`.
+        normalize_by: divisor of the sum, as in `sigmoid_cross_entropy`.
+        axis_name: mapped device axis; loss and f cover the elements of all its devices.
 
     Raises:
-        ValueError: if `weighting` or `normalize_by` is none of the above, or an array
-            does not fit `logits`.
+        ValueError: if `weighting` or `normalize_by` is invalid, or an array
+            does not match `logits`.
     """
     name = "normalized_sigmoid_cross_entropy"
     check_choice(name, "weighting", weighting, ("complement", "inverse"))
@@ -138,36 +151,41 @@ def normalized_sigmoid_cross_entropy(
     )
 
 
-@jit("gate_weight", "threshold", "axis_name")
+@jit("axis_name", scalars=["gate_weight", "threshold"])
 def gated_sigmoid_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    gate_weight: float | int = 5.0,
-    threshold: float | int = 0.5,
+    gate_weight: Scalar = 5.0,
+    threshold: Scalar = 0.5,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Binary cross-entropy with more weight where little is predicted.
+    """Binary cross-entropy with a larger weight where the prediction is low.
 
-    `-g (t log p + (1 - t) log(1 - p))`, where g is `gate_weight` if p is below
-    `threshold`, else 1, and carries no gradient; the mean is over valid elements. The
-    binary case of Eq. 1 of "Balance-batch: An Optimized Method for Semantic
-    Segmentation Loss Functions" (Huang, Tang, Su), gated.
+    `-g (t log p + (1 - t) log(1 - p))`, mean over valid elements, where g is
+    `gate_weight` if p is below `threshold`, else 1; no gradient flows through g. For
+    g = 1 this is the binary case of Eq. 1 of "Balance-batch: An Optimized Method for
+    Semantic Segmentation Loss Functions" (Huang, Tang, Su).
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[1 / 3], [1.0]]]))  # p is 1/4 and 1/2
+    >>> loss = gated_sigmoid_cross_entropy(logits, jnp.ones((1, 2, 1)))
+    >>> print(f"{loss:.4f}")  # (5 log 4 + log 2) / 2
+    3.8123
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
-        valid: True where an element counts, broadcastable to `labels`; None is all.
-        gate_weight: weight below the threshold, at least 0.
+        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        valid: True where an element counts, broadcastable to `labels`; None means all.
+        gate_weight: weight where p is below the threshold, at least 0.
         threshold: probability in `[0, 1]`.
-        pixel_weights: a factor of at least 0 per element, as in
-            `sigmoid_cross_entropy`.
-        axis_name: mapped device axis whose devices share one mean.
+        pixel_weights: nonnegative factor per element, as in `sigmoid_cross_entropy`.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
 
     Raises:
-        ValueError: if a number is out of range, or an array does not fit `logits`.
+        ValueError: if a number is out of range, or an array does not match `logits`.
     """
     name = "gated_sigmoid_cross_entropy"
     check_range(name, "gate_weight", gate_weight, 0)
@@ -185,35 +203,42 @@ def gated_sigmoid_cross_entropy(
     )
 
 
-@jit("gamma", "alpha", "axis_name")
+@jit("axis_name", scalars=["gamma", "alpha"])
 def sigmoid_focal_loss(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
     valid: Bool[Array, "..."] | None = None,
     *,
-    gamma: float | int = 2.0,
-    alpha: float | int | None = 0.25,
+    gamma: Scalar = 2.0,
+    alpha: Scalar | None = 0.25,
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Binary cross-entropy that fades out what is already classified well.
+    """Focal loss of sigmoids: down-weights elements already classified well.
 
-    `-alpha_t (1 - p_t)^gamma log p_t` in nats, mean over valid elements, where p_t is p
-    for a positive and `1 - p` for a negative, and alpha_t is alpha and `1 - alpha`:
-    Lin et al. 2017 (arXiv:1708.02002), eq. 5. A label between takes its share of both.
+    `-alpha_t (1 - p_t)^gamma log p_t` in nats, mean over valid elements: Lin et al.
+    2017 (arXiv:1708.02002), eq. 5. For positives p_t is p and alpha_t is alpha; for
+    negatives they are `1 - p` and `1 - alpha`. A label t between 0 and 1 gives t times
+    the loss of a positive plus `1 - t` times that of a negative.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[1 / 3]]]))  # p is 1/4
+    >>> loss = sigmoid_focal_loss(logits, jnp.array([[[1.0]]]))
+    >>> print(f"{loss:.4f}")  # 1/4 (3/4)^2 log 4
+    0.1949
 
     Args:
         logits: unnormalised scores.
-        labels: in `[0, 1]`, in the shape of `logits`; ignored where not valid.
-        valid: True where an element counts, broadcastable to `labels`; None is all.
+        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        valid: True where an element counts, broadcastable to `labels`; None means all.
         gamma: focusing strength, at least 0.
-        alpha: weight of the positives in `[0, 1]`; None weighs both sides 1.
-        pixel_weights: a factor of at least 0 per element, as in
-            `sigmoid_cross_entropy`.
-        axis_name: mapped device axis whose devices share one mean.
+        alpha: weight of positives in `[0, 1]`; None gives positives and negatives the
+            weight 1.
+        pixel_weights: nonnegative factor per element, as in `sigmoid_cross_entropy`.
+        axis_name: mapped device axis; the mean is over the pixels of all its devices.
 
     Raises:
-        ValueError: if a number is out of range, or an array does not fit `logits`.
+        ValueError: if a number is out of range, or an array does not match `logits`.
     """
     name = "sigmoid_focal_loss"
     check_range(name, "gamma", gamma, 0)
@@ -242,17 +267,17 @@ def _weighted_mean(
     *,
     positive: Float[Array, "..."] | float | int = 1.0,
     negative: Float[Array, "..."] | float | int = 1.0,
-    gamma: float | int = 0,
-    gate: tuple[float | int, float | int] | None = None,
+    gamma: Scalar = 0,
+    gate: tuple[Scalar, Scalar] | None = None,
     pixel_weights: PixelWeights | None,
     normalize_by: str = "pixels",
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """The mean of `-positive t log p - negative (1 - t) log(1 - p)`.
+    """Mean of `-positive t log p - negative (1 - t) log(1 - p)`.
 
-    The weights are numbers, or one per class. `gamma` fades the two terms out as the
-    focal loss does; `gate`, a factor and a threshold, multiplies both where p is below
-    the threshold.
+    `positive` and `negative` are numbers, or one number per class. `gamma` is that of
+    the focal loss. `gate` is a factor and a threshold: the factor multiplies both terms
+    where p is below the threshold.
     """
     valid = valid_or_all(labels.shape, valid)
     logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
@@ -266,13 +291,13 @@ def _weighted_mean(
         factor = jnp.where(hit < threshold, factor, 1.0)
         for_hit, for_miss = (w * lax.stop_gradient(factor) for w in (for_hit, for_miss))
     weights = for_hit + for_miss
-    if gamma and gamma == int(gamma):
-        # A GPU recomputes a product where it would keep an exponential in memory.
-        for_hit *= miss ** int(gamma)
-        for_miss *= hit ** int(gamma)
-    elif gamma:
+    if isinstance(gamma, Array) or gamma != int(gamma):
         for_hit *= jnp.exp(gamma * log_miss)
         for_miss *= jnp.exp(gamma * log_hit)
+    elif gamma:
+        # On a GPU, XLA recomputes products, but keeps exponentials in memory.
+        for_hit *= miss ** int(gamma)
+        for_miss *= hit ** int(gamma)
     return mean_over_pixels(
         -for_hit * log_hit - for_miss * log_miss,
         valid,
@@ -285,7 +310,7 @@ def _weighted_mean(
 
 @jax.custom_jvp
 def _sigmoids(logits: Float[Array, "*pixels"]) -> tuple[Float[Array, "*pixels"], ...]:
-    """`p`, `1 - p` and their logarithms, each exact where it is small."""
+    """Returns `p`, `1 - p` and their logarithms, each accurate near 0."""
     small = jnp.exp(-jnp.abs(logits))
     larger = 1.0 / (1.0 + small)
     smaller = small * larger
@@ -293,7 +318,7 @@ def _sigmoids(logits: Float[Array, "*pixels"]) -> tuple[Float[Array, "*pixels"],
     hit, miss = (
         jnp.where(positive, *probs) for probs in ((larger, smaller), (smaller, larger))
     )
-    # Finite, because 0 times infinity is NaN.
+    # Keep the logarithms finite, because 0 times infinity is NaN.
     log_hit, log_miss = (
         jnp.maximum(jnp.minimum(x, 0.0) - jnp.log1p(small), jnp.finfo(x.dtype).min)
         for x in (logits, -logits)

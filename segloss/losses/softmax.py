@@ -1,8 +1,8 @@
-"""Softmax probabilities, from one pass over the logits.
+"""Softmax probabilities, computed in one pass over the logits.
 
-An array with a class axis is read by the reduction that needs it and is never written:
-compilers fuse the comparison of `one_hot` and the exponentials into their reductions.
-`python -m benchmarks.compiled` shows what each loss moves on a TPU and a GPU.
+Compilers fuse the comparison of `one_hot` and the exponentials into the reductions that
+read them, so no temporary array with a class axis is written to memory.
+`python -m benchmarks.compiled` measures the memory traffic on a TPU and a GPU.
 """
 
 from typing import NamedTuple
@@ -18,17 +18,17 @@ from segloss.losses.numerics import widen
 def one_hot(
     labels: Integer[Array, "*pixels"], num_classes: int
 ) -> Bool[Array, "*pixels {num_classes}"]:
-    """True at the label; all False where the label is no class."""
-    # int32 first, because uint8 cannot count to more than 256 classes.
+    """True at the label; all False where the label is out of range."""
+    # Convert to int32 first: uint8 cannot represent class ids of 256 and more.
     return jax.nn.one_hot(labels.astype(jnp.int32), num_classes, dtype=bool)
 
 
 def at_label(
     values: Float[Array, "*pixels c"], labels: Integer[Array, "*pixels"]
 ) -> Float[Array, "*pixels"]:
-    """The value of each pixel's label; 0 where the label is no class.
+    """Selects the value of each pixel's label; 0 where the label is out of range.
 
-    A sum over a comparison, because a gather moves ten times the memory on a TPU.
+    Sums over a comparison, because a gather moves ten times as many bytes on a TPU.
     """
     return jnp.where(one_hot(labels, values.shape[-1]), values, 0.0).sum(axis=-1)
 
@@ -38,11 +38,11 @@ class Softmax(NamedTuple):
 
     Attributes:
         scores: the logits in float32; 0 where not valid.
-        labels: class ids in int32; an id that is no class where not valid.
+        labels: class ids in int32; an id out of range where not valid.
         valid: True where a pixel counts.
         top: the largest score.
-        total: `sum_k exp(scores_k - top)`. NaN where a valid pixel's label is no class:
-            void that was not marked must not pass for a pixel without error.
+        total: `sum_k exp(scores_k - top)`; NaN where a valid pixel's label is out of
+            range, so that unmarked void pixels are not silently ignored.
         own: the score of the label; 0 where not valid.
     """
 
@@ -54,17 +54,17 @@ class Softmax(NamedTuple):
     own: Float[Array, "*pixels"]
 
     def probs(self) -> Float[Array, "*pixels c"]:
-        """The probability of every class; 0 where not valid."""
+        """Probability of every class; 0 where not valid."""
         scale = jnp.where(self.valid, 1.0 / self.total, 0.0)
         return jnp.exp(self.scores - self.top[..., None]) * scale[..., None]
 
     def log_probs(self) -> Float[Array, "*pixels c"]:
-        """The logarithm of the probability of every class; uniform where not valid."""
-        # In this order, because scores may be large and their differences small.
+        """Log probability of every class; uniform where not valid."""
+        # Subtract `top` first: scores may be large and their differences small.
         return (self.scores - self.top[..., None]) - jnp.log(self.total)[..., None]
 
     def log_prob_of_label(self) -> Float[Array, "*pixels"]:
-        """The logarithm of the label's probability."""
+        """Log probability of the label."""
         return (self.own - self.top) - jnp.log(self.total)
 
 
@@ -73,9 +73,9 @@ def softmax(
     labels: Integer[Array, "*pixels"],
     valid: Bool[Array, "*pixels"],
 ) -> Softmax:
-    """Reads the logits once, whatever is made of the result."""
+    """Computes the softmax statistics of each pixel in one pass over the logits."""
     num_classes = logits.shape[-1]
-    # uint8 cannot hold the id that is no class.
+    # uint8 cannot represent every `num_classes`, the id that marks invalid pixels.
     ids = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
     known = (ids >= 0) & (ids < num_classes)
     labels = jnp.where(valid & known, ids, num_classes).astype(jnp.int32)
@@ -89,12 +89,11 @@ def softmax(
 def _sum_exponentials(
     scores: Float[Array, "*pixels c"], labels: Int[Array, "*pixels"]
 ) -> tuple[Float[Array, "*pixels"], ...]:
-    """`top`, `total` and `own` of `Softmax` in a single reduction over the classes.
+    """Computes `top`, `total` and `own` of `Softmax` in one reduction over the classes.
 
-    A sum of exponentials that is relative to the largest score so far is scaled when a
-    larger one comes (Milakov and Gimelshein 2018, arXiv:1805.02867). So the maximum,
-    the sum and the label's score need one pass, where three reductions read the logits
-    twice on a TPU and on a GPU.
+    The running sum of exponentials is relative to the largest score so far, and is
+    rescaled when a larger score appears (Milakov and Gimelshein 2018,
+    arXiv:1805.02867). Separate reductions would read the logits twice on a TPU or GPU.
     """
 
     def combine(left, right):
@@ -102,7 +101,7 @@ def _sum_exponentials(
         left_is_larger = top_l > top_r
         top = jnp.where(left_is_larger, top_l, top_r)
         smaller = jnp.where(left_is_larger, top_r, top_l)
-        # Two scores of -infinity have no difference.
+        # The difference of two scores of -infinity would be NaN.
         scale = jnp.where(smaller == top, 1.0, jnp.exp(smaller - top))
         total = jnp.where(
             left_is_larger, total_l + total_r * scale, total_r + total_l * scale
@@ -124,7 +123,7 @@ def _sum_exponentials(
 def _sum_exponentials_jvp(primals, tangents):
     scores, labels = primals
     top, total, own = _sum_exponentials(scores, labels)
-    # `top` cancels out of every probability, so it counts as a constant.
+    # `top` cancels out of every probability, so it is treated as a constant.
     of_total = (jnp.exp(scores - top[..., None]) * tangents[0]).sum(axis=-1)
     return (top, total, own), (
         jnp.zeros_like(top),
@@ -134,10 +133,10 @@ def _sum_exponentials_jvp(primals, tangents):
 
 
 def log_misses(parts: Softmax) -> Float[Array, "*pixels c"]:
-    """`log(1 - p_k)` of every class.
+    """Computes `log(1 - p_k)` for every class.
 
-    Finite where `p_k` rounds to 1: a probability above 1/2 is not subtracted from 1,
-    but left out of the sum.
+    The result is finite even where `p_k` rounds to 1: for `p_k` above 1/2, `1 - p_k` is
+    the sum of the other probabilities.
     """
     lowest = jnp.finfo(parts.scores.dtype).min
     others = jnp.where(parts.scores < parts.top[..., None], parts.scores, lowest)

@@ -1,12 +1,13 @@
-"""Which pixels are the hardest, found without sorting them."""
+"""Selection of the pixels with the largest loss, without sorting."""
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from segloss.losses.check import Scalar
 from segloss.losses.reduce import sum_over_devices
 
-# Bits found in one pass over the pixels. Each pass compares 15 times, and needs one
+# Bits found per pass over the pixels. Each pass makes 15 comparisons per pixel and one
 # exchange between devices.
 _DIGIT = 4
 
@@ -15,27 +16,28 @@ def hardest_pixels(
     loss: Float[Array, " b *spatial"],
     valid: Bool[Array, " b *spatial"],
     *,
-    fraction: float | int,
+    fraction: Scalar,
     axis_name: str | None,
 ) -> Float[Array, " b *spatial"]:
-    """1 for the k valid pixels of the largest loss, 0 for the others.
+    """Returns 1 for the k valid pixels with the largest loss, 0 for the others.
 
-    k is `fraction` of the valid pixels of all devices, rounded, and at least 1. Pixels
-    that tie for the last places share them.
+    k is `fraction` times the number of valid pixels of all devices, rounded, and at
+    least 1. Pixels that tie at the k-th largest loss share the remaining places: each
+    gets the same fraction.
 
     Args:
-        loss: at least 0; NaN is the largest.
+        loss: nonnegative; NaN counts as the largest value.
         valid: True where a pixel counts.
         fraction: in `(0, 1]`.
-        axis_name: mapped device axis whose devices share one batch.
+        axis_name: mapped device axis; its devices hold parts of one global batch.
     """
-    # The bits of floats that are not negative are in their order, void below them and
-    # NaN above.
+    # The bit patterns of nonnegative floats are ordered like the floats, with NaN above
+    # all. Pixels that are not valid get rank 0, below all.
     bits = lax.bitcast_convert_type(jnp.abs(loss).astype(jnp.float32), jnp.uint32)
     rank = jnp.where(valid, bits + 1, 0)
 
     def count(*where: Bool[Array, " b *spatial"]) -> Int[Array, " n"]:
-        # A sum for each, which XLA computes in one pass.
+        # XLA computes all the sums in one pass.
         return sum_over_devices(jnp.stack([x.sum() for x in where]), axis_name)
 
     k = jnp.maximum(jnp.round(fraction * count(valid)[0]), 1).astype(jnp.int32)
@@ -46,7 +48,7 @@ def hardest_pixels(
         digit = (count(*(rank >= x for x in higher)) >= k).sum()
         return last | (digit.astype(jnp.uint32) << shift)
 
-    # The largest rank that k pixels reach.
+    # The largest rank that at least k pixels reach.
     last = lax.fori_loop(0, 32 // _DIGIT, add_digit, jnp.zeros_like(k, jnp.uint32))
     above, tied = count(rank > last, rank == last)
     share = ((k - above) / tied).astype(loss.dtype)

@@ -1,4 +1,4 @@
-"""A loss that asks for the right centre lines: what is connected, and what is not."""
+"""Centreline Dice (clDice), a loss for the topology of thin structures."""
 
 import functools
 
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
+    Scalar,
     check_arrays,
     check_choice,
     check_range,
@@ -25,48 +26,58 @@ from segloss.losses.reduce import (
 from segloss.losses.softmax import softmax
 
 
-@jit("iterations", "smooth", "classes", "axis_name")
+@jit("iterations", "classes", "axis_name", scalars=["smooth"])
 def soft_cldice(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
     valid: Bool[Array, "..."] | None = None,
     *,
     iterations: int = 3,
-    smooth: float | int = 0.0,
+    smooth: Scalar = 0.0,
     classes: str = "present",
     class_weights: ClassWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Centreline Dice loss: each region should cover the other's soft skeleton.
+    """Soft centreline Dice (clDice) loss, for connected thin structures.
 
-    `1 - 2 T_prec T_sens / (T_prec + T_sens)` per class, each summed over the whole
-    batch, with `T_prec = sum(S_P V_L) / sum(S_P)`, `T_sens = sum(S_L V_P) / sum(S_L)`,
-    V the predicted and labelled regions and S their skeletons: Shit et al. 2021
-    (arXiv:2003.07311), eq. 1 and 2, with `smooth` the epsilon of their algorithm 2. A
-    skeleton is what the openings of the ever more eroded region leave out: algorithm 1.
+    `1 - 2 T_prec T_sens / (T_prec + T_sens)` per class, with
+    `T_prec = sum(S_P V_L) / sum(S_P)` and `T_sens = sum(S_L V_P) / sum(S_L)`, summed
+    over the whole batch. V_P and V_L are the predicted and labelled regions, S_P and
+    S_L their soft skeletons: Shit et al. 2021 (arXiv:2003.07311), eq. 1 and 2; `smooth`
+    is the epsilon of their algorithm 2. A skeleton collects what openings remove from
+    the region as it is eroded step by step: algorithm 1.
 
-    Of a region more than `2 iterations + 2` pixels wide hardly any skeleton is found,
-    so add a loss that knows of areas. Where a skeleton is empty its ratio is 1.
+    In a region more than `2 iterations + 2` pixels wide hardly any skeleton is found,
+    so combine this loss with one that compares areas. The ratio of an empty skeleton is
+    1.
+
+    >>> import jax, jax.numpy as jnp
+    >>> labels = jnp.zeros((1, 4, 3), int).at[..., 1].set(1)  # a line of 4 pixels
+    >>> predicted = labels.at[:, 2:].set(0)  # half of it
+    >>> logits = 20 * jax.nn.one_hot(predicted, 2)
+    >>> loss = soft_cldice(logits, labels, class_weights=(0, 1))
+    >>> print(f"{loss:.4f}")  # T_prec 1, T_sens 1/2: 1 - 1 / 1.5
+    0.3333
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`; a pixel that is not valid may hold anything. A
-            valid pixel whose label is no class makes the loss NaN.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all. Other
-            pixels lie outside of all regions, while beyond the border of the array
-            there is nothing to erode a region.
-        iterations: erosions between openings, in pixels: k of algorithm 1, at least 0.
-        smooth: added to numerator and denominator of both ratios, in pixels; 0, or at
-            least 1e-18, which float32 can square.
-        classes: "present" averages the classes that the labels hold; "all" also the
-            others, which with `smooth=0` cost 1 and send no gradient.
-        class_weights: of at least 0, for the mean over the classes; None is ones. A 0
-            leaves out the background, whose skeleton means little.
-        axis_name: mapped device axis whose devices share one loss.
+        labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
+            label outside this range makes the loss NaN.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+            Pixels that are not valid belong to no region. The border of the array does
+            not erode a region.
+        iterations: number of erosions by one pixel, k of algorithm 1, at least 0.
+        smooth: number of pixels added to numerator and denominator of both ratios; 0,
+            or at least 1e-18 so that float32 can square it.
+        classes: "present" averages the classes that occur in the labels; "all" averages
+            all, where with `smooth=0` an absent class costs 1 and has no gradient.
+        class_weights: nonnegative weights of the mean over classes; None means all
+            ones. Use 0 for the background: its skeleton has little meaning.
+        axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if a hyperparameter is none of the above, or an array's shape or
-            type does not fit `logits`.
+        ValueError: if a hyperparameter is invalid, or an array's shape or
+            type does not match `logits`.
     """
     name = "soft_cldice"
     check_choice(name, "classes", classes, ("all", "present"))
@@ -77,8 +88,8 @@ def soft_cldice(
     valid = valid_or_all(labels.shape, valid)
     parts = softmax(logits, labels, valid)
 
-    # Class by class, for the skeletons take an array's memory per step. The gradient
-    # computes them anew.
+    # One class at a time, because each erosion step needs a temporary array. The
+    # backward pass recomputes the skeletons.
     @jax.checkpoint
     def sums_of(class_and_probs):
         c, predicted = class_and_probs
@@ -95,10 +106,10 @@ def soft_cldice(
     cost = _one_less_harmonic_mean(
         safe_divide(wrong, predicted + smooth), safe_divide(missed, labelled + smooth)
     )
-    # Logits gone NaN must not pass for a class that is absent.
+    # A class with NaN logits must not be treated as absent.
     absent = (pixels == 0) & ~jnp.isnan(cost)
-    if smooth == 0:
-        cost = jnp.where(absent, 1.0, cost)
+    if isinstance(smooth, Array) or smooth == 0:
+        cost = jnp.where(absent & (smooth == 0), 1.0, cost)
     counted = count_samples(valid, axis_name) > 0
     takes_part = ~absent if classes == "present" else jnp.repeat(counted, absent.size)
     return mean_over_classes(
@@ -115,7 +126,7 @@ def soft_cldice(
 def _one_less_harmonic_mean(
     p_miss: Float[Array, " c"], q_miss: Float[Array, " c"]
 ) -> Float[Array, " c"]:
-    """`1 - 2 p q / (p + q)` of ratios given as `1 - p` and `1 - q`; 1 if both are 0."""
+    """`1 - 2 p q / (p + q)`, given `1 - p` and `1 - q`; 1 if p and q are both 0."""
     p, q = 1 - p_miss, 1 - q_miss
     cost = safe_divide(p_miss * q + q_miss * p, p + q)
     return jnp.where(p + q < SMALLEST_DIVISOR, 1.0, cost)
@@ -124,7 +135,7 @@ def _one_less_harmonic_mean(
 def _soft_skeleton(
     region: Float[Array, " b *spatial"], iterations: int
 ) -> Float[Array, " b *spatial"]:
-    """Algorithm 1: what each opening leaves out, as far as it is not there yet."""
+    """Algorithm 1: the union of what each opening removes from the eroded region."""
 
     @jax.checkpoint
     def step(carry, _):
@@ -139,13 +150,13 @@ def _soft_skeleton(
 
 
 def _erode(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
-    """The least of each pixel and its neighbours along the axes."""
+    """Minimum over each pixel and its neighbours along the axes."""
     lines = [_least_of_three(region, axis) for axis in range(1, region.ndim)]
     return functools.reduce(jnp.minimum, lines)
 
 
 def _dilate(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
-    """The largest of each pixel and its neighbours, those at the corners included."""
+    """Maximum over each pixel and its neighbours, diagonal neighbours included."""
     for axis in range(1, region.ndim):
         region = -_least_of_three(-region, axis)
     return region
@@ -154,10 +165,10 @@ def _dilate(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
 def _least_of_three(
     region: Float[Array, " b *spatial"], axis: int
 ) -> Float[Array, " b *spatial"]:
-    """The least of each pixel and the two beside it along an axis.
+    """Minimum over each pixel and its two neighbours along an axis.
 
-    Not by `lax.reduce_window`: its gradient is slower, and where the axis is sharded
-    XLA computes a wrong one (jaxlib 0.10.2, float32).
+    `lax.reduce_window` is not used: its gradient is slower, and XLA computes it wrongly
+    if the axis is sharded (jaxlib 0.10.2, float32).
     """
 
     def shift(by):

@@ -1,4 +1,4 @@
-"""Boundary IoU: counts near the boundaries on the device, the score on the host."""
+"""Boundary IoU: counts near boundaries on the device, the score on the host."""
 
 import functools
 import math
@@ -28,26 +28,34 @@ def boundary_confusion(
 ) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
     """Confusion counts of the boundary bands, for `boundary_iou`.
 
-    The band of a class holds its pixels that lie within `boundary_px` of a pixel of
-    another class or of the outside of the image, counted in steps to any of a pixel's
-    neighbours, diagonal ones too: `G_d & G` of Cheng et al. 2021 (arXiv:2103.16562).
-    Rows are labels, columns are predictions, and the last of each stands for the pixels
-    that are in no band there. int32, to be added up like `confusion_matrix`.
+    The boundary band of a class contains its pixels within `boundary_px` of another
+    class or of the outside of the image: `G_d & G` of Cheng et al. 2021
+    (arXiv:2103.16562). Distance is counted in steps between neighbouring pixels,
+    including diagonal neighbours. Rows are labels, columns are predictions;
+    the last row and the last column count pixels outside all bands. The counts are
+    int32; add up batches as for `confusion_matrix`.
+
+    >>> import jax.numpy as jnp
+    >>> labels = jnp.array([[0, 0, 0, 1, 1, 1]])  # bands 0 . 0 1 . 1
+    >>> predicted = jnp.array([[0, 0, 1, 1, 1, 1]])  # bands 0 0 1 . . 1
+    >>> boundary_confusion(predicted, labels, num_classes=2, boundary_px=1).tolist()
+    [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
 
     Args:
         predicted: class ids of a batch of images.
-        labels: class ids. A pixel whose label or prediction lies outside
-            `[0, num_classes)` is taken as not valid.
-        valid: True where a pixel counts, broadcastable to `labels`; None is all. What
-            is not valid is neither counted nor the outside, so that a boundary with it
-            is none; nor is the border of an image that void pixels pad.
+        labels: class ids. A pixel with a label or prediction outside
+            `[0, num_classes)` is treated as not valid.
+        valid: True where a pixel counts, broadcastable to `labels`; None means all.
+            Pixels that are not valid are not counted and do not form a boundary with
+            their neighbours. An image padded with void pixels therefore has no band
+            along its padded border.
         num_classes: number of classes, at least 1.
-        boundary_px: width of the bands, at least 1. None is the paper's 2 % of the
-            diagonal, of the arrays as they are here.
+        boundary_px: width of the bands in pixels, at least 1. None means 2 % of the
+            diagonal of the given arrays, as in the paper.
 
     Raises:
         ValueError: if `num_classes` or `boundary_px` is less than 1, or an array's
-            shape or type does not fit.
+            shape or type is wrong.
     """
     name = "boundary_confusion"
     predicted, labels, valid = check_pixels(
@@ -71,14 +79,20 @@ def boundary_confusion(
 def boundary_iou(
     confusion: Integer[np.ndarray, "classes_and_none classes_and_none"],
 ) -> Float[np.ndarray, " c"]:
-    """IoU of the boundary bands of each class, NaN where a class has none.
+    """IoU of the boundary bands of each class; NaN for a class without a band.
 
-    `|(G_d & G) & (P_d & P)| / |(G_d & G) | (P_d & P)|`, G the labelled and P the
-    predicted region, G_d and P_d what lies within d of their contours: Cheng et al.
-    2021 (arXiv:2103.16562), sec. 4. `np.nanmean` of it is the mean over the classes.
+    `|(G_d & G) & (P_d & P)| / |(G_d & G) | (P_d & P)|`, where G is the labelled and P
+    the predicted region, and G_d and P_d are the pixels within distance d of their
+    contours: Cheng et al. 2021 (arXiv:2103.16562), sec. 4. Average over classes with
+    `np.nanmean`.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[2, 1, 0], [0, 1, 1], [1, 0, 1]])  # last: outside bands
+    >>> boundary_iou(confusion).round(4).tolist()  # 2/4 and 1/3
+    [0.5, 0.3333]
 
     Args:
-        confusion: `boundary_confusion`, added up over the images in int64.
+        confusion: counts of `boundary_confusion`, added up in int64.
     """
     return iou_per_class(confusion)[:-1]
 
@@ -106,12 +120,13 @@ def _is_near_another(
     radius_px: int,
     num_classes: int,
 ) -> Bool[Array, " b *spatial"]:
-    """True where the window around a pixel holds two ids; the outside has its own.
+    """True where the window around a pixel contains at least two ids.
 
-    Every pixel has one class, so that one search serves the bands of all classes.
+    The outside of the image counts as a further id. Each pixel has one class, so one
+    pass finds the bands of all classes.
     """
-    # The smallest id is the largest of -ids. Pixels that do not count lose to all. The
-    # windows move the fewest bytes in the smallest type that holds the ids.
+    # The smallest id is the negative of the largest -id. Pixels that do not count hold
+    # the lowest value and never win. The smallest integer type moves the fewest bytes.
     nothing = -num_classes - 1
     dtype = np.min_scalar_type(nothing)
     largest, largest_negative = (

@@ -1,4 +1,4 @@
-"""Which pixels count: the same for every metric."""
+"""Checks shared by the metrics: which pixels count."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer
@@ -10,11 +10,13 @@ def check_pixels(
     num_classes: int,
     **class_ids: Array,
 ) -> tuple[Array, ...]:
-    """Each of `class_ids` in int32, and last `valid` in their shape.
+    """Returns each array of `class_ids` as int32, then `valid` in their shape.
+
+    `function` is the name of the calling function, for messages.
 
     Raises:
-        ValueError: if `num_classes` is less than 1, or where shapes would broadcast or
-            types convert in silence. `function` is its name in the message.
+        ValueError: if `num_classes` is less than 1, or if shapes would broadcast or
+            types convert silently.
     """
     if num_classes < 1:
         raise ValueError(f"{function}: num_classes must be >= 1, got {num_classes}.")
@@ -37,7 +39,7 @@ def check_pixels(
             f"{function}: valid must be broadcastable to labels {shape}, "
             f"got {valid.shape}."
         )
-    # Not in the caller's type: uint8 overflows from 16 classes on.
+    # In the caller's type, index arithmetic could overflow: uint8 from 16 classes on.
     in_int32 = [ids.astype(jnp.int32) for ids in class_ids.values()]
     return *in_int32, jnp.broadcast_to(valid, shape)
 
@@ -45,5 +47,5 @@ def check_pixels(
 def are_classes(
     ids: Integer[Array, "*pixels"], num_classes: int
 ) -> Bool[Array, "*pixels"]:
-    """True where an id is one of `num_classes` classes."""
+    """True where an id is in `[0, num_classes)`."""
     return (ids >= 0) & (ids < num_classes)

@@ -1,8 +1,9 @@
-"""Scores on the host, from one confusion matrix of a whole split, or from several.
+"""Scores computed on the host from confusion matrices.
 
-Rows are labels, columns are predictions. 0/0 is NaN, and means over classes leave NaN
-out. The matrix is int64, because a split can pass 2**31 pixels. Where a score takes
-`[*b, c, c]`, it gives `[*b]` or `[*b, c]`, each as on its own.
+Rows are labels, columns are predictions. 0/0 is NaN, and means over classes skip NaN.
+Add up the matrix of a split in int64, because a split can exceed 2**31 pixels. A score
+that accepts `[*b, c, c]` treats each matrix independently and returns `[*b]` or
+`[*b, c]`.
 """
 
 import math
@@ -18,63 +19,129 @@ Score = float | Float[np.ndarray, "*b"]
 
 
 def iou_per_class(confusion: Confusions) -> PerClass:
-    """TP / (TP + FP + FN), NaN where a class is neither labelled nor predicted."""
+    """IoU of each class: TP / (TP + FP + FN).
+
+    NaN for a class that is neither labelled nor predicted.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
+    >>> iou_per_class(confusion).round(4).tolist()  # 1/2, 4/5
+    [0.5, 0.8, nan]
+    """
     hits, labelled, predicted = _counts(confusion)
     return _divide(hits, labelled + predicted - hits)
 
 
 def dice_per_class(confusion: Confusions) -> PerClass:
-    """2 TP / (2 TP + FP + FN), NaN where a class is neither labelled nor predicted."""
+    """Dice score of each class: 2 TP / (2 TP + FP + FN).
+
+    NaN for a class that is neither labelled nor predicted.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
+    >>> dice_per_class(confusion).round(4).tolist()  # 2/3, 8/9
+    [0.6667, 0.8889, nan]
+    """
     hits, labelled, predicted = _counts(confusion)
     return _divide(2 * hits, labelled + predicted)
 
 
 def precision_per_class(confusion: Confusions) -> PerClass:
-    """TP / (TP + FP), NaN where a class is never predicted."""
+    """Precision of each class: TP / (TP + FP), NaN for a class never predicted.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
+    >>> precision_per_class(confusion).round(4).tolist()  # 1/1, 4/5
+    [1.0, 0.8, nan]
+    """
     hits, _, predicted = _counts(confusion)
     return _divide(hits, predicted)
 
 
 def recall_per_class(confusion: Confusions) -> PerClass:
-    """TP / (TP + FN), the accuracy of a class; NaN where it is never labelled."""
+    """Recall of each class: TP / (TP + FN), NaN for a class never labelled.
+
+    Also called the accuracy of the class.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
+    >>> recall_per_class(confusion).round(4).tolist()  # 1/2, 4/4
+    [0.5, 1.0, nan]
+    """
     hits, labelled, _ = _counts(confusion)
     return _divide(hits, labelled)
 
 
 def f1_per_class(confusion: Confusions) -> PerClass:
-    """Harmonic mean of precision and recall, which is Dice by its other name."""
+    """F1 score of each class: harmonic mean of precision and recall, equal to Dice.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
+    >>> f1_per_class(confusion).round(4).tolist()  # 2/3, 8/9
+    [0.6667, 0.8889, nan]
+    """
     return dice_per_class(confusion)
 
 
 def mean_iou(confusion: Confusions) -> Score:
-    """Mean IoU of the classes that are labelled or predicted."""
+    """Mean IoU over the classes that are labelled or predicted.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1], [0, 4]])
+    >>> round(mean_iou(confusion), 4)  # (1/2 + 4/5) / 2
+    0.65
+    """
     return _mean(iou_per_class(confusion))
 
 
 def mean_accuracy(confusion: Confusions) -> Score:
-    """Mean recall of the classes that are labelled."""
+    """Mean recall over the classes that are labelled.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1], [0, 4]])
+    >>> round(mean_accuracy(confusion), 4)  # (1/2 + 4/4) / 2
+    0.75
+    """
     return _mean(recall_per_class(confusion))
 
 
 def frequency_weighted_iou(confusion: Confusions) -> Score:
-    """Mean IoU weighted by each class's share of the labelled pixels."""
+    """Mean IoU, weighted by the fraction of pixels labelled with each class.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1], [0, 4]])
+    >>> round(frequency_weighted_iou(confusion), 4)  # 2/6 * 1/2 + 4/6 * 4/5
+    0.7
+    """
     _, labelled, _ = _counts(confusion)
-    # A class that is not labelled weighs nothing, though its IoU may be NaN.
+    # A class without labels has weight 0, but its IoU may be NaN.
     iou = np.where(labelled > 0, iou_per_class(confusion), 0)
     return _score((labelled * iou).sum(axis=-1), labelled.sum(axis=-1))
 
 
 def pixel_accuracy(confusion: Confusions) -> Score:
-    """Share of the pixels whose predicted class is the label."""
+    """Fraction of correctly classified pixels.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1], [0, 4]])
+    >>> round(pixel_accuracy(confusion), 4)  # 5/6
+    0.8333
+    """
     hits, labelled, _ = _counts(confusion)
     return _score(hits.sum(axis=-1), labelled.sum(axis=-1))
 
 
 def cohen_kappa(confusion: Confusion) -> float:
-    """Agreement beyond chance: (p_o - p_e) / (1 - p_e), Cohen 1960.
+    """Cohen's kappa, agreement beyond chance: (p_o - p_e) / (1 - p_e), Cohen 1960.
 
-    p_o is the pixel accuracy, p_e what independent draws from the two margins reach.
-    NaN where p_e is 1, one class being all that is labelled and predicted.
+    p_o is the pixel accuracy and p_e the accuracy expected from independent draws with
+    the same class frequencies. NaN if p_e is 1: all pixels are labelled and predicted
+    as one class.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1], [0, 4]])
+    >>> round(cohen_kappa(confusion), 4)  # (5/6 - 22/36) / (1 - 22/36) = 4/7
+    0.5714
     """
     hits, total, labelled, predicted = _exact_counts(confusion)
     chance = sum(g * p for g, p in zip(labelled, predicted, strict=True))
@@ -82,9 +149,15 @@ def cohen_kappa(confusion: Confusion) -> float:
 
 
 def matthews_corrcoef(confusion: Confusion) -> float:
-    """Correlation of labels and predictions, R_K of Gorodkin 2004 for many classes.
+    """Matthews correlation coefficient of labels and predictions.
 
-    NaN where the labels, or the predictions, are all of one class.
+    For more than two classes it is R_K of Gorodkin 2004. NaN if the labels, or the
+    predictions, are all of one class.
+
+    >>> import numpy as np
+    >>> confusion = np.array([[1, 1], [0, 4]])
+    >>> round(matthews_corrcoef(confusion), 4)  # 8 / sqrt(16 * 10)
+    0.6325
     """
     hits, total, labelled, predicted = _exact_counts(confusion)
     covariance = hits * total - sum(
@@ -96,7 +169,13 @@ def matthews_corrcoef(confusion: Confusion) -> float:
 
 
 def summary(confusion: Confusion) -> dict[str, float]:
-    """The scores of a whole split by name."""
+    """Scores over all classes, by name.
+
+    >>> import numpy as np
+    >>> scores = summary(np.array([[1, 1], [0, 4]]))
+    >>> round(scores["mean_iou"], 4), round(scores["cohen_kappa"], 4)
+    (0.65, 0.5714)
+    """
     return {
         "mean_iou": mean_iou(confusion),
         "frequency_weighted_iou": frequency_weighted_iou(confusion),
@@ -116,9 +195,10 @@ def _counts(confusion: Confusions) -> tuple[PerClass, PerClass, PerClass]:
 
 
 def _exact_counts(confusion: Confusion) -> tuple[int, int, list[int], list[int]]:
-    """Hits, all pixels, labelled and predicted pixels of each class, as Python ints.
+    """Hits, all pixels, and labelled and predicted pixels per class, as Python ints.
 
-    Their products pass int64, and float64 would lose the difference of two of them.
+    Products of counts can overflow int64, and float64 would lose digits when they are
+    subtracted.
     """
     labelled, predicted = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
     return int(np.trace(confusion)), sum(labelled), labelled, predicted

@@ -1,4 +1,4 @@
-"""Metrics of arrays that a mesh shards with explicit axes."""
+"""Support for arrays sharded over a mesh with explicit axes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,11 @@ from jaxtyping import Array
 
 
 def replicated(count: Callable[..., Any], *arrays: Array) -> Any:
-    """Calls `count(*arrays)`; on a mesh with explicit axes, every device gets the sums.
+    """Calls `count(*arrays)` and replicates the result over an explicit mesh.
 
-    There JAX refuses a product, a scatter or a window over a sharded axis, because it
-    does not know how to shard the result. Inside `count` the axes are automatic.
+    On a mesh with explicit axes, JAX rejects a product, scatter or window over a
+    sharded axis because the sharding of the result is ambiguous. `count` therefore
+    runs with automatic axes.
     """
     for array in arrays:
         mesh = jax.typeof(array).sharding.mesh

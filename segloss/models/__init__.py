@@ -1,4 +1,4 @@
-"""Networks, chosen by name."""
+"""Segmentation networks, and `make_model`, which builds one by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,22 +32,25 @@ MODELS = {
 def make_model(
     name: str, *, num_classes: int, axis_name: str | None = None, **hyperparameters
 ) -> nn.Module:
-    """The network called `name`, whose keyword arguments are `hyperparameters`.
+    """Builds the network called `name`.
 
-    `apply(variables, images, train=False)` of it maps images `[b, h, w, 3]` of
-    normalised colours to float32 logits `[b, h, w, num_classes]`. With `train=True` it
-    also takes `sample_valid [b]`, False for padding samples, and updates `batch_stats`;
-    `multi_scale` then gives several logits.
+    `network.apply(variables, images, train=False)` maps normalised RGB images
+    `[b, h, w, 3]` to float32 logits `[b, h, w, num_classes]`. With `train=True` it
+    updates `batch_stats`, and `multi_scale` returns one array of logits per scale and
+    the fused one. The argument `sample_valid [b]` is False for padding samples.
 
     Args:
-        name: a key of `MODELS`.
-        num_classes: channels of the logits.
-        axis_name: mapped device axis that `apply` runs under, for batch statistics.
-        **hyperparameters: attributes of the module; what is left out has its default.
-            One that is a network is its `name` and hyperparameters.
+        name: key of `MODELS`.
+        num_classes: number of channels of the logits.
+        axis_name: mapped device axis that `apply` runs under; batch statistics are
+            computed over all of its devices.
+        **hyperparameters: attributes of the module; the others keep their defaults. An
+            attribute that is itself a network is a mapping with its `name` and its
+            hyperparameters.
 
     Raises:
-        ValueError: if the name or a hyperparameter is unknown or out of its range.
+        ValueError: if the name or a hyperparameter is unknown, or a hyperparameter is
+            out of range.
     """
     given = dict(num_classes=num_classes, axis_name=axis_name)
     return _make(name, hyperparameters, given)
@@ -60,8 +63,8 @@ def _make(
     if network is not None and not isinstance(network, nn.Module):
         if not isinstance(network, Mapping) or "name" not in network:
             raise ValueError(
-                f"model: the network of {name} must be its 'name' and hyperparameters, "
-                f"got {network!r}."
+                f"model: the network of {name} must be a mapping with its 'name' and "
+                f"hyperparameters, got {network!r}."
             )
         fields = {key: value for key, value in network.items() if key != "name"}
         network = _make(network["name"], fields, given)

@@ -1,4 +1,4 @@
-"""Checks of the attributes of modules."""
+"""Validation of the attributes of Flax modules."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -15,17 +15,17 @@ def check_hyperparameters(
     odd: Sequence[str] = (),
     shares: Sequence[str] = (),
 ) -> None:
-    """Checks attributes of a module, for its `__post_init__`.
+    """Checks the attributes of a module; its `__post_init__` calls this.
 
     Args:
-        module: the module.
-        at_least: least value by name.
-        one_of: known values by name.
-        odd: names of those that must be odd and at least 1.
-        shares: names of those that must be in [0, 1).
+        module: the module to check.
+        at_least: attribute name to the smallest allowed value.
+        one_of: attribute name to the allowed values.
+        odd: names of attributes that must be odd and at least 1.
+        shares: names of attributes that must be in [0, 1).
 
     Raises:
-        ValueError: naming the attribute that breaks its rule.
+        ValueError: if an attribute breaks its rule; the message names it.
     """
     network = type(module).__name__
     for name, least in at_least.items():
@@ -46,7 +46,7 @@ def check_hyperparameters(
 
 
 def are_counts(values: Any, length: int | None = None) -> bool:
-    """Whether these are several numbers >= 1: `length` of them, or at least one."""
+    """True for a sequence of `length` numbers >= 1; None allows any length but 0."""
     if not isinstance(values, Sequence) or not values:
         return False
     return length in (None, len(values)) and min(values) >= 1

@@ -1,4 +1,4 @@
-"""DeepLab v2, v3 and v3+: heads above a dilated residual network."""
+"""DeepLab v2, v3 and v3+: three heads on a dilated residual network."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,21 @@ from segloss.models.resnet import RESNET_STAGE_SIZES, ResNet
 
 
 class DeepLab(Network, kw_only=True):
-    """What DeepLab v2, v3 and v3+ have in common; each brings its head.
+    """Base class of DeepLab v2, v3 and v3+; each subclass defines its head.
 
-    Attributes beside those of `Network`:
+    Adds these attributes to those of `Network`.
+
+    Attributes:
         backbone: "resnet50" or "resnet101".
-        stage_sizes: blocks of each stage of the backbone, for another than these.
-        width: channels of the backbone's stem, 64 in the papers. All other layers but
-            the last grow with it.
-        version: as in `ResNet`, and so are `multi_grid` and `ceil_pool`.
-        output_stride: 8, 16 or 32, that of the features which the head takes.
-        rates: dilation of the 3x3 convolutions of the pyramid, in pixels of these.
+        stage_sizes: number of blocks in each stage of the backbone; None takes those of
+            `backbone`.
+        width: channels of the backbone's stem, 64 in the papers. The channels of all
+            other layers but the last are proportional to it.
+        version: see `ResNet`.
+        output_stride: stride of the features that the head receives: 8, 16 or 32.
+        multi_grid: see `ResNet`.
+        ceil_pool: see `ResNet`.
+        rates: dilations of the pyramid's 3x3 convolutions, in pixels of these features.
     """
 
     backbone: str = "resnet101"
@@ -74,9 +79,9 @@ class DeepLab(Network, kw_only=True):
 class DeepLabV2(DeepLab, kw_only=True):
     """DeepLab v2: Chen et al. 2016 (arXiv:1606.00915), sec. 3.
 
-    A ResNet as the authors' Caffe models have it, and the sum of four dilated
-    convolutions. They train from weights of other data, with `norm="frozen"` and in
-    three sizes (`MultiScale`). Attributes are those of `DeepLab`.
+    The ResNet of the authors' Caffe models, followed by the sum of four dilated
+    convolutions. The authors start from weights pretrained on other data and train with
+    `norm="frozen"` at three scales (`MultiScale`). Attributes are those of `DeepLab`.
     """
 
     version: str = "v1"
@@ -94,13 +99,15 @@ class DeepLabV2(DeepLab, kw_only=True):
 class DeepLabV3(DeepLab, kw_only=True):
     """DeepLab v3: Chen et al. 2017 (arXiv:1706.05587), sec. 3.3.
 
-    As torchvision has it, without the auxiliary head: v1.5 instead of v1, no multi-grid
-    (the paper's best is (1, 2, 4)), and drop-out and a 3x3 convolution between pyramid
-    and classes.
+    Follows torchvision without the auxiliary head: ResNet v1.5 instead of v1, no
+    multi-grid (the paper's best is (1, 2, 4)), and dropout and a 3x3 convolution
+    between the pyramid and the classifier.
 
-    Attributes beside those of `DeepLab`:
-        rates: unless given (6, 12, 18) at `output_stride=16`, and twice that at 8.
-        dropout: share of the pyramid's output that is dropped in training, in [0, 1).
+    Adds these attributes to those of `DeepLab`.
+
+    Attributes:
+        rates: None gives (6, 12, 18) at `output_stride=16` and twice that at 8.
+        dropout: fraction of the pyramid's output dropped in training, in [0, 1).
     """
 
     dropout: float | int = 0.5
@@ -141,9 +148,10 @@ class DeepLabV3(DeepLab, kw_only=True):
 class DeepLabV3Plus(DeepLabV3, kw_only=True):
     """DeepLab v3+: Chen et al. 2018 (arXiv:1802.02611), sec. 3.1.
 
-    The pyramid of v3, then a decoder that brings in the features at stride 4. With the
-    ResNet of the paper's sec. 4.2 and plain convolutions, without Xception's separable
-    ones. Attributes are those of `DeepLabV3`.
+    The pyramid of v3, followed by a decoder that adds the features at stride 4. The
+    backbone is the ResNet of the paper's sec. 4.2. All convolutions are plain ones, not
+    the separable ones that the paper uses with Xception. Attributes are those of
+    `DeepLabV3`.
     """
 
     output_stride: int = 16
@@ -163,11 +171,11 @@ class DeepLabV3Plus(DeepLabV3, kw_only=True):
 
 
 class ASPPSum(nn.Module, kw_only=True):
-    """Sum of dilated 3x3 convolutions: arXiv:1606.00915, figure 4, for ResNet.
+    """Sum of dilated 3x3 convolutions: arXiv:1606.00915, figure 4, ResNet variant.
 
     Attributes:
         features: channels of the output, which is float32.
-        rates: dilation of each convolution.
+        rates: dilation of each convolution, one branch per entry.
     """
 
     features: int
@@ -177,7 +185,7 @@ class ASPPSum(nn.Module, kw_only=True):
     def __call__(
         self, x: Float[Array, "b h w _"]
     ) -> Float[Array, "b h w {self.features}"]:
-        # With 2048 inputs He's standard deviation is 0.01, as in the public reference.
+        # He's standard deviation for 2048 channels is 0.01, as in the public reference.
         branches = [
             nn.Conv(
                 self.features,
@@ -196,11 +204,13 @@ class ASPPSum(nn.Module, kw_only=True):
 class ASPP(NormedModule, kw_only=True):
     """Atrous spatial pyramid pooling: arXiv:1706.05587, figure 5.
 
-    A 1x1 convolution, dilated 3x3 ones and the mean of the image beside each other, and
-    a 1x1 convolution of them all.
+    Parallel branches: a 1x1 convolution, several dilated 3x3 convolutions and the image
+    mean. They are concatenated and projected by a 1x1 convolution.
 
-    Attributes beside those of `NormedModule`:
-        features: channels of each and of the output.
+    Adds these attributes to those of `NormedModule`.
+
+    Attributes:
+        features: channels of each branch and of the output.
         rates: dilation of each 3x3 convolution.
     """
 
@@ -231,11 +241,13 @@ class ASPP(NormedModule, kw_only=True):
 
 
 class Decoder(NormedModule, kw_only=True):
-    """Brings features to stride 4: arXiv:1802.02611, figure 2.
+    """Upsamples features to stride 4 and refines them: arXiv:1802.02611, figure 2.
 
-    Attributes beside those of `NormedModule`:
-        width: a fourth of the channels of the output; 64 in the paper, where the
-            features at stride 4 have 48 channels, three fourths of it.
+    Adds this attribute to those of `NormedModule`.
+
+    Attributes:
+        width: the output has `4 * width` channels, and the features at stride 4 are
+            reduced to `0.75 * width` channels. The paper has 64, hence 256 and 48.
     """
 
     width: int

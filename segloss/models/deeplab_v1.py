@@ -11,19 +11,21 @@ from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
 
 
 class DeepLabV1(Network, kw_only=True):
-    """DeepLab v1, the one called LargeFOV: Chen et al. 2015 (arXiv:1412.7062), sec. 5.
+    """DeepLab v1 ("LargeFOV"): Chen et al. 2015 (arXiv:1412.7062), sec. 5.
 
-    VGG-16 at stride 8, whose `fc6` became a 3x3 convolution dilated by 12: a field of
-    view of 224 pixels with 20.5 million parameters instead of 134. Without the paper's
-    conditional random field.
+    VGG-16 at stride 8 with `fc6` as a 3x3 convolution dilated by 12. This keeps a field
+    of view of 224 pixels and needs 20.5 million parameters instead of 134 million. The
+    paper's conditional random field is not included.
 
-    Attributes beside those of `Network`:
-        stage_sizes: convolutions of the five stages of VGG-16.
+    Adds these attributes to those of `Network`.
+
+    Attributes:
+        stage_sizes: number of convolutions in each of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 1024 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: "none" is the paper; others follow the 3x3 convolutions.
+        dropout: fraction dropped after `fc6` and after `fc7`, in [0, 1).
+        norm: the paper has "none"; any other norm follows each 3x3 convolution.
     """
 
     stage_sizes: Sequence[int] = VGG16_STAGE_SIZES

@@ -18,24 +18,27 @@ from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
 class FCN(Network, kw_only=True):
     """FCN-32s, -16s, -8s: Shelhamer et al. 2017 (arXiv:1605.06211), figure 3.
 
-    Scores of VGG-16's `fc7`, doubled in size and added to those of pool4, and once more
-    of pool3. As in the paper (section 4.2) the layers that score begin at zero, and the
-    up-convolutions between them as bilinear interpolation, to be learned; the last
-    enlargement, to the size of the images, is fixed.
+    Class scores of VGG-16's `fc7` are upsampled by 2 and added to the scores of pool4;
+    the sum is upsampled by 2 again and added to the scores of pool3. As in the paper
+    (section 4.2), the score layers are initialised to zero. The up-convolutions between
+    them are learned and initialised to bilinear interpolation; the final upsampling to
+    the image size is fixed.
 
-    Departs from the reference in three points: layers keep the size and pooling rounds
-    it up, so any image size works without a border of 100 pixels; edges are repeated
-    where an up-convolution looks beyond them; and the last enlargement is
+    Departs from the reference in three points. Layers keep the spatial size and pooling
+    rounds it up, so any image size works without a border of 100 pixels.
+    Up-convolutions pad by repeating the edge. The final upsampling is
     `jax.image.resize`.
 
-    Attributes beside those of `Network`:
-        stride: 32, 16 or 8, that of the finest scores: FCN-32s, -16s or -8s.
-        stage_sizes: convolutions of the five stages of VGG-16.
+    Adds these attributes to those of `Network`.
+
+    Attributes:
+        stride: stride of the finest scores: 32, 16 or 8 for FCN-32s, -16s or -8s.
+        stage_sizes: number of convolutions in each of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 4096 in the paper.
-        fc_window: height and width of `fc6` at stride 32, odd; 7 in the paper.
-        dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: "none" is the paper; others follow the 3x3 convolutions.
+        fc_window: kernel height and width of `fc6` at stride 32, odd; 7 in the paper.
+        dropout: fraction dropped after `fc6` and after `fc7`, in [0, 1).
+        norm: the paper has "none"; any other norm follows each 3x3 convolution.
     """
 
     stride: int = 8
@@ -105,7 +108,7 @@ class FCN(Network, kw_only=True):
     def _double(
         self, x: Float[Array, "b h w c"], name: str
     ) -> Float[Array, "b 2*h 2*w c"]:
-        """Learned up-convolution of stride 2 that begins as bilinear interpolation."""
+        """Learned up-convolution of stride 2, initialised to bilinear interpolation."""
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         return nn.ConvTranspose(
             self.num_classes,
@@ -121,6 +124,6 @@ class FCN(Network, kw_only=True):
 def bilinear(
     key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "4 4 c c"]:
-    """Kernel `shape` of an up-convolution of stride 2 that interpolates bilinearly."""
+    """Initialises an up-convolution of stride 2 to bilinear interpolation."""
     tent = jnp.array([0.25, 0.75, 0.75, 0.25], dtype)
     return jnp.einsum("i,j,cd->ijcd", tent, tent, jnp.eye(shape[-1], dtype=dtype))

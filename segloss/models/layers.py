@@ -29,23 +29,23 @@ def conv_norm(
     train: bool,
     sample_valid: Bool[Array, " b"] | None,
 ) -> Float[Array, "b h2 w2 {features}"]:
-    """Convolution and normalisation, as two submodules of the module that calls.
+    """Applies a convolution and a norm, as two submodules of the calling module.
 
     Args:
         x: activations.
-        features: output channels.
-        size: height and width of the kernel, odd.
-        conv: name of the convolution. It has a bias only where `norm` is "none".
+        features: number of output channels.
+        size: kernel height and width, odd.
+        conv: name of the convolution. It has a bias only if `norm` is "none".
         norm_name: name of the norm.
-        stride: of the convolution. All sides are padded alike, as torch does and XLA's
-            "SAME" does not, so the size becomes ceil(size / stride).
+        stride: stride of the convolution. Padding is equal on all sides, as in torch
+            and unlike XLA's "SAME", so the output size is ceil(input size / stride).
         rate: dilation of the kernel.
-        norm: as for `apply_norm`, and so is the rest.
-        norm_momentum: share of the running statistics that one training step keeps.
-        dtype: of computation and output; parameters are float32.
+        norm: see `apply_norm`.
+        norm_momentum: fraction of the running statistics that a training step keeps.
+        dtype: dtype of the computation and of the output; parameters are float32.
         axis_name: mapped device axis whose devices share batch statistics.
-        train: True normalises by the batch.
-        sample_valid: False marks padding samples.
+        train: True normalises by the statistics of the batch.
+        sample_valid: False for padding samples.
     """
     x = nn.Conv(
         features,
@@ -64,7 +64,7 @@ def conv_norm(
 
 
 class ConvNormReLU(NormedModule, kw_only=True):
-    """`conv_norm` of 3x3 that keeps the size, to `features` channels, then ReLU."""
+    """3x3 convolution to `features` channels at the same size, a norm and a ReLU."""
 
     features: int
 
@@ -82,13 +82,14 @@ class ConvNormReLU(NormedModule, kw_only=True):
 
 
 class Dropout(nn.Module, kw_only=True):
-    """Sets a share of the activations to 0 and scales up the rest, in training only.
+    """Dropout: Srivastava et al. 2014 (JMLR 15).
 
-    Srivastava et al. 2014 (JMLR 15). What is dropped of a sample depends on its place
-    in the global batch, so that n devices equal one. Needs the PRNG stream "dropout".
+    In training, sets a fraction of the activations to 0 and scales up the rest. The
+    random draw of a sample depends on its position in the global batch, so results do
+    not depend on the number of devices. Needs the PRNG stream "dropout".
 
     Attributes:
-        rate: share that is dropped, in [0, 1).
+        rate: fraction of the activations to drop, in [0, 1).
         axis_name: mapped device axis over which the batch is split.
     """
 
@@ -110,16 +111,17 @@ class Dropout(nn.Module, kw_only=True):
 
 
 class UpConv(nn.Module, kw_only=True):
-    """2x2 up-convolution, or 2x2x2: twice each spatial size.
+    """Up-convolution with a 2x2 or 2x2x2 kernel; doubles each spatial size.
 
-    A transposed convolution of stride 2. As its windows do not overlap it is one matrix
-    product, which XLA runs ten times as fast on CPU as `nn.ConvTranspose`. The pixel
-    `(i, j)` of a square comes from `kernel[i, j]`, as in torch; flax's is flipped.
+    A transposed convolution of stride 2. Its windows do not overlap, so it is a single
+    matrix product, which XLA:CPU runs ten times as fast as `nn.ConvTranspose`. Pixel
+    `(i, j)` of each 2x2 output square is computed with `kernel[i, j]`, as in torch;
+    flax flips the kernel.
 
     Attributes:
-        features: output channels.
-        use_bias: False where a norm follows, which would take a bias away.
-        dtype: dtype of computation and output; parameters are float32.
+        features: number of output channels.
+        use_bias: False if a norm follows, since the norm would cancel a bias.
+        dtype: dtype of the computation and of the output; parameters are float32.
     """
 
     features: int
@@ -131,7 +133,7 @@ class UpConv(nn.Module, kw_only=True):
         self, x: Float[Array, "b *small c"]
     ) -> Float[Array, "b *large {self.features}"]:
         b, *size, c = x.shape
-        # Each output pixel sees one input pixel, so the fan-in is c.
+        # Each output pixel depends on one input pixel, so the fan-in is c.
         init = functools.partial(he_normal, fan_in=c)
         kernel = self.param("kernel", init, (2,) * len(size) + (c, self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -152,10 +154,10 @@ def multiply_channels(
     precision: jax.lax.PrecisionLike = None,
     **__: Any,
 ) -> Float[Array, "b *spatial n"]:
-    """A convolution with a kernel of one pixel, as a matrix product.
+    """1x1 convolution computed as a matrix product.
 
-    For `nn.Conv` in place of `jax.lax.conv_general_dilated`, whose other arguments do
-    nothing to such a kernel unless it strides.
+    Replaces `jax.lax.conv_general_dilated` in `nn.Conv`. The other arguments of that
+    function are ignored: they do not affect a 1x1 kernel of stride 1.
     """
     kernel = kernel.reshape(kernel.shape[-2:])
     return jnp.einsum("...x,xy->...y", x, kernel, precision=precision)
@@ -168,19 +170,20 @@ def he_normal(
     *,
     fan_in: int | None = None,
 ) -> Float[Array, "..."]:
-    """Weights that keep the scale of rectified inputs.
+    """He initialisation, which preserves the scale of activations under ReLU.
 
-    Gaussian of variance 2 / fan-in: He et al. 2015 (arXiv:1502.01852), eq. 10.
+    Gaussian with variance 2 / fan-in: He et al. 2015 (arXiv:1502.01852), eq. 10.
 
     Args:
         key: PRNG key.
-        shape: of the kernel, output channels last.
-        dtype: of the kernel.
-        fan_in: inputs of one output; all axes of `shape` but the last unless said.
+        shape: shape of the kernel, output channels last.
+        dtype: dtype of the kernel.
+        fan_in: number of inputs per output; None takes the product of all axes of
+            `shape` but the last.
     """
     fan_in = fan_in or math.prod(shape[:-1])
-    # The same numbers as a draw of `shape`, which takes XLA's CPU compiler 7 times as
-    # long (two seconds a kernel).
+    # Drawn flat: the numbers equal those of a draw of `shape`, which XLA:CPU compiles
+    # 7 times as slowly (two seconds per kernel).
     draw = jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
     return math.sqrt(2 / fan_in) * draw
 
@@ -188,7 +191,7 @@ def he_normal(
 def blank_padding(
     images: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None
 ) -> Float[Array, "b *spatial c"]:
-    """Zeros in place of padding samples, which may hold anything, NaN included."""
+    """Sets padding samples to zero; their content, even NaN, is ignored."""
     if sample_valid is None:
         return images
     return jnp.where(jnp.expand_dims(sample_valid, range(1, images.ndim)), images, 0)
@@ -197,7 +200,7 @@ def blank_padding(
 def enlarge(
     logits: Float[Array, "b *small c"], size: tuple[Any, ...]
 ) -> Float[Array, "b *large c"]:
-    """Bilinear interpolation to a spatial size, corners not aligned."""
+    """Resizes bilinearly to a spatial size, without aligning corners."""
     shape = (logits.shape[0], *size, logits.shape[-1])
     return jax.image.resize(logits, shape, "bilinear")
 
@@ -205,7 +208,7 @@ def enlarge(
 def enlarge_by(
     stride: int, logits: Float[Array, "b h w c"], size: tuple[Any, ...]
 ) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear interpolation by a whole factor, cut to a size."""
+    """Resizes bilinearly by the integer factor `stride`, then crops to `size`."""
     large = enlarge(logits, tuple(stride * n for n in logits.shape[1:3]))
     return large[:, : size[0], : size[1]]
 
@@ -213,10 +216,10 @@ def enlarge_by(
 def space_to_depth(
     images: Float[Array, "b h w c"], *, stride: int
 ) -> Float[Array, "b -(-h//{stride}) -(-w//{stride}) {stride}**2*c"]:
-    """Turns each `stride x stride` square of pixels into one pixel of more channels.
+    """Stacks the pixels of each `stride x stride` square along the channel axis.
 
-    Loses nothing, unlike pooling. Sizes that `stride` does not divide are filled up
-    with zeros at the bottom and on the right.
+    Unlike pooling, this loses no information. Sizes that are not multiples of `stride`
+    are padded with zeros at the bottom and on the right.
     """
     b, h, w, c = images.shape
     x = jnp.pad(images, ((0, 0), (0, -h % stride), (0, -w % stride), (0, 0)))

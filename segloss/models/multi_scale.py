@@ -1,4 +1,4 @@
-"""A network at several scales of the image."""
+"""Multi-scale wrapper: one network applied to several scales of the image."""
 
 import functools
 import math
@@ -12,25 +12,27 @@ from segloss.models.layers import enlarge
 
 
 class MultiScale(nn.Module, kw_only=True):
-    """One network on the image at several scales, fused by the maximum.
+    """Applies one network at several image scales and takes the maximum of the logits.
 
-    Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.2, "multi-scale processing": weights
-    are shared, and each class's score of a pixel is the highest that a scale gives it.
-    (Of one logit, that of class 1, class 0 has 0 at every scale.)
-    Training punishes each scale and the fused scores, as the authors' models do.
+    Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.2, "multi-scale processing". The
+    scales share their weights, and each logit of a pixel is the maximum over scales.
+    (A single logit is that of class 1; the score of class 0 is 0 at every scale.)
+    In training the loss applies to the logits of each scale and to the fused logits, as
+    in the authors' models.
 
-    Any network of `MODELS` will do, in two or three spatial dims. One with batch
-    statistics normalises each scale by its own, and takes a step of the running ones
-    for each; the paper's are frozen.
+    Any network of `MODELS` works, with two or three spatial dimensions. If it has batch
+    statistics, each scale is normalised by its own and updates the running statistics
+    once; the paper freezes them.
 
     Attributes:
-        network: takes the images, of any size, and `resize`; its variables lie under
-            `network`. From a config, the fields that `make_model` takes.
-        scales: factors of the image's size, each in (0, 1]; 1 must be among them.
+        network: module that accepts images of any size and the argument `resize`; its
+            variables are stored under `network`. In a config, the arguments of
+            `make_model`.
+        scales: factors of the image size, each in (0, 1]; 1 must be among them.
 
     Raises:
-        ValueError: at construction, if a scale is out of its range or given twice, or
-            the network is of several scales itself.
+        ValueError: at construction, if a scale is out of range or given twice, or the
+            network is itself a `MultiScale`.
     """
 
     network: nn.Module
@@ -45,7 +47,7 @@ class MultiScale(nn.Module, kw_only=True):
             or len({*self.scales}) < len(self.scales)
         ):
             raise ValueError(
-                "MultiScale: scales must be in (0, 1], each once and 1 among them, "
+                "MultiScale: scales must be distinct, in (0, 1], and include 1, "
                 f"got {self.scales}."
             )
         super().__post_init__()
@@ -58,16 +60,16 @@ class MultiScale(nn.Module, kw_only=True):
         sample_valid: Bool[Array, " b"] | None = None,
         resize: bool = True,
     ) -> Float[Array, "b *fused c"] | tuple[Float[Array, "b *_ c"], ...]:
-        """Class scores, float32.
+        """Computes float32 logits.
 
         Args:
             images: normalised colours, of any size.
-            train: True gives the logits of every scale, in the order of `scales`, and
-                then the fused ones, each at the size at which they are computed. False
-                gives the fused ones alone.
-            sample_valid: False marks padding samples.
-            resize: False leaves also those of `train=False` at the size at which they
-                are computed: that of the whole image's.
+            train: True returns the logits of every scale, in the order of `scales`,
+                followed by the fused logits, none of them resized to the image. False
+                returns only the fused logits.
+            sample_valid: False for padding samples.
+            resize: False skips the final resizing to the image size when `train` is
+                False; the logits then have the network's output size at scale 1.
         """
         logits = [
             self.network(
@@ -88,10 +90,11 @@ class MultiScale(nn.Module, kw_only=True):
 def _scaled(
     images: Float[Array, "b *spatial c"], scale: float | int
 ) -> Float[Array, "b *scaled c"]:
-    """Bilinear interpolation by a factor of at most 1, sizes rounded down.
+    """Resizes bilinearly by a factor of at most 1, rounding sizes down.
 
-    Pixels lie exactly `1 / scale` apart, also where that is not the ratio of the sizes,
-    and nothing is smoothed before: torch's `interpolate` of a `scale_factor`.
+    Equals torch's `interpolate` with a `scale_factor`: samples are exactly `1 / scale`
+    pixels apart, even where rounding makes the ratio of the sizes another one, and
+    there is no antialiasing.
     """
     if scale == 1:
         return images

@@ -1,4 +1,4 @@
-"""What networks have in common."""
+"""Base class of the segmentation networks."""
 
 from typing import Any
 
@@ -11,18 +11,21 @@ from segloss.models.norms import NormedModule
 
 
 class Network(NormedModule, kw_only=True):
-    """The face of a segmentation network; each brings its `_logits`.
+    """Base class of the segmentation networks; subclasses implement `_logits`.
 
-    Parameters are float32, and so are the last layers, which give the logits, in any
-    case. Unless said, weights are drawn from He's normal distribution.
+    Parameters are always float32, and so are the last layers, which compute the logits.
+    Unless a subclass says otherwise, weights are drawn from He's normal distribution.
 
-    Attributes beside those of `NormedModule`:
-        num_classes: channels of the logits.
-        remat: True computes each stage's activations again for the gradient instead of
-            keeping them (`jax.checkpoint`): less memory, a third more time.
+    Adds these attributes to those of `NormedModule`.
+
+    Attributes:
+        num_classes: number of channels of the logits.
+        remat: True recomputes each stage's activations in the backward pass instead of
+            storing them (`jax.checkpoint`), which saves memory and takes a third more
+            time.
 
     Raises:
-        ValueError: at construction, if a hyperparameter is out of its range.
+        ValueError: at construction, if a hyperparameter is out of range.
     """
 
     num_classes: int
@@ -40,16 +43,17 @@ class Network(NormedModule, kw_only=True):
         sample_valid: Bool[Array, " b"] | None = None,
         resize: bool = True,
     ) -> Float[Array, "b *size {self.num_classes}"]:
-        """Class scores of every pixel, float32.
+        """Computes float32 logits for every pixel.
 
         Args:
             images: normalised colours, of any size.
-            train: True normalises by the batch and updates `batch_stats`, which must
-                then be mutable, and drops out, for which networks with drop-out need
-                the PRNG stream "dropout".
-            sample_valid: False marks padding samples. They may hold anything, and
-                change neither the statistics nor the logits of the others.
-            resize: False leaves logits at the size at which they are computed.
+            train: True normalises by the statistics of the batch and updates
+                `batch_stats`, which must then be mutable, and applies dropout, which
+                needs the PRNG stream "dropout".
+            sample_valid: False for padding samples. Their content is ignored: it
+                affects neither the statistics nor the logits of other samples.
+            resize: False returns the logits at the network's output size instead of
+                resizing them to the images.
         """
         images = blank_padding(images, sample_valid)
         logits = self._logits(images, train=train, sample_valid=sample_valid)
@@ -62,19 +66,19 @@ class Network(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b *small {self.num_classes}"]:
-        """Float32 scores at the size at which they are computed."""
+        """Computes float32 logits at the network's output size."""
         raise NotImplementedError
 
     def _head(
         self, x: Float[Array, "b *small _"], window: int = 1
     ) -> Float[Array, "b *small {self.num_classes}"]:
-        """The last convolution, `head`."""
+        """Applies the final convolution, named `head`."""
         return nn.Conv(
             self.num_classes,
             (window,) * (x.ndim - 2),
             kernel_init=he_normal,
             dtype="float32",
-            # On a GPU a convolution would first copy bfloat16 features to float32.
+            # A convolution on a GPU would first copy bfloat16 features to float32.
             conv_general_dilated=multiply_channels if window == 1 else None,
             name="head",
         )(x)
@@ -82,5 +86,5 @@ class Network(NormedModule, kw_only=True):
     def _enlarge(
         self, logits: Float[Array, "b *small c"], size: tuple[Any, ...]
     ) -> Float[Array, "b *size c"]:
-        """The scores at the size of the images."""
+        """Resizes the logits to the size of the images."""
         return enlarge(logits, size)

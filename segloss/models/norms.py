@@ -18,16 +18,16 @@ class BatchNorm(nn.Module, kw_only=True):
     """Batch normalisation over the valid samples of all devices.
 
     `(x - mean) / sqrt(var + epsilon) * scale + bias` per channel: Ioffe & Szegedy 2015
-    (arXiv:1502.03167), algorithm 1. flax's own averages the means of the devices; this
-    one divides sums by counts over all of `axis_name`, so a device may hold fewer valid
-    samples than another, or none. Where no device holds any, the running statistics
-    normalise, and stay as they are. A sample that is not valid must still be finite.
+    (arXiv:1502.03167), algorithm 1. Where flax averages the means of the devices, this
+    module divides sums by counts over all devices of `axis_name`, so devices may hold
+    different numbers of valid samples, or none. If no device holds a valid sample, the
+    running statistics are used and left unchanged. Invalid samples must be finite.
 
     Statistics and parameters are float32 and named as in flax.
 
     Attributes:
-        momentum: share of the running statistics that one training step keeps.
-        epsilon: added to the variance, which is the biased one everywhere.
+        momentum: fraction of the running statistics that a training step keeps.
+        epsilon: added to the variance, which is always the biased estimate.
         dtype: dtype of the output.
         axis_name: mapped device axis whose devices share statistics.
     """
@@ -61,8 +61,8 @@ class BatchNorm(nn.Module, kw_only=True):
                 running_mean.value += step * (mean - running_mean.value)
                 running_var.value += step * (var - running_var.value)
         gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        # Adds 0. The mean has its gradient from here, through the sum that the bias
-        # needs as well; a third sum over the pixels would cost another pass over them.
+        # `held - mean` is 0 and carries the gradient of the mean, so that it reuses the
+        # sum over pixels that the bias needs. A separate sum would cost another pass.
         held = jax.lax.stop_gradient(mean)
         shift = bias + (held - mean) * gain
         y = (x - like(x, held)) * like(x, gain) + like(x, shift)
@@ -71,14 +71,14 @@ class BatchNorm(nn.Module, kw_only=True):
     def _moments(
         self, x: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None
     ) -> tuple[Float[Array, " 1"], Float[Array, " c"], Float[Array, " c"]]:
-        """Number, mean and variance of a channel's valid elements on all devices."""
+        """Count, mean and variance per channel of the valid elements on all devices."""
         if sample_valid is None:
             sample_valid = jnp.ones(x.shape[0], bool)
         valid = jnp.expand_dims(sample_valid, range(1, x.ndim))
 
         def total(values):
             values = jnp.sum(values, axis=range(x.ndim - 1), where=valid)
-            # `init` runs outside the mapped function, where the axis has no meaning.
+            # `init` runs outside the mapped function, where the axis is undefined.
             if self.axis_name is None or self.is_initializing():
                 return values
             return jax.lax.psum(values, self.axis_name)
@@ -102,20 +102,22 @@ def apply_norm(
     train: bool,
     sample_valid: Bool[Array, " b"] | None,
 ) -> Float[Array, "b *spatial c"]:
-    """Normalises, as a submodule `name` of the module that calls.
+    """Normalises activations, as a submodule called `name` of the calling module.
 
     Args:
         x: activations.
-        name: of the submodule; variables are alike under "batch" and "frozen".
-        norm: "batch" (`BatchNorm`); "frozen", the same, but with the running statistics
-            even in training, as where weights come from elsewhere and batches are
-            small; "group" (Wu & He 2018, arXiv:1803.08494: 32 groups, or the largest
-            power of two that divides the channels); "none".
-        norm_momentum: share of the running statistics that one training step keeps.
-        dtype: of the output.
+        name: name of the submodule; "batch" and "frozen" have the same variables.
+        norm: "batch" is `BatchNorm`. "frozen" is `BatchNorm` that uses the running
+            statistics in training too, for pretrained weights and small batches.
+            "group" is group normalisation (Wu & He 2018, arXiv:1803.08494) with 32
+            groups, or with the largest power of two that divides the channels. "none"
+            returns `x`.
+        norm_momentum: fraction of the running statistics that a training step keeps.
+        dtype: dtype of the output.
         axis_name: mapped device axis whose devices share batch statistics.
-        train: as for `BatchNorm`, and so is the last.
-        sample_valid: False marks padding samples.
+        train: True normalises by the statistics of the batch and updates the running
+            ones ("batch" only).
+        sample_valid: False for padding samples.
     """
     if norm in ("batch", "frozen"):
         module = BatchNorm(
@@ -129,13 +131,13 @@ def apply_norm(
 
 
 class NormedModule(nn.Module, kw_only=True):
-    """What modules that normalise have in common.
+    """Base class of modules that contain norms.
 
     Attributes:
         norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
-        norm_momentum: share of the running statistics that one training step keeps.
-        dtype: "float32" or "bfloat16", of computation and output; parameters, and the
-            statistics of norms, are float32.
+        norm_momentum: fraction of the running statistics that a training step keeps.
+        dtype: dtype of the computation and of the output, "float32" or "bfloat16".
+            Parameters and statistics are float32.
         axis_name: mapped device axis whose devices share batch statistics.
     """
 
@@ -154,11 +156,11 @@ class NormedModule(nn.Module, kw_only=True):
 
     @property
     def norm_fields(self) -> dict[str, Any]:
-        """The attributes above, for `apply_norm`, `conv_norm` and submodules."""
+        """These attributes as keyword arguments of norms and submodules."""
         names = ("norm", "norm_momentum", "dtype", "axis_name")
         return {name: getattr(self, name) for name in names}
 
 
 def like(x: Float[Array, "..."], channels: Float[Array, " c"]) -> Float[Array, "..."]:
-    """`channels` with the rank of `x`: ranks are never promoted in silence here."""
+    """Gives `channels` the rank of `x`, since implicit rank promotion is an error."""
     return jnp.expand_dims(channels, range(x.ndim - 1))

@@ -1,4 +1,4 @@
-"""Residual networks, as backbones."""
+"""Residual networks as backbones."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -14,30 +14,32 @@ RESNET_STAGE_SIZES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
 
 class ResNet(NormedModule, kw_only=True):
-    """Residual network of bottlenecks: He et al. 2016 (arXiv:1512.03385), table 1.
+    """ResNet with bottleneck blocks: He et al. 2016 (arXiv:1512.03385), table 1.
 
-    Gives the features of its four stages in place of classes. Below an `output_stride`
-    of 32 the last stages dilate their 3x3 kernels instead of striding, so that weights
-    see what they would see: Chen et al. 2017 (arXiv:1706.05587), sec. 3.1.
+    Returns the features of its four stages instead of class scores. If `output_stride`
+    is less than 32, the last stages dilate their 3x3 kernels instead of striding, which
+    preserves the field of view: Chen et al. 2017 (arXiv:1706.05587), sec. 3.1.
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
-    Attributes beside those of `NormedModule`:
-        stage_sizes: blocks of each stage; (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) is
-            ResNet-101.
-        width: channels of the stem; stage i of 1 to 4 gives `2**(i + 1)` times as many.
-        version: where a block strides: "v1" in its first 1x1 convolution (the paper,
-            Caffe), "v1.5" in the 3x3 (torchvision).
-        output_stride: 8, 16 or 32, that of the last features.
-        multi_grid: a factor for the rate of each block of the last stage
-            (arXiv:1706.05587, sec. 3.2.1), all of which then dilate alike; under None
-            the first of v1.5 has the rate before the stage's own, as in torchvision.
-        ceil_pool: True rounds the size up where the stem pools, as Caffe does.
-        remat: True computes the activations of each stage again for the gradient
-            instead of keeping them (`jax.checkpoint`).
+    Adds these attributes to those of `NormedModule`.
+
+    Attributes:
+        stage_sizes: number of blocks in each stage: (3, 4, 6, 3) for ResNet-50,
+            (3, 4, 23, 3) for ResNet-101.
+        width: channels of the stem; stage i (1 to 4) has `2**(i + 1) * width` channels.
+        version: which convolution of a block strides: "v1" the first 1x1 (the paper and
+            Caffe), "v1.5" the 3x3 (torchvision).
+        output_stride: stride of the last features: 8, 16 or 32.
+        multi_grid: one factor per block of the last stage, which multiplies the stage's
+            dilation (arXiv:1706.05587, sec. 3.2.1). None has no factors, and the first
+            block of v1.5 has the dilation of the previous stage, as in torchvision.
+        ceil_pool: True rounds the output size of the stem's pooling up, as Caffe does.
+        remat: True recomputes the activations of each stage in the backward pass
+            instead of storing them (`jax.checkpoint`).
 
     Raises:
-        ValueError: at construction, if a hyperparameter is out of its range.
+        ValueError: at construction, if a hyperparameter is out of range.
     """
 
     stage_sizes: Sequence[int] = RESNET_STAGE_SIZES["resnet50"]
@@ -65,8 +67,8 @@ class ResNet(NormedModule, kw_only=True):
         last = self.stage_sizes[-1]
         if self.multi_grid is not None and not are_counts(self.multi_grid, last):
             raise ValueError(
-                "ResNet: multi_grid must be a number >= 1 for each block of the last "
-                f"stage, of which there are {last}, got {self.multi_grid}."
+                "ResNet: multi_grid must be None or a number >= 1 for each of the "
+                f"{last} blocks of the last stage, got {self.multi_grid}."
             )
         super().__post_init__()
 
@@ -78,14 +80,14 @@ class ResNet(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Features of the four stages, the first at stride 4, in `dtype`.
+        """Computes the features of the four stages in `dtype`, the first at stride 4.
 
         Args:
             images: normalised colours, of any size.
-            train: True normalises by the batch and updates `batch_stats`, which must
-                then be mutable.
-            sample_valid: False marks padding samples. They may hold anything, and
-                change neither the statistics nor the features of the others.
+            train: True normalises by the statistics of the batch and updates
+                `batch_stats`, which must then be mutable.
+            sample_valid: False for padding samples. Their content is ignored: it
+                affects neither the statistics nor the features of other samples.
         """
         apply = dict(train=train, sample_valid=sample_valid)
         x = blank_padding(images, sample_valid).astype(self.dtype)
@@ -93,7 +95,7 @@ class ResNet(NormedModule, kw_only=True):
         x = conv_norm(x, self.width, 7, **stem, **self.norm_fields, **apply)
         pad = (1, 2) if self.ceil_pool else (1, 1)
         x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=(pad, pad))
-        # Traced arguments are positional there, and `train` must not be traced.
+        # `nn.remat` traces all arguments but static ones, which must be positional.
         make_stage = nn.remat(Stage, static_argnums=(3,)) if self.remat else Stage
         features = []
         for i, (stride, rates) in enumerate(self._strides_and_rates()):
@@ -110,15 +112,15 @@ class ResNet(NormedModule, kw_only=True):
         return tuple(features)
 
     def _strides_and_rates(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Of each stage the stride, and the rate of each block."""
+        """Yields the stride of each stage and the dilations of its blocks."""
         reached, rate = 4, 1
         for i, blocks in enumerate(self.stage_sizes):
             stride, first = 1 if i == 0 else 2, rate
             if reached * stride > self.output_stride:
                 stride, rate = 1, rate * stride
             reached *= stride
-            # The 3x3 kernel of a block that strides lies on the pixels before the
-            # stride in v1.5, behind it in v1. So it does where dilation replaces it.
+            # In a block that strides, the 3x3 kernel sees the grid before the stride in
+            # v1.5 and after it in v1. Dilation in place of the stride must match this.
             rates = [first if self.version == "v1.5" else rate] + [rate] * (blocks - 1)
             if i == 3 and self.multi_grid is not None:
                 rates = [rate * k for k in self.multi_grid]
@@ -126,13 +128,15 @@ class ResNet(NormedModule, kw_only=True):
 
 
 class Stage(NormedModule, kw_only=True):
-    """Bottlenecks with features of one size.
+    """A sequence of bottleneck blocks at one resolution.
 
-    Attributes beside those of `NormedModule`:
-        features: channels within a block, a fourth of those of the output.
-        stride: of the first block.
+    Adds these attributes to those of `NormedModule`.
+
+    Attributes:
+        features: channels inside a block, a quarter of the output channels.
+        stride: stride of the first block.
         rates: dilation of each block.
-        version: as in `ResNet`.
+        version: see `ResNet`.
     """
 
     features: int
@@ -161,13 +165,17 @@ class Stage(NormedModule, kw_only=True):
 
 
 class Bottleneck(NormedModule, kw_only=True):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut: arXiv:1512.03385, figure 5.
+    """Bottleneck block: arXiv:1512.03385, figure 5, right.
 
-    Attributes beside those of `NormedModule`:
-        features: channels within, a fourth of those of the output.
-        stride: of the block.
+    A 1x1, a 3x3 and a 1x1 convolution, added to a shortcut of the input.
+
+    Adds these attributes to those of `NormedModule`.
+
+    Attributes:
+        features: channels inside the block, a quarter of the output channels.
+        stride: stride of the block.
         rate: dilation of the 3x3 convolution.
-        version: as in `ResNet`.
+        version: see `ResNet`.
         project: True puts a 1x1 convolution on the shortcut (sec. 3.3, option B).
     """
 

@@ -18,13 +18,15 @@ from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes, stag
 class SegNet(Network, kw_only=True):
     """SegNet: Badrinarayanan et al. 2017 (arXiv:1511.00561), figure 2.
 
-    VGG-16 with BatchNorm after each convolution, and its mirror: each decoder puts
-    every value where the maximum that it came from was, and convolves. The last
-    convolution gives the logits. Pooling rounds sizes up and remembers them, so any
-    image size works.
+    The encoder is VGG-16 with BatchNorm after each convolution; the decoder mirrors it.
+    Each decoder stage unpools, moving every value to the position of the maximum in the
+    encoder, and then convolves. The last convolution computes the logits. Pooling
+    rounds sizes up and unpooling restores them, so any image size works.
 
-    Attributes beside those of `Network`:
-        stage_sizes: convolutions of the five stages of VGG-16.
+    Adds these attributes to those of `Network`.
+
+    Attributes:
+        stage_sizes: number of convolutions in each of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
     """
 
@@ -61,11 +63,11 @@ class SegNet(Network, kw_only=True):
             hw = x.shape[1:3]
             x, indices = max_pool_with_indices(x)
             pooled.append((indices, hw))
-        # `train` must be known where the stage is traced.
+        # `train` must be a static argument of the rematerialised stage.
         make_decoder = nn.remat(Decoder, static_argnums=(3,)) if self.remat else Decoder
         for number in range(5, 0, -1):
             x = max_unpool(x, *pooled.pop())
-            # Mirrors the encoder; the very last convolution is the head.
+            # Mirrors the encoder; the last convolution of all is the head.
             size = self.stage_sizes[number - 1]
             widths = [stage_width(self.width, number)] * (size - 1)
             if number > 1:
@@ -78,7 +80,7 @@ class SegNet(Network, kw_only=True):
 
 
 class Decoder(NormedModule, kw_only=True):
-    """3x3 convolutions of `widths` channels, each with its norm and ReLU."""
+    """3x3 convolutions with `widths` channels, each followed by a norm and a ReLU."""
 
     widths: Sequence[int]
 
@@ -107,17 +109,18 @@ class Decoder(NormedModule, kw_only=True):
 def max_pool_with_indices(
     x: Float[Array, "b h w c"],
 ) -> tuple[Float[Array, "b h2 w2 c"], UInt8[Array, "b h2 w2 c"]]:
-    """Maximum of each 2x2 window, and which of the window's pixels it is.
+    """Max-pools 2x2 windows and returns the index of the maximum in each window.
 
-    Sizes are rounded up. Pixels are numbered 0, 1 in the first row and 2, 3 in the
-    second; of equal ones the first counts, and alone has the gradient.
+    Sizes are rounded up. The pixels of a window have the indices 0, 1 (first row) and
+    2, 3 (second row). Of equal pixels the first one is chosen and alone receives the
+    gradient.
     """
     _, h, w, _ = x.shape
     below = ((0, 0), (0, h % 2), (0, w % 2), (0, 0))
     return _pool_even(jnp.pad(x, below, constant_values=-jnp.inf))
 
 
-# A gradient of its own, because that of strided slices takes a TPU twice the traffic.
+# A custom gradient, since that of strided slices doubles the memory traffic on a TPU.
 @jax.custom_vjp
 def _pool_even(
     x: Float[Array, "b h w c"],
@@ -147,9 +150,10 @@ def max_unpool(
     indices: UInt8[Array, "b h2 w2 c"],
     hw: tuple[int, int],
 ) -> Float[Array, "b h w c"]:
-    """Values back where their maxima were in an image of size `hw`, zeros elsewhere.
+    """Places values at the positions of their maxima; all other pixels are zero.
 
-    Four comparisons per window, as windows do not overlap; no scatter.
+    The output has the size `hw`. Windows do not overlap, so four comparisons per window
+    replace a scatter.
     """
     b, h2, w2, c = x.shape
     pixels = jnp.arange(4, dtype=indices.dtype).reshape(1, 1, 2, 1, 2, 1)

@@ -16,18 +16,21 @@ from segloss.models.norms import NormedModule
 class UNet(Network, kw_only=True):
     """U-Net: Ronneberger et al. 2015 (arXiv:1505.04597), figure 1.
 
-    Departs from the paper in four points, as later implementations do: convolutions are
-    padded, so the logits have the size of the images and skips need no crop; a norm
-    follows each 3x3 convolution; there is no drop-out; and pooling rounds sizes up, the
-    up-convolved map being cut to the size of its skip, so any image size works.
+    Departs from the paper in four points, as later implementations do. Convolutions are
+    padded, so the logits have the size of the images and skips are not cropped. A norm
+    follows each 3x3 convolution. There is no dropout. Pooling rounds sizes up and
+    up-convolved maps are cropped to the size of their skip, so any image size works.
 
-    Attributes beside those of `Network`:
-        depth: how often the size is halved; 4 in the paper.
+    Adds these attributes to those of `Network`.
+
+    Attributes:
+        depth: number of times the size is halved; 4 in the paper.
         width: channels at full size, doubled at each halving; 64 in the paper.
-        norm: "none" is the paper.
-        input_stride: with 2, the network works at half the image size on squares of
-            2x2 pixels as channels, and its logits are enlarged bilinearly: a third of
-            the time, for coarser edges. 1 is the paper.
+        norm: the paper has "none".
+        input_stride: 1 in the paper. With 2, each 2x2 square of pixels becomes one
+            pixel with more channels, the network runs at half the image size, and its
+            logits are upsampled bilinearly. This takes a third of the time and makes
+            edges coarser.
     """
 
     depth: int = 4
@@ -49,7 +52,7 @@ class UNet(Network, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
-        # `train` must be known where the level is traced.
+        # `train` must be a static argument of the rematerialised level.
         make_convs = (
             nn.remat(DoubleConv, static_argnums=(3,)) if self.remat else DoubleConv
         )
@@ -78,7 +81,7 @@ class UNet(Network, kw_only=True):
 
 
 class DoubleConv(NormedModule, kw_only=True):
-    """Two `ConvNormReLU` of `features` channels in a row."""
+    """Two consecutive `ConvNormReLU` with `features` channels."""
 
     features: int
 

@@ -1,4 +1,4 @@
-"""VGG-16, as a backbone."""
+"""VGG-16 as a backbone."""
 
 from collections.abc import Sequence
 
@@ -15,31 +15,37 @@ VGG16_STAGE_SIZES = (2, 2, 3, 3, 3)
 class VGG16(NormedModule, kw_only=True):
     """VGG-16: Simonyan & Zisserman 2015 (arXiv:1409.1556), table 1, column D.
 
-    Five stages of 3x3 convolutions with ReLU, each before a max-pooling; then, where
-    `fc_width` asks for them, the first two fully connected layers as convolutions that
-    keep the size. Pooling rounds sizes up, so any image size works. Submodules are
-    called as in the paper, `conv1_1` to `conv5_3`, `fc6` and `fc7`, and the norm of
-    `conv1_1` is `norm1_1`.
+    Five stages of 3x3 convolutions with ReLU, each followed by max-pooling. If
+    `fc_width` is not 0, the first two fully connected layers follow as convolutions
+    that keep the spatial size. Pooling rounds sizes up, so any image size works.
+    Submodules have the names of the paper, `conv1_1` to `conv5_3`, `fc6` and `fc7`; the
+    norm of `conv1_1` is `norm1_1`.
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
-    Attributes beside those of `NormedModule`:
-        stage_sizes: convolutions of the five stages; (1, 1, 2, 2, 2) is VGG-11.
-        width: channels of stage 1; the stages have 1, 2, 4, 8 and 8 times as many.
-        output_stride: 8, 16 or 32 (the paper), the stride of the last map. Where it is
-            reached early, pooling keeps the size and later stages dilate their kernels:
+    Adds these attributes to those of `NormedModule`.
+
+    Attributes:
+        stage_sizes: number of convolutions in each of the five stages;
+            (1, 1, 2, 2, 2) is VGG-11.
+        width: channels of stage 1; the stages have 1, 2, 4, 8 and 8 times `width`.
+        output_stride: stride of the last map: 8, 16 or 32 (the paper). Once it is
+            reached, pooling keeps the size and later stages dilate their kernels:
             Chen et al. 2015 (arXiv:1412.7062), section 3.1.
-        pool_window: 2 (the paper) or 3, as in DeepLab v1.
-        fc_width: channels of `fc6` and `fc7`, 4096 in the paper; 0 leaves them out.
-        fc_window: height and width of `fc6` on the last map, odd; 7 in the paper.
+        pool_window: height and width of the pooling windows: 2 (the paper) or 3, as in
+            DeepLab v1.
+        fc_width: channels of `fc6` and `fc7`, 4096 in the paper; 0 leaves both out.
+        fc_window: kernel height and width of `fc6` on the last map, odd; 7 in the
+            paper.
         fc_rate: dilation of `fc6`.
-        dropout: share dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: "none" is the paper; others follow the 3x3 convolutions.
-        remat: True computes each stage's activations again for the gradient instead of
-            keeping them (`jax.checkpoint`): less memory, a third more time.
+        dropout: fraction dropped after `fc6` and after `fc7`, in [0, 1).
+        norm: the paper has "none"; any other norm follows each 3x3 convolution.
+        remat: True recomputes each stage's activations in the backward pass instead of
+            storing them (`jax.checkpoint`), which saves memory and takes a third more
+            time.
 
     Raises:
-        ValueError: at construction, if a hyperparameter is out of its range.
+        ValueError: at construction, if a hyperparameter is out of range.
     """
 
     stage_sizes: Sequence[int] = VGG16_STAGE_SIZES
@@ -77,19 +83,19 @@ class VGG16(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """The maps after the five poolings and, if there is one, after `fc7`.
+        """Computes the maps after each of the five poolings and, if any, after `fc7`.
 
         Args:
             images: normalised colours, of any size.
-            train: True drops out, for which it needs the PRNG stream "dropout", and
-                normalises by the batch and updates `batch_stats`, which must then be
-                mutable.
-            sample_valid: False marks padding samples. They may hold anything, and
-                change neither the statistics nor the maps of the others.
+            train: True applies dropout, which needs the PRNG stream "dropout", and
+                normalises by the statistics of the batch and updates `batch_stats`,
+                which must then be mutable.
+            sample_valid: False for padding samples. Their content is ignored: it
+                affects neither the statistics nor the maps of other samples.
         """
         how = dict(train=train, sample_valid=sample_valid)
         x = blank_padding(images, sample_valid).astype(self.dtype)
-        # Sizes are rounded up; a window of 3 has its centre on a pixel, as in Caffe.
+        # Sizes are rounded up; a window of 3 is centred on a pixel, as in Caffe.
         window, pad = (self.pool_window,) * 2, (self.pool_window - 2, 1)
         maps, reached, rate = [], 1, 1
         for number in range(1, 6):
@@ -115,7 +121,7 @@ class VGG16(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w _"]:
-        """The convolutions of the stage `number`, from 1, before its pooling."""
+        """Applies the convolutions of stage `number` (1 to 5), without its pooling."""
 
         def convolve(module, x):
             for i in range(1, self.stage_sizes[number - 1] + 1):
@@ -160,12 +166,12 @@ class VGG16(NormedModule, kw_only=True):
 
 
 def stage_width(width: int, number: int) -> int:
-    """Channels of the stage `number`, from 1, where the first has `width`."""
+    """Number of channels of stage `number` (1 to 5) if stage 1 has `width`."""
     return width * min(2 ** (number - 1), 8)
 
 
 def check_stage_sizes(module: nn.Module) -> None:
-    """Raises ValueError unless there are five `stage_sizes`, each at least 1."""
+    """Raises ValueError unless `stage_sizes` are five numbers >= 1."""
     if not are_counts(module.stage_sizes, 5):
         raise ValueError(
             f"{type(module).__name__}: stage_sizes must be five numbers >= 1, "

@@ -15,20 +15,22 @@ from segloss.models.norms import NormedModule, apply_norm
 class VNet(Network, kw_only=True):
     """V-Net: Milletari et al. 2016 (arXiv:1606.04797), figure 2 and table 1.
 
-    Residual stages of 5x5x5 convolutions between strided 2x2x2 convolutions, which take
-    the place of pooling. A stage adds what it was given to what its last convolution
-    gives: on the way down its input, on the way up its input beside that of the way
-    down. It takes volumes, or images, with 5x5 and 2x2 convolutions.
+    Residual stages of 5x5x5 convolutions, separated by strided 2x2x2 convolutions
+    instead of pooling. Each stage adds its input to the output of its last convolution;
+    the input of a decoder stage is the up-convolved map concatenated with the skip.
+    Accepts volumes, and images, for which kernels are 5x5 and 2x2.
 
-    Departs from the paper in three points: norms follow the convolutions, unless `norm`
-    is "none"; strided convolutions round sizes up, and up-convolved maps are cut to the
-    size of those they are put beside, so any size works; and where an image has more
-    channels than one, all are repeated to be added to the first stage.
+    Departs from the paper in three points. Norms follow the convolutions, unless `norm`
+    is "none". Strided convolutions round sizes up and up-convolved maps are cropped to
+    the size of their skip, so any size works. If an input has several channels, all of
+    them are repeated to form the residual of the first stage.
 
-    Attributes beside those of `Network`:
+    Adds these attributes to those of `Network`.
+
+    Attributes:
         width: channels at full size, doubled at each halving; 16 in the paper.
-        convs: 5x5x5 convolutions of each stage on the way down, the lowest last; the
-            stages of the way up have as many as those beside them.
+        convs: number of 5x5x5 convolutions of each encoder stage, the lowest last; a
+            decoder stage has as many as the encoder stage at its level.
     """
 
     width: int = 16
@@ -53,7 +55,7 @@ class VNet(Network, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b *size {self.num_classes}"]:
-        # `train` must be known where the stage is traced.
+        # `train` must be a static argument of the rematerialised stage.
         make_stage = nn.remat(VStage, static_argnums=(4,)) if self.remat else VStage
         x = images.astype(self.dtype)
         skips = []
@@ -81,14 +83,16 @@ class VNet(Network, kw_only=True):
 
 
 class VStage(NormedModule, kw_only=True):
-    """A change of size, then convolutions around which the input is added.
+    """A change of resolution, followed by convolutions with a residual connection.
 
-    Attributes beside those of `NormedModule`:
-        features: channels after the change of size; on the way up those of the skip
-            come on top.
+    Adds these attributes to those of `NormedModule`.
+
+    Attributes:
+        features: channels after the change of resolution, without those of the skip.
         convs: number of 5x5x5 convolutions.
-        step: "down" halves the size, "up" doubles it and takes the skip in; None is
-            the first stage, whose input is repeated to `features` channels.
+        step: "down" halves the size; "up" doubles it and concatenates the skip; None is
+            the first stage, which keeps the size and repeats its input to `features`
+            channels.
     """
 
     features: int
@@ -145,9 +149,10 @@ class VStage(NormedModule, kw_only=True):
 
 
 class PReLU(nn.Module, kw_only=True):
-    """ReLU that learns a slope below zero per channel, at first 0.25.
+    """ReLU with a learned slope per channel below zero, initialised to 0.25.
 
-    He et al. 2015 (arXiv:1502.01852), eq. 1; flax's learns one for all channels.
+    He et al. 2015 (arXiv:1502.01852), eq. 1. `flax.linen.PReLU` shares one slope among
+    all channels.
     """
 
     dtype: str

@@ -9,6 +9,7 @@ from segloss.train.setup import make_setup
 from segloss.train.stored_config import (
     change_fields,
     check_same_config,
+    check_same_weights,
     flat_fields,
     read_config,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "TrainedModel",
     "change_fields",
     "check_same_config",
+    "check_same_weights",
     "evaluate_run",
     "export",
     "flat_fields",

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from segloss.train.step import TrainState
+from segloss.writing import write_json
 
 _NOT_SCORED = -1.0
 
@@ -67,7 +68,9 @@ class Checkpoints:
     def save(
         self, state: TrainState, *, mean_iou: float | None, meta: dict[str, Any]
     ) -> None:
-        """Starts to write the state as checkpoint `state.step`, unless it is there.
+        """Starts to write the state as checkpoint `state.step`.
+
+        A checkpoint that exists already is not written again, but takes the new score.
 
         Args:
             state: one device's copy, on the host.
@@ -75,11 +78,15 @@ class Checkpoints:
             meta: what can be written as JSON.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        exists = step in self._manager.all_steps()
+        if exists and mean_iou is None:
             return
         # What was not evaluated, or has no class to score, ranks below all that was.
         if mean_iou is None or math.isnan(mean_iou):
             mean_iou = _NOT_SCORED
+        if exists:
+            self._replace_score(step, mean_iou)
+            return
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -88,6 +95,15 @@ class Checkpoints:
             ),
             metrics={"mean_iou": mean_iou},
         )
+
+    def _replace_score(self, step: int, mean_iou: float) -> None:
+        # Orbax cannot change a checkpoint, and deleting it first could lose it. It
+        # stores the metrics as a file of JSON, which is replaced atomically.
+        self._manager.wait_until_finished()
+        write_json(
+            self.directory / str(step) / "metrics" / "metrics", {"mean_iou": mean_iou}
+        )
+        self._manager.reload()
 
     def restore(self, like: TrainState, *, which: str = "newest") -> Restored | None:
         """Reads a checkpoint; None if there is none.

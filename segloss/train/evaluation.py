@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Float64, Int, Int64
 
 from segloss import __version__, metrics
 from segloss.data import Dataset, InOrder, iterate_batches, round_up
@@ -20,24 +20,24 @@ from segloss.train.inference import Inference
 from segloss.train.step import shard
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Positions of images in a split, and the confusion of each.
+OnConfusions = Callable[[Int64[np.ndarray, " b"], Int[np.ndarray, "b c c"]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Confusion counts of one split.
+    """Confusion counts of one split, and a score for each of its images.
 
     Attributes:
         split: name of the split.
-        per_image: confusion matrix of each image, in the split's order.
+        confusion: counts of the whole split: rows are labels, columns are predictions.
+        image_scores: mean IoU of each image alone, in the split's order; NaN for one
+            without a labelled pixel.
     """
 
     split: str
-    per_image: Int[np.ndarray, "n c c"]
-
-    @property
-    def confusion(self) -> Int64[np.ndarray, "c c"]:
-        """Counts of the whole split: rows are labels, columns are predictions."""
-        return self.per_image.sum(axis=0, dtype=np.int64)
+    confusion: Int64[np.ndarray, "c c"]
+    image_scores: Float64[np.ndarray, " n"]
 
 
 def evaluate(
@@ -50,11 +50,13 @@ def evaluate(
     size_multiple: int,
     num_threads: int = 2,
     on_batch: Callable[[int], None] = lambda images: None,
+    on_confusions: OnConfusions = lambda ids, confusions: None,
 ) -> Evaluation:
     """Counts the confusions of one split at the images' full size.
 
     Each image is padded as prediction pads it, whatever else is in the split. Images
-    that then have one size share batches; each size is compiled once.
+    that then have one size share batches; each size is compiled once. Each image and
+    its labels are decoded once, and no confusion is kept longer than its batch.
 
     Args:
         evaluation_step: from `pmap_evaluation_step`.
@@ -65,19 +67,21 @@ def evaluate(
         size_multiple: both sides are padded to a multiple of so many pixels.
         num_threads: threads that read ahead.
         on_batch: called with the number of images of each batch that is done.
+        on_confusions: called with the positions of each batch's images in the split,
+            and the confusion of each. The order of the batches is by size of image.
 
     Raises:
         BadSampleError: if a sample cannot be used, however training takes it: the score
             of the others would be of another split.
     """
     source = dataset.source(split)
-    labels = dataset.source(split, images=False)
-    image_hw = np.array([labels[i]["labels"].shape for i in range(len(labels))])
+    image_hw = np.array([source.label_hw(i) for i in range(len(source))])
     groups = collections.defaultdict(list)
     for i, hw in enumerate(image_hw.tolist()):
         groups[round_up(tuple(hw), size_multiple)].append(i)
     num_classes = dataset.num_classes
-    per_image = np.zeros((len(source), num_classes, num_classes), np.int32)
+    total = np.zeros((num_classes, num_classes), np.int64)
+    image_scores = np.full(len(source), np.nan)
     for canvas_hw, ids in groups.items():
         sampler = InOrder(np.array(ids), batch_max=batch_size)
         batches = iterate_batches(
@@ -97,9 +101,11 @@ def evaluate(
             batch["hw"][present] = image_hw[sampler[k]]
             counts = np.asarray(evaluation_step(replicated_variables, shard(batch)))
             counts = counts.reshape(-1, *counts.shape[2:])[present]
-            per_image[sampler[k]] = counts
+            total += counts.sum(axis=0, dtype=np.int64)
+            image_scores[sampler[k]] = metrics.mean_iou(counts)
+            on_confusions(sampler[k], counts)
             on_batch(len(counts))
-    return Evaluation(split=split, per_image=per_image)
+    return Evaluation(split, total, image_scores)
 
 
 def make_results(
@@ -145,7 +151,7 @@ def make_results(
             "dataset": dataset.name,
             "fingerprint": dataset.fingerprint,
             "split": evaluation.split,
-            "num_images": len(evaluation.per_image),
+            "num_images": len(evaluation.image_scores),
             "step": step,
             "images_seen": images_seen,
             "seconds": round(seconds, 1),
@@ -172,9 +178,7 @@ def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:
 
     An image without a labelled pixel has no score and is left out.
     """
-    scores = np.array(
-        [metrics.mean_iou(c) for c in evaluation.per_image.astype(np.int64)]
-    )
+    scores = evaluation.image_scores
     order = np.argsort(-scores, kind="stable")
     order = order[~np.isnan(scores[order])]
     if len(order):

@@ -15,7 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segloss import metrics
-from segloss.data import BalanceBatch, Batch, estimate_acceptance, iterate_batches
+from segloss.data import (
+    BalanceBatch,
+    Batch,
+    describe_unused_rows,
+    estimate_acceptance,
+    iterate_batches,
+)
 from segloss.models.pretrained import (
     Weights,
     load_weights,
@@ -44,7 +50,11 @@ from segloss.train.step import (
     prefetch_to_devices,
     replicate,
 )
-from segloss.train.stored_config import check_same_config, write_config
+from segloss.train.stored_config import (
+    check_same_config,
+    check_same_weights,
+    write_config,
+)
 from segloss.train.trained import final_evaluation, load_trained
 
 
@@ -97,30 +107,37 @@ class _Run:
     pretrained: dict[str, str] | None = None
 
     def train(self) -> dict[str, Any]:
-        setup, config = self.setup, self.setup.config
         # Before anything is written: weights of a file may not fit.
         state = self._first_state()
-        with contextlib.closing(Checkpoints(self._checkpoints_at)) as checkpoints:
-            write_config(config, self.workdir)
-            self._introduce(state)
-            with (
-                stop_on_signals(self.stop),
-                MetricWriter(self.workdir, start_step=int(state.step)) as writer,
-                make_progress(self.console) as progress,
-                contextlib.closing(self._batches(int(state.step))) as batches,
-            ):
-                self._steps(state, batches, checkpoints, writer, progress)
+        with stop_on_signals(self.stop):
+            with contextlib.closing(Checkpoints(self._checkpoints_at)) as checkpoints:
+                write_config(self.setup.config, self.workdir)
+                self._introduce(state)
+                with (
+                    MetricWriter(self.workdir, start_step=int(state.step)) as writer,
+                    make_progress(self.console) as progress,
+                    contextlib.closing(self._batches(int(state.step))) as batches,
+                ):
+                    self._steps(state, batches, checkpoints, writer, progress)
+            return self._final_evaluation()
+
+    def _final_evaluation(self) -> dict[str, Any]:
+        config = self.setup.config
         inference = make_inference(config)
         as_before = inference == inference.in_one_look
-        return final_evaluation(
-            config,
-            setup.dataset,
-            config.evaluate.final_split,
-            load_trained(config, self.workdir),
-            self.workdir,
-            self.console,
-            evaluation_step=self._evaluation_step if as_before else None,
-        )
+        try:
+            return final_evaluation(
+                config,
+                self.setup.dataset,
+                config.evaluate.final_split,
+                load_trained(config, self.workdir),
+                self.workdir,
+                self.console,
+                evaluation_step=self._evaluation_step if as_before else None,
+                on_progress=self._check_stop,
+            )
+        except _EvaluationStopped:
+            raise self._stopped(config.total_steps) from None
 
     @property
     def _checkpoints_at(self) -> Path:
@@ -160,6 +177,7 @@ class _Run:
         self.seconds_before = restored.meta["seconds"]
         self.images_seen = restored.meta.get("images_seen")
         self.pretrained = restored.meta.get("pretrained")
+        check_same_weights(self.setup.config, self.pretrained)
         return restored.state
 
     def _begin_with(self, weights: Weights, state: TrainState) -> TrainState:
@@ -220,7 +238,6 @@ class _Run:
             optimizer=setup.optimizer,
             augment=setup.augment,
         )
-        meter = StepMeter(writer, setup.schedule)
         task = progress.add_task("train", total=last, completed=first, status="")
         batches = prefetch_to_devices(batches)
         if (
@@ -229,7 +246,8 @@ class _Run:
             and not writer.has(first, f"{config.evaluate.split}_mean_iou")
         ):
             # A stop came between that step and the end of its evaluation.
-            self._evaluate(state, first, writer, progress)
+            self._evaluate_and_save(state, first, checkpoints, writer, progress)
+        meter = StepMeter(writer, setup.schedule)
         for step in range(first + 1, last + 1):
             with meter.waiting_for_data():
                 batch = next(batches)
@@ -253,24 +271,26 @@ class _Run:
             )
             self.on_step(step)
             stopping = bool(self.stop)
-            # What was evaluated may be the best so far.
             saving = evaluating or self._is_due(step, config.checkpoint_every_steps)
             if stopping or saving or step % config.log_every_steps == 0:
                 # Before a checkpoint, so that none holds what is not finite.
                 progress.update(task, completed=step, status=meter.flush())
-            mean_iou = None
             if evaluating and not stopping:
-                mean_iou = self._evaluate(state, step, writer, progress)
-                stopping = bool(self.stop)
+                self._evaluate_and_save(state, step, checkpoints, writer, progress)
                 meter.restart_clock()
-            if stopping or saving:
-                checkpoints.save(
-                    first_replica(state),
-                    mean_iou=mean_iou,
-                    meta=self._meta(),
-                )
+            elif saving or stopping:
+                self._save(state, checkpoints)
             if stopping:
                 raise self._stopped(step)
+
+    def _save(
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        *,
+        mean_iou: float | None = None,
+    ) -> None:
+        checkpoints.save(first_replica(state), mean_iou=mean_iou, meta=self._meta())
 
     def _meta(self) -> dict[str, Any]:
         dataset = self.setup.dataset
@@ -308,17 +328,48 @@ class _Run:
             process_count=jax.process_count(),
         )
 
-    def _evaluate(
-        self, state: TrainState, step: int, writer: MetricWriter, progress: Progress
-    ) -> float | None:
-        """Mean IoU on the split that is watched; None if the run was asked to stop."""
+    def _evaluate_and_save(
+        self,
+        state: TrainState,
+        step: int,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        progress: Progress,
+    ) -> None:
+        """Scores the split that is watched; the state may be the best so far.
+
+        Raises:
+            Stopped: if the run was asked to stop meanwhile.
+        """
+        try:
+            summary = self._evaluate(state, progress)
+        except _EvaluationStopped:
+            self._save(state, checkpoints)
+            raise self._stopped(step) from None
+        # Written after the checkpoint has the score: a run that is killed in between
+        # evaluates this step again.
+        self._save(state, checkpoints, mean_iou=summary["mean_iou"])
+        split = self.setup.config.evaluate.split
+        writer.write(step, {f"{split}_{k}": v for k, v in summary.items()})
+        writer.flush()
+        self.console.print(
+            f"step {step}: {split} mean IoU {summary['mean_iou']:.4f}, "
+            f"pixel accuracy {summary['pixel_accuracy']:.4f}"
+        )
+        if self.stop:
+            raise self._stopped(step)
+
+    def _check_stop(self) -> None:
+        if self.stop:
+            raise _EvaluationStopped
+
+    def _evaluate(self, state: TrainState, progress: Progress) -> dict[str, float]:
         config = self.setup.config
         dataset, split = self.setup.dataset, config.evaluate.split
         task = progress.add_task(split, total=len(dataset.source(split)), status="")
 
         def on_batch(images: int) -> None:
-            if self.stop:
-                raise _EvaluationStopped
+            self._check_stop()
             progress.advance(task, images)
 
         try:
@@ -332,18 +383,9 @@ class _Run:
                 num_threads=config.data.num_threads,
                 on_batch=on_batch,
             )
-        except _EvaluationStopped:
-            return None
         finally:
             progress.remove_task(task)
-        summary = metrics.summary(evaluation.confusion)
-        writer.write(step, {f"{split}_{k}": v for k, v in summary.items()})
-        writer.flush()
-        self.console.print(
-            f"step {step}: {split} mean IoU {summary['mean_iou']:.4f}, "
-            f"pixel accuracy {summary['pixel_accuracy']:.4f}"
-        )
-        return summary["mean_iou"]
+        return metrics.summary(evaluation.confusion)
 
     def _introduce(self, state: TrainState) -> None:
         setup, dataset = self.setup, self.setup.dataset
@@ -358,7 +400,15 @@ class _Run:
             + f"{setup.config.total_steps} steps in {self.workdir}",
             soft_wrap=True,
         )
+        if step and self.pretrained:
+            self.console.print(
+                f"it began with the weights of {self.pretrained['file']}, SHA-256 "
+                f"{self.pretrained['sha256'][:16]}, which are not read again",
+                soft_wrap=True,
+            )
         sampler = setup.sampler
+        if line := describe_unused_rows(sampler.batch_max, jax.device_count()):
+            self.console.print(line, soft_wrap=True)
         if isinstance(sampler, BalanceBatch) and not sampler.exact:
             acceptance = estimate_acceptance(
                 sampler.class_sets,

@@ -1,5 +1,6 @@
 """Prediction for any images: class ids, overlays, and scores where labels lie."""
 
+import collections
 import functools
 import shutil
 from collections.abc import Callable, Sequence
@@ -46,36 +47,39 @@ def predict(
     console = make_console()
     paths, label_dir, name = _find(Path(images).resolve())
     trained = load_trained(config, Path(workdir))
-    labels = {
-        path.stem: _read_labels(label_dir / f"{path.stem}.png", trained)
-        for path in paths
-        if (label_dir / f"{path.stem}.png").exists()
-    }
     directory = Path(workdir) / "predictions" / name
     # Of an earlier set of this name, nothing must stay beside this one.
     shutil.rmtree(directory, ignore_errors=True)
     for kind in ("indices", "overlays"):
         (directory / kind).mkdir(parents=True)
-    confusions = {}
+    num_classes = len(trained.class_names)
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    image_scores = {}
     with make_progress(console) as progress:
         task = progress.add_task("predict", total=len(paths), status="")
         for path in paths:
+            label_path = label_dir / f"{path.stem}.png"
+            labels = _read_labels(label_path, trained) if label_path.exists() else None
             # As it lies in a dataset, where its label may say which way it is turned.
-            hw = labels[path.stem].shape if path.stem in labels else None
+            hw = None if labels is None else labels.shape
             image = _read(path, functools.partial(read_image, label_hw=hw))
             predicted = trained.predict(image)
             to_palette_png(predicted).save(directory / "indices" / f"{path.stem}.png")
             blended = Image.fromarray(overlay(image, predicted))
             blended.save(directory / "overlays" / f"{path.stem}.png")
-            if path.stem in labels:
-                confusions[path.stem] = _count(
-                    trained, predicted, labels[path.stem], path
-                )
+            if labels is not None:
+                counts = _count(trained, predicted, labels, path)
+                confusion += counts
+                image_scores[path.stem] = float(metrics.mean_iou(counts))
             progress.advance(task)
     console.print(f"{len(paths)} predictions: {directory}", soft_wrap=True)
-    if not confusions:
+    if not image_scores:
         return None
-    scores = _score(confusions)
+    scores = {
+        "summary": metrics.summary(confusion),
+        "num_images": len(image_scores),
+        "mean_iou_per_image": image_scores,
+    }
     write_json(directory / "scores.json", without_nan(scores))
     console.print(summary_table({name: scores}))
     return scores
@@ -96,8 +100,8 @@ def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
         raise FileNotFoundError(
             f"--input={images}: no image ({', '.join(_SUFFIXES)}) lies there."
         )
-    stems = [p.stem for p in paths]
-    if twice := sorted({s for s in stems if stems.count(s) > 1}):
+    stems = collections.Counter(p.stem for p in paths)
+    if twice := sorted(stem for stem, count in stems.items() if count > 1):
         raise ValueError(
             f"--input={images}: several images are named {', '.join(twice)}; their "
             "predictions would overwrite each other."
@@ -145,14 +149,3 @@ def _count(
         num_classes=len(trained.class_names),
     )
     return np.asarray(counts, np.int64)
-
-
-def _score(confusions: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Scores of the whole set, and each image's own mean IoU."""
-    total = sum(confusions.values())
-    per_image = {stem: float(metrics.mean_iou(c)) for stem, c in confusions.items()}
-    return {
-        "summary": metrics.summary(total),
-        "num_images": len(confusions),
-        "mean_iou_per_image": per_image,
-    }

@@ -23,19 +23,31 @@ from segloss.data import (
     augment,
     open_dataset,
 )
-from segloss.losses import compound_loss, inputs_of, takes_masks
+from segloss.losses import (
+    compound_loss,
+    inputs_of,
+    make_loss,
+    scalars_of,
+    takes_masks,
+)
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.models import make_model
 from segloss.registry import bind
 from segloss.train.checkpoints import check_which
 from segloss.train.inference import Inference
+from segloss.train.loss_schedules import (
+    LOSS_SCHEDULES,
+    Scheduled,
+    ScheduledLoss,
+    Term,
+    fill_in,
+    schedules_of,
+)
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.step import AXIS
 
 # What a config holds, and what `config.json` gives back.
 Section = ConfigDict | Mapping[str, Any]
-# Weight, name and hyperparameters of a loss.
-Term = tuple[float | int, str, dict[str, Any]]
 
 _COUNTS = (
     "total_steps",
@@ -74,7 +86,7 @@ class Setup:
     dataset: Dataset
     model: nn.Module
     sampler: Sampler
-    loss: Callable
+    loss: Callable | ScheduledLoss
     loss_inputs: frozenset[str]
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
@@ -96,7 +108,7 @@ def make_setup(config: ConfigDict) -> Setup:
         _plain(config.augment),
         crop_hw=tuple(config.data.crop_hw),
     )
-    terms = _choose_terms(config.loss)
+    terms = _choose_terms(config)
     loss_inputs = frozenset(x for _, name, _ in terms for x in inputs_of(name))
     optimizer = make_configured_optimizer(config)
     dataset = open_configured_dataset(config)
@@ -105,7 +117,7 @@ def make_setup(config: ConfigDict) -> Setup:
     index = dataset.class_index("train")
     loss = make_configured_loss(config, np.asarray(index.pixel_counts))
     num_outputs = count_outputs(config, dataset.num_classes)
-    _trace(augmentation, loss, loss_inputs, num_outputs)
+    _trace(augmentation, loss, loss_inputs, num_outputs, config.total_steps)
     return Setup(
         config=config,
         dataset=dataset,
@@ -165,7 +177,11 @@ def check_split(dataset: Dataset, split: str) -> None:
 
 
 def _trace(
-    augmentation: Callable, loss: Callable, inputs: Iterable[str], num_outputs: int
+    augmentation: Callable,
+    loss: Callable | ScheduledLoss,
+    inputs: Iterable[str],
+    num_outputs: int,
+    total_steps: int,
 ) -> None:
     """Lets both check their hyperparameters, which they do when they are traced."""
     shape = jax.ShapeDtypeStruct
@@ -173,7 +189,14 @@ def _trace(
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
     logits = shape((1, 2, 2, num_outputs), np.float32)
     jax.eval_shape(augmentation, keys, shape((1, 2, 2, 3), np.uint8), labels, valid)
-    jax.eval_shape(loss, logits, labels, valid, **dict.fromkeys(inputs, logits))
+
+    def trace(loss: Callable) -> None:
+        jax.eval_shape(loss, logits, labels, valid, **dict.fromkeys(inputs, logits))
+
+    if isinstance(loss, ScheduledLoss):
+        loss.check(total_steps, trace)
+    else:
+        trace(loss)
 
 
 def open_configured_dataset(config: ConfigDict) -> Dataset:
@@ -209,7 +232,7 @@ def count_outputs(config: ConfigDict, num_classes: int) -> int:
             f"config.data: a dataset must have at least 2 classes, got {num_classes}; "
             "name the rest of the image, too."
         )
-    of_sigmoids = _are_of_sigmoids(_choose_terms(config.loss))
+    of_sigmoids = _are_of_sigmoids(_choose_terms(config))
     return 1 if of_sigmoids and num_classes == 2 else num_classes
 
 
@@ -237,37 +260,45 @@ def make_inference(config: ConfigDict) -> Inference:
 
 def make_configured_loss(
     config: ConfigDict, pixel_counts: Int[np.ndarray, "n c"]
-) -> Callable:
+) -> Callable | ScheduledLoss:
     """The loss of a config, which takes class ids.
 
     For losses of sigmoids they are made into a mask for each logit.
 
     Args:
-        config: of a run; only `loss` is read.
+        config: of a run; only `loss` and `total_steps` are read.
         pixel_counts: of each class in each training image, for weights chosen by name.
     """
-    terms = _choose_terms(config.loss)
+    terms = _choose_terms(config)
     num_classes = pixel_counts.shape[1]
     num_outputs = count_outputs(config, num_classes)
 
     def with_weights(chosen: dict[str, Any]) -> dict[str, Any]:
-        if num_outputs < num_classes and callable(chosen.get("class_weights")):
+        by_name = chosen.get("class_weights")
+        if not callable(by_name):
+            return chosen
+        if num_outputs < num_classes:
             raise ValueError(
                 "config.loss: one logit has no class weights by name; two classes are "
                 "weighed by pos_weight, where the loss has it."
             )
-        return {k: v(pixel_counts) if callable(v) else v for k, v in chosen.items()}
+        return chosen | {"class_weights": by_name(pixel_counts)}
 
-    loss = compound_loss([(w, name, with_weights(chosen)) for w, name, chosen in terms])
-    if not _are_of_sigmoids(terms):
-        return loss
+    terms = [(weight, name, with_weights(chosen)) for weight, name, chosen in terms]
+    of_sigmoids = _are_of_sigmoids(terms)
 
-    def loss_of_masks(logits, labels, valid=None, **options):
-        masks = jax.nn.one_hot(labels, num_classes, dtype=bool)[..., -num_outputs:]
-        valid = None if valid is None else valid[..., None]
-        return loss(logits, masks, valid, **options)
+    def make(values: Mapping[str, Any]) -> Callable:
+        loss = compound_loss(fill_in(terms, values))
 
-    return loss_of_masks
+        def loss_of_masks(logits, labels, valid=None, **options):
+            masks = jax.nn.one_hot(labels, num_classes, dtype=bool)[..., -num_outputs:]
+            valid = None if valid is None else valid[..., None]
+            return loss(logits, masks, valid, **options)
+
+        return loss_of_masks if of_sigmoids else loss
+
+    schedules = schedules_of(terms)
+    return ScheduledLoss(schedules, make) if schedules else make({})
 
 
 def make_configured_schedule(config: ConfigDict) -> optax.Schedule:
@@ -325,23 +356,48 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _choose_terms(section: Section | Sequence[Section]) -> list[Term]:
+def _choose_terms(config: ConfigDict) -> list[Term]:
     """One loss, or a list of losses with a `weight` each, their names checked.
 
     Class weights chosen by name are still functions of the pixel counts.
     """
+    section = config.loss
     terms = [section] if isinstance(section, ConfigDict | Mapping) else section
+    named = [_split_name("loss", term) for term in terms]
+    names = [name for name, _ in named]
     parts = []
-    for term in terms:
-        name, hyperparameters = _split_name("loss", term)
-        weights = hyperparameters.get("class_weights")
+    for place, (name, fields) in enumerate(named, start=1):
+        weight = {"weight": fields.pop("weight", 1.0)}
+        make_loss(name, **fields)  # finds unknown names
+        weights = fields.get("class_weights")
         if isinstance(weights, Mapping):
             weights = _choose("class_weights", CLASS_WEIGHTS, weights)
-            hyperparameters["class_weights"] = weights
-        parts.append((hyperparameters.pop("weight", 1.0), name, hyperparameters))
-    compound_loss(parts)
+            fields["class_weights"] = weights
+        # Of two terms of the same loss, each has a name of its own.
+        title = name if names.count(name) == 1 else f"{name}_{place}"
+        chosen = {
+            field: _choose_schedule(name, title, field, value, config.total_steps)
+            if isinstance(value, Mapping)
+            else value
+            for field, value in (weight | fields).items()
+        }
+        parts.append((chosen.pop("weight"), name, chosen))
+    compound_loss(fill_in(parts, dict.fromkeys(schedules_of(parts), 1.0)))
     _are_of_sigmoids(parts)
     return parts
+
+
+def _choose_schedule(
+    loss: str, title: str, field: str, section: Section, total_steps: int
+) -> Scheduled:
+    able = ("weight", *scalars_of(loss))
+    if field not in able:
+        raise ValueError(
+            f"config.loss: {field} of {loss} cannot follow a schedule; "
+            f"{', '.join(able)} can."
+        )
+    schedule = _choose("loss schedule", LOSS_SCHEDULES, section)(total_steps)
+    return Scheduled(f"loss_schedule/{title}.{field}", schedule)
 
 
 def _are_of_sigmoids(terms: Sequence[Term]) -> bool:

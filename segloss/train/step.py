@@ -19,6 +19,7 @@ from segloss.losses import gradient_share
 from segloss.losses.diagnostics import pixel_share
 from segloss.metrics import confusion_matrix
 from segloss.train.inference import Inference, of_each_class, predict_labels
+from segloss.train.loss_schedules import ScheduledLoss, loss_at
 
 AXIS = "devices"
 
@@ -69,7 +70,7 @@ def train_step(
     batch: Batch,
     *,
     model: nn.Module,
-    loss: Callable,
+    loss: Callable | ScheduledLoss,
     optimizer: optax.GradientTransformation,
     augment: Callable,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -80,8 +81,10 @@ def train_step(
 
     Returns:
         The next state, equal on all devices, and scalars: the global batch's `loss`,
-        its `grad_norm` before clipping, and the `param_norm` that results.
+        its `grad_norm` before clipping, the `param_norm` that results, and the values
+        that schedules gave the loss.
     """
+    loss, scheduled = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
 
     def global_loss(params):
@@ -108,6 +111,7 @@ def train_step(
         "loss": value,
         "grad_norm": optax.tree.norm(grads),
         "param_norm": optax.tree.norm(params),
+        **scheduled,
     }
 
 
@@ -116,7 +120,7 @@ def attention_step(
     batch: Batch,
     *,
     model: nn.Module,
-    loss: Callable,
+    loss: Callable | ScheduledLoss,
     augment: Callable,
     class_names: Sequence[str],
 ) -> dict[str, jax.Array]:
@@ -128,6 +132,7 @@ def attention_step(
         Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
         `pixel_share/NAME` of each class, equal on all devices.
     """
+    loss, _ = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
     logits, _ = _forward(state, state.params, images, batch, model)
     logits, labels, valid, inputs = _pair_up(logits, labels, valid, inputs)[-1]

@@ -3,14 +3,15 @@
 import ast
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from segloss.models.pretrained import sha256_of
 from segloss.train.inference import Inference
-from segloss.train.setup import READING_AHEAD
+from segloss.train.setup import READING_AHEAD, pretrained_file
 from segloss.writing import write_json
 
 # What runs did before these fields came.
@@ -50,12 +51,46 @@ def check_same_config(
     differing = [
         f"{field} was {before.get(field)!r}, is {now.get(field)!r}"
         for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field)
+        if not _agree(field, before.get(field), now.get(field))
     ]
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config: {'; '.join(differing)}. "
             "Choose another --workdir, or go back to that config."
+        )
+
+
+def _agree(field: str, before: Any, now: Any) -> bool:
+    # A file may be moved. Whether it is the same one, `check_same_weights` says.
+    if field == "model.pretrained" and before and now:
+        return True
+    return before == now
+
+
+def check_same_weights(
+    config: ConfigDict, began_with: Mapping[str, str] | None
+) -> None:
+    """Checks that a config that names another file names the same weights.
+
+    A run that goes on does not read them again, so the file may be gone.
+
+    Args:
+        config: that of now.
+        began_with: `file` and `sha256` of the weights that the run began with; None if
+            there were none.
+
+    Raises:
+        ValueError: if the file exists, was not named before, and holds other weights.
+    """
+    path = pretrained_file(config)
+    if not path or not began_with or path == began_with["file"]:
+        return
+    if Path(path).is_file() and sha256_of(path) != began_with["sha256"]:
+        raise ValueError(
+            f"config.model.pretrained: {path} is another file than "
+            f"{began_with['file']}, which the run began with: its SHA-256 does not "
+            f"begin with {began_with['sha256'][:16]}. Choose another --workdir, or go "
+            "back to those weights."
         )
 
 

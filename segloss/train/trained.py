@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.console import Console
 from segloss.data import Dataset, put_on_canvas, round_up
 from segloss.report import class_table, example_figure, save_figure, summary_table
 from segloss.train.checkpoints import Checkpoints
+from segloss.train.confusions import ConfusionStore
 from segloss.train.evaluation import (
     Evaluation,
     evaluate,
@@ -148,18 +150,31 @@ def final_evaluation(
     console: Console,
     *,
     evaluation_step: Callable | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Scores a split: `results.json`, `confusions.npz`, a figure and tables.
 
     The step, if there is one that does the same, need not be compiled again.
+    `on_progress` is called after every batch and picture; if it raises, there will be
+    no `results.json`.
     """
     step = evaluation_step or pmap_evaluation_step(
         model=trained.model,
         inference=trained.inference,
         num_classes=dataset.num_classes,
     )
-    with make_progress(console) as progress:
-        task = progress.add_task(split, total=len(dataset.source(split)), status="")
+    num_images = len(dataset.source(split))
+    with (
+        make_progress(console) as progress,
+        tempfile.TemporaryFile() as file,
+    ):
+        confusions = ConfusionStore(file, num_images, dataset.num_classes)
+        task = progress.add_task(split, total=num_images, status="")
+
+        def on_batch(images: int) -> None:
+            on_progress()
+            progress.advance(task, images)
+
         evaluation = evaluate(
             step,
             replicate(trained.variables),
@@ -168,8 +183,13 @@ def final_evaluation(
             batch_size=config.evaluate.batch_size,
             size_multiple=trained.inference.size_multiple,
             num_threads=config.data.num_threads,
-            on_batch=lambda images: progress.advance(task, images),
+            on_batch=on_batch,
+            on_confusions=confusions.add,
         )
+        directory.mkdir(parents=True, exist_ok=True)
+        # So that scores of a part of the images, or of several runs, can be had later.
+        with replacing(directory / "confusions.npz") as path:
+            confusions.save(path)
     results = make_results(
         evaluation,
         dataset,
@@ -181,11 +201,7 @@ def final_evaluation(
         pretrained=trained.pretrained,
     )
     figure = directory / "figures" / "examples.png"
-    _draw_examples(evaluation, dataset, trained, figure)
-    directory.mkdir(parents=True, exist_ok=True)
-    # So that scores of a part of the images, or of several runs, can be had later.
-    with replacing(directory / "confusions.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, per_image=evaluation.per_image)
+    _draw_examples(evaluation, dataset, trained, figure, on_progress)
     # Last, because a run with results is a finished run.
     write_json(directory / "results.json", results)
     console.print(class_table(results))
@@ -195,7 +211,11 @@ def final_evaluation(
 
 
 def _draw_examples(
-    evaluation: Evaluation, dataset: Dataset, trained: TrainedModel, path: Path
+    evaluation: Evaluation,
+    dataset: Dataset,
+    trained: TrainedModel,
+    path: Path,
+    on_progress: Callable[[], None],
 ) -> None:
     source = dataset.source(evaluation.split)
     examples = []
@@ -209,6 +229,7 @@ def _draw_examples(
                 "predicted": trained.predict(sample["image"]),
             }
         )
+        on_progress()
     if examples:
         figure = example_figure(
             examples, dataset.class_names, ignore_label=dataset.ignore_label

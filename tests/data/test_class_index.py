@@ -71,7 +71,7 @@ def test_stray_label_names_the_sample():
         (np.zeros((2, 3, 1), np.uint8), r"uint8 \[2, 3, 1\]"),
     ],
 )
-def test_labels_of_another_kind_name_the_sample(labels, got):
+def test_labels_of_the_wrong_type_are_an_error_naming_the_sample(labels, got):
     with pytest.raises(ValueError, match=rf"of odd must be uint8 \[h, w\], got {got}"):
         build([{"labels": labels, "stem": "odd"}])
 
@@ -164,7 +164,7 @@ counter(pathlib.Path(sys.argv[1]), Numbered(stuck_from=130)).count()
 """
 
 
-def test_killed_count_goes_on_where_it_stopped(tmp_path):
+def test_killed_count_resumes_where_it_stopped(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT)
     while not (tmp_path / "0.npy").exists():
         assert child.poll() is None

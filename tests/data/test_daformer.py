@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_named(tmp_path, change, message):
 
 def test_damaged_file_is_refused(tmp_path):
     (tmp_path / "sample_class_stats.json").write_bytes(b'[{"0": 5, "fi')
-    with pytest.raises(ValueError, match="convert_datasets write it anew"):
+    with pytest.raises(ValueError, match="again with DAFormer's tools/convert_data"):
         read(tmp_path)
 
 

@@ -52,6 +52,11 @@ def test_source_without_images_decodes_none(tiny):
     assert tiny.source("val", images=False)[0].keys() == {"labels", "stem"}
 
 
+def test_source_knows_the_size_of_labels(tiny):
+    source = tiny.source("train")
+    assert source.label_hw(np.int64(5)) == source[5]["labels"].shape == (40, 64)
+
+
 @pytest.mark.parametrize("i", [-1, 3])
 def test_source_refuses_what_it_does_not_hold(tiny, i):
     with pytest.raises(IndexError, match=rf"must be in \[0, 3\), got {i}"):

@@ -48,7 +48,7 @@ def test_palette_image_with_transparency_is_converted():
     np.testing.assert_array_equal(read_image(data)[0], image.convert("RGB"))
 
 
-def test_image_is_turned_upright_unless_its_label_is_as_it_is_stored():
+def test_exif_orientation_is_applied_unless_the_label_matches_the_stored_pixels():
     upright = Image.fromarray(COLOURS)
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     data = encode(stored, exif=turned(6))  # shown after a quarter turn clockwise

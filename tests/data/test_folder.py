@@ -226,7 +226,7 @@ def four_bit_label(root):
 
 
 def deep_colours(root):
-    """RGB of 16 bits, of which PIL keeps the high bytes."""
+    """16-bit RGB; PIL would keep only the high bytes."""
     write_png(root / "train/images/a.png", 16, 2, 52 * 6)
 
 
@@ -275,7 +275,10 @@ def empty_split(root):
         (double_image, ["train/images/c.jpg: has the same stem as train/images/c.png"]),
         (
             shrink_label,
-            ["train/labels/a.png: must be as large as its image, 36 x 52", "got 8 x 9"],
+            [
+                "train/labels/a.png: must have the size of its image, 36 x 52",
+                "got 8 x 9",
+            ],
         ),
         (
             stray_label,
@@ -286,14 +289,14 @@ def empty_split(root):
         ),
         (colour_label, ["train/labels/a.png: must hold class ids", "got mode RGB"]),
         (four_bit_label, ["train/labels/a.png: must hold class ids", "of 4 bits"]),
-        (jpeg_label, ["train/labels/a.png: must be PNG inside, got JPEG"]),
+        (jpeg_label, ["train/labels/a.png: must contain a PNG, got JPEG"]),
         (deep_image, ["train/images/a.png: must have 8 bits per channel", "mode I;16"]),
         (truncate_image, ["train/images/a.png: cannot be read, it is damaged"]),
         (truncate_jpeg, ["train/images/a.jpg: cannot be read", "truncated"]),
         (deep_colours, ["train/images/a.png: must have 8 bits", "mode RGB of 16 bits"]),
         (empty_image, ["val/images/e.png: is empty; replace the file"]),
         (empty_label, ["val/labels/f.png: is empty; replace the file"]),
-        (text_image, ["val/images/f.png: cannot be read, it is no image; replace"]),
+        (text_image, ["val/images/f.png: cannot be read, it is not an image; repl"]),
         (empty_split, ["test: has no images/*.jpg or *.png; fill it or remove"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -315,7 +318,7 @@ def test_fault_names_file_rule_value_and_remedy(small_folder, faults_of, spoil, 
         (b"1 a\n", "classes.txt line 1: must be `0 NAME`, got `1 a`"),
         (b"0 a\n1\n", "classes.txt line 2: must be `1 NAME`, got `1 `"),
         (b"a\n", "classes.txt line 1: must be `0 NAME`, got `a `"),
-        (b"0 a\n1 a\n", "classes.txt line 2: must name another class"),
+        (b"0 a\n1 a\n", "classes.txt line 2: must name a class that no"),
         (b"0 \xff\n", "classes.txt: must be UTF-8 text"),
         (
             "\n".join(f"{k} class{k}" for k in range(256)).encode(),
@@ -383,5 +386,5 @@ def test_every_fault_is_a_line_of_the_message():
 def test_arguments_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r"ignore_label must be in 0..255, got 256"):
         folder(root=tmp_path, ignore_label=256)
-    with pytest.raises(DatasetError, match=r"absent has 1 fault, .*\n.*is no folder"):
+    with pytest.raises(DatasetError, match=r"absent has 1 fault, .*\n.*not a folder"):
         folder(root=tmp_path / "absent")

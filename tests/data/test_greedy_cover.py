@@ -75,7 +75,7 @@ def test_pair_out_of_reach_is_refused():
         GreedyCover(presence, batch_cl=3, batch_max=3)
 
 
-def test_background_need_not_count_and_small_sets_may():
+def test_background_can_be_excluded_and_sets_can_be_small():
     sampler = GreedyCover(
         PRESENCE, batch_cl=10, batch_max=6, count_background=False, seed=3
     )

@@ -80,7 +80,7 @@ def test_statistics_of_voc_add_up():
     assert round(VOC_IMAGES_WITH_CLASS[14] / VOC_IMAGES, 2) == 0.37
 
 
-def test_classes_differ_in_what_meets_the_eye():
+def test_classes_differ_in_colours_and_in_shape_or_texture():
     assert len(set(CLASS_NAMES)) == 21
     assert {look.texture for look in LOOKS} == TEXTURES.keys()
     for a, b in itertools.combinations(LOOKS, 2):

@@ -17,6 +17,7 @@ from segloss.data import (
     BalanceBatch,
     InOrder,
     RandomBatch,
+    describe_unused_rows,
     iterate_batches,
     load_batch,
     open_dataset,
@@ -31,6 +32,7 @@ from segloss.data.builder import (
     Shard,
     encode_png,
 )
+from segloss.data.pipeline import count_rows
 
 
 class Source(list):
@@ -66,7 +68,7 @@ def test_batch_lies_on_a_canvas_with_the_rest_not_valid():
     assert batch["sample_valid"].tolist() == [True, True, False]
 
 
-def test_distances_are_made_where_asked_for_and_lie_on_the_canvas(monkeypatch):
+def test_distances_are_computed_on_request_and_placed_on_the_canvas(monkeypatch):
     source = Source(4)
     for i in range(4):
         source[i]["labels"][1:, i:] = 255 if i == 1 else 2
@@ -132,7 +134,7 @@ def spoilt(tmp_path, monkeypatch):
         (2, "image of sample 'empty' of split 'train' cannot be decoded"),
         (3, "labels of sample 'unlabelled' of split 'train' cannot be decoded"),
         (4, r"'grey' of split 'train' must be RGB .* labels \(4, 6\), got \(4, 6\)"),
-        (5, r"'narrow' .* as large as its labels \(4, 6\), got \(4, 5, 3\)"),
+        (5, r"'narrow' .* match its labels \(4, 6\), got \(4, 5, 3\)"),
         (6, r"'stray' of split 'train' has labels \[3\]; must be < 3 or 255"),
     ],
 )
@@ -149,7 +151,7 @@ def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
     with pytest.warns(UserWarning, match="skipped") as told:
         first, second = batches(spoilt, order, **options)
     assert [str(w.message).split("'")[1] for w in told] == ["cut", "stray"]
-    assert str(told[-1].message).endswith("It is skipped, as 2 so far.")
+    assert str(told[-1].message).endswith("It is skipped; bad samples so far: 2.")
     assert first["sample_valid"].tolist() == [False, True, False, True]
     assert first["sample_skipped"].tolist() == [True, False, True, False]
     assert second["sample_valid"].tolist() == [True, True, False, False]
@@ -322,3 +324,21 @@ def test_in_order_reads_each_sample_once():
         [4, 5, 6, 7],
         [8, 9],
     ]
+
+
+@pytest.mark.parametrize(
+    ("batch_max", "rows", "told"),
+    [
+        (1, 8, "7 of them never hold an image; batch_max=8 has no such rows"),
+        (7, 8, "1 of them never holds an image; batch_max=8 has no such rows"),
+        (8, 8, None),
+        (9, 16, "7 of them never hold an image; batch_max=8 or 16 has no such rows"),
+        (16, 16, None),
+    ],
+)
+def test_rows_that_stay_empty_are_counted(batch_max, rows, told):
+    assert count_rows(batch_max, 8) == rows
+    line = describe_unused_rows(batch_max, 8)
+    start = f"sampler.batch_max={batch_max} on 8 devices: every step computes {rows} "
+    assert line == (told and f"{start}rows, and {told}")
+    assert describe_unused_rows(batch_max, 1) is None

@@ -61,7 +61,7 @@ def test_unreachable_pair_names_the_largest_reachable():
     assert most_distinct_classes(TRAP, batch_max=2, at_most=4) == 4
     with pytest.raises(ValueError, match=r"largest batch_cl reachable.* is 4"):
         BalanceBatch(TRAP, batch_cl=5, batch_max=1)
-    with pytest.raises(ValueError, match=r"exactly 2 .* of fewer, 1 is the most"):
+    with pytest.raises(ValueError, match=r"exactly 2 .* smaller number .* is 1"):
         BalanceBatch(TRAP, batch_cl=2, batch_max=3, exact=True)
     with pytest.raises(ValueError, match=r"estimate_acceptance: .* is 4"):
         estimate_acceptance(TRAP, batch_cl=5, batch_max=1, trials=10)

@@ -220,7 +220,7 @@ def truncate_image(root):
         (leak_train, f"{LIST}/train.txt: must not name ids of val.txt, got 2007_a; "),
         (
             shrink_label,
-            f"{VOC}/SegmentationClass/2007_v.png: must be as large as its image, "
+            f"{VOC}/SegmentationClass/2007_v.png: must have the size of its image, "
             "36 x 52 (height x width), got 4 x 5;",
         ),
         (
@@ -248,7 +248,7 @@ def test_fault_names_file_rule_value_and_remedy(small_voc, faults_of, spoil, fau
 
 
 def test_fewer_than_all_are_a_fault_unless_a_part_is_wanted(faults_of):
-    remedy = "complete the data, or accept a part with partial=True"
+    remedy = "complete the data, or set partial=True to accept a part of it"
     assert faults_of(partial=False) == [
         f"train: expected 10,582 samples, found 5; {remedy}",
         f"train_official: expected 1,464 samples, found 2; {remedy}",

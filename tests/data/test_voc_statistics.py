@@ -61,7 +61,7 @@ def test_batches_keep_the_rule_and_are_as_frequent_as_simulated(
         assert (held[:-1] < batch_cl).all()
         used += len(ids)
         sizes.append(len(ids))
-    # What the shuffle holds beside the batches is failed attempts of batch_max each.
+    # All other samples of the shuffle belong to failed attempts of batch_max each.
     attempts = len(sizes) + (n - used) / batch_max
 
     class_sets = [set(np.flatnonzero(row).tolist()) for row in presence]

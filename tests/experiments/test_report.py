@@ -121,7 +121,7 @@ def test_pictures_of_a_changed_data_set_are_refused(real_study):
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        (["collect"], "error: STUDY is missing; --help says more."),
+        (["collect"], "error: STUDY is missing; --help shows the usage."),
         (["collect", "crackz"], "crackz.py is missing; known studies are camvid_"),
         (["report", "none"], "none/results/study.json is missing; python -m"),
     ],

@@ -93,7 +93,7 @@ def test_the_command_takes_several_runs_and_names_a_missing_one(run, tmp_path):
     assert "| second | 0.500 |" in readme.read_text()
     for workdirs, error in (
         ([run, tmp_path / "none"], f"{tmp_path}/none/results.json is missing; the run"),
-        ([], "WORKDIR is missing; --help says more."),
+        ([], "WORKDIR is missing; --help shows the usage."),
     ):
         done = subprocess.run(
             [*command, *workdirs], cwd=ROOT, capture_output=True, text=True

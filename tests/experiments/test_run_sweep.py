@@ -1,6 +1,7 @@
 """A sweep in processes of its own: killed, stopped, resumed, and never mixed."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -55,6 +56,7 @@ class Sweep:
         self.study.write_text(STUDY.format(data_dir=str(datasets_dir)))
         self.workdir = directory / "runs"
         self.output = directory / "output.txt"
+        self.flags = []
 
     @property
     def command(self):
@@ -64,6 +66,7 @@ class Sweep:
             f"--config={self.study}",
             f"--workdir={self.workdir}",
             "--launcher=local",
+            *self.flags,
         ]
 
     def start(self):
@@ -213,6 +216,33 @@ def test_a_job_whose_terminal_was_lost_saved_its_state_and_ended(sweep):
     assert outcome.signal == signal.SIGTERM
 
 
+def test_a_job_stopped_in_its_final_evaluation_did_not_crash(
+    sweep, tmp_path, datasets_dir
+):
+    again = Sweep(tmp_path, datasets_dir)
+    shutil.copytree(sweep.workdir, again.workdir)
+    shutil.rmtree(again.workdir / ".jobs")
+    (again.folder / "results.json").unlink()
+    again.flags = ["--retries=0"]
+    command = again.start()
+    logs = again.workdir / ".jobs" / "disturbed" / "seed=3"
+
+    def is_trained(number):
+        texts = [p.read_text() for p in (logs / number).glob("*.out")]
+        return any("goes on from step 60 of 60" in text for text in texts)
+
+    try:
+        for number in ("1", "2"):
+            again.until(command, lambda number=number: is_trained(number))
+            os.kill(holder_here(again.folder), signal.SIGTERM)
+        assert command.wait(timeout=300) == 0, again.output.read_text()
+    finally:
+        command.kill()
+    said = again.output.read_text()
+    assert said.count("waiting, its job was stopped at step 60") == 2
+    assert results(again, "disturbed")["summary"] == results(sweep, "whole")["summary"]
+
+
 @pytest.fixture
 def runs(sweep):
     study = load_study(sweep.study)
@@ -270,6 +300,37 @@ def test_runs_of_another_config_are_refused_by_the_fields_that_differ(
         "disturbed/seed=3: the config changed: evaluate.flip was False, is True; "
         "total_steps was 60, is 61."
     )
+    assert advice.startswith("Choose another --workdir, or delete these folders")
+
+
+def test_runs_go_on_after_the_file_of_their_weights_was_moved(sweep, runs, tmp_path):
+    workdir = copied(sweep, runs, tmp_path)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(b"weights")
+    (tmp_path / "other.safetensors").write_bytes(b"others")
+    began_with = {
+        "file": "before.safetensors",
+        "sha256": hashlib.sha256(b"weights").hexdigest(),
+    }
+    for run in runs:
+        folder = run.folder(workdir)
+        run.config.model.pretrained = began_with["file"]
+        (folder / "config.json").write_text(run.config.to_json_best_effort())
+        record = json.loads((folder / "run.json").read_text())
+        record["config"] = config_fingerprint(run.config)
+        (folder / "run.json").write_text(json.dumps(record))
+        of_run = json.loads((folder / "results.json").read_text())
+        of_run["pretrained"] = began_with
+        (folder / "results.json").write_text(json.dumps(of_run))
+        run.config.model.pretrained = str(moved)
+    check_unmixed(runs, workdir, code=code_fingerprint())
+    runs[0].config.model.pretrained = str(tmp_path / "other.safetensors")
+    runs[1].config.model.pretrained = str(tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match="are never mixed") as refused:
+        check_unmixed(runs, workdir, code=code_fingerprint())
+    _, fault, advice = str(refused.value).splitlines()
+    assert "disturbed/seed=3: the config changed: config.model.pretrained: " in fault
+    assert "other.safetensors is another file than before.safetensors" in fault
     assert advice.startswith("Choose another --workdir, or delete these folders")
 
 

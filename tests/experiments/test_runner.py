@@ -1,5 +1,6 @@
 """The runner's decisions, with jobs that are played."""
 
+import dataclasses
 import errno
 import functools
 import io
@@ -25,6 +26,10 @@ from experiments.running.sweep import expand
 from experiments.running.worker import Job, Outcome, check_free, locked, run_job
 
 CRASH = Outcome("crashed", error="it was killed")
+STOPPED_WHILE_TRAINING = Outcome("stopped", signal=signal.SIGTERM)
+STOPPED_BEFORE = dataclasses.replace(
+    STOPPED_WHILE_TRAINING, error="its job was stopped before its first step"
+)
 
 
 class Played:
@@ -157,29 +162,39 @@ def test_crashes_are_retried_faults_are_not_and_the_others_go_on(tmp_path):
 
 
 def test_a_job_that_its_cluster_stops_goes_on_while_it_gets_somewhere(tmp_path):
-    stopped = Outcome("stopped", signal=signal.SIGTERM)
+    stopped = STOPPED_WHILE_TRAINING
     code, rows, output, _ = play(
         tmp_path,
         {
             "long": [(n, stopped) for n in (2, 4, 6, 8)] + [(9, Outcome("done"))],
-            "stuck": [(0, stopped)] * 3,
+            "stuck": [(0, STOPPED_BEFORE)] * 3,
+            # In an evaluation, during which nothing is saved.
+            "evaluates": [(8, stopped)] + [(0, stopped)] * 4 + [(9, Outcome("done"))],
+            # By a second signal, after it had saved.
+            "hurried": [(n, STOPPED_BEFORE) for n in (2, 4, 6, 8)]
+            + [(9, Outcome("done"))],
         },
     )
     assert code == 1
-    assert [(row.state, row.retries) for row in rows] == [(DONE, 0), (FAILED, 2)]
+    assert [(row.state, row.retries) for row in rows] == [
+        (DONE, 0),
+        (FAILED, 2),
+        (DONE, 0),
+        (DONE, 0),
+    ]
     assert "long/seed=0: waiting, its job was stopped at step 8" in output
     assert "its job was stopped before its first step" in failures(rows)
 
 
 def test_progress_is_what_was_saved_and_not_what_a_killed_job_had_logged(tmp_path):
-    stopped, done = Outcome("stopped", signal=signal.SIGTERM), (9, Outcome("done"))
+    done = (9, Outcome("done"))
     _, rows, output, _ = play(
         tmp_path,
         {
             # It begins again, and gets less far than it had been.
-            "late": [(8, CRASH), (4, stopped), done],
+            "late": [(8, CRASH), (4, STOPPED_BEFORE), done],
             # It goes on from 4, and the job after it not at all.
-            "early": [(4, stopped), (8, CRASH), (0, stopped), done],
+            "early": [(4, STOPPED_BEFORE), (8, CRASH), (0, STOPPED_BEFORE), done],
         },
     )
     assert [(row.state, row.retries) for row in rows] == [(DONE, 1), (DONE, 2)]

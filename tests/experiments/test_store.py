@@ -142,6 +142,15 @@ def test_results_that_do_not_belong_together_are_refused(
         collect(config, workdir)
 
 
+def test_file_of_weights_may_be_renamed_between_runs(config, workdir, tmp_path):
+    (workdir / "cl3/seed=1").rename(tmp_path / "away")
+    run = next(r for r in make_study().runs if r.key == "cl3/seed=1")
+    model = {"name": "unet", "pretrained": "/elsewhere/renamed.safetensors"}
+    write_run(workdir, run, config={"model": model})
+    setting = collect(config, workdir).setting
+    assert setting["model.pretrained"] == "weights.safetensors"
+
+
 def test_other_configs_are_refused(config, workdir, tmp_path):
     (workdir / "cl3/seed=1").rename(tmp_path / "away")
     run = next(r for r in make_study().runs if r.key == "cl3/seed=1")

@@ -180,7 +180,7 @@ def test_explanation_is_a_table_of_the_classes_that_are_there():
     ("labels", "num_classes", "message"),
     [
         (LABELS, 2, "num_classes must be 3, the logits' last axis, got 2"),
-        (LOGITS, 3, "num_classes must be 2, negatives and positives, got 3"),
+        (LOGITS, 3, "num_classes must be 2, negative and positive, got 3"),
         (LABELS[:, :4], 3, r"labels must have shape \(1, 5\)"),
     ],
 )

@@ -71,11 +71,22 @@ SETTINGS = {
             "classes": "present",
         },
     ),
+    "power_of_mean": (losses.focal_tversky, {"power_of": "mean"}),
+    "soft_labels": (losses.focal_loss, {"class_weights": WEIGHTS}),
+    "soft_labels_of_regions": (soft_dice, {"denominator": "linear"}),
+    "weighted_pixels": (softmax_cross_entropy, {"normalize_by": "weights"}),
+    "weighted_pixels_of_regions": (
+        soft_iou,
+        {"per_image": True, "classes": "present"},
+    ),
 }
 # Those whose labels are a mask for each class.
 MASKS = {
     s for s in SETTINGS if s.startswith(("sigmoid", "multi_label", "lovasz_hinge"))
 }
+SOFT = {"soft_labels", "soft_labels_of_regions"}
+# A pixel's weight follows from its label, so that shuffling keeps the two together.
+WEIGHTED = {"weighted_pixels", "weighted_pixels_of_regions"}
 # They compare neighbours: pixels laid out otherwise are another image, and the slope
 # jumps where two are equal.
 OF_NEIGHBOURHOODS = {"cldice"}
@@ -94,8 +105,20 @@ def make_loss(setting, **changes):
         inside = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1])
         return loss(logits, labels, valid, distances=3 - 5 * inside)
 
+    def loss_of_weights(logits, labels, valid=None):
+        weights = 1.0 + (labels % 3).astype(logits.dtype)
+        return loss(logits, labels, valid, pixel_weights=weights)
+
+    def loss_of_soft_labels(logits, labels, valid=None):
+        shares = jax.nn.one_hot(labels.astype(jnp.int32), logits.shape[-1])
+        return loss(logits, shares, valid)
+
     if setting == "boundary":
         return loss_of_distances
+    if setting in WEIGHTED:
+        return loss_of_weights
+    if setting in SOFT:
+        return loss_of_soft_labels
     if setting not in MASKS:
         return loss
 
@@ -134,7 +157,10 @@ OF_EACH_KIND = (
     "sigmoid_complement",
     "sigmoid_focal",
     "sigmoid_gated",
+    "soft_labels_of_regions",
     "top_k",
+    "weighted_pixels",
+    "weighted_pixels_of_regions",
 )
 
 each_setting = pytest.mark.parametrize("setting", SETTINGS)
@@ -208,7 +234,7 @@ OF_REGIONS = {
     setting
     for setting in SETTINGS
     if setting.startswith(("dice", "iou", "tversky", "focal_tversky", "generalized"))
-} | {"log_cosh_dice"}
+} | {"log_cosh_dice", "power_of_mean", "weighted_pixels_of_regions"}
 
 
 @pytest.mark.parametrize("setting", sorted({*OF_EACH_KIND} - OF_REGIONS))
@@ -282,7 +308,7 @@ def test_no_valid_pixel_is_no_loss_and_no_gradient(setting):
     assert_equal(nothing, (0.0, np.zeros_like(LOGITS)))
 
 
-@pytest.mark.parametrize("setting", sorted(SETTINGS.keys() - MASKS))
+@pytest.mark.parametrize("setting", sorted(SETTINGS.keys() - MASKS - SOFT))
 def test_a_valid_pixel_whose_label_is_no_class_is_not_overlooked(setting):
     for unknown in (255, -1, 3):
         some, all_of_it = LABELS.copy(), np.full_like(LABELS, unknown)
@@ -311,7 +337,8 @@ def test_uint8_labels_a_third_spatial_dim_and_a_broadcast_valid(setting):
 def test_the_order_of_samples_pixels_and_classes_does_not_matter(setting, seed):
     logits, labels, valid = make_batch(seed)
     samples, pixels, classes = map(np.random.default_rng(seed).permutation, (8, 12, 3))
-    if {"class_weights", "pos_weight", "penalty"} & SETTINGS[setting][1].keys():
+    of_class = {"class_weights", "pos_weight", "penalty"}
+    if setting in WEIGHTED or of_class & SETTINGS[setting][1].keys():
         classes = np.arange(3)
     if setting in OF_NEIGHBOURHOODS:
         pixels = np.arange(12)

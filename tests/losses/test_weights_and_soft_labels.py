@@ -194,7 +194,7 @@ def test_an_image_may_be_a_single_pixel():
 
 def test_masks_of_one_class_are_not_taken_for_a_softmax():
     masks = np.ones((2, 3, 4, 1), np.float32)
-    with pytest.raises(ValueError, match=r"^focal_loss: the softmax of one class is 1"):
+    with pytest.raises(ValueError, match=r"^focal_loss: logits must have at least 2"):
         losses.focal_loss(LOGITS[..., :1], masks)
 
 

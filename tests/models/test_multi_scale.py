@@ -141,7 +141,7 @@ def test_padding_samples_may_hold_anything():
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
-        (dict(network=dict(width=4)), "network of multi_scale must be its 'name' and"),
+        (dict(network=dict(width=4)), "network of multi_scale must be a mapping with"),
         (dict(network=dict(name="uet")), "no model is named 'uet'; known are"),
         (
             dict(network=dict(name="unet", dept=3)),
@@ -151,15 +151,15 @@ def test_padding_samples_may_hold_anything():
             dict(network=dict(name="unet", num_classes=9)),
             "unet has no hyperparameter 'num_classes'",
         ),
-        (dict(network="unet"), "must be its 'name' and hyperparameters, got 'unet'"),
+        (dict(network="unet"), "its 'name' and hyperparameters, got 'unet'"),
         (
             dict(network=dict(name="multi_scale", network=dict(name="unet"))),
             "MultiScale: network must not be a MultiScale itself",
         ),
-        (dict(scales=(0.5, 0.75)), r"scales must be in \(0, 1\].* got \(0.5, 0.75\)"),
-        (dict(scales=(0.0, 1.0)), "scales must be in"),
-        (dict(scales=(1.0, 1.5)), "scales must be in"),
-        (dict(scales=(1.0, 0.5, 0.5)), "each once"),
+        (dict(scales=(0.5, 0.75)), r"in \(0, 1\], and include 1, got \(0.5, 0.75\)"),
+        (dict(scales=(0.0, 1.0)), r"scales must be .*in \(0, 1\]"),
+        (dict(scales=(1.0, 1.5)), r"scales must be .*in \(0, 1\]"),
+        (dict(scales=(1.0, 0.5, 0.5)), "scales must be distinct"),
     ],
 )
 def test_wrong_hyperparameters_are_named(hyperparameters, message):

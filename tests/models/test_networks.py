@@ -84,7 +84,7 @@ def shapes(name, hw, *, resize=True, **hyperparameters):
 
 
 def test_every_network_is_tested():
-    # A wrapper, whose logits in training are several; tested by itself.
+    # A wrapper that returns several logits in training; it has tests of its own.
     assert TINY.keys() == MODELS.keys() - {"multi_scale"}
 
 

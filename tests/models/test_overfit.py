@@ -28,8 +28,8 @@ VGG = dict(stage_sizes=(1,) * 5, width=8)
 FC = dict(norm="batch", fc_width=64, dropout=0.0, **VGG)
 FCN = dict(name="fcn", fc_window=3, **FC)
 RESNET = dict(stage_sizes=(1,) * 4, width=8)
-# Hyperparameters, how many times larger the images of 32 x 32 pixels are made so that
-# the coarsest features can tell the objects apart, and the steps to learn them in.
+# Hyperparameters; the factor by which images of 32 x 32 pixels are enlarged, so that
+# the coarsest features can distinguish the objects; and the number of training steps.
 RUNS = {
     "unet": (dict(name="unet", depth=2, width=8), 1, 100),
     "segnet": (dict(name="segnet", stage_sizes=(1,) * 5, width=16), 2, 200),

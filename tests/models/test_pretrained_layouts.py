@@ -273,7 +273,7 @@ def test_colours_of_deeplab_v2_are_folded_into_the_first_layer():
     [
         (
             {"bn9.bias": np.ones(5)},
-            r"^torchvision_resnet: 1 left over \(bn9.bias \(5,\)\); the names must be",
+            r"^torchvision_resnet: 1 unexpected \(bn9.bias \(5,\)\); the names must be",
         ),
         (
             {"layer2.3.conv3.weight": None, "bn1.running_var": None},
@@ -282,13 +282,13 @@ def test_colours_of_deeplab_v2_are_folded_into_the_first_layer():
         ),
         (
             {"layer1.0.conv2.weight": np.ones((4, 4, 1, 1))},
-            r"1 of another shape \(layer1.0.conv2.weight \(4, 4, 1, 1\) must be "
+            r"1 of the wrong shape \(layer1.0.conv2.weight \(4, 4, 1, 1\) must be "
             r"\(4, 4, 3, 3\)\)",
         ),
         (
             {"layer3.7.conv1.weight": np.ones((16, 64, 1, 1))},
             # Three kernels and the four arrays of each of their norms.
-            r"1 left over \(layer3.7.conv1.weight .*; 15 missing \(layer3.6.conv1.w",
+            r"1 unexpected \(layer3.7.conv1.weight .*; 15 missing \(layer3.6.conv1.w",
         ),
         (
             {"conv1.weight": np.ones(3)},

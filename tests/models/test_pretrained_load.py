@@ -77,10 +77,10 @@ def test_file_of_the_network_goes_into_multi_scale():
     assert {*values(variables).values()} == {FILE}
 
 
-def test_class_head_of_other_size_begins_afresh_and_says_so():
+def test_class_head_of_another_size_is_not_loaded_and_warns():
     file = weights(make_model(num_classes=21, **DEEPLAB_V3))
     message = (
-        r"^IN.pth tells 21 classes apart, not 5; its class head begins afresh: "
+        r"^IN.pth has 21 classes, the network 5; the class head is not loaded: "
         r"params/head/bias \(21,\) to \(5,\), "
         r"params/head/kernel \(1, 1, 16, 21\) to \(1, 1, 16, 5\)\.$"
     )
@@ -91,7 +91,7 @@ def test_class_head_of_other_size_begins_afresh_and_says_so():
     assert kept == {"params/head/bias", "params/head/kernel"}
 
 
-def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
+def test_no_score_layer_of_an_fcn_is_loaded_for_other_classes():
     fcn = dict(name="fcn", width=4, fc_width=8, fc_window=1)
     with pytest.warns(UserWarning, match="score_fr.* and 3 more"):
         variables = put_into(
@@ -111,7 +111,7 @@ def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
         ),
         (
             ResNet(stage_sizes=(1, 2, 1, 1), width=4),
-            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be left ",
+            r"params/backbone/stage2/block1/conv1/kernel \(1, 1, 32, 8\) must be abse",
         ),
         (
             make_model(num_classes=5, **DEEPLAB_V3),
@@ -119,7 +119,7 @@ def test_every_score_of_an_fcn_begins_afresh_for_other_classes():
         ),
         (
             make_model("unet", num_classes=5, depth=1, width=4),
-            r"^IN.pth is of another network: it holds bottom, .*, the network aspp, ba",
+            r"^IN.pth belongs to another network: it has bottom, .*, the network aspp,",
         ),
     ],
     ids=["width", "depth", "head", "kind"],
@@ -147,7 +147,7 @@ def test_part_of_a_module_is_an_error_with_the_shapes(file, kept, gap):
     file = weights(file)
     arrays = {p: a for p, a in file.arrays.items() if re.match(kept, p)}
     file = dataclasses.replace(file, arrays=arrays)
-    message = rf"^IN.pth is no whole .* it lacks \d+ arrays \(.*({gap}).* \(.*\d,\)"
+    message = rf"^IN.pth must .* whole .* it lacks \d+ arrays \(.*({gap}).* \(.*\d,\)"
     with pytest.raises(ValueError, match=message):
         put_into(network(**fields), file, num_classes=5)
 
@@ -211,11 +211,11 @@ def test_heads_of_several_numbers_of_classes_are_no_head():
 
 def test_batch_statistics_do_not_go_into_group_norms():
     fields = dict(norm="group", **DEEPLAB_V2)
-    with pytest.raises(ValueError, match=r"batch_stats/.* \(4,\) must be left out"):
+    with pytest.raises(ValueError, match=r"batch_stats/.* \(4,\) must be absent"):
         put_into(network(**fields), weights(ResNet(**RESNET)), num_classes=5)
 
 
-def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
+def test_dense_layers_of_vgg_are_loaded_only_if_all_of_them_fit():
     file = weights(VGG16(width=4, fc_width=16))
     variables = put_into(
         filled(VGG16(width=4, fc_width=16), FRESH), file, num_classes=5
@@ -225,7 +225,7 @@ def test_vgg_gives_what_fits_above_its_trunk_or_none_of_it():
     fresh = network(name="deeplab_v1", width=4, fc_width=16)
     with (
         pytest.warns(UserWarning, match=r"lacks 6 of 32 arrays.*fc7/kernel \(1, 1, 16"),
-        pytest.warns(UserWarning, match=r"without params/backbone/fc6/bias .*fc7/k"),
+        pytest.warns(UserWarning, match=r"unused .*: params/backbone/fc6/bias .*fc7/k"),
     ):
         variables = put_into(fresh, file, num_classes=5)
     for path, value in values(variables).items():

@@ -47,7 +47,7 @@ def convolutions(model):
 
 
 def test_parameters_are_those_of_torchvision():
-    # Its resnet50 has 25,557,032, of which 2048 * 1000 + 1000 are the classifier's.
+    # Its resnet50 has 25,557,032; 2048 * 1000 + 1000 of them belong to the classifier.
     _, variables = shapes(ResNet())
     leaves = jax.tree.leaves(variables["params"])
     assert sum(leaf.size for leaf in leaves) == 23_508_032
@@ -186,8 +186,8 @@ def test_without_norms_convolutions_have_biases():
         ),
         (
             dict(multi_grid=(1, 2)),
-            "ResNet: multi_grid must be a number >= 1 for each block of the last "
-            "stage, of which there are 3, got (1, 2).",
+            "ResNet: multi_grid must be None or a number >= 1 for each of the "
+            "3 blocks of the last stage, got (1, 2).",
         ),
         (dict(norm="layer"), "ResNet: norm must be one of batch, frozen, group, none"),
     ],

@@ -8,7 +8,7 @@ from segloss.models import make_model
 from segloss.models.segnet import max_pool_with_indices, max_unpool
 
 KEY = jax.random.key(0)
-# An odd size, negative numbers alone at an edge, and equal maxima in two windows.
+# An odd size, an edge with only negative numbers, and equal maxima in two windows.
 IMAGE = [
     [1, 5, 2, 2, -3],
     [3, 4, 2, 1, -1],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import chex
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from segloss.data import iterate_batches, longtail_scenes, pipeline
-from segloss.train import NonFiniteError, Stopped, loop, make_setup, train
+from segloss.train import NonFiniteError, Stopped, loop, make_setup, train, trained
 from segloss.train.checkpoints import Checkpoints
 from segloss.train.evaluation import evaluate
 from segloss.train.step import make_state
@@ -124,7 +125,7 @@ def test_bad_image_is_skipped_and_counted_where_asked_for(
         train(tiny_config, tmp_path / "run")
     # The same run goes on, once its user wants the rest all the same.
     tiny_config.data.on_bad_sample = "skip"
-    with pytest.warns(UserWarning, match=r"'train_00003' .* skipped, as 1 so far"):
+    with pytest.warns(UserWarning, match=r"'train_00003' .* bad samples so far: 1"):
         train(tiny_config, tmp_path / "run")
     lines = [line for line in curve(tmp_path / "run") if "loss" in line]
     assert [line.get("skipped_samples", 0) for line in lines] == chosen
@@ -136,10 +137,6 @@ def test_bad_image_is_skipped_and_counted_where_asked_for(
 def test_signal_during_evaluation_saves_without_waiting_for_its_end(
     tiny_config, tmp_path, monkeypatch
 ):
-    def evaluate_under_signal(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*args, **kwargs)
-
     monkeypatch.setattr(loop, "evaluate", evaluate_under_signal)
     tiny_config.evaluate.batch_size = 4
     with pytest.raises(Stopped) as stopped:
@@ -148,6 +145,126 @@ def test_signal_during_evaluation_saves_without_waiting_for_its_end(
     assert newest_state(tiny_config, tmp_path).step == 2
     assert "val_mean_iou" not in (tmp_path / "metrics.jsonl").read_text()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def stop_at(step):
+    """An `on_step` that asks the run to stop, as a cluster does."""
+
+    def on_step(number):
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return on_step
+
+
+def evaluate_under_signal(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(*args, **kwargs)
+
+
+def kept_scores(workdir):
+    """Step to score of the checkpoints on disk."""
+    files = (workdir / "checkpoints").glob("*/metrics/metrics")
+    return {int(p.parts[-3]): json.loads(p.read_text())["mean_iou"] for p in files}
+
+
+def test_stops_at_the_best_step_change_neither_scores_nor_results(
+    tiny_config, tmp_path, monkeypatch
+):
+    tiny_config.evaluate.checkpoint = "best"
+    tiny_config.total_steps = 8
+    tiny_config.evaluate_every_steps = 7
+    tiny_config.checkpoint_every_steps = 8
+    whole = train(tiny_config, tmp_path / "whole")
+    best = whole["step"]
+    scores = kept_scores(tmp_path / "whole")
+    assert scores[best] == max(scores.values()) > 0
+
+    with pytest.raises(Stopped):
+        train(tiny_config, tmp_path / "parts", on_step=stop_at(best))
+    assert best in kept_scores(tmp_path / "parts")
+    steps = []
+    # The stopped run evaluates first, and is stopped while it does.
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", evaluate_under_signal)
+        with pytest.raises(Stopped):
+            train(tiny_config, tmp_path / "parts", on_step=steps.append)
+    assert steps == []
+    assert not (tmp_path / "parts" / "results.json").exists()
+    parts = train(tiny_config, tmp_path / "parts", on_step=steps.append)
+    assert steps == list(range(best + 1, 9))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert kept_scores(tmp_path / "parts") == scores
+    for key in ("step", "summary", "confusion", "per_class", "images_seen"):
+        assert parts[key] == whole[key]
+
+
+def test_score_is_not_lost_where_a_kill_follows_it(
+    tiny_config, tmp_path, monkeypatch, finished_run
+):
+    class Killed(Exception):  # noqa: N818, it stands for a signal
+        pass
+
+    def write(writer, step, scalars):
+        if "val_mean_iou" in scalars:
+            raise Killed
+        write_whole(writer, step, scalars)
+
+    write_whole = loop.MetricWriter.write
+    with pytest.raises(Stopped):
+        train(tiny_config, tmp_path, on_step=stop_at(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.MetricWriter, "write", write)
+        with pytest.raises(Killed):
+            train(tiny_config, tmp_path)
+    with pytest.raises(Stopped):
+        train(tiny_config, tmp_path, on_step=stop_at(3))
+    assert curve(tmp_path) == curve(finished_run)[: len(curve(tmp_path))]
+    scored = {x["step"]: x["val_mean_iou"] for x in curve(tmp_path) if "loss" not in x}
+    assert scored[2] == kept_scores(tmp_path)[2]
+
+
+def test_speed_after_a_stop_does_not_count_the_evaluation_that_was_left(
+    tiny_config, tmp_path, monkeypatch
+):
+    tiny_config.total_steps = 8
+    tiny_config.evaluate_every_steps = 4
+    tiny_config.log_every_steps = 1
+    with pytest.raises(Stopped):
+        train(tiny_config, tmp_path, on_step=stop_at(4))
+    times = []
+
+    def evaluate_slowly(*args, **kwargs):
+        time.sleep(2)
+        evaluation = evaluate(*args, **kwargs)
+        times.append(time.monotonic())
+        return evaluation
+
+    monkeypatch.setattr(loop, "evaluate", evaluate_slowly)
+    train(tiny_config, tmp_path, on_step=lambda step: times.append(time.monotonic()))
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    (speed,) = (x["images_per_second"] for x in lines if x["step"] == 5)
+    # Step 5 is over when step 6 was handed to the devices.
+    evaluated, _, after = times[:3]
+    images = len(make_setup(tiny_config).sampler[4])
+    assert images / speed < after - evaluated
+
+
+def test_signal_during_the_final_evaluation_is_a_stop(
+    tiny_config, tmp_path, monkeypatch, finished_run
+):
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "evaluate", evaluate_under_signal)
+        with pytest.raises(Stopped) as stopped:
+            train(tiny_config, tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    again = train(tiny_config, tmp_path / "run")
+    results = json.loads((finished_run / "results.json").read_text())
+    assert again["summary"] == results["summary"]
 
 
 def test_killed_run_goes_on_from_its_checkpoint(tiny_config, tmp_path, finished_run):
@@ -325,6 +442,20 @@ def test_run_of_another_loss_makes_no_distances(tiny_config, tmp_path, monkeypat
     with pytest.raises(FirstBatch) as loaded:
         train(tiny_config, tmp_path)
     assert set(loaded.value.args) == {"images", "labels", "valid", "sample_valid"}
+
+
+def test_rows_that_no_image_ever_fills_are_told_once_at_the_start(
+    tiny_config, tmp_path, capsys
+):
+    assert tiny_config.sampler.batch_max == 9
+    train(tiny_config, tmp_path)
+    line = (
+        "sampler.batch_max=9 on 8 devices: every step computes 16 rows, and 7 of them "
+        "never hold an image; batch_max=8 or 16 has no such rows\n"
+    )
+    before, after = capsys.readouterr().out.split(line)
+    assert "trains for 4 steps" in before
+    assert "step 2: val mean IoU" in after
 
 
 def test_environment_of_the_tests_has_eight_devices():

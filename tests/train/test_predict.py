@@ -84,6 +84,15 @@ def test_bad_input_is_named(run, small_folder, tmp_path):
         predict(config, workdir, small_folder / "val")
 
 
+def test_labels_are_read_one_by_one_as_images_are_predicted(run, small_folder):
+    config, workdir, _ = run
+    Image.new("L", (48, 40), 7).save(small_folder / "val" / "labels" / "f.png")
+    with pytest.raises(ValueError, match=r"f\.png: label 7 is neither a class"):
+        predict(config, workdir, small_folder / "val")
+    indices = workdir / "predictions" / "val" / "indices"
+    assert [path.name for path in indices.iterdir()] == ["e.png"]
+
+
 def test_labels_that_do_not_fit_are_named(run, small_folder):
     config, workdir, _ = run
     path = small_folder / "val" / "labels" / "e.png"

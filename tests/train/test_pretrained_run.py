@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import io
+import os
+import signal
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ import safetensors.numpy
 from flax import traverse_util
 from rich.console import Console
 
-from segloss.train import loop, make_setup, train
+from segloss.train import Stopped, evaluate_run, loop, make_setup, read_config, train
 from segloss.train.checkpoints import Checkpoints
 from segloss.train.setup import make_configured_model
 from segloss.train.step import make_state
@@ -60,7 +62,7 @@ def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
     fresh = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
     fresh = traverse_util.flatten_dict(fresh.variables, sep="/")
     with pytest.warns(
-        UserWarning, match="tells 5 classes apart, not 21; its class head"
+        UserWarning, match="has 5 classes, the network 21; the class head"
     ):
         variables, run, said = first_state(setup, tmp_path / "run", save=True)
     assert variables.keys() == fresh.keys() == arrays.keys()
@@ -79,6 +81,50 @@ def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
         np.testing.assert_array_equal(array, variables[name])
     assert run.pretrained == {"file": str(path), "sha256": digest}
     assert not said
+
+
+def test_run_goes_on_and_is_used_after_its_file_was_moved_and_deleted(
+    tmp_path, tiny_config, capsys
+):
+    path, moved = tmp_path / "unet.safetensors", tmp_path / "weights.safetensors"
+    write_weights(tiny_config, path, num_classes=21)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tiny_config.model.pretrained = str(path)
+    tiny_config.checkpoint_every_steps = 4
+
+    def stop(step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        train(tiny_config, tmp_path / "run", on_step=stop)
+    path.rename(moved)
+    tiny_config.model.pretrained = str(tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(b"of other weights")
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(ValueError, match=r"other\.safetensors is another file than"):
+        train(tiny_config, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+    tiny_config.model.pretrained = str(moved)
+    capsys.readouterr()
+    results = train(tiny_config, tmp_path / "run")
+    said = capsys.readouterr().out.replace("\n", "")
+    assert f"it began with the weights of {path}, SHA-256 {digest[:16]}" in said
+    assert results["pretrained"] == {"file": str(path), "sha256": digest}
+    assert read_config(tmp_path / "run").model.pretrained == str(moved)
+    moved.unlink()
+    config = read_config(tmp_path / "run")
+    for again in (
+        train(config, tmp_path / "run"),
+        evaluate_run(config, tmp_path / "run"),
+    ):
+        assert again["summary"] == results["summary"]
+        assert again["pretrained"] == results["pretrained"]
+    # Its place on another machine, where it was never copied to.
+    tiny_config.model.pretrained = "/elsewhere/unet.safetensors"
+    check_same_config(tiny_config, tmp_path / "run")
+    assert train(tiny_config, tmp_path / "run")["summary"] == results["summary"]
 
 
 def test_file_that_cannot_be_used_stops_before_the_first_step(tmp_path, tiny_config):

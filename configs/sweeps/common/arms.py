@@ -1,4 +1,4 @@
-"""What the sweeps of several studies are made of."""
+"""Building blocks that several sweeps share."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -6,7 +6,7 @@ SEEDS = (0, 1, 2)
 
 
 def with_seeds(arms: Mapping[str, Mapping]) -> Iterator[dict]:
-    """A run per arm and seed; a sweep that is stopped early has whole seeds."""
+    """Yields a run per seed and arm, seeds first: early stops leave whole seeds."""
     for seed in SEEDS:
         for arm, overrides in arms.items():
             yield {"arm": arm, "seed": seed, **overrides}
@@ -15,7 +15,7 @@ def with_seeds(arms: Mapping[str, Mapping]) -> Iterator[dict]:
 def steps_at_equal_images(
     total_steps: int, *, batch_max: int, mean_batch_size: float
 ) -> int:
-    """Steps whose smaller batches hold the images of `total_steps` full ones."""
+    """Number of steps with smaller batches that use as many images as `total_steps`."""
     return round(total_steps * batch_max / mean_batch_size)
 
 
@@ -27,14 +27,17 @@ def random_and_balance_batch(
     mean_batch_sizes: Mapping[int, float],
     **fields: int,
 ) -> dict[str, dict]:
-    """Per loss random batches, and Balance-batch at equal steps and at equal images.
+    """Makes the arms (variants that a study compares) of each loss.
+
+    These are random batches, and for each `batch_cl` Balance-batch at equal steps and
+    at equal images.
 
     Args:
-        losses: by the name that their arms begin with.
-        total_steps: of random batches.
-        batch_max: of both.
-        mean_batch_sizes: by `batch_cl`.
-        fields: of Balance-batch, beside these.
+        losses: name (the prefix of the arms' names) to config of a loss.
+        total_steps: number of steps with random batches.
+        batch_max: largest batch of both samplers.
+        mean_batch_sizes: `batch_cl` to the mean number of images in a batch.
+        **fields: further fields of Balance-batch.
     """
     arms = {}
     for name, loss in losses.items():
@@ -56,7 +59,7 @@ def random_and_balance_batch(
 def balance_batch_with_random(
     losses: Iterable[str], classes: Iterable[int]
 ) -> tuple[tuple[str, str], ...]:
-    """The comparisons of these arms: all at equal steps, then all at equal images."""
+    """Compares these arms with random batches: at equal steps, then at equal images."""
     return tuple(
         (f"{loss}-cl{batch_cl}{images}", f"{loss}-random")
         for images in ("", "-images")

@@ -1,8 +1,8 @@
 """Arms of the paper's figures: random batches of all sizes, and Balance-batch.
 
-`random9` has batches of nine images, `cl8` Balance-batch with `batch_cl` 8 for as many
-steps, and `cl8-images` the same until it has seen as many images as random batches of
-`batch_max` have.
+`random9` uses random batches of nine images. `cl8` is Balance-batch with `batch_cl` 8
+for the same number of steps. `cl8-images` runs until it has used as many images as
+random batches of `batch_max`.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from configs.sweeps.common.arms import steps_at_equal_images
 
 TOTAL_STEPS = 20_000
 BATCH_SIZES = range(1, 13)
-# Images of a batch by `batch_max` and `batch_cl`, on the labels of VOC 2012:
+# Mean number of images in a batch by `batch_max` and `batch_cl` for VOC 2012's labels:
 # experiments/voc2012/balance_batch_statistics.md.
 MEAN_BATCH_SIZES = {
     9: {
@@ -34,12 +34,12 @@ MEAN_BATCH_SIZES = {
 
 
 def random_batches(sizes: Iterable[int] = BATCH_SIZES) -> dict[str, dict]:
-    """An arm per size."""
+    """Makes one arm per batch size."""
     return {f"random{n}": {"sampler": voc2012_paper.sampler(n)} for n in sizes}
 
 
 def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
-    """Two arms per `batch_cl`: at equal steps, and at equal images."""
+    """Makes two arms per `batch_cl`: at equal steps, and at equal images."""
     arms = {}
     for batch_cl in classes:
         chosen = {"sampler": voc2012_paper.sampler(batch_max, batch_cl)}
@@ -54,7 +54,7 @@ def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
 
 
 def compare(batch_max: int, classes: Iterable[int]) -> tuple[tuple[str, str], ...]:
-    """Both arms of each `batch_cl`, in this order, with random batches."""
+    """Compares both arms of each `batch_cl` with random batches of `batch_max`."""
     return tuple(
         (f"cl{batch_cl}{images}", f"random{batch_max}")
         for batch_cl in classes

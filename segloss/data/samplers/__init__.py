@@ -1,4 +1,8 @@
-"""Which samples make up batch k, planned from the class index: no image is read."""
+"""Samplers choose the samples of batch k from the class index, without reading images.
+
+`sampler[k]` is an int64 array of sample ids, a pure function of the sampler's arguments
+and k.
+"""
 
 from segloss.data.samplers.balance_batch import BalanceBatch
 from segloss.data.samplers.baselines import (

@@ -1,4 +1,4 @@
-"""Balance-batch: so many distinct classes in every batch."""
+"""Balance-batch: a minimum number of distinct classes in every batch."""
 
 import warnings
 
@@ -8,42 +8,48 @@ from segloss.data.samplers.class_sets import ClassSets, Presence
 from segloss.data.samplers.epochs import EpochSampler, Plan
 from segloss.data.samplers.planning import check_pair, check_reachable, nearest_pair
 
-# A pair that so many attempts have not met is refused: planning must come to an end.
+# A pair that this many attempts do not satisfy is refused, so that planning ends.
 _LAST_ATTEMPT = 1_000_000
-# Requeued samples are dealt again as long as this share of them finds a batch.
+# Requeued samples are dealt again while at least this fraction of them finds a batch.
 _WORTHWHILE = 0.01
 
 
 class BalanceBatch(EpochSampler):
-    """Batches of at least `batch_cl` distinct classes within `batch_max` samples.
+    """Batches of at most `batch_max` samples with at least `batch_cl` distinct classes.
 
     The rule of Balance-batch (Huang et al. 2019, doi:10.1109/LSP.2019.2956367): shuffle
-    the epoch; load samples until the batch holds at least `batch_cl` distinct classes
-    and then stop; if `batch_max` samples were loaded and it does not, discard them and
-    start again. The class index says what a sample holds, so "load" reads nothing.
+    the epoch and load samples until the batch has at least `batch_cl` distinct classes.
+    If it still has fewer after `batch_max` samples, discard them and start a new batch.
+    Classes are looked up in the class index, so discarded samples are never read.
 
-    A class that no sample holds never counts. Where the set has fewer than `batch_max`
-    samples, all of them are the most that a batch can hold.
+    Classes that occur in no sample never count. If the dataset has fewer than
+    `batch_max` samples, a batch holds at most all of them.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
-        batch_cl: distinct classes that a batch must hold.
-        batch_max: most samples that a batch may hold.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
+        batch_cl: number of distinct classes that a batch must have.
+        batch_max: largest number of samples in a batch.
         seed: seed of the shuffles, at least 0.
-        exact: stop at `batch_cl` classes exactly: a sample that would go past is set
-            aside and tried first in the next batch.
-        on_reject: "drop" discards for this deal; "requeue" shuffles and deals what was
-            discarded again, until a turn places less than a hundredth. All epochs have
-            as many batches as the first, so one that comes short uses some samples
-            twice.
-        count_background: whether class 0 counts as one of the `batch_cl`.
-        max_attempts: attempts per batch from which on a warning calls the pair
-            impractical, and names the nearest that is not.
+        exact: True makes batches of exactly `batch_cl` classes. A sample that would
+            exceed them is set aside and tried first in the next batch.
+        on_reject: "drop" discards the samples of a failed attempt. "requeue" shuffles
+            and deals discarded samples again, until less than one percent of them are
+            placed in a batch. Every epoch has as many batches as the first one; if an
+            epoch yields fewer, some samples are used twice.
+        count_background: True counts class 0 as one of the `batch_cl` classes.
+        max_attempts: if a batch takes more attempts than this on average, a warning
+            names the nearest practical pair.
 
     Raises:
-        ValueError: if an argument is out of range, or no batch can satisfy the pair;
-            the message says the largest `batch_cl` that can be reached, or its bounds.
-            Also if a million attempts do not satisfy it.
+        ValueError: if an argument is out of range, if no batch can satisfy the pair, or
+            if one million attempts do not. The message gives the largest reachable
+            `batch_cl`, or bounds of it.
+
+    >>> import numpy as np
+    >>> presence = np.eye(4, dtype=bool)  # each sample has one of four classes
+    >>> sampler = BalanceBatch(presence, batch_cl=3, batch_max=4)
+    >>> len(set(sampler[0].tolist())), sampler.batches_per_epoch
+    (3, 1)
     """
 
     def __init__(
@@ -75,19 +81,22 @@ class BalanceBatch(EpochSampler):
         sets = ClassSets.of(presence)
         self.class_sets = sets if count_background else sets.without_background()
         self._too_large = None
-        if exact:  # what goes past batch_cl by itself fits no batch
+        if exact:  # a sample with more than batch_cl classes fits into no batch
             self._too_large = self.class_sets.sizes() > batch_cl
             if self._too_large.all():
                 raise ValueError(
-                    f"{self._name}: every sample alone holds more than batch_cl="
-                    f"{batch_cl} classes, so exact=True forms no batch; raise batch_cl."
+                    f"{self._name}: every sample has more than batch_cl={batch_cl} "
+                    "classes, so exact=True allows no batch; raise batch_cl."
                 )
         first = self._first_deal(max_attempts)
         self.batches_per_epoch = len(first)
         self._plans = {0: first}
 
     def _first_deal(self, max_attempts: int) -> Plan:
-        """The first deal with any batch, which proves that the pair can be met."""
+        """Returns the first deal with a batch, which proves that the pair is feasible.
+
+        Raises ValueError after a million attempts; warns above `max_attempts`.
+        """
         rng, attempts, batches = self._rng(0), 0, 0
         while batches == 0:
             plan, attempted, batches = self._deal_once(rng)
@@ -99,18 +108,18 @@ class BalanceBatch(EpochSampler):
                     self.batch_max,
                     exact=self.exact,
                 )
-            # A deal that ended early has still looked at all samples.
+            # A deal without complete attempts has still looked at all samples.
             attempts += max(attempted, -(-self.num_samples // self.batch_max))
             if batches == 0 and attempts >= _LAST_ATTEMPT:
                 raise ValueError(
-                    f"{self._pair} was met by none of {attempts:,} random attempts; "
+                    f"{self._pair}: none of {attempts:,} random attempts succeeded; "
                     f"{self._suggestion(max_attempts)}."
                 )
         if attempts > max_attempts * batches:
             warnings.warn(
                 f"{self._pair} takes about {attempts / batches:,.0f} attempts per "
                 f"batch, more than max_attempts={max_attempts:,}, so an epoch uses few "
-                f"samples; {self._suggestion(max_attempts)}.",
+                f"of the samples; {self._suggestion(max_attempts)}.",
                 stacklevel=3,
             )
         return plan
@@ -122,11 +131,17 @@ class BalanceBatch(EpochSampler):
         )
 
     def _suggestion(self, max_attempts: int) -> str:
-        if self.exact:  # acceptances are estimated without it
+        if self.exact:  # `nearest_pair` does not model exact=True
             return "exact=False or another batch_cl may take fewer"
-        nearest, acceptance = nearest_pair(
+        pair = nearest_pair(
             self.class_sets, batch_max=self.batch_max, max_attempts=max_attempts
         )
+        if pair is None:
+            return (
+                f"even batch_cl=1 takes more within batch_max={self.batch_max}, so "
+                "raise batch_max"
+            )
+        nearest, acceptance = pair
         return (
             f"the nearest practical pair is batch_cl={nearest} within "
             f"batch_max={self.batch_max}, about {1 / acceptance:,.0f} attempts"
@@ -139,10 +154,13 @@ class BalanceBatch(EpochSampler):
     def _deal_once(
         self, rng: np.random.Generator, share: float | int = 1
     ) -> tuple[Plan, int, int]:
-        """Batches of a share of the samples; attempts and batches of the first turn."""
+        """Deals a share of the samples.
+
+        Returns the batches, and the attempts and batches of the first turn.
+        """
         if share == 1:
             order = rng.permutation(self.num_samples)
-        else:  # a few batches to make up an epoch need no shuffle of all samples
+        else:  # a few batches to complete an epoch need no shuffle of all samples
             size = min(self.num_samples, int(share * self.num_samples) + self.batch_max)
             order = rng.choice(self.num_samples, size, replace=False)
         if self._too_large is not None:
@@ -158,10 +176,10 @@ class BalanceBatch(EpochSampler):
         return Plan.join(plans), attempts, len(plan)
 
     def _turn(self, order: np.ndarray) -> tuple[Plan, np.ndarray, int]:
-        # Importing numba takes most of a second, which other samplers are spared.
+        # Imported here, since importing numba takes most of a second.
         from segloss.data.samplers import kernels
 
-        # Copied into order first: the loop would wait for memory at every sample.
+        # Copied in shuffled order: random access in the loop would be slower.
         words = self.class_sets.words[order]
         ids, offsets, left, attempts = kernels.deal_by_rule(
             order, words, self.batch_cl, self.batch_max, self.exact

@@ -1,4 +1,4 @@
-"""What Balance-batch is compared with: samplers that promise nothing of a batch."""
+"""Baselines for Balance-batch: samplers without a guarantee for single batches."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,16 +8,23 @@ from segloss.data.samplers.epochs import EpochSampler, Plan
 
 
 class RandomBatch(EpochSampler):
-    """Plain random batches: each epoch is shuffled and cut, the rest dropped.
+    """Random batches: each epoch is shuffled and cut, and the remainder is dropped.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets; only
-            n is used.
-        batch_max: samples per batch; a set that is smaller gives batches of all of it.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`; only n is
+            used.
+        batch_max: samples per batch; a smaller dataset gives batches of all samples.
         seed: seed of the shuffles, at least 0.
 
     Raises:
         ValueError: if there is no sample, or `batch_max` or `seed` is out of range.
+
+    >>> import numpy as np
+    >>> sampler = RandomBatch(np.ones((6, 2), bool), batch_max=3)
+    >>> sampler.batches_per_epoch, len(sampler[0])
+    (2, 3)
+    >>> sorted([*sampler[0].tolist(), *sampler[1].tolist()])
+    [0, 1, 2, 3, 4, 5]
     """
 
     def __init__(self, presence: Presence, *, batch_max: int, seed: int = 0):
@@ -29,23 +36,29 @@ class RandomBatch(EpochSampler):
 
 
 class RepeatFactor(EpochSampler):
-    """Samples of rare classes repeated: Gupta et al. 2019 (arXiv:1908.03195), sec. 4.1.
+    """Repeat-factor sampling: Gupta et al. 2019 (arXiv:1908.03195), sec. 4.1.
 
-    An epoch holds sample i `r_i = max_c max(1, sqrt(threshold / f_c))` times, where c
-    are its classes and `f_c` the share of the samples that hold c; a fraction of `r_i`
-    is rounded up as often as it says, anew each epoch. The epoch is shuffled and cut
-    into batches, the rest dropped, so a batch can hold a sample twice. A sample without
-    a class has `r_i = 1`.
+    Repeats samples of rare classes. An epoch has sample i
+    `r_i = max_c max(1, sqrt(threshold / f_c))` times, where c runs over the classes of
+    the sample and `f_c` is the share of the samples with class c. The fractional part
+    of `r_i` is the probability of rounding up, drawn anew in each epoch. A sample
+    without a class has `r_i = 1`. The epoch is shuffled and cut into batches, and the
+    remainder is dropped, so a batch can contain a sample twice.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
-        batch_max: samples per batch; a set that is smaller gives batches of all of it.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
+        batch_max: samples per batch; a smaller epoch is a single batch.
         threshold: share of the samples below which a class is repeated, in (0, 1].
-            The paper's 0.001 is for a thousand classes; among twenty it repeats none.
+            The paper's 0.001 suits a thousand classes; with twenty it repeats nothing.
         seed: seed of the rounding and the shuffles, at least 0.
 
     Raises:
         ValueError: if there is no sample, or a hyperparameter is out of range.
+
+    >>> import numpy as np
+    >>> presence = np.array([[True, True]] + [[True, False]] * 15)  # class 1 is rare
+    >>> RepeatFactor(presence, batch_max=4, threshold=0.25).repeats[:3]
+    array([2., 1., 1.])
     """
 
     def __init__(
@@ -78,10 +91,10 @@ class RepeatFactor(EpochSampler):
 
 
 class _ClassFirst(EpochSampler):
-    """Draws a class for each place of a batch, then a sample that holds it.
+    """Draws a class for each position of a batch, then a sample with that class.
 
-    All draws are independent, so a batch can hold a sample twice. A class that no
-    sample holds is never drawn, nor is a sample without a class.
+    All draws are independent, so a batch can contain a sample twice. Classes without
+    samples and samples without classes are never drawn.
     """
 
     def __init__(
@@ -116,18 +129,23 @@ class _ClassFirst(EpochSampler):
 
 
 class ClassUniform(_ClassFirst):
-    """A class at random, then a sample at random of those that hold it.
+    """Draws a class uniformly, then a sample uniformly among those with that class.
 
-    All draws are independent, so a batch can hold a sample twice. A class that no
-    sample holds is never drawn, nor is a sample without a class.
+    All draws are independent, so a batch can contain a sample twice. Classes without
+    samples and samples without classes are never drawn.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
         batch_max: samples per batch.
         seed: seed of the draws, at least 0.
 
     Raises:
-        ValueError: if no sample holds a class, or a hyperparameter is out of range.
+        ValueError: if no sample has a class, or a hyperparameter is out of range.
+
+    >>> import numpy as np
+    >>> presence = np.array([[True, False], [True, False], [False, True]])
+    >>> ClassUniform(presence, batch_max=3).class_probs
+    array([0.5, 0.5])
     """
 
     def __init__(self, presence: Presence, *, batch_max: int, seed: int = 0):
@@ -139,25 +157,32 @@ class RareClass(_ClassFirst):
     """Rare class sampling: Hoyer et al. 2022 (arXiv:2111.14887), eq. 8 and 9.
 
     Class c is drawn with probability `softmax((1 - f_c) / temperature)`, where `f_c` is
-    its share of the labelled pixels, then a sample at random of those that hold it. The
-    paper lets a sample count from 3,000 pixels of c on: say so by `min_pixels` where
-    presence is made. It also crops again where the crop lost the class; this chooses
-    samples only.
+    its share of the labelled pixels; then a sample is drawn uniformly among those with
+    class c. In the paper a sample needs at least 3,000 pixels of a class; choose that
+    with `min_pixels` of `ClassIndex.presence`. The paper also repeats a random crop
+    that misses the class. This sampler chooses samples only.
 
-    All draws are independent, so a batch can hold a sample twice. A class that no
-    sample holds is never drawn, nor is a sample without a class.
+    All draws are independent, so a batch can contain a sample twice. Classes without
+    samples and samples without classes are never drawn.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
         batch_max: samples per batch.
-        class_pixels: labelled pixels of each class in the whole set.
-        temperature: more than 0; the smaller, the more the rarest classes prevail. At
-            the paper's 0.01, a class of 7% of the pixels is drawn a thousandth as often
-            as one of next to none.
+        class_pixels: number of labelled pixels of each class in the dataset.
+        temperature: greater than 0; smaller values favour rare classes more. At the
+            paper's 0.01, a class with 7% of the pixels is drawn a thousandth as often
+            as a class with almost none.
         seed: seed of the draws, at least 0.
 
     Raises:
-        ValueError: if no sample holds a class, or an argument is out of range.
+        ValueError: if no sample has a class, or an argument is out of range.
+
+    >>> import numpy as np
+    >>> presence = np.array([[True, False], [True, True]])
+    >>> pixels = np.array([90, 10])
+    >>> sampler = RareClass(presence, batch_max=2, class_pixels=pixels, temperature=0.5)
+    >>> sampler.class_probs.round(2)
+    array([0.17, 0.83])
     """
 
     def __init__(
@@ -181,32 +206,37 @@ class RareClass(_ClassFirst):
             )
         scores = (1 - class_pixels / class_pixels.sum()) / temperature
         held = sets.samples_per_class() > 0
-        # Shifted by the largest that can be drawn, so that some weight is 1.
+        # Shifted by the largest score of a class with samples, whose weight is then 1.
         top = scores[held].max(initial=-np.inf)
         weights = np.where(held, np.exp(np.minimum(scores - top, 0)), 0)
         super().__init__(sets, batch_max, seed, weights)
 
 
 class ForegroundOversample(EpochSampler):
-    """The last third of each batch holds foreground: Isensee et al. 2021
-    (doi:10.1038/s41592-020-01008-z), as in nnU-Net's loader.
+    """nnU-Net's foreground oversampling: a third of each batch has foreground.
 
-    The other samples are any. nnU-Net draws the forced samples from all too and then
-    puts the patch on their foreground; samples without any stay as they are. Here a
-    forced sample is one that holds foreground, and the crop is left to chance.
+    Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z). The last samples of each batch
+    are drawn among those with foreground, and the others among all samples. nnU-Net
+    instead draws all of them among all samples, and then moves the patches of the last
+    ones onto their foreground, if they have any. Here crops remain random.
 
-    All draws are independent, so a batch can hold a sample twice.
+    All draws are independent, so a batch can contain a sample twice.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets; class
-            0 is the background.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`; class 0 is
+            the background.
         batch_max: samples per batch.
-        foreground_fraction: share of a batch that is forced, in [0, 1]; of nine samples
-            the default forces three.
+        foreground_fraction: share of a batch that must have foreground, in [0, 1]; the
+            default gives three of nine samples.
         seed: seed of the draws, at least 0.
 
     Raises:
-        ValueError: if no sample holds foreground, or a hyperparameter is out of range.
+        ValueError: if no sample has foreground, or a hyperparameter is out of range.
+
+    >>> import numpy as np
+    >>> presence = np.array([[True, False]] * 99 + [[True, True]])  # 99 has foreground
+    >>> ForegroundOversample(presence, batch_max=3)[0][-1]
+    np.int64(99)
     """
 
     def __init__(

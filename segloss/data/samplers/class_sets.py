@@ -1,25 +1,31 @@
-"""Class sets packed into integers: what samplers plan with."""
+"""Class sets packed into integers, the representation that samplers use."""
 
 import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-# Rows of a class index that are looked at together: a mapped file is never read whole.
+# Rows of a class index to process at a time, so a mapped file is never read whole.
 _CHUNK = 1 << 16
 _BITS = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassSets:
-    """The set of classes that each sample holds, a bit per class.
+    """The set of classes of each sample, as one bit per class.
 
-    Every sampler takes it in the place of `presence`; for large sets it is an eighth
-    as large.
+    Every sampler accepts it instead of `presence`. It takes an eighth of the memory if
+    there are many classes.
 
     Attributes:
-        words: bit `c % 64` of word `c // 64` is set where sample `n` holds class `c`.
-        num_classes: bits that mean something.
+        words: bit `c % 64` of word `c // 64` is set if sample `n` has class `c`.
+        num_classes: number of bits in use.
+
+    >>> import numpy as np
+    >>> sets = ClassSets.from_counts(np.array([[9, 0], [5, 4]]), min_pixels=5)
+    >>> sets.presence()
+    array([[ True, False],
+           [ True, False]])
     """
 
     words: UInt64[np.ndarray, "n w"]
@@ -27,18 +33,19 @@ class ClassSets:
 
     @classmethod
     def of(cls, presence: "Presence") -> "ClassSets":
-        """Packs presence, chunk by chunk; class sets are handed through."""
+        """Packs `presence`; returns `ClassSets` unchanged."""
         return presence if isinstance(presence, ClassSets) else _pack(presence, 1)
 
     @classmethod
     def from_counts(
         cls, pixel_counts: Int[np.ndarray, "n c"], *, min_pixels: int = 1
     ) -> "ClassSets":
-        """The classes of which a sample holds at least `min_pixels` pixels.
+        """Packs the classes that have at least `min_pixels` pixels in a sample.
 
         Args:
-            pixel_counts: those of a class index; a mapped file is read in chunks.
-            min_pixels: pixels from which on a class counts, at least 1.
+            pixel_counts: pixel counts of a class index; mapped files are read in
+                chunks.
+            min_pixels: number of pixels from which a class counts, at least 1.
 
         Raises:
             ValueError: if `min_pixels` is less than 1.
@@ -51,47 +58,47 @@ class ClassSets:
         return len(self.words)
 
     def sizes(self) -> Int[np.ndarray, " n"]:
-        """How many classes each sample holds."""
+        """Number of classes of each sample."""
         return np.bitwise_count(self.words).sum(axis=1, dtype=np.int64)
 
     def presence(
         self, start: int = 0, stop: int | None = None
     ) -> Bool[np.ndarray, "m c"]:
-        """The samples from `start` to `stop` unpacked: True where one holds a class."""
+        """Unpacks samples `start` to `stop - 1`: True where a sample has a class."""
         rows = np.ascontiguousarray(self.words[start:stop].astype("<u8", copy=False))
         bits = np.unpackbits(rows.view(np.uint8), axis=1, bitorder="little")
         return bits[:, : self.num_classes].astype(bool)
 
     def holders(self, c: int) -> Int[np.ndarray, " m"]:
-        """The samples that hold class `c`."""
+        """Ids of the samples with class `c`."""
         word, bit = divmod(c, _BITS)
         mask = np.uint64(1 << bit)
         return np.flatnonzero(self.words[:, word] & mask).astype(np.int32)
 
     def samples_per_class(self) -> Int[np.ndarray, " c"]:
-        """How many samples hold each class."""
+        """Number of samples with each class."""
         counts = np.zeros(self.num_classes, np.int64)
         for start in range(0, len(self), _CHUNK):
             counts += self.presence(start, start + _CHUNK).sum(axis=0)
         return counts
 
     def without_background(self) -> "ClassSets":
-        """The same without class 0."""
+        """A copy without class 0."""
         words = self.words.copy()
         words[:, 0] &= ~np.uint64(1)
         return dataclasses.replace(self, words=words)
 
     def distinct(self) -> "ClassSets":
-        """Each set that occurs, once."""
+        """The unique class sets."""
         words = self.words
-        if words.shape[1] == 1:  # many times faster than by rows
+        if words.shape[1] == 1:  # much faster than np.unique over rows
             unique = np.unique(words[:, 0])[:, None]
         else:
             unique = np.unique(words, axis=0)
         return dataclasses.replace(self, words=unique)
 
 
-# What samplers take: True where a sample holds a class, or the same packed.
+# Accepted by samplers: True where a sample has a class, or the same packed.
 Presence = Bool[np.ndarray, "n c"] | ClassSets
 
 

@@ -1,7 +1,7 @@
-"""Batches planned epoch by epoch: the face that all samplers share.
+"""Base class of the samplers, which plan their batches epoch by epoch.
 
-A sampler is a pure function of its arguments and k. `sampler[k]` is the int64 ids of
-batch k for any k >= 0, `batch_max` the most ids that a batch can hold.
+A sampler is a pure function of its arguments and k. `sampler[k]` is an int64 array with
+the ids of batch k, for any k >= 0; `batch_max` is the largest number of ids in a batch.
 """
 
 import abc
@@ -17,10 +17,10 @@ from jaxtyping import Int64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """Batches one after the other in flat arrays.
+    """A sequence of batches, stored in flat arrays.
 
     Attributes:
-        ids: the samples of all batches.
+        ids: concatenated sample ids of all batches.
         offsets: batch `i` is `ids[offsets[i] : offsets[i + 1]]`.
     """
 
@@ -29,14 +29,17 @@ class Plan:
 
     @classmethod
     def cut(cls, ids: Int64[np.ndarray, " m"], batch_max: int) -> "Plan":
-        """Batches of `batch_max`, the rest dropped; one short batch if that is all."""
+        """Cuts ids into batches of `batch_max` and drops the remainder.
+
+        Fewer than `batch_max` ids give one short batch.
+        """
         size = min(batch_max, len(ids))
         offsets = np.arange(0, len(ids) + 1, size)
         return cls(ids[: offsets[-1]], offsets)
 
     @classmethod
     def join(cls, plans: "Sequence[Plan]", max_batches: int | None = None) -> "Plan":
-        """The batches of all plans, at most the first `max_batches` of them."""
+        """Concatenates plans and keeps at most the first `max_batches` batches."""
         if len(plans) == 1 and max_batches in (None, len(plans[0])):
             return plans[0]
         sizes = np.concatenate([np.diff(plan.offsets) for plan in plans])[:max_batches]
@@ -52,17 +55,18 @@ class Plan:
 
 
 class EpochSampler(abc.ABC):
-    """Random access to batches that are planned epoch by epoch.
+    """Base class of samplers: random access to batches that are planned by epoch.
 
-    Every epoch has as many batches as the first deal of epoch 0 yields. One that comes
-    short goes on with a further deal, one that runs over is cut; so batch k lies in
-    epoch `k // batches_per_epoch` and costs the planning of that epoch alone.
+    A deal distributes the shuffled samples into batches once. Every epoch has the
+    number of batches of the first deal of epoch 0: an epoch with too few continues with
+    another deal, and an epoch with too many is truncated. Batch k is therefore in epoch
+    `k // batches_per_epoch`, and only that epoch must be planned to get it.
 
     Attributes:
-        num_samples: ids are less than this.
-        batch_max: the most ids that a batch can hold.
-        seed: seed of all draws.
-        batches_per_epoch: set by the subclass, at least 1.
+        num_samples: number of samples; ids are less than this.
+        batch_max: largest number of ids in a batch.
+        seed: seed of all random draws.
+        batches_per_epoch: number of batches of an epoch, at least 1; set by subclasses.
     """
 
     batches_per_epoch: int
@@ -90,7 +94,7 @@ class EpochSampler(abc.ABC):
         return self._epoch(epoch)[position].copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes plan for themselves.
+        # Plans are not pickled: worker processes plan for themselves.
         return {k: v for k, v in vars(self).items() if k not in ("_plans", "_planning")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -104,9 +108,9 @@ class EpochSampler(abc.ABC):
         plan = self._plans.get(epoch)
         if plan is not None:
             return plan
-        with self._planning:  # so that loader threads do not all plan the same epoch
+        with self._planning:  # only one loader thread plans the epoch
             if epoch not in self._plans:
-                # They straddle two epochs at most.
+                # Threads are in two adjacent epochs at most.
                 kept = {e: p for e, p in self._plans.items() if abs(e - epoch) == 1}
                 self._plans = kept | {epoch: self._make_plan(epoch)}
             return self._plans[epoch]
@@ -124,21 +128,28 @@ class EpochSampler(abc.ABC):
 
     @abc.abstractmethod
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
-        """Deals the samples out into batches once; may yield none.
+        """Distributes the samples into batches once; may return no batch.
 
-        No more batches than `missing` are used, where that is said.
+        If `missing` is given, only the first `missing` batches will be used.
         """
 
 
 def exposures(sampler: EpochSampler, num_batches: int) -> Int64[np.ndarray, " n"]:
-    """How often each sample occurs in the batches 0 to `num_batches` - 1.
+    """Counts how often each sample occurs in batches 0 to `num_batches - 1`.
 
     Args:
-        sampler: what chooses the samples.
-        num_batches: how many batches to count; `sampler.batches_per_epoch` is an epoch.
+        sampler: the sampler to examine.
+        num_batches: number of batches to count; an epoch has
+            `sampler.batches_per_epoch`.
 
     Raises:
         ValueError: if `num_batches` is negative.
+
+    >>> import numpy as np
+    >>> from segloss.data import RandomBatch
+    >>> sampler = RandomBatch(np.ones((4, 1), bool), batch_max=2)
+    >>> exposures(sampler, num_batches=4)
+    array([2, 2, 2, 2])
     """
     if num_batches < 0:
         raise ValueError(f"exposures: num_batches must be >= 0, got {num_batches}.")

@@ -1,4 +1,4 @@
-"""The promise of Balance-batch kept by choosing, not by trying."""
+"""Greedy cover: the guarantee of Balance-batch without rejected attempts."""
 
 import warnings
 
@@ -8,47 +8,53 @@ from segloss.data.samplers.class_sets import ClassSets, Presence
 from segloss.data.samplers.epochs import EpochSampler, Plan
 from segloss.data.samplers.planning import check_pair, covering_sets
 
-# Samples looked at per missing class, at first and after a failure.
+# Candidates per missing class, in the first search and in the one after a failure.
 _DEPTH = 4
 _DEEP = 64
-# Share of the samples in no batch from which on a warning says so.
+# A warning is given if a larger share of the samples than this is in no batch.
 _MOST_LEFT_OUT = 0.01
 
 
 class GreedyCover(EpochSampler):
-    """Batches of at least `batch_cl` distinct classes, without a discard.
+    """Batches of at least `batch_cl` distinct classes, built without rejections.
 
-    An epoch is shuffled. Each sample in turn that no batch holds yet leads one. The
-    batch is filled up with samples that hold a class it lacks, and stops as soon as it
-    has `batch_cl`: first of all those that add enough classes for the slots left, of
-    these the least used so far, of these the one with the rarest class.
+    An epoch is shuffled. In this order, each sample that is not in a batch yet becomes
+    the lead (the first sample) of a new one. Samples with missing classes are added
+    until the batch has `batch_cl` classes. The next sample is chosen by three criteria
+    in turn: it adds enough classes for the remaining slots; it has been used least; it
+    has the rarest class.
 
-    What it samples from: nothing uniform, and nothing independent. Samples of equal
-    class sets are alike to it, so in the long run they have equal shares. Over an
-    epoch each sample is in at least one batch, and in more the scarcer its classes are
-    beside what the batches need; the shares are as even as this allows, not equal. In
-    a batch the samples complement each other: given one of them, the others hold
-    classes that it lacks more often than chance would have it. A loss that is a mean
-    over samples is therefore one over another distribution than the data set's.
+    The resulting distribution is neither uniform nor independent. Samples with equal
+    class sets have equal shares in the long run. In an epoch each sample is in at least
+    one batch, and samples are in more batches the scarcer their classes are compared
+    with the demand of the batches. The samples of a batch complement each other: they
+    have different classes more often than random samples. A loss that averages over
+    samples therefore follows another distribution than that of the dataset.
 
-    Exceptions: an epoch is cut to the number of batches of the first, so that its last
-    few leads may miss their turn. A sample with which the search finds no batch is left
-    out, which only pairs close to the largest reachable bring about; where it finds
-    none at all, the batches repeat a cover that is computed once.
+    Exceptions: every epoch is truncated to the number of batches of the first, so its
+    last leads may be left out. A lead for which the search finds no batch is left out
+    too; this happens only for pairs close to the largest reachable. If the search finds
+    no batch at all, the batches repeat one cover that is computed once.
 
-    A class that no sample holds never counts. Where the set has fewer than `batch_max`
-    samples, all of them are the most that a batch can hold.
+    Classes that occur in no sample never count. If the dataset has fewer than
+    `batch_max` samples, a batch holds at most all of them.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
-        batch_cl: distinct classes that a batch must hold.
-        batch_max: most samples that a batch may hold.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
+        batch_cl: number of distinct classes that a batch must have.
+        batch_max: largest number of samples in a batch.
         seed: seed of the shuffles, at least 0.
-        count_background: whether class 0 counts as one of the `batch_cl`.
+        count_background: True counts class 0 as one of the `batch_cl` classes.
 
     Raises:
-        ValueError: if an argument is out of range, or no batch can satisfy the pair;
-            the message says the largest `batch_cl` that can be reached, or its bounds.
+        ValueError: if an argument is out of range, or no batch can satisfy the pair.
+            The message gives the largest reachable `batch_cl`, or bounds of it.
+
+    >>> import numpy as np
+    >>> presence = np.array([[True, False]] * 3 + [[False, True]])  # class 1 is rare
+    >>> sampler = GreedyCover(presence, batch_cl=2, batch_max=2)
+    >>> [3 in sampler[k] for k in range(sampler.batches_per_epoch)]
+    [True, True, True]
     """
 
     def __init__(
@@ -76,13 +82,13 @@ class GreedyCover(EpochSampler):
         if left_out > _MOST_LEFT_OUT:
             warnings.warn(
                 f"{self._name}: batch_cl={batch_cl} within batch_max={batch_max} "
-                f"leaves {left_out:.0%} of the samples out, for which no batch was "
-                "found; lower batch_cl or raise batch_max.",
+                f"leaves {left_out:.0%} of the samples out, because no batch was found "
+                "for them; lower batch_cl or raise batch_max.",
                 stacklevel=2,
             )
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
-        # Importing numba takes most of a second, which other samplers are spared.
+        # Imported here, since importing numba takes most of a second.
         from segloss.data.samplers import kernels
 
         order = rng.permutation(self.num_samples)

@@ -1,7 +1,7 @@
-"""Loops in which each sample depends on those before it, compiled by numba.
+"""Sequential loops of the samplers, compiled by numba.
 
-They hold no lock of the interpreter while they run, and are compiled once: the machine
-code is kept beside this file, or in the user's cache.
+They release the GIL while they run. They are compiled once: numba caches the machine
+code next to this file, or in the user's cache directory.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,20 @@ import numpy as np
 
 
 def compiled(function: Callable) -> Callable:
+    """Compiles a function with numba, and caches the machine code if possible."""
     try:
         return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # no directory to keep machine code in
+    except RuntimeError:  # numba found no writable cache directory
         return numba.njit(function, nogil=True)
 
 
-# Of pairs, nibbles and bytes: LLVM knows these steps as one instruction.
+# Bit masks of pairs, nibbles and bytes. LLVM compiles the steps below to one popcount.
 _ODD, _PAIRS, _NIBBLES, _BYTES = (
     np.uint64(x * 0x0101010101010101) for x in (0x55, 0x33, 0x0F, 0x01)
 )
 
 
-# `no_type_check` keeps jaxtyping's import hook from wrapping what numba is to read.
+# `no_type_check` keeps jaxtyping's import hook from wrapping what numba compiles.
 @compiled
 @no_type_check
 def count_bits(word):
@@ -37,7 +38,7 @@ def count_bits(word):
 @compiled
 @no_type_check
 def count_new(words, sample, held):
-    """How many classes a sample adds to those held."""
+    """Number of classes that a sample adds to those already held."""
     gain = 0
     for j in range(words.shape[1]):
         gain += count_bits(words[sample, j] & ~held[j])
@@ -54,15 +55,16 @@ def add_classes(words, sample, held):
 @compiled
 @no_type_check
 def deal_by_rule(order, words, batch_cl, batch_max, exact):
-    """The rule of Balance-batch on samples in an order, whose classes are `words`.
+    """Applies the rule of Balance-batch to samples in a given order.
 
-    Returns the samples of the batches, the offsets of these, the samples that are in
-    none, and how many attempts came to an end.
+    `words[i]` holds the classes of sample `order[i]`. Returns the sample ids of all
+    batches, their offsets, the ids of the samples in no batch, and the number of
+    complete attempts.
     """
     n = len(order)
     ids, left = np.empty(n, np.int64), np.empty(n, np.int64)
     offsets = np.zeros(n + 1, np.int64)
-    # Places set aside by earlier attempts, the next to try on top; and by this one.
+    # Positions set aside by earlier attempts, next one on top, and by this attempt.
     stack = np.empty(n if exact else 0, np.int64)
     aside = np.empty(n if exact else 0, np.int64)
     held = np.empty(words.shape[1], np.uint64)
@@ -108,7 +110,7 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
 @compiled
 @no_type_check
 def list_members(words, num_classes):
-    """Who holds class c: `members[starts[c] : starts[c + 1]]`, in order."""
+    """Lists the samples of each class: `members[starts[c] : starts[c + 1]]`, sorted."""
     one = np.uint64(1)
     starts = np.zeros(num_classes + 1, np.int64)
     for i in range(len(words)):
@@ -137,11 +139,13 @@ def list_members(words, num_classes):
 def deal_covers(
     words, rare_first, num_classes, batch_cl, batch_max, most_batches, depth, deep
 ):
-    """Batches of `batch_cl` classes that each sample, in order, leads or is in already.
+    """Makes batches of `batch_cl` classes for `GreedyCover`.
 
-    The first search looks at `depth` samples of each class that the batch lacks, the
-    one after its failure at `deep`, for the most classes. What neither finds a batch
-    for is left out. Returns the samples of the batches and the offsets of these.
+    Each sample, in order, leads a batch unless an earlier batch has it. The first
+    search considers `depth` samples of each missing class. If it fails, a second one
+    considers `deep` samples and prefers those that add the most classes. If that fails
+    too, the sample is left out. Returns the positions of the samples of all batches,
+    and the offsets of the batches.
     """
     n = len(words)
     starts, members = list_members(words, num_classes)
@@ -175,7 +179,7 @@ def deal_covers(
 @compiled
 @no_type_check
 def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
-    """Fills a batch up to `batch_cl` classes; returns its size, 0 without success."""
+    """Fills a batch up to `batch_cl` classes; returns its size, or 0 on failure."""
     starts, members, cursor, level, uses = lists
     held = words[lead].copy()
     classes = np.int64(0)
@@ -187,7 +191,7 @@ def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
         slots = len(batch) - size
         if slots == 0:
             return 0
-        # If any samples can complete the batch, one of them adds at least so many.
+        # If the free slots can complete the batch, some sample adds at least this many.
         pace = (batch_cl - classes + slots - 1) // slots
         enough = len(rare_first) if most else pace
         best, best_rank, best_gain = np.int64(-1), np.int64(0), np.int64(0)
@@ -195,7 +199,7 @@ def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
             if held[c >> 6] >> np.uint64(c & 63) & np.uint64(1):
                 continue
             first, length = starts[c], starts[c + 1] - starts[c]
-            # The least used sample of the class: the cursor skips what is used more.
+            # Moves the cursor to the least used sample of the class.
             while uses[members[cursor[c]]] > level[c]:
                 cursor[c] += 1
                 if cursor[c] == starts[c + 1]:
@@ -205,8 +209,8 @@ def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
             for i in range(min(depth, length)):
                 sample = members[first + (cursor[c] - first + i) % length]
                 gain = count_new(words, sample, held)
-                # Those that keep pace, the least used, of the rarest class; of one
-                # class those that add most.
+                # Prefers samples that keep pace, then the least used, then the rarest
+                # class; within one class, those that add the most classes.
                 rank = (min(gain, enough) << 32) - uses[sample]
                 if rank > best_rank or (
                     here and rank == best_rank and gain > best_gain

@@ -1,4 +1,4 @@
-"""What a pair (batch_cl, batch_max) will do, before anything is trained."""
+"""Predicts the effect of a pair (batch_cl, batch_max) before training."""
 
 import dataclasses
 
@@ -8,25 +8,26 @@ from scipy import optimize, sparse
 
 from segloss.data.samplers.class_sets import ClassSets, Presence
 
-# Distinct class sets up to which the integer programme is solved.
+# The integer program is solved for at most this many distinct class sets.
 _EXACT_UP_TO = 1_000
-# After which it is given up, where bounds will do.
+# Time limit of the integer program where bounds suffice.
 _SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Acceptance:
-    """What random attempts at Balance-batch come to; its `str` is a line for people.
+    """Statistics of random attempts at Balance-batch; `str` gives a one-line summary.
 
     Attributes:
         acceptance: share of the attempts that reach `batch_cl` classes.
-        mean_batch_size: samples of those that do.
-        draws_per_used_sample: samples drawn, discarded ones included, per sample used.
-        mean_distinct_classes: classes of the attempts that reach `batch_cl`.
-        batch_cl: distinct classes asked for.
-        batch_max: most samples of an attempt.
-        trials: attempts made. Where none succeeded, the means are NaN and the draws
-            per used sample infinite.
+        mean_batch_size: mean number of samples of the successful attempts.
+        draws_per_used_sample: number of samples drawn, including discarded ones, per
+            sample used.
+        mean_distinct_classes: mean number of classes of the successful attempts.
+        batch_cl: number of distinct classes required.
+        batch_max: largest number of samples of an attempt.
+        trials: number of attempts. If none succeeded, the means are NaN and
+            `draws_per_used_sample` is infinite.
     """
 
     acceptance: float
@@ -60,21 +61,27 @@ def estimate_acceptance(
     trials: int = 10_000,
     seed: int = 0,
 ) -> Acceptance:
-    """How Balance-batch will fare, from random attempts on the class sets.
+    """Estimates how often attempts of Balance-batch succeed, by simulation.
 
-    An attempt is `batch_max` samples of a fresh shuffle, and so is one that begins
-    anywhere in an epoch: what lies ahead of it is as random as at the start. Only the
-    end of an epoch, which cuts the last attempt short, is left out.
+    Each attempt draws `batch_max` samples of a fresh shuffle. This models an attempt
+    anywhere in an epoch, since the remaining samples are equally random. Only the last
+    attempt of an epoch, which may run out of samples, is not modelled.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
-        batch_cl: distinct classes that a batch must hold.
-        batch_max: most samples that a batch may hold.
-        trials: how many attempts to make, at least 1.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
+        batch_cl: number of distinct classes that a batch must have.
+        batch_max: largest number of samples in a batch.
+        trials: number of attempts to simulate, at least 1.
         seed: seed of the draws, at least 0.
 
     Raises:
         ValueError: if an argument is out of range, or no batch can satisfy the pair.
+
+    >>> import numpy as np
+    >>> presence = np.eye(4, dtype=bool)  # each sample has one of four classes
+    >>> estimate = estimate_acceptance(presence, batch_cl=3, batch_max=4)
+    >>> estimate.acceptance, estimate.mean_batch_size
+    (1.0, 3.0)
     """
     where = "estimate_acceptance"
     check_pair(where, batch_cl, batch_max)
@@ -105,22 +112,23 @@ def estimate_acceptance(
 
 def nearest_pair(
     sets: ClassSets, *, batch_max: int, max_attempts: int
-) -> tuple[int, float]:
-    """The largest `batch_cl` that takes at most `max_attempts`, and its acceptance.
+) -> tuple[int, float] | None:
+    """Finds the largest practical `batch_cl`, and its acceptance.
 
-    1 if even that takes more.
+    A batch of it takes at most `max_attempts` attempts on average. None if even
+    `batch_cl=1` takes more.
     """
     trials = max(10_000, 10 * max_attempts)
     most = _classes_by_draw(sets, batch_max, trials, seed=0)[:, -1]
     at_least = np.bincount(most)[::-1].cumsum()[::-1] / trials
-    nearest = max(1, int(np.flatnonzero(at_least * max_attempts >= 1)[-1]))
-    return nearest, float(at_least[nearest])
+    nearest = int(np.flatnonzero(at_least * max_attempts >= 1)[-1])
+    return (nearest, float(at_least[nearest])) if nearest else None
 
 
 def _classes_by_draw(
     sets: ClassSets, batch_max: int, trials: int, seed: int
 ) -> Int[np.ndarray, "t m"]:
-    """Distinct classes after each sample of each attempt."""
+    """Number of distinct classes after each sample of each simulated attempt."""
     rng = np.random.default_rng(seed)
     size = min(batch_max, len(sets))
     per_shuffle = len(sets) // size
@@ -135,7 +143,7 @@ def _classes_by_draw(
 
 
 def check_pair(where: str, batch_cl: int, batch_max: int) -> None:
-    """Raises a ValueError if one of the two is no integer, or less than 1."""
+    """Raises a ValueError unless both values are integers >= 1."""
     for name, value in dict(batch_cl=batch_cl, batch_max=batch_max).items():
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{where}: {name} must be an integer >= 1, got {value}.")
@@ -144,10 +152,10 @@ def check_pair(where: str, batch_cl: int, batch_max: int) -> None:
 def check_reachable(
     where: str, sets: ClassSets, batch_cl: int, batch_max: int, *, exact: bool = False
 ) -> None:
-    """Checks that some samples satisfy the pair, as far as that can be known.
+    """Raises an error if it is proven that no samples satisfy the pair.
 
     Raises:
-        ValueError: if none do, with the largest `batch_cl` reachable or its bounds.
+        ValueError: the message gives the largest reachable `batch_cl`, or bounds of it.
     """
     if exact:
         distinct = sets.distinct()
@@ -163,7 +171,7 @@ def check_reachable(
     if exact:
         raise ValueError(
             f"{where}: no {batch_max} samples hold exactly {batch_cl} distinct classes;"
-            f" of fewer, {most} is the most that some hold exactly."
+            f" the largest smaller number that can be reached is {most}."
         )
     reachable = (
         f"is {most}"
@@ -179,10 +187,10 @@ def check_reachable(
 def covering_sets(
     where: str, sets: ClassSets, batch_cl: int, batch_max: int
 ) -> ClassSets:
-    """Class sets of at most `batch_max` samples that hold `batch_cl` classes together.
+    """Finds at most `batch_max` class sets with `batch_cl` classes in their union.
 
     Raises:
-        ValueError: if there are none, or none were found among so many class sets.
+        ValueError: if there are none, or the search did not find any.
     """
     distinct = sets.distinct()
     chosen, _ = _cover_greedily(distinct.words, batch_max)
@@ -198,7 +206,7 @@ def covering_sets(
         if chosen is None:
             raise ValueError(
                 f"{where}: found no {batch_max} samples that hold {batch_cl} distinct "
-                f"classes, and no proof that there are none; lower batch_cl."
+                f"classes, and no proof that none exist; lower batch_cl."
             )
     return dataclasses.replace(sets, words=distinct.words[chosen])
 
@@ -206,17 +214,23 @@ def covering_sets(
 def bound_distinct_classes(
     presence: Presence, *, batch_max: int, enough: int | None = None
 ) -> tuple[int, int]:
-    """The most distinct classes of any `batch_max` samples: at least, and at most.
+    """Lower and upper bound of the most classes that `batch_max` samples can have.
 
-    The two are equal up to 1,000 distinct class sets, where an integer programme is
-    solved, if that takes seconds. Else the first is what greedy choice finds, at least
-    1 - 1/e of the optimum, and the second the least bound of its steps: what is held,
-    and the largest gains on top (Nemhauser et al. 1978, doi:10.1007/BF01588971).
+    The bounds are equal for at most 1,000 distinct class sets, for which an integer
+    program is solved, unless that takes longer than 10 seconds. Otherwise the lower
+    bound is the result of greedy selection, at least 1 - 1/e of the optimum. The upper
+    bound is the smallest one of its steps: the classes held so far plus the `batch_max`
+    largest gains (Nemhauser et al. 1978, doi:10.1007/BF01588971).
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
-        batch_max: most samples in the union.
-        enough: no programme is solved where greedy choice finds so many; None is all.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
+        batch_max: largest number of samples in the union.
+        enough: skip the integer program if greedy selection finds this many classes;
+            None skips it only if greedy selection is optimal.
+
+    >>> import numpy as np
+    >>> bound_distinct_classes(np.eye(4, dtype=bool), batch_max=3)
+    (3, 3)
     """
     distinct = ClassSets.of(presence).distinct()
     chosen, most = _cover_greedily(distinct.words, batch_max)
@@ -232,15 +246,19 @@ def bound_distinct_classes(
 def most_distinct_classes(
     presence: Presence, *, batch_max: int, at_most: int | None = None
 ) -> int:
-    """The most distinct classes that any `batch_max` samples hold together.
+    """The largest number of distinct classes that `batch_max` samples can have.
 
-    Maximum coverage, solved exactly as an integer programme over the distinct class
-    sets. With `at_most`, only unions of at most so many classes count.
+    This is maximum coverage, solved exactly as an integer program over the distinct
+    class sets.
 
     Args:
-        presence: True where a sample holds a class, `[n, c]`, or the class sets.
-        batch_max: most samples in the union.
-        at_most: largest union that counts; None is any.
+        presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
+        batch_max: largest number of samples in the union.
+        at_most: ignore unions of more classes than this; None considers all.
+
+    >>> import numpy as np
+    >>> most_distinct_classes(np.eye(4, dtype=bool), batch_max=3)
+    3
     """
     distinct = ClassSets.of(presence).distinct()
     chosen = _cover_exactly(distinct, batch_max, at_most)
@@ -250,7 +268,7 @@ def most_distinct_classes(
 def _cover_greedily(
     words: UInt64[np.ndarray, "p w"], batch_max: int
 ) -> tuple[list[int], int]:
-    """Sets chosen for what they add, and the most that any choice can hold."""
+    """Chooses sets greedily; also returns an upper bound for any choice."""
     held, chosen = np.zeros_like(words[0]), []
     most = _count(np.bitwise_or.reduce(words))
     for _ in range(min(batch_max, len(words))):
@@ -272,7 +290,7 @@ def _cover_exactly(
 ) -> Int[np.ndarray, " m"] | None:
     """Rows of at most `batch_max` distinct sets with the largest union.
 
-    None if that is not proven within so many seconds.
+    None if optimality is not proven within the time limit.
     """
     rows = np.arange(len(distinct))
     if at_most is None:
@@ -288,7 +306,7 @@ def _cover_exactly(
         optimize.LinearConstraint(sparse.hstack([holds, -sparse.eye_array(c)]), lb=0),
     ]
     if at_most is not None:
-        # A class of a chosen pattern is covered, so it counts against the limit.
+        # Every class of a chosen pattern is covered and counts against the limit.
         claims = sparse.hstack([holds, -batch_max * sparse.eye_array(c)])
         constraints += [
             optimize.LinearConstraint(covered, ub=at_most),
@@ -305,9 +323,9 @@ def _cover_exactly(
 
 
 def _is_maximal(words: UInt64[np.ndarray, "p w"]) -> Bool[np.ndarray, " p"]:
-    """True for the distinct sets that are part of no other: a cover needs no more."""
+    """True for the distinct sets that are no subset of another; these suffice."""
     inside = [(words & ~other == 0).all(axis=1) for other in words]
-    return np.sum(inside, axis=0) == 1  # each is part of itself
+    return np.sum(inside, axis=0) == 1  # each set is a subset of itself
 
 
 def _count(words: UInt64[np.ndarray, " w"]) -> int:

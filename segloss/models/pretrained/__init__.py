@@ -1,4 +1,4 @@
-"""Published weights in our networks: importers, files, and the command that converts.
+"""Pretrained weights: importers of published files, and a command to convert them.
 
 python -m segloss.models.pretrained IN OUT.safetensors
 """

@@ -1,4 +1,4 @@
-"""Converts published weights, so that they are read without torch.
+"""Converts published weights to a file that can be read without torch.
 
 python -m segloss.models.pretrained IN OUT.safetensors
 """
@@ -16,13 +16,16 @@ from segloss.models.pretrained.load import load_weights
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m segloss.models.pretrained",
-        description="Brings published weights under the names of segloss's networks, "
-        "which --config.model.pretrained=OUT takes without torch.",
-        epilog=f"Layouts known: {', '.join(layout.name for layout in LAYOUTS)}.",
+        description="Converts published weights to the array names of segloss's "
+        "networks. --config.model.pretrained=OUT then reads them without torch.",
+        epilog=f"Known layouts: {', '.join(layout.name for layout in LAYOUTS)}.",
     )
     parser.add_argument("input", metavar="IN", help=".pth, .pt, .npz or .safetensors")
     parser.add_argument(
-        "output", metavar="OUT", type=Path, help=".safetensors, a file not there yet"
+        "output",
+        metavar="OUT",
+        type=Path,
+        help=".safetensors file to write; must not exist",
     )
     args = parser.parse_args(argv)
     try:
@@ -32,19 +35,22 @@ def main(argv: Sequence[str]) -> None:
 
 
 def convert(source: str, target: Path) -> str:
-    """Writes the weights of `source` to `target`; a line says what they are.
+    """Converts the weights in `source`, writes them to `target` and describes them.
+
+    Returns:
+        One line with the layout, the number of arrays, parameters and classes.
 
     Raises:
-        FileExistsError: if `target` is there already.
-        FileNotFoundError: if `source`, or the directory of `target`, is not.
-        ValueError: if a name has the wrong ending, or the weights cannot be used.
+        FileExistsError: if `target` already exists.
+        FileNotFoundError: if `source` or the directory of `target` does not exist.
+        ValueError: if a file name has the wrong suffix, or the weights cannot be used.
     """
     if target.suffix != ".safetensors":
-        raise ValueError(f"{target}: weights are written to .safetensors alone.")
+        raise ValueError(f"{target}: the output file must end in .safetensors.")
     if target.exists():
-        raise FileExistsError(f"{target} is there already.")
+        raise FileExistsError(f"{target} already exists; choose another name.")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target.parent}: no such directory.")
+        raise FileNotFoundError(f"{target.parent}: no such directory; create it.")
     weights = load_weights(source)
     write_weights(target, weights.arrays, weights.layout)
     classes = weights.num_classes

@@ -1,4 +1,4 @@
-"""Files of weights: read without ever running what they hold, and written whole."""
+"""Reads and writes weight files; never executes pickled code, writes atomically."""
 
 import hashlib
 import os
@@ -11,21 +11,21 @@ import safetensors.numpy
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Name to array of a `.safetensors`, `.npz`, `.pth` or `.pt` file.
+    """Reads a `.safetensors`, `.npz`, `.pth` or `.pt` file into a dict of arrays.
 
-    The last two are read by torch (extra `torch`) under `weights_only=True`: nothing
-    is ever unpickled but tensors.
+    `.pth` and `.pt` files need torch (the extra `torch`), which reads them with
+    `weights_only=True`: only tensors are unpickled.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming the file, if it is not what its name says, or torch is
-            needed and missing.
+        ValueError: if the content does not match the suffix, or torch is needed and not
+            installed; the message names the file.
     """
     path = Path(path)
     if path.suffix not in _READERS:
         raise ValueError(
-            f"{path}: weights are read from {', '.join(_READERS)}, "
-            f"not from {path.suffix or 'a name without an ending'}."
+            f"{path}: the suffix must be one of {', '.join(_READERS)}, "
+            f"got {path.suffix or 'none'}."
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
@@ -36,18 +36,18 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{path}: torch is needed to read it; pip install 'segloss[torch]', or "
-            "convert it where torch is: python -m segloss.models.pretrained "
+            "convert it where torch is installed: python -m segloss.models.pretrained "
             f"{path.name} {path.stem}.safetensors"
         ) from error
-    # The readers raise nearly anything on broken bytes.
+    # The readers raise many kinds of errors on broken files.
     except Exception as error:
         raise ValueError(
-            f"{path} is no sound {path.suffix} file of weights: {error}"
+            f"{path} is not a valid {path.suffix} file of weights: {error}"
         ) from error
 
 
 def read_layout(path: str | Path) -> str | None:
-    """The layout that `write_weights` noted; None where it did not."""
+    """Returns the layout that `write_weights` stored in the file; None if none."""
     if Path(path).suffix != ".safetensors":
         return None
     with safetensors.safe_open(path, "numpy") as file:
@@ -55,25 +55,25 @@ def read_layout(path: str | Path) -> str | None:
 
 
 def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
-    """Writes a `.safetensors` file, of which a reader sees all or nothing.
+    """Writes a `.safetensors` file atomically.
 
     Args:
-        path: of the file, which must not be there.
+        path: the file to write; it must not exist.
         arrays: name to array.
-        layout: what the weights were published in, noted beside them.
+        layout: layout in which the weights were published, stored as metadata.
 
     Raises:
-        FileExistsError: if there is such a file already.
+        FileExistsError: if the file already exists.
         OSError: if it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    # The writer takes the memory as it lies, strides or not.
+    # The writer copies raw memory and ignores strides.
     contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     try:
         safetensors.numpy.save_file(contiguous, partial, {"layout": layout})
-        os.link(partial, path)  # unlike a rename, never in the place of another file
+        os.link(partial, path)  # unlike a rename, never replaces an existing file
     except FileExistsError as error:
-        raise FileExistsError(f"{path} is there already.") from error
+        raise FileExistsError(f"{path} already exists; choose another name.") from error
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
@@ -81,18 +81,18 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> 
 
 
 def sha256_of(path: str | Path) -> str:
-    """The digest of a file, in hexadecimal."""
+    """SHA-256 digest of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):  # numpy would go on to advise unpickling
-        raise ValueError("it is no zip archive, or a part of one.")
+    if not zipfile.is_zipfile(path):  # numpy's message would advise unpickling
+        raise ValueError("it is not a complete zip archive.")
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     if strays := [name for name, a in arrays.items() if not isinstance(a, np.ndarray)]:
-        raise ValueError(f"its member {strays[0]!r} is no array.")
+        raise ValueError(f"its member {strays[0]!r} is not an array.")
     return arrays
 
 
@@ -101,22 +101,25 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    # torch raises nearly anything, and advises unpickling.
+    # torch raises many kinds of errors, and its messages advise unpickling.
     except Exception as error:
         raise ValueError(
-            "it is broken, or its pickle holds more than tensors, which is never read."
+            "it is damaged, or its pickle contains more than tensors, which is refused."
         ) from error
     if not isinstance(loaded, Mapping):
-        raise ValueError(f"it holds a {type(loaded).__name__}, no names with tensors.")
+        raise ValueError(
+            f"it contains a {type(loaded).__name__}; save a state dict, which maps "
+            "names to tensors."
+        )
     for name, value in loaded.items():
         if not isinstance(name, str):
-            raise ValueError(f"its entry {name!r} has no string for a name.")
+            raise ValueError(f"its key {name!r} is not a string; save a state dict.")
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"its entry {name!r} is a {type(value).__name__}, not a tensor; save "
-                "the state dict alone."
+                "only the state dict."
             )
-    # numpy has no bfloat16.
+    # NumPy has no bfloat16.
     return {
         name: (t.float() if t.dtype is torch.bfloat16 else t).detach().numpy()
         for name, t in loaded.items()

@@ -1,4 +1,4 @@
-"""The layouts of published weights, and functions that bring them into ours."""
+"""Layouts of published weights, and importers that convert them to our names."""
 
 import dataclasses
 import re
@@ -23,14 +23,14 @@ Variables = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class _ResNetNames:
-    """What a library calls the layers of a ResNet of bottlenecks.
+    """A library's names for the layers of a ResNet with bottleneck blocks.
 
     Attributes:
-        stem: the first convolution and its norm.
-        block: a block, with the places `{stage}` and `{block}`.
-        first: number of the first stage, and of its first block.
-        layers: convolution and norm of a block, three times.
-        shortcut: the same of the projection in the first block of a stage.
+        stem: names of the first convolution and its norm.
+        block: template of a block's name, with the fields `{stage}` and `{block}`.
+        first: numbers of the first stage and of the first block of a stage.
+        layers: names of the three (convolution, norm) pairs of a block.
+        shortcut: names of the projection's convolution and norm.
     """
 
     stem: tuple[str, str]
@@ -69,7 +69,7 @@ def _resnet(
     prefix: str = "",
     path: str = "",
 ) -> Entries:
-    """A ResNet as wide as its stem, with the blocks that the names tell of."""
+    """Entries of a ResNet; the file's stem sets the width, its names the depth."""
     stem = tuple(prefix + name for name in names.stem)
     width = size_of(shapes, f"{stem[0]}.weight", 64)
     entries = _conv_norm(stem, (f"{path}conv1", f"{path}norm1"), (width, 3, 7, 7))
@@ -110,7 +110,7 @@ def _block_name(names: _ResNetNames, stage: int, block: int | str) -> str:
 def _count_blocks(
     shapes: Mapping[str, Shape], names: _ResNetNames, prefix: str, stage: int
 ) -> int:
-    """How many numbers of blocks the names tell of; a stage has one at least."""
+    """Number of blocks of a stage according to the file's names, at least 1."""
     pattern = re.escape(prefix) + _block_name(names, stage, r"(\d+)\.")
     found = {m[1] for name in shapes if (m := re.match(pattern, name))}
     return max(1, len(found))
@@ -132,7 +132,7 @@ def _torchvision_deeplabv3(shapes: Mapping[str, Shape]) -> Entries:
             (f"aspp/conv{i}", f"aspp/norm{i}"),
             (features, channels, size, size),
         )
-    # Number 0 of the pooling branch is the pooling itself, number 3 of the head a ReLU.
+    # Index 0 of the pooling branch is the pooling, index 3 of the head is a ReLU.
     return (
         entries
         | _conv_norm(
@@ -157,7 +157,7 @@ def _torchvision_deeplabv3(shapes: Mapping[str, Shape]) -> Entries:
 def _deeplab_v2(shapes: Mapping[str, Shape]) -> Entries:
     prefix = "base." if any(name.startswith("base.") for name in shapes) else ""
     entries = _resnet(shapes, _KAZUTO1011, prefix=prefix, path="backbone/")
-    # The initial weights from COCO are of a DeepLab v1, whose head is not taken over.
+    # The initial COCO weights are those of a DeepLab v1; its head is not imported.
     if not prefix and not any(name.startswith("aspp.") for name in shapes):
         return entries
     channels = 32 * size_of(shapes, f"{prefix}layer1.conv1.conv.weight", 64)
@@ -223,37 +223,40 @@ LAYOUTS = (TORCHVISION_DEEPLABV3, TORCHVISION_RESNET, TORCHVISION_VGG16, DEEPLAB
 
 
 def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
-    """Variables of `ResNet` from torchvision's `resnet50`, `resnet101`, `resnet152`.
+    """Converts torchvision's `resnet50`, `resnet101` or `resnet152` for `ResNet`.
 
-    The classifier `fc` and the counters `num_batches_tracked` are set aside.
+    The classifier `fc` and the counters `num_batches_tracked` are ignored.
 
     Args:
-        state_dict: name to array, or to what `np.asarray` takes.
+        state_dict: name to array, or to anything that `np.asarray` accepts.
 
     Returns:
-        `{"params", "batch_stats"}`, nested dicts of float32 arrays, kernels HWIO.
+        `{"params", "batch_stats"}`: nested dicts of float32 arrays, kernels HWIO.
 
     Raises:
-        ValueError: naming what is left over, missing or of another shape.
+        ValueError: if an array is missing, unexpected or of the wrong shape; the
+            message names it.
     """
     return nest(TORCHVISION_RESNET.arrange(state_dict))
 
 
 def from_torchvision_deeplabv3(state_dict: Mapping[str, Any]) -> Variables:
-    """Variables of `DeepLabV3` from torchvision's `deeplabv3_resnet50` or `..101`.
+    """Converts torchvision's `deeplabv3_resnet50` or `..101` for `DeepLabV3`.
 
     The auxiliary head `aux_classifier`, which our network does not have, and the
-    counters `num_batches_tracked` are set aside. Else as `from_torchvision_resnet`.
+    counters `num_batches_tracked` are ignored. Arguments, result and errors are those
+    of `from_torchvision_resnet`.
     """
     return nest(TORCHVISION_DEEPLABV3.arrange(state_dict))
 
 
 def from_torchvision_vgg16(state_dict: Mapping[str, Any]) -> Variables:
-    """Variables of `VGG16` from torchvision's `vgg16`.
+    """Converts torchvision's `vgg16` for `VGG16`.
 
     The dense layers `classifier.0` and `classifier.3` become the convolutions `fc6`
-    (7x7) and `fc7` (1x1), as in Long et al. 2015 (arXiv:1411.4038), sec. 3.1; the
-    classifier `classifier.6` is set aside. Else as `from_torchvision_resnet`.
+    (7x7) and `fc7` (1x1), as in Long et al. 2015 (arXiv:1411.4038), sec. 3.1. The
+    classifier `classifier.6` is ignored. Arguments, result and errors are those of
+    `from_torchvision_resnet`.
     """
     return nest(TORCHVISION_VGG16.arrange(state_dict))
 
@@ -261,38 +264,40 @@ def from_torchvision_vgg16(state_dict: Mapping[str, Any]) -> Variables:
 def from_deeplab_v2(
     state_dict: Mapping[str, Any], *, normalized_rgb: bool = False
 ) -> Variables:
-    """Variables of `DeepLabV2` from kazuto1011/deeplab-pytorch.
+    """Converts weights of kazuto1011/deeplab-pytorch for `DeepLabV2`.
 
-    Names begin with "base." where a network with multi-scale inputs was saved. Its
-    initial weights from COCO have no such prefix and are a DeepLab v1: its head `fc`
-    is set aside, so that the result holds a backbone only. The counters
-    `num_batches_tracked` are set aside.
+    Names start with "base." if the network was saved inside its multi-scale wrapper.
+    The repository's initial COCO weights have no such prefix and belong to a DeepLab
+    v1: its head `fc` is ignored, and the result holds only a backbone. The counters
+    `num_batches_tracked` are ignored.
 
     Args:
-        state_dict: name to array, or to what `np.asarray` takes.
-        normalized_rgb: the network was trained on BGR in [0, 255] without the mean
-            (104.008, 116.669, 122.675). True makes it one for the images of
-            `segloss.data.augment.normalize`: exact but where a window of the first
-            convolution reaches over the edge of the image.
+        state_dict: name to array, or to anything that `np.asarray` accepts.
+        normalized_rgb: the weights expect BGR images in [0, 255] minus the mean
+            (104.008, 116.669, 122.675). True adapts them to the images that
+            `segloss.data.augment.normalize` returns. The adaptation is exact except
+            where a window of the first convolution crosses the edge of the image.
 
     Returns:
-        `{"params", "batch_stats"}`, nested dicts of float32 arrays, kernels HWIO.
+        `{"params", "batch_stats"}`: nested dicts of float32 arrays, kernels HWIO.
 
     Raises:
-        ValueError: naming what is left over, missing or of another shape.
+        ValueError: if an array is missing, unexpected or of the wrong shape; the
+            message names it.
     """
     arrays = DEEPLAB_V2.arrange(state_dict)
     return nest(for_normalized_rgb(arrays) if normalized_rgb else arrays)
 
 
 def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A DeepLab v2 of BGR in [0, 255] without its mean, made one of normalised RGB.
+    """Adapts a DeepLab v2 for mean-free BGR in [0, 255] to normalised RGB images.
 
-    `255 rgb - mean = 255 stddev x + (255 mean_x - mean)`: the factor goes into the
-    first kernel, and the constant into the running mean that is taken off afterwards.
+    If `x` is the normalised image, `255 rgb - mean` is
+    `255 stddev x + (255 mean_x - mean)`. The factor is folded into the first kernel,
+    and the constant into the running mean of the norm that follows.
     """
     mean = np.array((122.675, 116.669, 104.008))
-    # Those of ImageNet, which `normalize` takes; models know nothing of data.
+    # ImageNet's statistics, copied from `normalize`: models do not import data.
     mean_x = 255 * np.array((0.485, 0.456, 0.406))
     stddev_x = 255 * np.array((0.229, 0.224, 0.225))
     kernel_at, mean_at = (
@@ -310,6 +315,6 @@ def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def nest(arrays: Mapping[str, Any]) -> Variables:
-    """Nested dicts from paths, with both collections even where one is empty."""
+    """Turns paths into nested dicts; both collections exist even if one is empty."""
     nested = traverse_util.unflatten_dict(dict(arrays), sep="/")
     return {"params": {}, "batch_stats": {}} | nested

@@ -1,4 +1,4 @@
-"""Weights of a file, put into a network."""
+"""Loads pretrained weights from a file into the variables of a network."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ from segloss.models.pretrained.layouts import (
 )
 from segloss.models.pretrained.rules import Shape, as_float32, shown
 
-# Where a network may keep the one that a file is of.
+# Where in a network the network of a file may be found.
 _PLACES = ("", "network/", "backbone/", "network/backbone/")
 _COLLECTIONS = ("params/", "batch_stats/")
 _CLASS_HEADS = ("params/head/kernel", "params/aspp/conv0/kernel")
@@ -30,13 +30,13 @@ _CLASS_HEADS = ("params/head/kernel", "params/aspp/conv0/kernel")
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights of a file, under our names and for the colours of `augment.normalize`.
+    """Weights read from a file, with our names, for images from `augment.normalize`.
 
     Attributes:
-        source: the file.
-        layout: name of the layout that the weights were published in; "segloss" where
-            the file has our names and does not say.
-        arrays: path ("params/conv1/kernel") to float32 array.
+        source: path of the file.
+        layout: name of the layout in which the weights were published; "segloss" if the
+            file uses our names and does not record another.
+        arrays: path (such as "params/conv1/kernel") to float32 array.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Weights:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all arrays but the running statistics."""
+        """Number of parameters, without the running statistics."""
         return sum(
             array.size
             for path, array in self.arrays.items()
@@ -54,19 +54,19 @@ class Weights:
 
     @property
     def num_classes(self) -> int | None:
-        """Classes that the head tells apart; None where there is no head."""
+        """Number of classes of the head; None if the file has no head."""
         heads = [self.arrays[path] for path in _CLASS_HEADS if path in self.arrays]
         return heads[0].shape[-1] if heads else None
 
 
 def load_weights(path: str | Path) -> Weights:
-    """Reads a file of any known layout, which its names tell.
+    """Reads a weight file; its array names determine the layout.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming the file, if it is not what its name says, its layout is
-            unknown, its arrays are not those of a whole network, or their values
-            cannot be weights.
+        ValueError: if the content does not match the suffix, the layout is unknown, the
+            arrays are not those of a whole network, or a value cannot be a weight; the
+            message names the file.
     """
     file = read_weights(path)
     try:
@@ -88,8 +88,8 @@ def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
                 arrays = for_normalized_rgb(arrays)
             return layout.name, arrays
     raise ValueError(
-        f"its names ({shown(list(file))}) are of no layout known; known are "
-        f"{', '.join(layout.name for layout in LAYOUTS)}, and segloss, which is what "
+        f"its names ({shown(list(file))}) match no known layout; known are "
+        f"{', '.join(layout.name for layout in LAYOUTS)}, and segloss, the layout that "
         "python -m segloss.models.pretrained writes."
     )
 
@@ -97,22 +97,23 @@ def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
 def put_into(
     variables: Mapping[str, Any], weights: Weights, *, num_classes: int
 ) -> Variables:
-    """Variables of a network, those that a file holds replaced by the file's.
+    """Returns the variables of a network with the values of a weight file.
 
-    The file may be of the whole network, of its `backbone`, or of the `network` of a
-    `MultiScale`. Modules above the backbone, or a head, that it lacks as a whole stay
-    as they are, and so does a class head of another number of classes; warnings list
-    both. Of a VGG-16, `fc6` and `fc7` are left out where they do not fit, and biases
-    become running means where a norm follows, whose other arrays stay as they are.
+    The file may hold the whole network, its `backbone`, or the `network` of a
+    `MultiScale`. Two kinds of arrays keep their initial values, with a warning: modules
+    above the backbone, or a head, that are entirely missing from the file, and a class
+    head with another number of classes. For a VGG-16 file, `fc6` and `fc7` are skipped
+    if they do not fit. If the network has norms where VGG-16 has biases, the biases
+    become running means and the other arrays of the norms keep their initial values.
 
     Args:
-        variables: `{"params", "batch_stats"}` of the network, fresh.
-        weights: what `load_weights` read.
-        num_classes: of the network.
+        variables: freshly initialised `{"params", "batch_stats"}` of the network.
+        weights: result of `load_weights`.
+        num_classes: number of classes of the network.
 
     Raises:
-        ValueError: if anything else of the file does not fit, which gives both shapes,
-            or anything else is lacking.
+        ValueError: if any other array is missing or does not fit; the message gives
+            both shapes.
     """
     fresh = traverse_util.flatten_dict(dict(variables), sep="/")
     shapes = {path: np.shape(array) for path, array in fresh.items()}
@@ -124,7 +125,7 @@ def put_into(
         if (classes := _other_classes(array.shape, shapes.get(path), num_classes))
     }
     misfits = [
-        f"{path} {array.shape} must be {shapes.get(path, 'left out')}"
+        f"{path} {array.shape} must be {shapes.get(path, 'absent')}"
         for path, array in arrays.items()
         if array.shape != shapes.get(path) and path not in heads
     ]
@@ -136,27 +137,27 @@ def put_into(
         )
     if gaps := _gaps(shapes, arrays, weights.arrays):
         raise ValueError(
-            f"{weights.source} is no whole network or backbone of this depth: it lacks "
-            f"{len(gaps)} arrays ({shown([f'{p} {shapes[p]}' for p in gaps])}) of what "
-            "it must hold whole."
+            f"{weights.source} must hold a whole network or backbone of this depth, "
+            f"but it lacks {len(gaps)} arrays "
+            f"({shown([f'{p} {shapes[p]}' for p in gaps])})."
         )
     if heads:
         changes = [f"{p} {arrays[p].shape} to {shapes[p]}" for p in heads]
         warnings.warn(
-            f"{weights.source} tells {min(heads.values())} classes apart, not "
-            f"{num_classes}; its class head begins afresh: {shown(changes)}.",
+            f"{weights.source} has {min(heads.values())} classes, the network "
+            f"{num_classes}; the class head is not loaded: {shown(changes)}.",
             stacklevel=2,
         )
     lacking = [f"{p} {shape}" for p, shape in shapes.items() if p not in arrays]
     if lacking:
         warnings.warn(
             f"{weights.source} lacks {len(lacking)} of {len(shapes)} arrays, which "
-            f"begin afresh: {shown(lacking)}.",
+            f"keep their initial values: {shown(lacking)}.",
             stacklevel=2,
         )
     if left_out:
         warnings.warn(
-            f"of {weights.source}, the network does without {shown(left_out)}.",
+            f"unused arrays in {weights.source}: {shown(left_out)}.",
             stacklevel=2,
         )
     replaced = {p: array for p, array in arrays.items() if p not in heads}
@@ -166,12 +167,12 @@ def put_into(
 def _arrange_for(
     shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], place: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays under the network's names, parameters first, and what is left out."""
+    """Renames arrays to the network's paths, parameters first; lists unused ones."""
     ordered = sorted(arrays.items(), key=lambda item: not item[0].startswith("params/"))
     placed = {path.replace("/", f"/{place}", 1): array for path, array in ordered}
     if f"params/{place}conv1_1/kernel" not in placed:
         return placed, []
-    # The file is VGG-16, a classifier; what it has above its trunk may serve or not.
+    # A VGG-16 classifier: its fully connected layers are used only if all of them fit.
     above = [p for p in placed if p.startswith(f"params/{place}fc")]
     if all(placed[p].shape == shapes.get(p) for p in above):
         above = []
@@ -179,7 +180,7 @@ def _arrange_for(
     for path, array in placed.items():
         mean = re.sub(r"^params(.*)conv(._.)/bias$", r"batch_stats\1norm\2/mean", path)
         if path not in shapes and mean in shapes:
-            # A fresh norm follows: it subtracts what the bias would have added.
+            # A fresh norm follows: subtracting the mean equals adding the bias.
             trunk[mean] = -array
         elif path not in above:
             trunk[path] = array
@@ -187,11 +188,13 @@ def _arrange_for(
 
 
 def warn_of_another_resnet(network: nn.Module, weights: Weights) -> None:
-    """Warns where weights fit a network, but are of a ResNet of another function.
+    """Warns if weights fit a network but were trained with another ResNet variant.
+
+    `version` and `ceil_pool` change what a ResNet computes, but not its shapes.
 
     Args:
-        network: one of `MODELS`.
-        weights: what `load_weights` read.
+        network: instance of one of `MODELS`.
+        weights: result of `load_weights`.
     """
     field = "model."
     if isinstance(network, MultiScale):
@@ -209,8 +212,8 @@ def warn_of_another_resnet(network: nn.Module, weights: Weights) -> None:
     ]
     if changes:
         warnings.warn(
-            f"{weights.source} ({weights.layout}) fits the network but is of another "
-            f"function; for that of its weights, set {', '.join(changes)}.",
+            f"{weights.source} ({weights.layout}) fits the network, but was trained "
+            f"with another variant of it; set {', '.join(changes)}.",
             stacklevel=2,
         )
 
@@ -218,12 +221,12 @@ def warn_of_another_resnet(network: nn.Module, weights: Weights) -> None:
 def _gaps(
     shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], file: Iterable[str]
 ) -> list[str]:
-    """Paths that a file must hold and lacks.
+    """Lists the paths that are required but missing from a file.
 
     Args:
-        shapes: of the network.
-        arrays: what is taken from the file.
-        file: paths of the file itself.
+        shapes: path to shape of the network's arrays.
+        arrays: arrays taken from the file, by path in the network.
+        file: paths in the file itself.
     """
     has_backbone = any("/backbone/" in path for path in shapes)
     held = {_optional_module(path, has_backbone) for path in arrays} | {None}
@@ -233,13 +236,13 @@ def _gaps(
         if _optional_module(p, has_backbone) in held
     ]
     if not any("/norm" in path for path in file):
-        # Only a VGG-16 goes without norms.
+        # Only VGG-16 files have no norms.
         gaps = [p for p in gaps if not re.search(r"/norm._./(scale|bias|var)$", p)]
     return sorted(gaps)
 
 
 def _optional_module(path: str, has_backbone: bool) -> str | None:
-    """The module, lacking as a whole in some files, that a path is in; None if none."""
+    """Returns the optional module (head, `fc6`, ...) of a path; None if required."""
     name, *inner = path.split("/", 1)[1].removeprefix("network/").split("/")
     if name == "backbone":
         name = inner[0]
@@ -249,7 +252,7 @@ def _optional_module(path: str, has_backbone: bool) -> str | None:
 
 
 def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
-    """Where in the network the one lies that the file is of."""
+    """Finds where in the network the file's network belongs."""
     params = (path for path in weights.arrays if path.startswith("params/"))
     names = {path.split("/")[1] for path in params}
     for place in _PLACES:
@@ -258,13 +261,13 @@ def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
         if names & there:
             return place
     raise ValueError(
-        f"{weights.source} is of another network: it holds {shown(sorted(names))}, "
+        f"{weights.source} belongs to another network: it has {shown(sorted(names))}, "
         f"the network {shown(sorted({path.split('/')[1] for path in shapes}))}."
     )
 
 
 def _other_classes(theirs: Shape, ours: Shape | None, num_classes: int) -> int | None:
-    """Number of classes, where that alone sets the shapes of a class head apart."""
+    """The file's number of classes if the shapes differ only in it; else None."""
     if ours is None or len(theirs) != len(ours):
         return None
     differing = {(a, b) for a, b in zip(theirs, ours, strict=True) if a != b}

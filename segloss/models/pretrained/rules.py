@@ -1,4 +1,4 @@
-"""What a weight file must hold, and where each of its arrays goes in our networks."""
+"""Rules for weight files: the arrays they must hold and their paths in our networks."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]
-# How many names a message shows of each kind.
+# Number of names of each kind that a message shows.
 _SHOWN = 5
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -18,9 +18,9 @@ class Entry:
     """An array that a file must hold.
 
     Attributes:
-        path: where it goes, "params/conv1/kernel".
-        shape: in the file; a kernel's is out, in, height, width.
-        dense_as: the shape of a kernel that the file flattens into a matrix.
+        path: path in our network, such as "params/conv1/kernel".
+        shape: shape in the file; kernels are (out, in, height, width).
+        dense_as: kernel shape, if the file stores the kernel as a matrix.
     """
 
     path: str
@@ -28,7 +28,7 @@ class Entry:
     dense_as: Shape | None = None
 
     def place(self, name: str, array: Any) -> np.ndarray:
-        """The array, in the file called `name`, as our networks hold it: kernels HWIO.
+        """Converts the array called `name` in the file to our format, kernels HWIO.
 
         Raises:
             ValueError: see `as_float32`.
@@ -41,22 +41,22 @@ class Entry:
         return np.ascontiguousarray(array)
 
 
-# What a file must hold: name to entry.
+# The arrays that a file must hold, by name in the file.
 Entries = dict[str, Entry]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a library names the arrays of a network.
+    """A library's naming scheme for the arrays of a network.
 
     Attributes:
-        name: ours, for messages.
-        sign: regular expression that some name of the layout matches from its start,
-            and no name of another layout.
-        expect: what a file must hold; it is told the shapes that the file has, since
-            they say how deep and wide the network is.
-        set_aside: regular expression of the whole names that no network of ours needs.
-        resnet: fields of the `ResNet` that the weights are of which leave shapes alone.
+        name: our name of the layout, for messages.
+        sign: regular expression that identifies the layout: at least one name of every
+            such file matches it from the start, and no name of other layouts does.
+        expect: maps the shapes in a file, which determine depth and width, to the
+            entries that the file must hold.
+        set_aside: regular expression that fully matches the names to ignore.
+        resnet: `ResNet` fields that the weights require and shapes do not reveal.
     """
 
     name: str
@@ -66,15 +66,15 @@ class Layout:
     resnet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def recognizes(self, names: Iterable[str]) -> bool:
-        """Whether names are of this layout, if of any."""
+        """True if the names belong to this layout."""
         return any(re.match(self.sign, name) for name in names)
 
     def arrange(self, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Path to array, each name of the file used once.
+        """Converts a state dict to a dict of paths to arrays.
 
         Raises:
-            ValueError: naming what is left over, missing or of another shape, or see
-                `as_float32`.
+            ValueError: if an array is missing, unexpected or of the wrong shape; the
+                message names it. Also see `as_float32`.
         """
         shapes = {
             name: tuple(np.shape(array))
@@ -83,7 +83,7 @@ class Layout:
         }
         entries = self.expect(shapes)
         faults = [
-            _list("left over", _named(shapes, shapes.keys() - entries.keys())),
+            _list("unexpected", _named(shapes, shapes.keys() - entries.keys())),
             _list(
                 "missing",
                 _named(
@@ -92,7 +92,7 @@ class Layout:
                 ),
             ),
             _list(
-                "of another shape",
+                "of the wrong shape",
                 [
                     f"{name} {shapes[name]} must be {entry.shape}"
                     for name, entry in entries.items()
@@ -112,33 +112,33 @@ class Layout:
 
 
 def as_float32(name: str, array: Any, path: str) -> np.ndarray:
-    """A float32 copy of real numbers.
+    """Copies an array of real numbers to float32.
 
     Args:
-        name: of the array in its file, for messages.
-        array: what `np.asarray` takes.
-        path: where it goes, which tells a variance.
+        name: name in the file, for messages.
+        array: anything that `np.asarray` accepts.
+        path: path in our network; variances are recognised by it.
 
     Raises:
-        ValueError: naming the array, if it is of another type, is not finite, or is a
-            variance below 0.
+        ValueError: if the array is not floating-point, not finite in float32, or a
+            variance below 0; the message names it.
     """
     array = np.asarray(array)
     if array.dtype.name not in _DTYPES:
         raise ValueError(
-            f"{name} must be of {', '.join(_DTYPES)}, not of {array.dtype.name}."
+            f"{name} must have dtype {', '.join(_DTYPES)}, got {array.dtype.name}."
         )
-    with np.errstate(over="ignore"):  # becomes infinite
+    with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
         array = np.array(array, np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN, or numbers infinite as float32.")
+        raise ValueError(f"{name} must be finite in float32, but has NaN or infinity.")
     if path.endswith("/var") and (array < 0).any():
-        raise ValueError(f"{name} holds variances below 0, as {array.min()}.")
+        raise ValueError(f"{name} must hold variances >= 0, got {array.min()}.")
     return array
 
 
 def conv(name: str, path: str, shape: Shape, *, bias: bool = False) -> Entries:
-    """A convolution; `shape` is out, in, height, width."""
+    """Entries of a convolution; `shape` is (out, in, height, width)."""
     entries = {f"{name}.weight": Entry(f"params/{path}/kernel", shape)}
     if bias:
         entries[f"{name}.bias"] = Entry(f"params/{path}/bias", shape[:1])
@@ -146,7 +146,7 @@ def conv(name: str, path: str, shape: Shape, *, bias: bool = False) -> Entries:
 
 
 def dense(name: str, path: str, shape: Shape) -> Entries:
-    """A dense layer that is a convolution of the whole map; `shape` as for `conv`."""
+    """Entries of a dense layer that becomes a convolution; `shape` as for `conv`."""
     out, *into = shape
     weight = Entry(f"params/{path}/kernel", (out, int(np.prod(into))), dense_as=shape)
     bias = Entry(f"params/{path}/bias", (out,))
@@ -154,7 +154,7 @@ def dense(name: str, path: str, shape: Shape) -> Entries:
 
 
 def norm(name: str, path: str, features: int) -> Entries:
-    """A batch normalisation."""
+    """Entries of a batch normalisation with `features` channels."""
     paths = {
         "weight": f"params/{path}/scale",
         "bias": f"params/{path}/bias",
@@ -167,13 +167,13 @@ def norm(name: str, path: str, features: int) -> Entries:
 def size_of(
     shapes: Mapping[str, Shape], name: str, default: int, *, axis: int = 0
 ) -> int:
-    """How long an axis of an array is; `default` where the file lacks it."""
+    """Length of an axis of the array `name`; `default` if the file lacks it."""
     shape = shapes.get(name, ())
     return shape[axis] if len(shape) > axis else default
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

@@ -1,0 +1,214 @@
+"""Hyperparameters of losses that follow a schedule, such as Dice that is warmed in."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+Loss = Callable[..., Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+    """A weight or hyperparameter of a loss that follows a schedule.
+
+    Attributes:
+        name: the name under which the value is logged.
+        schedule: step to value.
+    """
+
+    name: str
+    schedule: optax.Schedule
+
+
+# Weight, name and hyperparameters of a loss; some of the values may be `Scheduled`.
+Term = tuple[Any, str, dict[str, Any]]
+
+
+def schedules_of(terms: Sequence[Term]) -> dict[str, optax.Schedule]:
+    """The schedules in the terms, by the names of their values."""
+    values = [x for weight, _, chosen in terms for x in (weight, *chosen.values())]
+    return {x.name: x.schedule for x in values if isinstance(x, Scheduled)}
+
+
+def fill_in(terms: Sequence[Term], values: Mapping[str, Any]) -> list[Term]:
+    """The terms with the value by its name for each `Scheduled`."""
+
+    def fill(value: Any) -> Any:
+        return values[value.name] if isinstance(value, Scheduled) else value
+
+    return [
+        (fill(weight), name, {k: fill(v) for k, v in chosen.items()})
+        for weight, name, chosen in terms
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledLoss:
+    """A loss some of whose hyperparameters follow a schedule.
+
+    Attributes:
+        schedules: step to value, by the name under which the value is logged.
+        make: makes the loss from values by these names, numbers or traced scalars.
+    """
+
+    schedules: Mapping[str, optax.Schedule]
+    make: Callable[[Mapping[str, Any]], Loss]
+
+    def values(self, step: Any) -> dict[str, Float[Array, ""]]:
+        """The value of each schedule at `step`, which may be traced."""
+        return {
+            name: jnp.asarray(schedule(step), jnp.float32)
+            for name, schedule in self.schedules.items()
+        }
+
+    def check(self, total_steps: int, trace: Callable[[Loss], None]) -> None:
+        """Traces the loss with numbers, so that it checks the values of its schedules.
+
+        The values checked are the least, the largest, the first and the last of each
+        schedule. The hyperparameters have to lie in intervals, so the others are in
+        range, too.
+
+        Raises:
+            ValueError: if a value is out of range; it names the step.
+        """
+        by_step = jax.device_get(jax.vmap(self.values)(jnp.arange(total_steps)))
+        steps = {0, total_steps - 1}
+        for values in by_step.values():
+            steps |= {int(np.argmin(values)), int(np.argmax(values))}
+        for step in sorted(steps):
+            try:
+                trace(self.make({k: float(v[step]) for k, v in by_step.items()}))
+            except ValueError as error:
+                raise ValueError(f"config.loss after {step} steps: {error}") from error
+
+
+def loss_at(
+    loss: Loss | ScheduledLoss, step: Any
+) -> tuple[Loss, dict[str, Float[Array, ""]]]:
+    """The loss at a step, which may be traced, and what is scheduled in it."""
+    if not isinstance(loss, ScheduledLoss):
+        return loss, {}
+    values = loss.values(step)
+    return loss.make(values), values
+
+
+def linear(
+    total_steps: int,
+    *,
+    init_value: float | int,
+    end_value: float | int,
+    transition_steps: int | None = None,
+    transition_begin: int = 0,
+) -> optax.Schedule:
+    """A straight line from `init_value` to `end_value`, constant before and after it.
+
+    Args:
+        total_steps: steps of the run.
+        init_value: value of the first `transition_begin` steps.
+        end_value: value after the transition.
+        transition_steps: length of the transition; None is all remaining steps.
+        transition_begin: steps before the transition.
+    """
+    return _transition(
+        "linear",
+        lambda steps: optax.linear_schedule(1.0, 0.0, steps),
+        (init_value, end_value),
+        transition_begin,
+        total_steps - transition_begin
+        if transition_steps is None
+        else transition_steps,
+    )
+
+
+def cosine(
+    total_steps: int,
+    *,
+    init_value: float | int,
+    end_value: float | int,
+    transition_steps: int | None = None,
+    transition_begin: int = 0,
+) -> optax.Schedule:
+    """Half a cosine from `init_value` to `end_value`; the arguments are of `linear`."""
+    return _transition(
+        "cosine",
+        lambda steps: optax.cosine_decay_schedule(1.0, steps),
+        (init_value, end_value),
+        transition_begin,
+        total_steps - transition_begin
+        if transition_steps is None
+        else transition_steps,
+    )
+
+
+def piecewise_constant(
+    total_steps: int,
+    *,
+    values: tuple[float | int, ...],
+    boundaries: tuple[int, ...],
+) -> optax.Schedule:
+    """The first of `values`; after each number of steps in `boundaries`, the next."""
+    del total_steps
+    name = "piecewise_constant"
+    _check_numbers(name, "values", values)
+    _check_numbers(name, "boundaries", boundaries, whole=True)
+    begins = [0, *boundaries]
+    if len(begins) != len(values) or begins != sorted(set(begins)):
+        raise ValueError(
+            f"{name}: boundaries must be increasing steps above 0, one fewer than "
+            f"values, got {boundaries} for {values}."
+        )
+    return optax.join_schedules(
+        [optax.constant_schedule(value) for value in values], boundaries
+    )
+
+
+def _transition(
+    name: str,
+    make_decay: Callable[[int], optax.Schedule],
+    ends: tuple[float | int, float | int],
+    begin: int,
+    steps: int,
+) -> optax.Schedule:
+    """From one of the `ends` to the other, as a schedule decays from 1 to 0."""
+    _check_numbers(name, "init_value and end_value", ends)
+    _check_numbers(
+        name, "transition_begin and transition_steps", (begin, steps), whole=True
+    )
+    if begin < 0 or steps < 1:
+        raise ValueError(
+            f"{name}: transition_begin must be >= 0 and transition_steps >= 1, got "
+            f"{begin} and {steps}."
+        )
+    first, last = ends
+    decay = make_decay(steps)
+
+    def schedule(step: Any) -> Any:
+        left = decay(jnp.maximum(step - begin, 0))
+        # Exact at both ends, which may be those of the range that is allowed.
+        return left * first + (1 - left) * last
+
+    return schedule
+
+
+def _check_numbers(
+    name: str, arguments: str, values: tuple[Any, ...], *, whole: bool = False
+) -> None:
+    kinds = (int,) if whole else (int, float)
+    if not all(type(x) in kinds and math.isfinite(x) for x in values):
+        wanted = "integers" if whole else "finite numbers"
+        raise ValueError(f"{name}: {arguments} must be {wanted}, got {values}.")
+
+
+# By the names that configs use.
+LOSS_SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "cosine": cosine,
+    "linear": linear,
+    "piecewise_constant": piecewise_constant,
+}
