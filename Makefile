@@ -14,7 +14,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 COMPILE := uv pip compile --universal --python-version=3.11 --upgrade --no-annotate \
 	--no-emit-package=segloss --custom-compile-command="make requirements"
 
-.PHONY: help setup demo demo-compare test check smoke test-slow test-beam bench-compiled lint format \
+.PHONY: help setup demo demo-compare test check smoke test-slow test-beam bench-compiled docs lint format \
 	requirements clean
 
 help:  ## list the targets
@@ -59,6 +59,12 @@ bench-compiled:  ## compile every loss for TPUs and a GPU that are not there, an
 	.venv-tpu/bin/python -m benchmarks.compiled --results=runs/compiled $(ARGS)
 	.venv-gpu/bin/python -m benchmarks.compiled --results=runs/compiled --output=runs/compiled.md $(ARGS)
 
+docs:  ## build these pages as a site, in build/docs; runs the notebooks
+	$(MAKE) setup VENV=.venv-docs PINS=docs/requirements.txt
+	rm -rf build/docs
+	.venv-docs/bin/python -m sphinx --builder=html --fail-on-warning --keep-going --quiet \
+		--fresh-env --jobs=2 --doctree-dir=build/doctrees docs build/docs
+
 lint: setup  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,9 +76,10 @@ format: setup  ## rewrite to the house style
 requirements:  ## pin anew what pyproject.toml asks for (needs uv)
 	$(COMPILE) --extra=dev --output-file=requirements.txt pyproject.toml
 	$(COMPILE) --extra=dev --extra=beam --output-file=requirements-beam.txt pyproject.toml
+	$(COMPILE) --extra=docs --output-file=docs/requirements.txt pyproject.toml
 	for compiler in tpu gpu; do $(COMPILE) --extra=train \
 		--output-file=benchmarks/requirements-$$compiler.txt \
 		pyproject.toml benchmarks/requirements-$$compiler.in || exit 1; done
 
 clean:  ## remove runs and the environment
-	rm -rf runs $(VENV)
+	rm -rf runs build $(VENV)

@@ -9,6 +9,7 @@ For class-id labels the derivative is defined for reverse mode only: `jax.grad`,
 """
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar
 
@@ -100,8 +101,11 @@ def with_overlap_options(loss: Loss) -> Loss:
     parameters += [shared[name] for name in OverlapOptions.__annotations__]
     # By `setattr`, because type checkers do not know this attribute.
     setattr(loss, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
-    head, _, own = (loss.__doc__ or "").partition("    Hyperparameters:\n")
-    loss.__doc__ = head.rstrip() + "\n" + _ARGS + own.rstrip(" ") + _OPTIONS
+    # Python 3.13 takes the indentation out of docstrings, earlier ones do not.
+    doc = inspect.cleandoc(loss.__doc__ or "")
+    head, _, own = doc.partition("Hyperparameters:\n")
+    own = textwrap.indent(own.rstrip() + "\n" if own else "", "    ")
+    loss.__doc__ = head.rstrip() + "\n" + textwrap.dedent(_ARGS + own + _OPTIONS)
     arrays = {"logits", "labels", "valid", "class_weights", "pixel_weights"}
     scalars = [p.name for p in parameters if takes_scalar(p.annotation)]
     not_static = arrays.union(scalars)

@@ -1,4 +1,5 @@
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from segloss.losses import soft_dice, soft_iou
+from segloss.losses.overlap import with_overlap_options
 
 # Two samples of one labelled pixel each, a third that is all void. Over the batch,
 # class 0 has I = 3/4, sum p = 5/4, sum p^2 = 13/16 and class 1 has I = 1/2,
@@ -199,3 +201,24 @@ def test_an_unknown_option_is_named_with_the_loss(unknown):
     message = rf"^soft_iou\(\) .* argument '{unknown}'\."
     with pytest.raises(TypeError, match=message):
         soft_iou(LOGITS, LABELS, VALID, **{unknown: 1})
+
+
+def test_docstring_is_complete_with_and_without_indentation():
+    """Python 3.13 takes the indentation out of docstrings before a decorator runs."""
+
+    def documented(doc):
+        def loss(logits, labels, valid=None, *, power=2, **options):
+            return logits.sum()
+
+        loss.__doc__ = doc
+        return inspect.cleandoc(with_overlap_options(loss).__doc__).splitlines()
+
+    indented = "A loss.\n\n    Hyperparameters:\n        power: of p.\n    "
+    lines = documented(indented)
+    assert documented(inspect.cleandoc(indented)) == lines
+    assert [x for x in lines if x and x[0] != " "] == ["A loss.", "Args:", "Raises:"]
+    named = ("    power:", "    smooth:")
+    assert [x.split(":")[0].strip() for x in lines if x.startswith(named)] == [
+        "power",
+        "smooth",
+    ]
