@@ -10,12 +10,14 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
+import segloss.config
 import segloss.data
 import segloss.data.samplers
 import segloss.losses
 import segloss.metrics
 import segloss.models
 import segloss.train
+import segloss.trained
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -152,7 +154,9 @@ def test_every_public_name_is_in_the_api_reference(pages, address):
         segloss.data,
         segloss.data.samplers,
         segloss.models,
+        segloss.config,
         segloss.train,
+        segloss.trained,
     ):
         name = module.__name__.rpartition(".")[2]
         ids = {
