@@ -19,7 +19,8 @@ from experiments.running.sweep import PlannedRun
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scipy")
 _PACKAGES += ("dm-pix", "numba")
 # Parts of segloss that change no figure of a run.
-_NOT_COMPUTING = ("cli.py", "report", "serving.py")
+_NOT_COMPUTING = ("cli.py", "console.py", "inspection.py", "provenance.py", "report")
+_NOT_COMPUTING += ("serving.py", "writing.py")
 _SPEAKING = ("info", "print", "warn", "warning")
 # Fields that change no figure of a run. `evaluate` and `on_bad_sample` are not among
 # them: a run can be resumed with other values, but its figures are then not comparable.
@@ -46,7 +47,7 @@ def code_fingerprint(root: pathlib.Path | None = None) -> str:
     """SHA-256 of the code of segloss that computes, and of `package_versions`.
 
     Comments, layout, docstrings, `raise` statements and calls that print, warn or log
-    do not count, nor do the parts of segloss that only report, serve or read commands.
+    do not count, nor do the parts of segloss in `_NOT_COMPUTING`.
 
     Args:
         root: folder of the package; None is that of the imported segloss.

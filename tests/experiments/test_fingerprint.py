@@ -82,6 +82,8 @@ def test_code_is_that_of_segloss():
     root = Path(__file__).parents[2] / "segloss"
     assert code_fingerprint() == code_fingerprint(root)
     assert len(code_fingerprint()) == 64
+    for name in fingerprint._NOT_COMPUTING:
+        assert (root / name).exists()
 
 
 def test_whatever_computes_is_recorded():
