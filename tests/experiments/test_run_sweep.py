@@ -233,7 +233,7 @@ def test_a_job_stopped_in_its_final_evaluation_did_not_crash(
 
     def is_trained(number):
         texts = [p.read_text() for p in (logs / number).glob("*.out")]
-        return any("goes on from step 60 of 60" in text for text in texts)
+        return any("resumes from step 60 of 60" in text for text in texts)
 
     try:
         for number in ("1", "2"):
