@@ -142,7 +142,7 @@ class _Run:
             stopping = bool(self.stop)
             saving = evaluating or self._is_due(step, config.checkpoint_every_steps)
             if stopping or saving or step % config.log_every_steps == 0:
-                # `flush` raises on NaN, so flush first: checkpoints are finite.
+                # Flush before saving: it raises on NaN, so checkpoints are finite.
                 progress.update(task, completed=step, status=meter.flush())
             if evaluating and not stopping:
                 self._evaluate_and_save(state, step, checkpoints, writer, progress)

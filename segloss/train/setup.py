@@ -173,9 +173,10 @@ def make_configured_optimizer(config: RunConfig) -> optax.GradientTransformation
 
 
 def choose_terms(config: RunConfig) -> list[Term]:
-    """Resolves schedules and methods for class weights in the terms of the loss.
+    """Resolves the sections with a `name` in the terms of the loss.
 
-    Class weights chosen by name become functions of the pixel counts.
+    A schedule becomes a `Scheduled`. A method for class weights becomes a function of
+    the pixel counts.
 
     Raises:
         ValueError: if a hyperparameter is unknown or cannot follow a schedule.

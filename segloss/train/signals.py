@@ -17,7 +17,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Turns the first SIGINT or SIGTERM into a request; a second one acts at once.
+    """Turns the first SIGINT or SIGTERM into a request; a second acts as usual.
 
     Signals can be caught in the main thread only; elsewhere this does nothing.
     """

@@ -121,10 +121,10 @@ def attention_step(
     augment: Callable,
     class_names: Sequence[str],
 ) -> dict[str, jax.Array]:
-    """Computes the share of each class in the gradient of `train_step`.
+    """Computes the share of each class in the gradient of the loss by the logits.
 
-    The gradient is that of the same state, batch and augmentation. If the model returns
-    several logits, only the last, the fused ones, are used.
+    The arguments are those of the `train_step` to examine. If the model returns several
+    logits, only the last, the fused ones, are used.
 
     Returns:
         Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
@@ -162,7 +162,7 @@ def _augmented(
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
     """Augments this device's part of the batch.
 
-    Returns images, labels, valid, and any further arrays of the loss by name.
+    Returns images, labels, valid, and a dict of the further arrays that the loss takes.
     """
     rows = batch["labels"].shape[0]
     # Keys depend on the place in the global batch, not on the number of devices.

@@ -336,7 +336,7 @@ def test_runs_go_on_after_the_file_of_their_weights_was_moved(sweep, runs, tmp_p
         check_unmixed(runs, workdir, code=code_fingerprint())
     _, fault, advice = str(refused.value).splitlines()
     assert "disturbed/seed=3: the config changed: config.model.pretrained: " in fault
-    assert "other.safetensors is another file than before.safetensors" in fault
+    assert "other.safetensors differs from before.safetensors" in fault
     assert advice.startswith("Choose another --workdir, or delete these folders")
 
 

@@ -89,9 +89,7 @@ def test_network_that_asks_for_the_size_needs_one(exported):
 
     trained = dataclasses.replace(exported[0], model=Square(), variables={})
     make_exported(trained, (32, 32))
-    with pytest.raises(
-        ValueError, match=r"Square cannot be exported .* give their --s"
-    ):
+    with pytest.raises(ValueError, match=r"Square cannot be exported .* add --s"):
         make_exported(trained, None)
 
 

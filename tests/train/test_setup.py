@@ -172,7 +172,7 @@ def test_a_dataset_of_one_class_is_refused(tiny_config):
 def test_losses_of_sigmoids_and_of_a_softmax_do_not_mix(tiny_config):
     with tiny_config.ignore_type():
         tiny_config.loss = [dict(name="sigmoid_cross_entropy"), dict(name="soft_dice")]
-    message = "got sigmoid_cross_entropy and soft_dice; an overlap loss is of sigmoids"
+    message = "got sigmoid_cross_entropy and soft_dice; an overlap loss uses sigmoids"
     with pytest.raises(ValueError, match=message):
         make_setup(tiny_config)
 
