@@ -56,7 +56,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         workdir: directory for the files.
 
     Returns:
-        The contents of `inspect.json`:
+        The contents of `inspect.json`, with these entries.
 
         - `classes`: name, `pixel_share`, `image_share` and `median_frequency` weight of
           each class.

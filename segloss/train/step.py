@@ -77,9 +77,9 @@ def train_step(
     the losses of each, computed at its own size.
 
     Returns:
-        The next state, equal on all devices, and scalars: `loss` of the global batch,
-        `grad_norm` before clipping, `param_norm` after the update, and the scheduled
-        hyperparameters of the loss.
+        The next state and scalars by name, both equal on all devices. The scalars are
+        `loss` of the global batch, `grad_norm` before clipping, `param_norm` after the
+        update, and the scheduled hyperparameters of the loss.
     """
     loss, scheduled = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
@@ -121,7 +121,7 @@ def attention_step(
     augment: Callable,
     class_names: Sequence[str],
 ) -> dict[str, jax.Array]:
-    """Computes the share of each class in the gradient of the loss by the logits.
+    """Computes the share of each class in the loss gradient and in the pixels.
 
     The arguments are those of the `train_step` to examine. If the model returns several
     logits, only the last, the fused ones, are used.
