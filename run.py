@@ -15,9 +15,7 @@ from ml_collections import config_flags
 
 from segloss import cli
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The config; required for train."
-)
+CONFIG = config_flags.DEFINE_config_file("config", None, "Required for train.")
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -25,9 +23,7 @@ WORKDIR = flags.DEFINE_string(
 )
 MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-SET = flags.DEFINE_multi_string(
-    "set", [], "FIELD=VALUE: changes a field of the config."
-)
+SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE: changes a config field.")
 SPLIT = flags.DEFINE_string("split", None, "evaluate: the split, if not the config's.")
 INPUT = flags.DEFINE_string("input", None, "predict: an image or a folder of images.")
 SIZE = flags.DEFINE_list("size", [], "export: HEIGHT,WIDTH of images; default any.")
