@@ -1,4 +1,4 @@
-"""Trains, evaluates, predicts, exports or inspects: flags to config to `segloss`.
+"""Command line to train, evaluate, predict, export and inspect.
 
 python run.py --config=configs/demo.py --workdir=runs/demo
 python run.py --config=configs/folder.py --config.data.root=DIR --workdir=RUN
@@ -15,30 +15,30 @@ from ml_collections import config_flags
 
 from segloss import cli
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Needed for train alone.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Required for train.")
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Where the run lies; a run found there goes on. For inspect, runs/inspect will do.",
+    "Directory of the run, which resumes if it exists; inspect can do without.",
 )
 MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE, in the config or the run's.")
+SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE: changes a config field.")
 SPLIT = flags.DEFINE_string("split", None, "evaluate: the split, if not the config's.")
 INPUT = flags.DEFINE_string("input", None, "predict: an image or a folder of images.")
-SIZE = flags.DEFINE_list("size", [], "export: the images' HEIGHT,WIDTH, if not any.")
+SIZE = flags.DEFINE_list("size", [], "export: HEIGHT,WIDTH of images; default any.")
 
 
 def main(argv: list[str]) -> object:
     if WORKDIR.value is None and MODE.value != "inspect":
-        raise ValueError("--workdir is missing; it says where the run lies.")
+        raise ValueError("--workdir is missing; it is the directory of the run.")
     workdir = pathlib.Path(WORKDIR.value or "runs/inspect")
     if MODE.value == "train" and CONFIG.value is None:
         raise ValueError("--mode=train needs --config.")
     if MODE.value == "predict" and INPUT.value is None:
         raise ValueError("--mode=predict needs --input.")
-    # Only now, so that --help and wrong flags are answered at once, and no mode imports
-    # what it does not need.
+    # Imported here, so that --help and wrong flags get a fast answer, and each mode
+    # imports only what it needs.
     from segloss.config import change_fields, read_config
 
     config = change_fields(CONFIG.value or read_config(workdir), SET.value)

@@ -1,4 +1,4 @@
-"""What a dataset holds and what the samplers would make of it, before any training."""
+"""Inspects a dataset, and what each sampler would draw from it, before training."""
 
 import dataclasses
 import inspect
@@ -40,30 +40,34 @@ from segloss.writing import write_json
 
 _EPOCHS = 20
 _TRIALS = 2_000
-# Beside the config's own; what the paper trains with.
+# The paper's values, tried in addition to the config's own.
 _BATCH_MAX = (4, 6, 9)
-# For what the config's own sampler has no field.
+# For hyperparameters that the config's own sampler may not have.
 _DEFAULTS = {"repeat_factor": {"threshold": 0.1}}
 
 
 def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
-    """Prints what the training split holds, and what each sampler would show of it.
+    """Prints statistics of the training split and of what each sampler draws from it.
 
     Writes `inspect.json` and `figures/inspect.png`.
 
     Args:
-        config: of a run; only `seed`, `data` and `sampler` are read.
-        workdir: where the files go.
+        config: the config of a run; only `seed`, `data` and `sampler` are used.
+        workdir: directory for the files.
 
     Returns:
-        What `inspect.json` holds. `classes`: for each its name, `pixel_share`,
-        `image_share` and `median_frequency` weight. `co_occurrence`: of the images that
-        hold the class of the row, the share that holds that of the column.
-        `acceptance`: what `estimate_acceptance` says of each pair that can be met, by
-        the classes that the config's `min_pixels` and `count_background` count.
-        `exposures`: of each sampler, over `exposure_epochs` of its epochs, `min`,
-        `median` and `max` of how often a sample is drawn, and the `class_share` of the
-        images drawn that hold a class.
+        The contents of `inspect.json`, with these entries.
+
+        - `classes`: name, `pixel_share`, `image_share` and `median_frequency` weight of
+          each class.
+        - `co_occurrence`: the share of the images with the class of the row that also
+          have the class of the column.
+        - `acceptance`: results of `estimate_acceptance` for pairs of `batch_max` and
+          `batch_cl`. Classes are counted by the config's `min_pixels` and
+          `count_background`.
+        - `exposures`: for each sampler, `min`, `median` and `max` of how often a sample
+          is drawn in `exposure_epochs` epochs, and for each class the share of the
+          drawn images that have it, `class_share`.
     """
     run, console, workdir = parse_config(config), make_console(), Path(workdir)
     dataset = open_configured_dataset(run)
@@ -126,7 +130,7 @@ def _co_occurrence(presence: Bool[np.ndarray, "n c"]) -> Float[np.ndarray, "c c"
 def _try_pairs(
     sets: ClassSets, batch_max: int | None, console: Console
 ) -> list[dict[str, Any]]:
-    """Acceptance of all pairs up to the first that no attempt met."""
+    """Tries increasing `batch_cl` for each `batch_max`, until no attempt succeeds."""
     sizes = sorted({*_BATCH_MAX} | ({batch_max} if batch_max else set()))
     num_classes = int((sets.samples_per_class() > 0).sum())
     pairs = []
@@ -137,7 +141,7 @@ def _try_pairs(
                 pair = {"batch_max": batch_max, "batch_cl": batch_cl}
                 try:
                     tried = estimate_acceptance(sets, **pair, trials=_TRIALS)
-                except ValueError:  # proven out of reach
+                except ValueError:  # proven impossible
                     break
                 progress.advance(task)
                 if tried.acceptance == 0:
@@ -152,7 +156,7 @@ def _expose(
     presence: Bool[np.ndarray, "n c"],
     console: Console,
 ) -> dict[str, dict[str, Any]]:
-    """Each sampler that can be made of the fields of the config's own."""
+    """Draws with each sampler that can be made from the config's hyperparameters."""
     found = {}
     with make_progress(console) as progress:
         task = progress.add_task("samplers", total=len(SAMPLERS))

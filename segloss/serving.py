@@ -1,4 +1,4 @@
-"""Prediction with an exported model; needs jax, numpy and flatbuffers, no segloss."""
+"""Prediction with an exported model; needs jax, numpy, flatbuffers, not segloss."""
 
 import json
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from jax import export
 
 
 def load_exported(directory: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The model that `directory` holds, compiled once per shape of its images.
+    """Loads the model in `directory`; it is compiled once per shape of the images.
 
-    It takes RGB images, uint8 `[b, h, w, 3]`, and gives class ids, uint8 `[b, h, w]`;
-    images that it cannot take are a ValueError.
+    The returned function maps RGB images, uint8 `[b, h, w, 3]`, to class ids, uint8
+    `[b, h, w]`. It raises ValueError if the images have another shape or type.
     """
     hw = json.loads((Path(directory) / "model.json").read_text())["image_hw"]
     model = export.deserialize((Path(directory) / "model.bin").read_bytes())

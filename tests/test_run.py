@@ -48,7 +48,7 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
         **TERMINAL,
     )
     assert trained.returncode == 0, trained.stderr
-    assert "begins with the weights of" in trained.stdout
+    assert "starts from the weights in" in trained.stdout
     assert "lacks 2 of 34 arrays" in trained.stderr
     assert "mean IoU" in trained.stdout
     evaluated = command(

@@ -1,4 +1,4 @@
-"""What a config means: parsed and checked once, stored with a run, read back."""
+"""Configs: parsed and checked once, stored with a run, and read back."""
 
 from segloss.config.inference import Inference, is_size
 from segloss.config.parsed import (

@@ -1,4 +1,4 @@
-"""The part of a config that says how a trained model looks at images."""
+"""The part of a config that controls how images are predicted."""
 
 import dataclasses
 import math
@@ -7,25 +7,26 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inference:
-    """How images are predicted: fields of `config.evaluate`.
+    """How images are predicted; the attributes are fields of `config.evaluate`.
 
-    An image that is seen at several `scales`, or mirrored too, gets the mean of the
-    softmax probabilities at its own size, as in the public code of DeepLabV3
-    (`predict_labels_multi_scale`) and in mmsegmentation (`SegTTAModel`). Where windows
-    overlap it gets the mean of their probabilities, as in the public code of PSPNet
-    (hszhao/semseg); mmsegmentation (`slide_inference`) takes the mean of the logits.
+    With several `scales` or `flip`, the softmax probabilities at the size of the image
+    are averaged, as in the public code of DeepLabV3 (`predict_labels_multi_scale`) and
+    in mmsegmentation (`SegTTAModel`). Where windows overlap, their probabilities are
+    averaged, as in the public code of PSPNet (hszhao/semseg); mmsegmentation
+    (`slide_inference`) averages the logits.
 
     Attributes:
-        scales: factors of the image's size, resized bilinearly without antialiasing.
-        flip: sees each scale of the mirrored image, too.
-        window_hw: an image that is larger at a scale is seen in windows of so many
-            pixels, the last of them aligned with the border; None is the whole image.
-        window_stride: share of the window by which the next one lies further, in
-            (0, 1]; 2 / 3 in PSPNet and mmsegmentation (341 pixels for windows of 512).
-        size_multiple: the sides are padded to a multiple of so many pixels.
+        scales: factors of the image size; resizing is bilinear without antialiasing.
+        flip: whether to also predict the mirrored image at each scale.
+        window_hw: height and width in pixels of the windows for images that are larger
+            after scaling; the last window is aligned with the border. None predicts
+            the whole image at once.
+        window_stride: distance between windows as a share of their size, in (0, 1].
+            PSPNet and mmsegmentation use 2 / 3 (341 pixels for windows of 512).
+        size_multiple: both sides are padded to a multiple of this number of pixels.
 
     Raises:
-        ValueError: at construction, if a field is out of its range.
+        ValueError: at construction, if a field is out of range.
     """
 
     scales: Any = (1.0,)
@@ -48,7 +49,7 @@ class Inference:
 
     @property
     def name(self) -> str:
-        """Tells apart what is predicted in other ways; empty where it is plain."""
+        """The scales, flip and windows as part of a file name; empty by default."""
         looks = [f"{scale:g}" for scale in self.scales]
         parts = [f"scales_{'_'.join(looks)}"] if looks != ["1"] else []
         parts += ["flip"] if self.flip else []
@@ -59,16 +60,16 @@ class Inference:
 
     @property
     def in_one_look(self) -> "Inference":
-        """The same at the scale nearest 1 alone, which costs a part of the time.
+        """The same, but faster: only the scale nearest to 1, and no flip.
 
-        A network that sees reduced images alone is so seen by them here, too.
+        If all scales are reduced, such as `(0.5,)`, images are still predicted reduced.
         """
         nearest = min(self.scales, key=lambda scale: abs(math.log(scale)))
         return dataclasses.replace(self, scales=(nearest,), flip=False)
 
 
 def is_size(hw: Any) -> bool:
-    """Whether it is two positive integers."""
+    """Whether `hw` is a tuple of two positive integers."""
     return (
         isinstance(hw, tuple)
         and len(hw) == 2

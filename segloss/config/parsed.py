@@ -1,4 +1,4 @@
-"""A config parsed once: frozen dataclasses whose fields are checked and complete."""
+"""Parses a config into frozen dataclasses; all fields are checked and filled in."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from segloss.data import ON_BAD_SAMPLE
 from segloss.devices import MAPPINGS
 from segloss.losses import make_loss, takes_masks
 
-# A section of a config: as a file holds it, or as `config.json` gives it back.
+# A section of a config, from a config file or from `config.json`.
 Section = ConfigDict | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """A choice by name, with the hyperparameters of what is chosen."""
+    """The name of a loss, model or the like, and its hyperparameters."""
 
     name: str
     hyperparameters: dict[str, Any]
@@ -25,7 +25,7 @@ class Named:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A loss of the sum that is minimised.
+    """One of the losses in the sum that is minimised.
 
     Its `weight` and hyperparameters may be sections with a `name`: a schedule by step
     or, for `class_weights`, a method to compute them from pixel counts.
@@ -38,15 +38,15 @@ class Term:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which dataset, and how it is read.
+    """The dataset, and how it is read.
 
     Attributes:
-        dataset: the builder and its hyperparameters.
+        dataset: name and hyperparameters of the dataset.
         crop_hw: height and width of training crops in pixels.
-        num_threads: threads that read.
-        num_workers: processes that read.
-        prefetch_batches: batches that are read ahead.
-        on_bad_sample: "raise", or "skip" samples that cannot be decoded.
+        num_threads: number of threads that read samples.
+        num_workers: number of processes that read samples.
+        prefetch_batches: number of batches that are read ahead.
+        on_bad_sample: "raise" or "skip", for samples that cannot be used.
     """
 
     dataset: Named
@@ -63,10 +63,10 @@ class EvaluateConfig:
 
     Attributes:
         split: the split evaluated during training.
-        final_split: the split of the final evaluation.
-        batch_size: images at once, over all devices.
-        checkpoint: "newest" or "best", the checkpoint that is put to use.
-        inference: how the model looks at an image.
+        final_split: the split evaluated at the end.
+        batch_size: number of images in a batch, over all devices.
+        checkpoint: which checkpoint is used after training, "newest" or "best".
+        inference: how images are predicted.
     """
 
     split: str
@@ -78,10 +78,11 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All of a run's config; see `configs/` for the fields.
+    """The config of a run; see `configs/` for the other fields.
 
     Attributes:
-        pretrained: file of weights that a fresh run begins with; None if there is none.
+        pretrained: file of pretrained weights that a new run starts from; None if there
+            is none.
         loss: the terms of the loss, at least one.
         mapping: how steps are mapped over devices: "pmap" or "shard_map".
     """
@@ -108,9 +109,9 @@ class RunConfig:
         return takes_masks(self.loss[0].name, self.loss[0].hyperparameters)
 
     def count_outputs(self, num_classes: int) -> int:
-        """Number of logits: one per class, but one in all for a binary dataset.
+        """Number of logits per pixel: usually one per class.
 
-        A dataset of two classes with sigmoid losses needs the logit of class 1 only.
+        With sigmoid losses, a dataset of two classes needs only the logit of class 1.
 
         Raises:
             ValueError: if there are fewer than two classes.
@@ -118,7 +119,7 @@ class RunConfig:
         if num_classes < 2:
             raise ValueError(
                 "config.data: a dataset must have at least 2 classes, got "
-                f"{num_classes}; name the rest of the image, too."
+                f"{num_classes}; name a class for the rest of the image."
             )
         return 1 if self.has_sigmoid_losses and num_classes == 2 else num_classes
 
@@ -132,7 +133,7 @@ _COUNTS = (
 _PARSED = ("data", "augment", "sampler", "model", "loss", "optimizer", "schedule")
 FIELDS = ("seed", *_COUNTS, *_PARSED, "evaluate")
 _LOADING = tuple(x.name for x in dataclasses.fields(DataConfig) if x.name != "dataset")
-# How data is read ahead does not change a batch.
+# These fields do not change the content of the batches.
 READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
 _INFERENCE = tuple(x.name for x in dataclasses.fields(Inference))
 _EVALUATE = (
@@ -142,7 +143,7 @@ _EVALUATE = (
 
 
 def parse_config(config: ConfigDict) -> RunConfig:
-    """Checks every field of a config whose rule does not depend on the dataset.
+    """Parses a config; checks all fields that can be checked without the dataset.
 
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
@@ -189,7 +190,7 @@ def parse_named(kind: str, section: Section) -> Named:
 
 
 def plain(value: Any) -> Any:
-    """Sections as dicts, lists as tuples: `config.json` has lists for tuples."""
+    """Converts sections to dicts and lists to tuples, which JSON does not have."""
     if isinstance(value, ConfigDict | Mapping):
         return {key: plain(field) for key, field in value.items()}
     if isinstance(value, list | tuple):
@@ -198,7 +199,7 @@ def plain(value: Any) -> Any:
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-    """Fields that a config may lack, by section, with their values."""
+    """Default values of the optional fields, by section."""
     return {
         "data": _defaults_of(DataConfig),
         "evaluate": _defaults_of(Inference),
@@ -250,7 +251,7 @@ def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
 
 
 def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Term, ...]:
-    """One loss, or several with a `weight` each; their names are checked."""
+    """Parses one loss, or several with a `weight` each, and checks their names."""
     terms = []
     for fields in [section] if isinstance(section, Mapping) else section:
         named = parse_named("loss", fields)
@@ -264,8 +265,8 @@ def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Ter
     others = [t.name for t in terms if not takes_masks(t.name, t.hyperparameters)]
     if of_sigmoids and others:
         raise ValueError(
-            "config.loss: all losses must be of sigmoids or all of a softmax, got "
-            f"{', '.join(of_sigmoids)} and {', '.join(others)}; an overlap loss is of "
+            "config.loss: sigmoid and softmax losses must not be combined, got "
+            f"{', '.join(of_sigmoids)} and {', '.join(others)}; an overlap loss uses "
             "sigmoids with multi_label=True."
         )
     return tuple(terms)

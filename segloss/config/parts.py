@@ -1,4 +1,4 @@
-"""The parts of a run that follow from its config and need no optimizer."""
+"""Makes the parts of a run, from its config, that need no optimizer."""
 
 import functools
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def make_configured_model(config: RunConfig, num_classes: int) -> nn.Module:
 def choose_sampler(chosen: Named, *, seed: int) -> Callable[[ClassIndex], Sampler]:
     """Returns a function from a class index to the sampler.
 
-    `min_pixels` is the number of pixels from which on a sample holds a class.
+    A sample has a class if at least `min_pixels` of its pixels do; the default is 1.
 
     Raises:
         ValueError: if the sampler or one of its hyperparameters is unknown or missing.

@@ -1,4 +1,4 @@
-"""The config that a run keeps: written, read back, compared and changed."""
+"""The config stored with a run: written, read, compared and changed."""
 
 import ast
 import json
@@ -12,18 +12,18 @@ from segloss.config.parsed import READING_AHEAD, defaults
 from segloss.models.pretrained import sha256_of
 from segloss.writing import write_json
 
-# What may differ when a run goes on: none of it changes the weights that come out.
+# Fields that may differ when a run resumes, as they do not change the final weights.
 _FREE_TO_CHANGE = (
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
     "evaluate",
-    # Both give the same results up to rounding.
+    # Both values give the same results up to rounding.
     "mapping",
     "data.root",
     "data.data_dir",
     *(f"data.{field}" for field in READING_AHEAD),
-    # A run that a bad sample stopped may go on without that sample.
+    # A run that stopped at a bad sample may resume without that sample.
     "data.on_bad_sample",
 )
 
@@ -31,12 +31,12 @@ _FREE_TO_CHANGE = (
 def check_same_config(
     config: ConfigDict, workdir: Path, *, free: Iterable[str] = _FREE_TO_CHANGE
 ) -> None:
-    """Checks that a run that goes on does so with the config it began with.
+    """Checks that a run resumes with the config that it started with.
 
     Args:
-        config: that of now.
-        workdir: where the run lies.
-        free: fields, or sections, that may differ.
+        config: the current config.
+        workdir: directory of the run.
+        free: fields or sections that may differ.
 
     Raises:
         ValueError: if the run in `workdir` has another config; it lists the fields.
@@ -47,18 +47,19 @@ def check_same_config(
     ]
     if differing:
         raise ValueError(
-            f"{workdir} holds a run of another config: {'; '.join(differing)}. "
-            "Choose another --workdir, or go back to that config."
+            f"{workdir} holds a run with another config: {'; '.join(differing)}. "
+            "Choose another --workdir, or use the config of that run."
         )
 
 
 def differing_fields(
     config: ConfigDict, workdir: Path, *, free: Iterable[str] = _FREE_TO_CHANGE
 ) -> list[tuple[str, Any, Any]]:
-    """The fields in which a config differs from that of the run in `workdir`.
+    """Finds the fields in which a config differs from that of the run in `workdir`.
 
     Returns:
-        Of each field its dotted path, its value then and its value now; None is none.
+        The dotted path of each field, its stored value and its current value. The value
+        of a missing field is None.
     """
     before = flat_fields(read_config(workdir), without=free)
     now = flat_fields(config, without=free)
@@ -70,7 +71,7 @@ def differing_fields(
 
 
 def _agree(field: str, before: Any, now: Any) -> bool:
-    # A file may be moved. Whether it is the same one, `check_same_weights` says.
+    # The file may have moved; `check_same_weights` compares its contents.
     if field == "model.pretrained" and before and now:
         return True
     return before == now
@@ -79,32 +80,33 @@ def _agree(field: str, before: Any, now: Any) -> bool:
 def check_same_weights(
     config: ConfigDict, began_with: Mapping[str, str] | None
 ) -> None:
-    """Checks that a config that names another file names the same weights.
+    """Checks that the pretrained weights are the same if their path has changed.
 
-    A run that goes on does not read them again, so the file may be gone.
+    A resumed run does not read the weights again, so the file may be missing.
 
     Args:
-        config: that of now.
-        began_with: `file` and `sha256` of the weights that the run began with; None if
-            there were none.
+        config: the current config.
+        began_with: `file` and `sha256` of the pretrained weights that the run started
+            from; None if there were none.
 
     Raises:
-        ValueError: if the file exists, was not named before, and holds other weights.
+        ValueError: if the path has changed and the file at the new path exists, but has
+            other contents.
     """
     path = config.model.get("pretrained")
     if not path or not began_with or path == began_with["file"]:
         return
     if Path(path).is_file() and sha256_of(path) != began_with["sha256"]:
         raise ValueError(
-            f"config.model.pretrained: {path} is another file than "
-            f"{began_with['file']}, which the run began with: its SHA-256 does not "
-            f"begin with {began_with['sha256'][:16]}. Choose another --workdir, or go "
-            "back to those weights."
+            f"config.model.pretrained: {path} differs from {began_with['file']}, "
+            "the weights that the run started from: its SHA-256 does not start with "
+            f"{began_with['sha256'][:16]}. Choose another --workdir, or use those "
+            "weights."
         )
 
 
 def flat_fields(config: ConfigDict, *, without: Iterable[str] = ()) -> dict[str, Any]:
-    """Dotted paths to plain values, but for those at or under `without`."""
+    """Maps dotted paths to plain values, except those at or under `without`."""
     without = tuple(f"{field}." for field in without)
     return {
         field: value
@@ -125,10 +127,10 @@ def _to_json(config: ConfigDict) -> Any:
 def read_config(workdir: Path) -> ConfigDict:
     """Reads the config that the run in `workdir` was trained with.
 
-    Fields that a run lacks, because they came later, have their defaults.
+    Fields that were added after the run was trained get their defaults.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no `config.json`.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -141,7 +143,7 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def _with_tuples(tree: Any) -> Any:
-    """Lists of values as tuples, as a config file has them."""
+    """Converts lists of values to tuples, as in a config file."""
     if isinstance(tree, dict):
         return {key: _with_tuples(value) for key, value in tree.items()}
     if isinstance(tree, list) and not any(isinstance(x, dict) for x in tree):
@@ -150,12 +152,12 @@ def _with_tuples(tree: Any) -> Any:
 
 
 def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
-    """A copy with `FIELD=VALUE` for each of the changes, such as `evaluate.flip=True`.
+    """Returns a copy with changes `FIELD=VALUE`, such as `evaluate.flip=True`.
 
-    A value that is no Python literal is text.
+    A value that is not a Python literal is taken as text.
 
     Raises:
-        ValueError: if there is no such field, or it holds values of another type.
+        ValueError: if a field does not exist, or its value has another type.
     """
     config = config.copy_and_resolve_references().lock()
     for change in changes:
@@ -181,7 +183,7 @@ def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
             section[name] = value
         except TypeError as error:
             raise ValueError(
-                f"--set={change}: must be of the type of {before!r}."
+                f"--set={change}: the value must have the type of {before!r}."
             ) from error
     return config
 

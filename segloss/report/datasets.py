@@ -1,6 +1,6 @@
-"""What `--mode=inspect` found in a dataset, as tables and a figure.
+"""Tables and a figure of the statistics that `--mode=inspect` collects.
 
-All take what `inspect.json` holds: `segloss.train.inspect` says what that is.
+All functions take the contents of `inspect.json`; see `segloss.inspection`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from segloss.report.tables import make_table
 
 _DPI = 110
 _SIZE_INCHES = (13.0, 10.0)
-# Classes that the table lists beside each; the figure has all.
+# Companions that the table lists for each class; the figure shows all classes.
 _COMPANIONS = 3
 
 
 def dataset_table(statistics: Mapping[str, Any]) -> Table:
-    """Pixel and image share of each class, and its weights."""
+    """Pixel share, image share and class weight of each class."""
     numbers = ("pixels", "images", "median-frequency weight")
     table = make_table(["class"], numbers)
     for row in statistics["classes"]:
@@ -36,31 +36,31 @@ def dataset_table(statistics: Mapping[str, Any]) -> Table:
 
 
 def acceptance_table(statistics: Mapping[str, Any]) -> Table:
-    """Share of attempts that succeed, a column for each `batch_max`; none is a dash."""
+    """Share of successful attempts, a column per `batch_max`; 0 is a dash."""
     pairs = {(p["batch_cl"], p["batch_max"]): p for p in statistics["acceptance"]}
     sizes = sorted({batch_max for _, batch_max in pairs})
     table = make_table(["batch_cl"], (f"within {n}" for n in sizes))
     for batch_cl in sorted({batch_cl for batch_cl, _ in pairs}):
         cells = (pairs.get((batch_cl, batch_max)) for batch_max in sizes)
         table.add_row(str(batch_cl), *map(_acceptance, cells))
-    table.caption = "attempts of Balance-batch that hold at least batch_cl classes"
+    table.caption = "share of Balance-batch attempts with at least batch_cl classes"
     return table
 
 
 def exposure_table(statistics: Mapping[str, Any]) -> Table:
-    """How often each sampler draws a sample, and the classes it shows least and most.
+    """How often each sampler draws a sample, and the class that it shows least.
 
-    A class is counted once for each image drawn that holds it.
+    The share of a class is the share of the drawn images that have it.
     """
     table = Table(caption_justify="left")
     table.add_column("sampler", no_wrap=True)
     for name in ("least", "median", "most"):
         table.add_column(name, justify="right")
-    table.add_column("class shown least, of the images drawn")
+    table.add_column("rarest class, share of images drawn")
     names = [row["name"] for row in statistics["classes"]]
     for name, row in statistics["exposures"].items():
         classes = np.array(row["class_share"])
-        # A class that no image holds says nothing about the sampler.
+        # Ignore classes without images; they say nothing about the sampler.
         seen = np.flatnonzero([c["image_share"] > 0 for c in statistics["classes"]])
         rarest = seen[classes[seen].argmin()]
         table.add_row(
@@ -73,7 +73,7 @@ def exposure_table(statistics: Mapping[str, Any]) -> Table:
 
 
 def class_exposure_table(statistics: Mapping[str, Any]) -> Table:
-    """Share of the images drawn that hold each class, a column for each sampler."""
+    """Share of the drawn images that have each class, a column per sampler."""
     table = Table(caption_justify="left", padding=0)
     table.add_column("class", no_wrap=True)
     samplers = statistics["exposures"].values()
@@ -83,7 +83,7 @@ def class_exposure_table(statistics: Mapping[str, Any]) -> Table:
     for c, row in enumerate(statistics["classes"]):
         shares = (f"{sampler['class_share'][c]:.1%}" for sampler in samplers)
         table.add_row(Text(row["name"]), *shares)
-    table.caption = "of the images drawn, how many hold the class"
+    table.caption = "share of the images drawn that have the class"
     return table
 
 
@@ -95,12 +95,12 @@ def co_occurrence_table(statistics: Mapping[str, Any]) -> Table:
         others = [k for k in np.argsort(-shares, kind="stable") if k != c and shares[k]]
         most = (f"{names[k]} {shares[k]:.0%}" for k in others[:_COMPANIONS])
         table.add_row(Text(names[c]), Text(", ".join(most)))
-    table.caption = "of the images that hold a class, how many hold another, too"
+    table.caption = "share of the images of a class that also have the other class"
     return table
 
 
 def dataset_figure(statistics: Mapping[str, Any]) -> Figure:
-    """Shares, co-occurrence, acceptance and exposures, a panel each."""
+    """Draws a panel each for shares, co-occurrence, acceptance and exposures."""
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
     panels = figure.subplots(2, 2)
     names = [row["name"] for row in statistics["classes"]]

@@ -1,4 +1,4 @@
-"""Figures: example predictions, and curves of a run."""
+"""Figures of example predictions and of training curves."""
 
 import json
 import math
@@ -20,16 +20,16 @@ from segloss.writing import replacing
 _DPI = 110
 _WIDTH_INCHES = 9.0
 _LEGEND_COLUMNS = 6
-_TITLE_LETTERS = 44  # what fits above one of three panels
+_TITLE_LETTERS = 44  # fits above one of three panels
 
 
 class Example(TypedDict):
     """One image of `example_figure`.
 
     Attributes:
-        title: words above the image.
+        title: title above the image.
         image: RGB.
-        labels: true class ids, or the ignored label.
+        labels: true class ids, or the label of void pixels.
         predicted: predicted class ids.
     """
 
@@ -42,10 +42,9 @@ class Example(TypedDict):
 def example_figure(
     examples: Sequence[Example], class_names: Sequence[str], *, ignore_label: int = 255
 ) -> Figure:
-    """Image, truth and prediction side by side, a row per example, with a legend.
+    """Draws image, truth and prediction side by side, one row per example.
 
-    All panels are equally wide, whatever the sizes of the images. The legend lists the
-    classes that occur.
+    All panels have the same width. A legend lists the classes that occur.
 
     Args:
         examples: one or more, such as the best, the median and the worst image.
@@ -54,7 +53,7 @@ def example_figure(
     """
     handles = _legend_handles(examples, class_names, ignore_label)
     shapes = [example["image"].shape for example in examples]
-    # Very tall images become narrow, so that a row stays on a screen.
+    # Very tall images are drawn narrower, so that a row fits on a screen.
     row_inches = [_WIDTH_INCHES / 3 * min(h / w, 1.5) + 0.25 for h, w, _ in shapes]
     legend_inches = 0.2 + 0.2 * math.ceil(len(handles) / _LEGEND_COLUMNS)
     size = (_WIDTH_INCHES, sum(row_inches) + legend_inches)
@@ -79,21 +78,23 @@ def example_figure(
 def curve_figure(
     metrics_path: str | Path, *, smoothed_steps: int | None = None
 ) -> Figure:
-    """Loss by step, and mean IoU by step where the run was evaluated.
+    """Draws the loss by step, and the mean IoU by step if the run was evaluated.
 
     Args:
         metrics_path: a run's `metrics.jsonl`: lines with `step` and `loss`, others with
-            `step` and `SPLIT_mean_iou`. A last line that was cut short is left out.
-        smoothed_steps: points that the thick line averages; a fiftieth of all unless
-            said.
+            `step` and `SPLIT_mean_iou`. An incomplete last line is ignored.
+        smoothed_steps: number of points averaged for the thick line; None means 1 / 50
+            of all points.
 
     Raises:
-        ValueError: if the file holds no loss, or a line in its midst is damaged.
+        ValueError: if the file has no loss, or a line other than the last is damaged.
     """
     lines = read_metrics(metrics_path)
     steps, losses = _series(lines, "loss")
     if not len(steps):
-        raise ValueError(f"curve_figure: {metrics_path} must hold a loss, it has none.")
+        raise ValueError(
+            f"curve_figure: {metrics_path} must hold a loss, but has none."
+        )
     window = smoothed_steps or max(1, len(steps) // 50)
     scores = sorted(
         {key for line in lines for key in line if key.endswith("_mean_iou")}
@@ -120,10 +121,10 @@ def curve_figure(
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, without a last one that was cut short.
+    """Reads the lines of a run's `metrics.jsonl`; ignores an incomplete last line.
 
     Raises:
-        ValueError: naming the file and the line, if another is damaged.
+        ValueError: if another line is damaged; it names the file and the line.
     """
     text = Path(path).read_text(errors="replace")
     lines = []
@@ -139,7 +140,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG that depends on nothing but the figure, and makes its folder."""
+    """Writes a PNG that depends only on the figure; creates its folder if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
@@ -176,14 +177,14 @@ def _draw(axes: Axes, pixels: UInt8[np.ndarray, "h w 3"], title: str, **place) -
 def _series(
     lines: Sequence[dict[str, Any]], key: str
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Steps at which `key` was written, and its values."""
+    """Returns the steps at which `key` was written, and its values."""
     pairs = [(line["step"], line[key]) for line in lines if key in line]
     steps, values = zip(*pairs, strict=True) if pairs else ((), ())
     return np.array(steps, np.int64), np.array(values, np.float64)
 
 
 def _smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
-    """Mean over the `window` nearest values, over fewer at the ends."""
+    """Averages the `window` nearest values, or fewer at both ends."""
     ones = np.ones(min(window, len(values)))
     count = np.convolve(np.ones_like(values), ones, mode="same")
     return np.convolve(values, ones, mode="same") / count

@@ -1,4 +1,4 @@
-"""Class ids as colours."""
+"""Colours for class ids."""
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -8,11 +8,11 @@ VOID_COLOR = (224, 224, 224)
 
 
 def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
-    """Colours of PASCAL VOC, the field's standard: RGB by class id.
+    """The RGB colours of PASCAL VOC by class id; class 0 is black.
 
-    Each group of three bits of the class id, from the lowest, gives red, green and blue
-    their next bit, from the highest (`VOClabelcolormap` of the VOC 2012 devkit). Class
-    0 is black.
+    The lowest three bits of the class id are the highest bits of red, green and blue;
+    the next three bits are the second highest bits, and so on (`VOClabelcolormap` of
+    the VOC 2012 devkit).
 
     Raises:
         ValueError: if `num_classes` is not in [1, 256].
@@ -24,7 +24,7 @@ def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
     bits = np.unpackbits(
         np.arange(num_classes, dtype=np.uint8)[:, None], axis=1, bitorder="little"
     )
-    # The ninth bit is 0 in all ids: groups of three are (bit of R, of G, of B).
+    # A ninth bit of 0 completes the third group of bits (of R, of G, of B).
     groups = np.pad(bits, ((0, 0), (0, 1))).reshape(num_classes, 3, 3)
     return np.packbits(groups, axis=1)[:, 0]
 
@@ -34,7 +34,7 @@ def to_colors(
     *,
     ignore_label: int = 255,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The VOC colour of each pixel; light grey where it is void.
+    """Converts labels to VOC colours; void pixels are light grey.
 
     Raises:
         ValueError: if a label is neither in [0, 255] nor `ignore_label`.
@@ -53,14 +53,15 @@ def overlay(
     ignore_label: int = 255,
     clear_background: bool = False,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """`(1 - alpha) * image + alpha * colour of the class`, the image where void.
+    """Computes `(1 - alpha) * image + alpha * class_colour`; keeps void pixels as is.
 
     Args:
         image: RGB.
         labels: class ids or `ignore_label`.
-        alpha: share of the colours, in [0, 1].
-        ignore_label: the label that is void.
-        clear_background: True leaves class 0 clear as well, which otherwise darkens.
+        alpha: opacity of the colours, in [0, 1].
+        ignore_label: label of void pixels.
+        clear_background: True also keeps pixels of class 0 as they are; otherwise its
+            colour, black, darkens them.
 
     Raises:
         ValueError: if `alpha` is not in [0, 1], or a label is neither in [0, 255] nor
@@ -78,7 +79,7 @@ def overlay(
 def to_palette_png(
     labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
 ) -> Image.Image:
-    """An image whose pixel values are the class ids, shown in the VOC colours.
+    """Makes an image with class ids as pixel values and VOC colours as palette.
 
     Raises:
         ValueError: if a label is not in [0, 255].

@@ -25,7 +25,7 @@ _SUMMARY_COLUMNS = {
 
 
 def make_table(texts: Iterable[str], numbers: Iterable[str]) -> Table:
-    """An empty table: columns of text, then columns of numbers, aligned right."""
+    """Makes an empty table: columns of text, then right-aligned columns of numbers."""
     table = Table(*texts, caption_justify="left")
     for name in numbers:
         table.add_column(name, justify="right")
@@ -33,13 +33,13 @@ def make_table(texts: Iterable[str], numbers: Iterable[str]) -> Table:
 
 
 def class_table(results: Mapping[str, Any]) -> Table:
-    """Scores of each class and their means.
+    """Makes a table with the scores of each class and their means.
 
-    A class without a score (NaN, or None as JSON has it) shows a dash, which a footnote
-    explains, and is left out of the mean.
+    A missing score (NaN, or None from JSON) is shown as a dash and left out of the
+    mean; a caption explains the dash.
 
     Args:
-        results: what `results.json` holds; `per_class` is read.
+        results: the contents of `results.json`; only `per_class` is used.
     """
     table = make_table(["class"], [*_CLASS_COLUMNS.values(), "pixel share"])
     rows = results["per_class"]
@@ -58,12 +58,13 @@ def class_table(results: Mapping[str, Any]) -> Table:
 
 
 def summary_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The scores that sum runs up, one row each.
+    """Makes a table with the summary scores of runs, one row per run.
 
     FWIoU is frequency-weighted IoU, MA mean accuracy (mean recall), PA pixel accuracy.
 
     Args:
-        runs: label of the run to what its `results.json` holds; `summary` is read.
+        runs: the contents of each `results.json`, by the label of the run; only
+            `summary` is used.
     """
     table = make_table(["run"], _SUMMARY_COLUMNS.values())
     for label, results in runs.items():
@@ -73,7 +74,7 @@ def summary_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def markdown_table(table: Table) -> str:
-    """A table as GitHub markdown, its caption below; ends with a newline."""
+    """Formats a table and its caption as GitHub markdown; ends with a newline."""
     header = [str(column.header) for column in table.columns]
     rules = ["---:" if column.justify == "right" else "---" for column in table.columns]
     lines = [_markdown_line(cells) for cells in (header, rules, *table_rows(table))]
@@ -83,7 +84,7 @@ def markdown_table(table: Table) -> str:
 
 
 def table_rows(table: Table) -> list[list[str]]:
-    """The cells of a table as text, row by row."""
+    """Returns the cells of a table as text, row by row."""
     columns = ([str(cell) for cell in column.cells] for column in table.columns)
     return [list(row) for row in zip(*columns, strict=True)]
 

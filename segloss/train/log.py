@@ -1,4 +1,4 @@
-"""What a run says while it runs: files for later, a progress bar for now."""
+"""Metrics of a run: written to files and summarised for the progress bar."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ import tensorboardX
 from segloss.devices import first_replica
 from segloss.writing import write_text
 
-# Steps that may be on their way before the host waits for one: enough to keep a device
-# busy, few enough for collectives on CPU devices not to run out of threads.
+# Steps that may be queued before the host waits for one: enough to keep a device busy,
+# and few enough that collectives on CPU devices do not run out of threads.
 _IN_FLIGHT = 10
 
 
@@ -25,12 +25,12 @@ class NonFiniteError(FloatingPointError):
 
 
 class MetricWriter:
-    """Scalars by step, to `metrics.jsonl` and `tensorboard/`.
+    """Writes scalars by step to `metrics.jsonl` and `tensorboard/`.
 
     Args:
         workdir: the run's directory.
-        start_step: step the run goes on from; what a killed run wrote past it is
-            removed, so that each step is there once.
+        start_step: step from which the run starts or resumes. Lines that a killed run
+            wrote after this step are removed, so that each step occurs once.
     """
 
     def __init__(self, workdir: Path, *, start_step: int):
@@ -47,19 +47,19 @@ class MetricWriter:
         )
 
     def has(self, step: int, name: str) -> bool:
-        """Whether the run that goes on had written this scalar."""
+        """Whether this scalar was written before the run was resumed."""
         return any(x["step"] == step and name in x for x in self._before)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends one line, and a TensorBoard point for each of its scalars."""
-        # A score of no class at all is NaN, which JSON cannot say.
+        """Appends one line to the file, and one point per scalar to TensorBoard."""
+        # A mean score over no classes is NaN, which JSON does not have.
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Makes what was written visible to readers."""
+        """Makes all scalars written so far visible to readers."""
         self._file.flush()
         self._tensorboard.flush()
 
@@ -77,7 +77,7 @@ class MetricWriter:
 
 
 def _step_of(line: str) -> float | int:
-    """The step of a line; infinite where a kill cut the line short."""
+    """The step of a line; infinite if the line is incomplete after a kill."""
     try:
         return json.loads(line)["step"]
     except json.JSONDecodeError:
@@ -85,11 +85,11 @@ def _step_of(line: str) -> float | int:
 
 
 class StepMeter:
-    """Collects what steps return without making the devices wait for the host.
+    """Collects the scalars of steps without making the devices wait for the host.
 
     Args:
-        writer: where the scalars go at each `flush`.
-        schedule: step to learning rate, which is written beside them.
+        writer: receives the scalars at each `flush`.
+        schedule: maps a step to its learning rate, which is written as well.
     """
 
     def __init__(self, writer: MetricWriter, schedule: optax.Schedule):
@@ -100,14 +100,14 @@ class StepMeter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Starts to measure speed anew, after what was not training."""
+        """Restarts the measurement of speed, for example after an evaluation."""
         self._since = time.monotonic()
         self._waited_seconds = 0.0
         self._images = 0
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Counts the time inside as waiting."""
+        """Counts the time spent in the block as waiting for data."""
         start = time.monotonic()
         yield
         self._waited_seconds += time.monotonic() - start
@@ -120,13 +120,14 @@ class StepMeter:
         images: int,
         skipped: int | None = None,
     ) -> None:
-        """Takes the replicated scalars of one step, which may still be computed.
+        """Adds the scalars of one step, which the devices may still be computing.
 
         Args:
-            step: its number.
-            scalars: by name.
-            images: how many the step saw.
-            skipped: bad samples in their places; None where a run skips none.
+            step: number of the step.
+            scalars: replicated scalars by name.
+            images: number of images in the batch.
+            skipped: number of bad samples left out of the batch; None if bad samples
+                are not skipped.
         """
         counts = {} if skipped is None else {"skipped_samples": skipped}
         self._pending.append((step, scalars, counts))
@@ -136,10 +137,10 @@ class StepMeter:
             jax.block_until_ready(self._pending[-_IN_FLIGHT][1])
 
     def flush(self) -> str:
-        """Writes what is pending; returns the last step and the speed in words.
+        """Writes all pending scalars; returns a summary of the last step and the speed.
 
         Raises:
-            NonFiniteError: at the first step with a NaN or an infinity.
+            NonFiniteError: if a value is NaN or infinite; it names the first such step.
         """
         lines = [(step, _to_floats(x) | counts) for step, x, counts in self._pending]
         self._pending.clear()
@@ -154,7 +155,7 @@ class StepMeter:
                     self._writer.flush()
                     raise NonFiniteError(
                         f"step {step}: {name} is {value}; lower the learning rate or "
-                        "clip the gradient. The checkpoints hold finite states."
+                        "clip the gradient. The saved checkpoints are finite."
                     )
             line["learning_rate"] = float(self._schedule(step - 1))
             self._writer.write(step, line | (speed if step == lines[-1][0] else {}))

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, checkpoints, and the end of a run."""
+"""The training loop: takes steps, evaluates, saves checkpoints, stops on signals."""
 
 import contextlib
 import time
@@ -34,11 +34,11 @@ from segloss.trained.results import final_evaluation
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop; its code is 128 plus the signal, as shells have it."""
+    """A signal stopped the run; the exit code is 128 plus the number of the signal."""
 
 
-class _EvaluationStopped(Exception):  # noqa: N818, it is no error
-    """The run was asked to stop while it evaluated."""
+class _EvaluationStopped(Exception):  # noqa: N818, not an error
+    """The run was asked to stop during an evaluation."""
 
 
 def train(
@@ -47,23 +47,24 @@ def train(
     *,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
-    """Trains, or resumes from the newest checkpoint, and evaluates the result.
+    """Trains a model, or resumes from the newest checkpoint, and evaluates the result.
 
     Args:
-        config: see `configs/`; every field is checked before anything is written.
-        workdir: where `config.json`, checkpoints, metrics, results and figures go.
-        on_step: called with the number of each step that was handed to the devices.
+        config: the config of the run, such as those in `configs/`; every field is
+            checked before anything is written.
+        workdir: directory for `config.json`, checkpoints, metrics, results and figures.
+        on_step: called with the number of each step after its dispatch to the devices.
 
     Returns:
-        What `results.json` holds.
+        The contents of `results.json`.
 
     Raises:
-        ValueError: if the config is wrong, or `workdir` holds a run of another one.
+        ValueError: if the config is invalid, or `workdir` holds a run with another one.
         NonFiniteError: if the loss or the gradient is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
     setup, workdir, console = make_setup(config), Path(workdir), make_console()
-    # Before anything is written, because the weights of a file may not fit.
+    # Nothing may be written if the pretrained weights do not fit the model.
     start = find_start(setup, config, workdir, console)
     run = _Run(setup, workdir, console, start, on_step)
     with stop_on_signals(run.stop):
@@ -81,7 +82,7 @@ def train(
 
 
 class _Run:
-    """A run between its start and its results."""
+    """Takes the steps of a run and evaluates it at the end."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class _Run:
         writer: MetricWriter,
         progress: Progress,
     ) -> None:
-        """Takes all steps that are left, and what is due after each."""
+        """Takes the remaining steps; logs, evaluates and saves when it is due."""
         config, state = self.setup.config, self.start.state
         first, last = int(state.step), config.total_steps
         state = replicate(state)
@@ -126,7 +127,7 @@ class _Run:
         evaluate = config.evaluate_every_steps
         was_due = first and self._is_due(first, evaluate)
         if was_due and not self.watch.has_scores(writer, first):
-            # A stop came between that step and the end of its evaluation.
+            # The run stopped after this step, before its evaluation was finished.
             self._evaluate_and_save(state, first, checkpoints, writer, progress)
         meter = StepMeter(writer, self.setup.schedule)
         on_devices = prefetch_to_devices(batches)
@@ -141,7 +142,7 @@ class _Run:
             stopping = bool(self.stop)
             saving = evaluating or self._is_due(step, config.checkpoint_every_steps)
             if stopping or saving or step % config.log_every_steps == 0:
-                # Before a checkpoint, so that none holds what is not finite.
+                # Flush before saving: it raises on NaN, so checkpoints are finite.
                 progress.update(task, completed=step, status=meter.flush())
             if evaluating and not stopping:
                 self._evaluate_and_save(state, step, checkpoints, writer, progress)
@@ -152,7 +153,7 @@ class _Run:
                 raise self._stopped(step)
 
     def evaluate_at_the_end(self) -> dict[str, Any]:
-        """Evaluates the checkpoint that the config names, and writes the results."""
+        """Evaluates the checkpoint that the config selects, and writes the results."""
         config = self.setup.config
         inference = config.evaluate.inference
         in_one_look = inference == inference.in_one_look
@@ -196,17 +197,17 @@ class _Run:
         writer: MetricWriter,
         progress: Progress,
     ) -> None:
-        """Evaluates a state, which may be the best so far, and saves it.
+        """Evaluates a state and saves it with its score.
 
         Raises:
-            Stopped: if the run was asked to stop meanwhile.
+            Stopped: if the run was asked to stop in the meantime.
         """
         try:
             summary = self.watch.scores(state, progress)
         except _EvaluationStopped:
             self._save(state, checkpoints)
             raise self._stopped(step) from None
-        # Written after the checkpoint has the score: a run that is killed in between
+        # Write the scores after the checkpoint. If the run is killed in between, it
         # evaluates this step again.
         self._save(state, checkpoints, mean_iou=summary["mean_iou"])
         self.watch.write(writer, step, summary)
@@ -241,7 +242,7 @@ class _Run:
     def _stopped(self, step: int) -> Stopped:
         self.console.print(
             f"{self.stop.number.name}: saved at step {step} of "
-            f"{self.setup.config.total_steps}; the same command goes on from there."
+            f"{self.setup.config.total_steps}; run the same command to resume."
         )
         return Stopped(128 + self.stop.number)
 
@@ -269,7 +270,7 @@ def _iterate_batches(setup: Setup, first: int) -> Generator[Batch, None, None]:
 
 
 def _introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
-    """Prints what is trained, on what, and what the sampler will do."""
+    """Prints the dataset, model, devices and steps, and describes the sampler."""
     dataset, step = setup.dataset, int(start.state.step)
     parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
     lines = [
@@ -277,13 +278,13 @@ def _introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> N
         f"{dataset.num_classes} classes; {type(setup.model).__name__} with "
         f"{parameters / 1e6:.2f} M parameters on {jax.device_count()} "
         f"{jax.devices()[0].platform} device(s); "
-        + (f"goes on from step {step} of " if step else "trains for ")
+        + (f"resumes from step {step} of " if step else "trains for ")
         + f"{setup.config.total_steps} steps in {workdir}"
     ]
     if step and start.pretrained:
         lines.append(
-            f"it began with the weights of {start.pretrained['file']}, SHA-256 "
-            f"{start.pretrained['sha256'][:16]}, which are not read again"
+            f"the run started from the weights in {start.pretrained['file']}, SHA-256 "
+            f"{start.pretrained['sha256'][:16]}; the file is not read again"
         )
     lines.append(describe_unused_rows(setup.sampler.batch_max, jax.device_count()))
     lines.append(setup.sampler.describe())

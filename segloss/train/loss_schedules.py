@@ -1,4 +1,4 @@
-"""Hyperparameters of losses that follow a schedule, such as Dice that is warmed in."""
+"""Schedules for the weights and other hyperparameters of losses."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ class Scheduled:
 
     Attributes:
         name: the name under which the value is logged.
-        schedule: step to value.
+        schedule: maps a step to the value.
     """
 
     name: str
@@ -32,13 +32,13 @@ Term = tuple[Any, str, dict[str, Any]]
 
 
 def schedules_of(terms: Sequence[Term]) -> dict[str, optax.Schedule]:
-    """The schedules in the terms, by the names of their values."""
+    """Collects the schedules in the terms, by the names of their values."""
     values = [x for weight, _, chosen in terms for x in (weight, *chosen.values())]
     return {x.name: x.schedule for x in values if isinstance(x, Scheduled)}
 
 
 def fill_in(terms: Sequence[Term], values: Mapping[str, Any]) -> list[Term]:
-    """The terms with the value by its name for each `Scheduled`."""
+    """Replaces each `Scheduled` in the terms by the value with its name."""
 
     def fill(value: Any) -> Any:
         return values[value.name] if isinstance(value, Scheduled) else value
@@ -51,11 +51,11 @@ def fill_in(terms: Sequence[Term], values: Mapping[str, Any]) -> list[Term]:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduledLoss:
-    """A loss some of whose hyperparameters follow a schedule.
+    """A loss with hyperparameters that follow schedules.
 
     Attributes:
-        schedules: step to value, by the name under which the value is logged.
-        make: makes the loss from values by these names, numbers or traced scalars.
+        schedules: the schedules, by the name under which each value is logged.
+        make: makes the loss from values by these names: numbers or traced scalars.
     """
 
     schedules: Mapping[str, optax.Schedule]
@@ -69,11 +69,10 @@ class ScheduledLoss:
         }
 
     def check(self, total_steps: int, trace: Callable[[Loss], None]) -> None:
-        """Traces the loss with numbers, so that it checks the values of its schedules.
+        """Traces the loss with values of its schedules, which makes it check them.
 
-        The values checked are the least, the largest, the first and the last of each
-        schedule. The hyperparameters have to lie in intervals, so the others are in
-        range, too.
+        Checks the smallest, largest, first and last value of each schedule. The valid
+        range of each hyperparameter is an interval, so all other values are valid too.
 
         Raises:
             ValueError: if a value is out of range; it names the step.
@@ -92,7 +91,7 @@ class ScheduledLoss:
 def loss_at(
     loss: Loss | ScheduledLoss, step: Any
 ) -> tuple[Loss, dict[str, Float[Array, ""]]]:
-    """The loss at a step, which may be traced, and what is scheduled in it."""
+    """Returns the loss at a step, which may be traced, and its scheduled values."""
     if not isinstance(loss, ScheduledLoss):
         return loss, {}
     values = loss.values(step)
@@ -107,13 +106,13 @@ def linear(
     transition_steps: int | None = None,
     transition_begin: int = 0,
 ) -> optax.Schedule:
-    """A straight line from `init_value` to `end_value`, constant before and after it.
+    """Linear from `init_value` to `end_value`, constant before and after.
 
     Args:
         total_steps: steps of the run.
         init_value: value of the first `transition_begin` steps.
         end_value: value after the transition.
-        transition_steps: length of the transition; None is all remaining steps.
+        transition_steps: length of the transition; None means all remaining steps.
         transition_begin: steps before the transition.
     """
     return _transition(
@@ -135,7 +134,7 @@ def cosine(
     transition_steps: int | None = None,
     transition_begin: int = 0,
 ) -> optax.Schedule:
-    """Half a cosine from `init_value` to `end_value`; the arguments are of `linear`."""
+    """Half a cosine from `init_value` to `end_value`; has the arguments of `linear`."""
     return _transition(
         "cosine",
         lambda steps: optax.cosine_decay_schedule(1.0, steps),
@@ -153,7 +152,7 @@ def piecewise_constant(
     values: tuple[float | int, ...],
     boundaries: tuple[int, ...],
 ) -> optax.Schedule:
-    """The first of `values`; after each number of steps in `boundaries`, the next."""
+    """Starts at the first of `values` and takes the next at each of `boundaries`."""
     del total_steps
     name = "piecewise_constant"
     _check_numbers(name, "values", values)
@@ -176,7 +175,7 @@ def _transition(
     begin: int,
     steps: int,
 ) -> optax.Schedule:
-    """From one of the `ends` to the other, as a schedule decays from 1 to 0."""
+    """Goes from the first of `ends` to the second as a decay goes from 1 to 0."""
     _check_numbers(name, "init_value and end_value", ends)
     _check_numbers(
         name, "transition_begin and transition_steps", (begin, steps), whole=True
@@ -191,7 +190,7 @@ def _transition(
 
     def schedule(step: Any) -> Any:
         left = decay(jnp.maximum(step - begin, 0))
-        # Exact at both ends, which may be those of the range that is allowed.
+        # Exact at both ends, which may be the limits of the valid range.
         return left * first + (1 - left) * last
 
     return schedule
@@ -206,7 +205,7 @@ def _check_numbers(
         raise ValueError(f"{name}: {arguments} must be {wanted}, got {values}.")
 
 
-# By the names that configs use.
+# The keys are the names used in configs.
 LOSS_SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "cosine": cosine,
     "linear": linear,

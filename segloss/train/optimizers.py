@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, put together from optax by name."""
+"""Optimizers and learning-rate schedules by name, built with optax."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ import optax
 from segloss.registry import bind
 from segloss.train.parameter_groups import ParameterGroup, partition
 
-# A gradient transformation in place of optax's ready-made optimizers, because those tie
-# the kind of weight decay to the optimizer; here it is a choice of its own.
+# Optax's ready-made optimizers tie the kind of weight decay to the optimizer. These are
+# chained from gradient transformations, so that `decay` can be chosen for each.
 
 
 def polynomial(
@@ -21,9 +21,10 @@ def polynomial(
     warmup_steps: int = 0,
     end_learning_rate: float = 0.0,
 ) -> optax.Schedule:
-    """`(1 - t)^power` from `learning_rate` down, after a linear warm-up.
+    """Decays from `learning_rate` as `(1 - t)^power`, after a linear warm-up.
 
-    The "poly" policy of DeepLab: Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.
+    `t` grows from 0 to 1 between the warm-up and the end of the run. The "poly" policy
+    of DeepLab: Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.
     """
     _check("polynomial", learning_rate, warmup_steps, total_steps)
     decay = optax.polynomial_schedule(
@@ -39,7 +40,7 @@ def cosine(
     warmup_steps: int = 0,
     end_learning_rate: float = 0.0,
 ) -> optax.Schedule:
-    """Half a cosine from `learning_rate` down, after a linear warm-up.
+    """Decays from `learning_rate` as half a cosine, after a linear warm-up.
 
     Loshchilov and Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts.
     """
@@ -55,7 +56,7 @@ def cosine(
 def constant(
     total_steps: int, *, learning_rate: float, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """`learning_rate` throughout, after a linear warm-up."""
+    """Stays at `learning_rate`, after a linear warm-up."""
     _check("constant", learning_rate, warmup_steps, total_steps)
     flat = optax.constant_schedule(learning_rate)
     return _warm_up(flat, learning_rate, warmup_steps)
@@ -76,7 +77,7 @@ def _check(
 def _warm_up(
     schedule: optax.Schedule, learning_rate: float, warmup_steps: int
 ) -> optax.Schedule:
-    # The first step already learns: the ramp starts one step in.
+    # Start above 0: a step with a learning rate of 0 would be wasted.
     ramp = optax.linear_schedule(
         learning_rate / (warmup_steps + 1), learning_rate, max(1, warmup_steps)
     )
@@ -97,17 +98,19 @@ def sgd(
     """Stochastic gradient descent with momentum.
 
     Args:
-        schedule: step to learning rate.
-        momentum: share of the last update that is kept, in [0, 1).
-        nesterov: look ahead along the momentum.
-        weight_decay: pull on kernels; biases and normalisation are left out.
-        decay: "l2" adds the pull to the gradient (so momentum carries it on),
-            "decoupled" to the update (Loshchilov and Hutter 2019, arXiv:1711.05101).
-        clip_norm: largest global norm of the gradient, of all groups; None is any.
-        accumulate_steps: steps whose mean gradient makes one update. The rate is that
-            of the first of them; steps left over at the end of a run update nothing.
-        groups: what is different for some of the parameters: fields of a
-            `ParameterGroup` each. The first that matches a parameter has it.
+        schedule: maps a step to its learning rate.
+        momentum: decay of the running sum of gradients, in [0, 1).
+        nesterov: whether to use Nesterov momentum.
+        weight_decay: weight decay of kernels, not of biases and normalisation.
+        decay: "l2" adds the weight decay to the gradient, before momentum;
+            "decoupled" adds it to the update (Loshchilov and Hutter 2019,
+            arXiv:1711.05101).
+        clip_norm: maximum norm of the gradient over all groups; None does not clip.
+        accumulate_steps: number of steps to average the gradient over for one update.
+            The update uses the learning rate of the first of these steps. Steps left
+            over at the end of a run cause no update.
+        groups: settings for some of the parameters; each entry has the fields of a
+            `ParameterGroup`. A parameter belongs to the first group that matches it.
     """
     core = optax.trace(decay=momentum, nesterov=nesterov)
     shared = weight_decay, decay, clip_norm, accumulate_steps, groups
@@ -129,17 +132,18 @@ def adamw(
     """Adam with weight decay: Loshchilov and Hutter 2019 (arXiv:1711.05101), alg. 2.
 
     Args:
-        schedule: step to learning rate.
-        b1: decay of the mean of the gradients.
-        b2: decay of the mean of their squares.
-        eps: added to the root of the latter.
-        weight_decay: pull on kernels; biases and normalisation are left out.
-        decay: "decoupled" adds the pull to the update, "l2" to the gradient.
-        clip_norm: largest global norm of the gradient, of all groups; None is any.
-        accumulate_steps: steps whose mean gradient makes one update. The rate is that
-            of the first of them; steps left over at the end of a run update nothing.
-        groups: what is different for some of the parameters: fields of a
-            `ParameterGroup` each. The first that matches a parameter has it.
+        schedule: maps a step to its learning rate.
+        b1: decay of the running mean of the gradients.
+        b2: decay of the running mean of the squared gradients.
+        eps: added to the square root of the latter.
+        weight_decay: weight decay of kernels, not of biases and normalisation.
+        decay: "decoupled" adds the weight decay to the update, "l2" to the gradient.
+        clip_norm: maximum norm of the gradient over all groups; None does not clip.
+        accumulate_steps: number of steps to average the gradient over for one update.
+            The update uses the learning rate of the first of these steps. Steps left
+            over at the end of a run cause no update.
+        groups: settings for some of the parameters; each entry has the fields of a
+            `ParameterGroup`. A parameter belongs to the first group that matches it.
     """
     core = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     shared = weight_decay, decay, clip_norm, accumulate_steps, groups
@@ -171,7 +175,7 @@ def _chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     )
     pull = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
-    # optax counts updates, a schedule steps.
+    # Optax counts updates; the schedule takes steps.
     rate = optax.scale_by_learning_rate(lambda n: schedule(n * accumulate_steps))
 
     def steps(pull: optax.GradientTransformation) -> list[optax.GradientTransformation]:
@@ -202,7 +206,7 @@ def _chain(
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:
-    """True at convolution and dense kernels: not at biases, scales or offsets."""
+    """True at convolution and dense kernels, False at biases, scales and offsets."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key == "kernel", params
     )

@@ -1,4 +1,4 @@
-"""Parameters that an optimizer treats otherwise than the rest, chosen by their path."""
+"""Optimizer settings for groups of parameters, which are selected by their paths."""
 
 import dataclasses
 import re
@@ -10,15 +10,15 @@ import optax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """What is different for the parameters whose path matches.
+    """Optimizer settings for the parameters with a matching path.
 
     Attributes:
-        match: regular expression, searched for in paths such as
+        match: regular expression that is searched for in paths such as
             "backbone/stage1/block0/conv1/kernel".
-        learning_rate_factor: times the schedule; over 0.
-        weight_decay: pull on every parameter of the group, biases and normalisation
-            too; None is as outside of any group.
-        frozen: True leaves the parameters as they are, and keeps no state for them.
+        learning_rate_factor: factor of the learning rate, above 0.
+        weight_decay: weight decay of every parameter of the group, including biases
+            and normalisation; None uses that of parameters outside all groups.
+        frozen: True keeps the parameters fixed, without optimizer state for them.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -39,7 +39,7 @@ class ParameterGroup:
         if self.learning_rate_factor <= 0:
             raise ValueError(
                 f"{self}: learning_rate_factor must be > 0, got "
-                f"{self.learning_rate_factor}; frozen=True stops training."
+                f"{self.learning_rate_factor}; use frozen=True to fix parameters."
             )
         if self.weight_decay is not None and self.weight_decay < 0:
             raise ValueError(
@@ -47,7 +47,7 @@ class ParameterGroup:
             )
         if self.frozen and (self.learning_rate_factor, self.weight_decay) != (1, None):
             raise ValueError(
-                f"{self}: frozen must not come with learning_rate_factor or "
+                f"{self}: frozen must not be combined with learning_rate_factor or "
                 "weight_decay; leave them out."
             )
 
@@ -59,10 +59,12 @@ def partition(
     groups: Sequence[ParameterGroup],
     make: Callable[[ParameterGroup], optax.GradientTransformation],
 ) -> optax.GradientTransformation:
-    """Transforms each parameter as its group says: the first that matches its path.
+    """Applies to each parameter the transformation of the first group that matches it.
+
+    Parameters without a group get the transformation of a group with default settings.
 
     Raises:
-        ValueError: on `init`, if a group is that of no parameter.
+        ValueError: on `init`, if a group has no parameters.
     """
     groups = {f"group{i}": group for i, group in enumerate(groups)}
     groups["others"] = ParameterGroup(match="")
@@ -79,8 +81,9 @@ def partition(
         for key, group in groups.items():
             if key not in {"others", *found.values()}:
                 raise ValueError(
-                    f"{group}: match must find a parameter that no group before it "
-                    f"does; of {len(paths)}, here are {_some(list(paths.values()))}."
+                    f"{group}: match must find a parameter that no earlier group "
+                    f"matches; some of the {len(paths)} parameters are "
+                    f"{_some(list(paths.values()))}."
                 )
         return jax.tree_util.tree_map_with_path(lambda path, _: found[path], params)
 
@@ -88,5 +91,5 @@ def partition(
 
 
 def _some(paths: Sequence[str]) -> str:
-    """A few from everywhere, for a message."""
+    """At most eight of the paths, evenly spaced, for a message."""
     return ", ".join(paths[:: -(-len(paths) // 8)])

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run, all checked before anything starts."""
+"""Makes the parts of a run from its config, and checks them before it starts."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,7 +57,7 @@ class Setup:
 
 
 def make_setup(config: ConfigDict) -> Setup:
-    """Resolves every name of a config and opens its dataset.
+    """Resolves every name in a config and opens its dataset.
 
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
@@ -101,7 +101,7 @@ def _trace(
     num_outputs: int,
     total_steps: int,
 ) -> None:
-    """Lets both check their hyperparameters, which they do when they are traced."""
+    """Traces the augmentation and the loss, which makes them check hyperparameters."""
     shape = jax.ShapeDtypeStruct
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
@@ -120,14 +120,15 @@ def _trace(
 def make_configured_loss(
     config: RunConfig, terms: Sequence[Term], pixel_counts: Int[np.ndarray, "n c"]
 ) -> Callable | ScheduledLoss:
-    """The loss of a config, which takes class ids.
+    """Makes the loss of a config; it takes class ids.
 
-    For losses of sigmoids they are made into a mask for each logit.
+    For sigmoid losses, the class ids are converted to one mask per logit.
 
     Args:
-        config: of a run.
-        terms: from `choose_terms`.
-        pixel_counts: of each class in each training image, for weights chosen by name.
+        config: the config of a run.
+        terms: the result of `choose_terms`.
+        pixel_counts: number of pixels of each class in each training image. Class
+            weights chosen by name are computed from it.
     """
     num_classes = pixel_counts.shape[1]
     num_outputs = config.count_outputs(num_classes)
@@ -138,8 +139,8 @@ def make_configured_loss(
             return chosen
         if num_outputs < num_classes:
             raise ValueError(
-                "config.loss: one logit has no class weights by name; two classes are "
-                "weighed by pos_weight, where the loss has it."
+                "config.loss: class_weights by name need one logit per class, but two "
+                "classes share one logit here; use pos_weight if the loss has it."
             )
         return chosen | {"class_weights": by_name(pixel_counts)}
 
@@ -172,9 +173,10 @@ def make_configured_optimizer(config: RunConfig) -> optax.GradientTransformation
 
 
 def choose_terms(config: RunConfig) -> list[Term]:
-    """Resolves schedules and methods for class weights in the terms of the loss.
+    """Resolves the sections with a `name` in the terms of the loss.
 
-    Class weights chosen by name become functions of the pixel counts.
+    A schedule becomes a `Scheduled`. A method for class weights becomes a function of
+    the pixel counts.
 
     Raises:
         ValueError: if a hyperparameter is unknown or cannot follow a schedule.
@@ -182,7 +184,7 @@ def choose_terms(config: RunConfig) -> list[Term]:
     names = [term.name for term in config.loss]
     parts = []
     for place, term in enumerate(config.loss, start=1):
-        # If a loss occurs twice, each term has a title of its own.
+        # Number the terms of a loss that occurs more than once.
         title = term.name if names.count(term.name) == 1 else f"{term.name}_{place}"
         chosen = {"weight": term.weight} | term.hyperparameters
         for field, value in chosen.items():

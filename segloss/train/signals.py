@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the loop answers between two steps."""
+"""Turns Ctrl-C and SIGTERM into a request that the loop checks after each step."""
 
 import contextlib
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class StopRequest:
-    """Whether the run was asked to stop, and by which signal."""
+    """True once a signal asked the run to stop; `number` is that signal."""
 
     number: signal.Signals | None = None
 
@@ -17,9 +17,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Turns the first SIGINT or SIGTERM into a request; a second one acts at once.
+    """Turns the first SIGINT or SIGTERM into a request; a second acts as usual.
 
-    Outside the main thread, where signals cannot be caught, the request never comes.
+    Signals can be caught in the main thread only; elsewhere this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Where a run starts: at its newest checkpoint, with given weights, or afresh."""
+"""The first state of a run: from a checkpoint, pretrained weights, or random."""
 
 import contextlib
 import dataclasses
@@ -24,14 +24,14 @@ from segloss.trained.checkpoints import Checkpoints, Restored
 
 @dataclasses.dataclass
 class Start:
-    """The first state of a run, and what earlier parts of the run have counted.
+    """The first state of a run, and the totals from before it was resumed.
 
     Attributes:
         state: the state on the host.
         seconds: seconds of training so far.
-        images_seen: images used so far; None for a run older than this count.
-        pretrained: file and SHA-256 of the weights that the run began with; None if
-            there were none.
+        images_seen: images used so far; None if the checkpoint does not store it.
+        pretrained: file and SHA-256 of the pretrained weights that the run started
+            from; None if there were none.
     """
 
     state: TrainState
@@ -43,11 +43,13 @@ class Start:
 def find_start(
     setup: Setup, config: ConfigDict, workdir: Path, console: Console
 ) -> Start:
-    """Restores the newest checkpoint, or makes a state, with the weights of a file.
+    """Restores the newest checkpoint if there is one, else makes a new state.
+
+    A new state has pretrained weights if the config names a file.
 
     Raises:
         ValueError: if the run in `workdir` has another config or dataset, or the
-            weights do not fit.
+            weights do not fit the model.
     """
     if (directory := workdir / "checkpoints").is_dir():
         with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
@@ -59,7 +61,7 @@ def find_start(
                 check_same_weights(config, start.pretrained)
                 return start
     path = setup.config.pretrained
-    # Read first, because making a state may take a while.
+    # Read the file first to report faults early: making a state may take a while.
     weights = load_weights(path) if path else None
     state = _fresh_state(setup)
     return _begin_with(weights, state, setup, console) if weights else Start(state)
@@ -97,7 +99,7 @@ def _begin_with(
     warn_of_another_resnet(setup.model, weights)
     source, digest = weights.source, sha256_of(weights.source)
     console.print(
-        f"begins with the weights of {source}: {weights.layout}, "
+        f"starts from the weights in {source}: {weights.layout}, "
         f"{len(weights.arrays)} arrays, {weights.num_parameters / 1e6:.2f} M "
         f"parameters, SHA-256 {digest[:16]}",
         soft_wrap=True,

@@ -1,4 +1,4 @@
-"""The train step: written for one device, mapped over all by `segloss.devices`."""
+"""The train step, for one device; `segloss.devices` maps it over all devices."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -23,21 +23,21 @@ from segloss.trained.inference import of_each_class
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run needs to go on; `step` is the position in the data as well.
+    """The state from which a run can resume; `step` is also the position in the data.
 
-    The fields are trees of arrays, or of whatever `jax.tree.map` makes of them.
+    The fields are trees of arrays, or of the results of `jax.tree.map` on them.
     """
 
     step: Any
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
-    # Raw key data, because a checkpoint holds plain arrays.
+    # Raw key data, because checkpoints contain plain arrays.
     key: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
+        """The variables that `model.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -48,7 +48,7 @@ def make_state(
     seed: int,
     image_hw: tuple[int, int],
 ) -> TrainState:
-    """The state before the first step, a pure function of the seed."""
+    """Makes the state before the first step; the random weights depend on `seed`."""
     init_key, key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, *image_hw, 3))
     init = jax.jit(functools.partial(model.init, train=False))
@@ -71,15 +71,15 @@ def train_step(
     optimizer: optax.GradientTransformation,
     augment: Callable,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step on one device's share of the batch; needs the mapped axis `AXIS`.
+    """Takes one step on one device's part of the batch; needs the mapped axis `AXIS`.
 
-    Where the model gives several logits, as `MultiScale` does, the loss is the sum of
-    those of each, at its own size.
+    If the model returns several logits, as `MultiScale` does, the loss is the sum of
+    the losses of each, computed at its own size.
 
     Returns:
-        The next state, equal on all devices, and scalars: the global batch's `loss`,
-        its `grad_norm` before clipping, the `param_norm` that results, and the values
-        that schedules gave the loss.
+        The next state and scalars by name, both equal on all devices. The scalars are
+        `loss` of the global batch, `grad_norm` before clipping, `param_norm` after the
+        update, and the scheduled hyperparameters of the loss.
     """
     loss, scheduled = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
@@ -121,13 +121,14 @@ def attention_step(
     augment: Callable,
     class_names: Sequence[str],
 ) -> dict[str, jax.Array]:
-    """Which class gets how much of the gradient of the `train_step` with these arrays.
+    """Computes the share of each class in the loss gradient and in the pixels.
 
-    Where the model gives several logits, of that through the last: the fused ones.
+    The arguments are those of the `train_step` to examine. If the model returns several
+    logits, only the last, the fused ones, are used.
 
     Returns:
         Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
-        `pixel_share/NAME` of each class, equal on all devices.
+        `pixel_share/NAME` for each class, equal on all devices.
     """
     loss, _ = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
@@ -159,12 +160,12 @@ def attention_step(
 def _augmented(
     state: TrainState, batch: Batch, augment: Callable
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-    """This device's share as the step sees it: images, labels and what is valid.
+    """Augments this device's part of the batch.
 
-    Then, by name, what else the loss takes; the batch holds it where the loss asks.
+    Returns images, labels, valid, and a dict of the further arrays that the loss takes.
     """
     rows = batch["labels"].shape[0]
-    # A key by the place in the global batch: the same images however many devices.
+    # Keys depend on the place in the global batch, not on the number of devices.
     place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
     keys = jax.vmap(functools.partial(jax.random.fold_in, _step_key(state)))(place)
     inputs = {k: batch[k] for k in ("distances",) if k in batch}
@@ -177,14 +178,14 @@ def _augmented(
 def _forward(
     state: TrainState, params: Any, images: jax.Array, batch: Batch, model: nn.Module
 ) -> tuple[jax.Array | tuple[jax.Array, ...], Any]:
-    """Logits as in training, and the BatchNorm statistics that result."""
+    """Returns the logits in training mode, and the updated BatchNorm statistics."""
     logits, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         normalize(images),
         train=True,
         sample_valid=batch["sample_valid"],
         mutable=["batch_stats"],
-        # A place that no sample has, because augmentation draws from theirs.
+        # No sample has this place; augmentation uses the keys of their places.
         rngs={"dropout": jax.random.fold_in(_step_key(state), np.uint32(2**32 - 1))},
     )
     return logits, updated.get("batch_stats", {})
@@ -196,10 +197,10 @@ def _pair_up(
     valid: jax.Array,
     inputs: dict[str, jax.Array],
 ) -> list[tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]]:
-    """What the loss takes, for each of the model's logits.
+    """Pairs each of the model's logits with arguments of the loss at the same size.
 
-    Of several, each has the labels of the pixels nearest to its own, which are those
-    that PIL's NEAREST takes. Distances stay in pixels of the image.
+    For several logits, labels, valid and inputs are resized by nearest neighbour, which
+    picks the same pixels as PIL's NEAREST. Distances stay in pixels of the image.
     """
     if not isinstance(logits, tuple):
         return [(logits, labels, valid, inputs)]

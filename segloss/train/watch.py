@@ -1,4 +1,4 @@
-"""Evaluation during training: the scores of one split, and who gets the gradient."""
+"""Evaluation during training: scores on one split, and gradient shares by class."""
 
 import functools
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from segloss.trained.evaluation import evaluate, evaluation_step
 
 
 class Watch:
-    """Scores a run on `config.evaluate.split`.
+    """Evaluates a run on `config.evaluate.split`.
 
     Args:
-        setup: the run.
-        console: where scores are printed.
-        on_progress: called after every batch; may raise to stop an evaluation.
+        setup: the parts of the run.
+        console: prints the scores.
+        on_progress: called after every batch; it may raise to stop the evaluation.
     """
 
     def __init__(self, setup: Setup, console: Console, on_progress: Callable[[], None]):
@@ -33,7 +33,7 @@ class Watch:
 
     @functools.cached_property
     def evaluation_step(self) -> Callable:
-        """The mapped `evaluation_step`; looks at each image once."""
+        """The mapped `evaluation_step`; it uses a single scale and no flip."""
         return map_over_devices(
             evaluation_step,
             mapping=self._setup.config.mapping,
@@ -54,13 +54,13 @@ class Watch:
         )
 
     def attention(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        """Shares of the classes in the gradient of the step with these arrays."""
-        # Awaited, because two programs with collectives at once can deadlock on CPU
-        # devices.
+        """Shares of the classes in the gradient of the step on this batch."""
+        # Wait for the result: two concurrent programs with collectives can deadlock on
+        # CPU devices.
         return jax.block_until_ready(self._attention_step(state, batch))
 
     def scores(self, state: TrainState, progress: Progress) -> dict[str, float]:
-        """Evaluates a replicated state; returns what `metrics.summary` does."""
+        """Evaluates a replicated state and returns its `metrics.summary`."""
         config, dataset = self._setup.config, self._setup.dataset
         split = config.evaluate.split
         task = progress.add_task(split, total=len(dataset.source(split)))
@@ -85,7 +85,7 @@ class Watch:
         return metrics.summary(evaluation.confusion)
 
     def has_scores(self, writer: MetricWriter, step: int) -> bool:
-        """Whether the scores of a step were written before the run was stopped."""
+        """Whether the scores of a step were written before the run was resumed."""
         return writer.has(step, f"{self._setup.config.evaluate.split}_mean_iou")
 
     def write(self, writer: MetricWriter, step: int, summary: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Uses of a trained model: evaluation, prediction, export; none needs an optimizer."""
+"""Evaluation, prediction and export of trained models; needs no optimizer."""
 
 from segloss.trained.export import export
 from segloss.trained.model import TrainedModel, load_trained

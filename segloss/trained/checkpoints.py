@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: the newest, and the best by mean IoU."""
+"""Checkpoints, stored by orbax: the newest, and the best by mean IoU."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ _NOT_SCORED = -1.0
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint read back; `meta` is what was saved beside the state."""
+    """A restored checkpoint; `meta` holds the values saved with the state."""
 
     state: Any
     step: int
@@ -25,20 +25,20 @@ class Restored:
 
 
 class Checkpoints:
-    """Directory of checkpoints `STEP/`, written in the background.
+    """A directory of checkpoints `STEP/`, which are written in the background.
 
     Args:
-        directory: made where it is missing, unless `read_only`.
+        directory: created if missing, unless `read_only`.
         read_only: only restores; the directory must exist.
 
     Raises:
-        FileNotFoundError: if `read_only` and there is no checkpoint.
+        FileNotFoundError: if `read_only` and the directory does not exist.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
         if read_only and not directory.is_dir():
             raise FileNotFoundError(
-                f"no checkpoint lies in {directory}; train with this --workdir first."
+                f"{directory} has no checkpoint; train with this --workdir first."
             )
         self.directory = directory
         policy = AnyPreservationPolicy(
@@ -52,27 +52,27 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics["mean_iou"],
-                # Not orbax's own `read_only`, which warns on every terminal.
+                # Orbax's own `read_only` would print a warning every time.
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
             ),
         )
 
     def save(self, state: Any, *, mean_iou: float | None, meta: dict[str, Any]) -> None:
-        """Starts to write the state as checkpoint `state.step`.
+        """Starts writing the state as checkpoint `state.step`.
 
-        A checkpoint that exists already is not written again, but takes the new score.
+        If that checkpoint exists, only its score is updated, if one is given.
 
         Args:
             state: one device's copy, on the host.
-            mean_iou: score of this state; None where it was not evaluated.
-            meta: what can be written as JSON.
+            mean_iou: score of this state; None if it was not evaluated.
+            meta: values that can be written as JSON.
         """
         step = int(state.step)
         exists = step in self._manager.all_steps()
         if exists and mean_iou is None:
             return
-        # What was not evaluated, or has no class to score, ranks below all that was.
+        # A state without a score, or with a mean over no classes, ranks last.
         if mean_iou is None or math.isnan(mean_iou):
             mean_iou = _NOT_SCORED
         if exists:
@@ -88,8 +88,8 @@ class Checkpoints:
         )
 
     def _replace_score(self, step: int, mean_iou: float) -> None:
-        # Orbax cannot change a checkpoint, and deleting it first could lose it. It
-        # stores the metrics as a file of JSON, which is replaced atomically.
+        # Orbax cannot change a checkpoint, and deleting it first could lose it. But
+        # it stores the metrics in a JSON file, which can be replaced atomically.
         self._manager.wait_until_finished()
         write_json(
             self.directory / str(step) / "metrics" / "metrics", {"mean_iou": mean_iou}
@@ -97,15 +97,15 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, like: Any, *, which: str = "newest") -> Restored | None:
-        """Reads a checkpoint; None if there is none.
+        """Reads a checkpoint; returns None if there is none.
 
         Args:
-            like: a tree with the structure and shapes of the state. A dict of some of
-                its fields reads only these.
+            like: a tree with the structure and shapes of the state. A dict with some of
+                the fields of the state restores only these.
             which: "newest" or "best".
 
         Raises:
-            ValueError: if the checkpoint is of another model.
+            ValueError: if the structure or a shape differs from that of `like`.
         """
         step = self._find(which)
         if step is None:
@@ -125,20 +125,20 @@ class Checkpoints:
             parts = self._manager.restore(step, args=ocp.args.Composite(state=template))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(misfit) from error
-        # Orbax takes a tree of the same names whatever the shapes.
+        # Orbax compares the names in the tree, but not the shapes.
         if jax.tree.map(np.shape, parts.state) != jax.tree.map(np.shape, like):
             raise ValueError(misfit)
         return Restored(state=parts.state, step=step, meta=self.read_meta(which))
 
     def read_meta(self, which: str = "newest") -> dict[str, Any]:
-        """What was saved beside the state.
+        """Reads the values saved with the state.
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
         """
         step = self._find(which)
         if step is None:
-            raise FileNotFoundError(f"no checkpoint lies in {self.directory}.")
+            raise FileNotFoundError(f"{self.directory} has no checkpoint.")
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args).meta
 
@@ -152,5 +152,5 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until all checkpoints are written."""
         self._manager.close()

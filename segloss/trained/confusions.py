@@ -1,4 +1,4 @@
-"""The confusion matrix of each image of a split, on disk."""
+"""Stores the confusion matrix of each image of a split on disk."""
 
 import os
 import zipfile
@@ -12,15 +12,15 @@ _CELL = np.dtype([("place", np.int32), ("pixels", np.int32)])
 
 
 class ConfusionStore:
-    """Takes confusion matrices image by image and writes them as one array.
+    """Collects confusion matrices image by image and writes them as one array.
 
-    A split of 100,000 images and 150 classes has 9 GB of counts, and most of them are
-    0. The store keeps the others in a file, so memory holds one matrix at a time.
+    A split of 100,000 images and 150 classes has 9 GB of counts, most of which are 0.
+    The store keeps the other counts in a file, so memory holds one matrix at a time.
 
     Args:
         file: an empty file, open for reading and writing, that only the store uses.
-        num_images: images of the split.
-        num_classes: rows and columns of each matrix.
+        num_images: number of images in the split.
+        num_classes: number of rows and columns of each matrix.
     """
 
     def __init__(self, file: BinaryIO, num_images: int, num_classes: int):
@@ -30,7 +30,7 @@ class ConfusionStore:
         self._spans = np.zeros((num_images, 2), np.int64)
 
     def add(self, ids: Iterable[int], confusions: Int[np.ndarray, "b c c"]) -> None:
-        """Keeps the matrices of the images at positions `ids`, in any order."""
+        """Stores the matrices of the images at positions `ids`, in any order."""
         for i, confusion in zip(ids, confusions, strict=True):
             places = np.flatnonzero(confusion)
             cells = np.empty(len(places), _CELL)
@@ -40,9 +40,9 @@ class ConfusionStore:
             self._file.write(cells.tobytes())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `per_image`, int32 `[n, c, c]`, to an .npz file that `np.load` reads.
+        """Writes `per_image`, int32 `[n, c, c]`, to an .npz file for `np.load`.
 
-        A matrix that was not added is zeros. Call it once, after the last `add`.
+        Matrices that were not added are zero. Call once, after the last `add`.
         """
         header = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)),

@@ -1,4 +1,4 @@
-"""Evaluation: each image once, counts added up as integers, divided once."""
+"""Evaluation of a split: sums the integer confusion counts of all images."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ from segloss.data import Batch, Dataset, InOrder, iterate_batches, round_up
 from segloss.devices import shard
 from segloss.trained.inference import predict_labels
 
-# Positions of images in a split, and the confusion of each.
+# Takes the positions of images in a split, and the confusion of each.
 OnConfusions = Callable[[Int64[np.ndarray, " b"], Int[np.ndarray, "b c c"]], None]
 
 
@@ -28,8 +28,8 @@ class Evaluation:
     Attributes:
         split: name of the split.
         confusion: counts of the whole split: rows are labels, columns are predictions.
-        image_scores: mean IoU of each image alone, in the split's order; NaN for one
-            without a labelled pixel.
+        image_scores: mean IoU of each image alone, in the order of the split; NaN for
+            an image without labelled pixels.
     """
 
     split: str
@@ -45,7 +45,7 @@ def evaluation_step(
     inference: Inference,
     num_classes: int,
 ) -> jax.Array:
-    """Confusion matrix of each image, int32 `[b, num_classes, num_classes]`."""
+    """Computes the confusion of each image, int32 `[b, num_classes, num_classes]`."""
     predicted = predict_labels(
         variables, batch["images"], batch["hw"], model=model, inference=inference
     )
@@ -65,27 +65,27 @@ def evaluate(
     on_batch: Callable[[int], None] = lambda images: None,
     on_confusions: OnConfusions = lambda ids, confusions: None,
 ) -> Evaluation:
-    """Counts the confusions of one split at the images' full size.
+    """Computes the confusion of one split at the full size of the images.
 
-    Each image is padded as prediction pads it, whatever else is in the split. Images
-    that then have one size share batches; each size is compiled once. Each image and
-    its labels are decoded once, and no confusion is kept longer than its batch.
+    Each image is padded as for prediction, independently of the other images. Images
+    with the same padded size share batches, and each size is compiled once. Each image
+    and its labels are decoded once. The confusions of single images are not kept.
 
     Args:
         evaluation_step: `evaluation_step`, mapped over the devices.
         replicated_variables: the model's variables on every device.
-        dataset: where the split lies.
-        split: which split.
-        batch_size: images at once, over all devices.
-        size_multiple: both sides are padded to a multiple of so many pixels.
-        num_threads: threads that read ahead.
-        on_batch: called with the number of images of each batch that is done.
-        on_confusions: called with the positions of each batch's images in the split,
-            and the confusion of each. The order of the batches is by size of image.
+        dataset: the dataset with the split.
+        split: name of the split.
+        batch_size: number of images in a batch, over all devices.
+        size_multiple: both sides are padded to a multiple of this number of pixels.
+        num_threads: number of threads that read ahead.
+        on_batch: called after each batch with its number of images.
+        on_confusions: called after each batch with the positions of its images in the
+            split, and the confusion of each. Batches are grouped by size of image.
 
     Raises:
-        BadSampleError: if a sample cannot be used, however training takes it: the score
-            of the others would be of another split.
+        BadSampleError: if a sample cannot be used. It is not skipped, even if training
+            skips bad samples, because the score would be that of a smaller split.
     """
     source = dataset.source(split)
     image_hw = np.array([source.label_hw(i) for i in range(len(source))])

@@ -1,4 +1,4 @@
-"""Export: a run's model as one file that needs neither segloss nor flax."""
+"""Exports a run's model to one file that needs neither segloss nor flax."""
 
 import dataclasses
 import functools
@@ -25,25 +25,29 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export(
     config: ConfigDict, workdir: str | Path, *, image_hw: tuple[int, int] | None = None
 ) -> Path:
-    """Writes what `predict` does to an image, weights included, by `jax.export`.
+    """Exports a run's model, with its weights and preprocessing, by `jax.export`.
 
-    `exported/model.bin` takes RGB images, uint8 `[b, h, w, 3]`, of any number, and
-    gives class ids, uint8 `[b, h, w]`; `exported/model.json` says which classes those
-    are and where the model comes from; `exported/serving.py` loads it where only jax,
-    numpy and flatbuffers are installed. JAX promises that a version at most six months
-    newer than the one here can read the file, and one at most three weeks older.
+    Writes three files:
+
+    - `exported/model.bin` maps any number of RGB images, uint8 `[b, h, w, 3]`, to class
+      ids, uint8 `[b, h, w]`.
+    - `exported/model.json` describes the classes and the origin of the model.
+    - `exported/serving.py` loads the model; it needs only jax, numpy and flatbuffers.
+
+    JAX guarantees that versions up to six months newer and up to three weeks older than
+    the one that exports can read the file.
 
     Args:
-        config: the run's config; `config.evaluate` says how images are predicted.
-        workdir: the run.
-        image_hw: height and width of the images; None is any.
+        config: the run's config; `config.evaluate` controls how images are predicted.
+        workdir: directory of the run.
+        image_hw: height and width of the images; None allows any size.
 
     Returns:
-        The directory of the three.
+        The directory of the three files.
 
     Raises:
         FileNotFoundError: if the run has no checkpoint.
-        ValueError: if `image_hw` is no size, or the model needs one.
+        ValueError: if `image_hw` is not a size, or is None and the model needs one.
     """
     if image_hw is not None and not is_size(image_hw):
         raise ValueError(
@@ -52,8 +56,8 @@ def export(
         )
     if image_hw is None and config.evaluate.window_hw is not None:
         raise ValueError(
-            "config.evaluate.window_hw: how many windows there are depends on the "
-            "image; give its --size=HEIGHT,WIDTH."
+            "config.evaluate.window_hw: the number of windows depends on the size of "
+            "the images; add --size=HEIGHT,WIDTH."
         )
     trained = load_trained(config, Path(workdir))
     exported = make_exported(trained, image_hw)
@@ -62,7 +66,7 @@ def export(
         "class_names": list(trained.class_names),
         "ignore_label": trained.ignore_label,
         "inference": dataclasses.asdict(trained.inference),
-        # What the model does to images itself.
+        # The model itself normalises its input with these.
         "normalization": {"mean_rgb": MEAN_RGB, "stddev_rgb": STDDEV_RGB},
         "platforms": list(exported.platforms),
         "calling_convention_version": exported.calling_convention_version,
@@ -83,7 +87,7 @@ def export(
 def make_exported(
     trained: TrainedModel, image_hw: tuple[int, int] | None
 ) -> jax.export.Exported:
-    """What `model.bin` holds; see `export`, also for what it raises."""
+    """Makes the contents of `model.bin`; see `export`, which raises the same errors."""
     symbols = "b, h, w" if image_hw is None else f"b, {image_hw[0]}, {image_hw[1]}"
     shape = (*jax.export.symbolic_shape(symbols), 3)
     predict = jax.jit(functools.partial(_predict, trained=trained))
@@ -91,18 +95,18 @@ def make_exported(
         return jax.export.export(predict, platforms=PLATFORMS)(
             jax.ShapeDtypeStruct(shape, jnp.uint8)
         )
-    # Python that asks a size for its value raises nearly anything.
+    # Code that needs the value of a symbolic size raises many kinds of errors.
     except Exception as error:
         if image_hw is not None:
             raise
         raise ValueError(
             f"{type(trained.model).__name__} cannot be exported for images of any "
-            f"size; give their --size=HEIGHT,WIDTH. ({str(error).splitlines()[0]})"
+            f"size; add --size=HEIGHT,WIDTH. ({str(error).splitlines()[0]})"
         ) from error
 
 
 def _predict(images: jax.Array, *, trained: TrainedModel) -> jax.Array:
-    """`TrainedModel.predict` of images of one size, which may be symbols."""
+    """Same as `TrainedModel.predict`, for a batch of one size, possibly symbolic."""
     b, h, w, _ = images.shape
     canvas_hw = round_up((h, w), trained.inference.size_multiple)
     canvas = jnp.broadcast_to(jnp.array(PAD_RGB, jnp.uint8), (b, *canvas_hw, 3))

@@ -1,4 +1,4 @@
-"""Prediction: class ids from one look at an image, or from several."""
+"""Predicts class ids: whole, in windows, at several scales, or mirrored too."""
 
 import fractions
 import functools
@@ -25,14 +25,14 @@ def predict_labels(
     model: nn.Module,
     inference: Inference,
 ) -> UInt8[Array, "b h w"]:
-    """Class id of each pixel.
+    """Predicts the class id of each pixel.
 
     Args:
-        variables: the model's.
-        images: RGB, padded; each lies in the upper left corner.
+        variables: the variables of the model.
+        images: RGB, padded at the bottom and on the right.
         hw: height and width of each image without its padding.
-        model: gives logits at the size of what it sees.
-        inference: how often it sees each image, and how.
+        model: returns logits at the size of its input.
+        inference: scales, flip and windows to use.
     """
 
     def forward(images):
@@ -48,15 +48,16 @@ def predict_labels(
     if not inference.flip:
         return _most_likely(sum_of_probs(images))
     widths = hw[:, 1]
-    # Mapped, so that the network is compiled once for both.
+    # `map` compiles the network once for both.
     seen, mirrored = lax.map(sum_of_probs, jnp.stack([images, _mirror(images, widths)]))
     return _most_likely(seen + _mirror(mirrored, widths))
 
 
 def of_each_class(logits: Float[Array, "*b c"]) -> Float[Array, "*b c2"]:
-    """Logits for a softmax: a single one is that of class 1 against class 0.
+    """Expands a single logit, that of class 1, to logits of two classes.
 
-    Its sigmoid is the softmax's probability of class 1.
+    The softmax of the result gives class 1 the sigmoid of the single logit. Two or more
+    logits are returned unchanged.
     """
     if logits.shape[-1] > 1:
         return logits
@@ -64,7 +65,7 @@ def of_each_class(logits: Float[Array, "*b c"]) -> Float[Array, "*b c2"]:
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """Where windows along one side begin, so that they cover each pixel of it."""
+    """First pixel of each window along one side; the windows cover the whole side."""
     last = max(0, size - window)
     return [*range(0, last, stride), last]
 
@@ -77,7 +78,7 @@ def _look(
     scale: float | int,
     inference: Inference,
 ) -> Float[Array, "b h w c"]:
-    """Logits from the image at one scale, at its own size."""
+    """Predicts images at one scale; returns logits at their original size."""
     if scale == 1:
         return _in_windows(forward, normalize(images), inference)
     canvas_hw = images.shape[1:3]
@@ -96,7 +97,7 @@ def _look(
 def _in_windows(
     forward: Callable, images: Float[Array, "b h w 3"], inference: Inference
 ) -> Float[Array, "b h w c"]:
-    """Logits of whole images where one window holds them, else log-probabilities."""
+    """Returns logits if one window covers the images, else log-probabilities."""
     if inference.window_hw is None:
         return forward(images)
     b, *hw, _ = images.shape
@@ -125,14 +126,15 @@ def _in_windows(
         pixel = jnp.arange(n)[:, None] - jnp.array(starts[axis - 1])[None]
         windows = ((pixel >= 0) & (pixel < window)).sum(axis=1)
         total /= jnp.expand_dims(windows, [a for a in range(4) if a != axis])
-    # Probabilities underflow to 0, whose logarithm no interpolation survives.
+    # Probabilities may underflow to 0, and interpolating -infinity gives NaN.
     return jnp.log(jnp.maximum(total, jnp.finfo(total.dtype).tiny))
 
 
 def _scale(size: Any, scale: float | int) -> Any:
-    """To the nearest pixel; under half the size a bit up, so that one is always left.
+    """Scales a size in pixels and rounds it to an integer.
 
-    Integers alone, so that the result is the same for arrays, ints and symbols.
+    Rounds to the nearest; for scales below 1/2 it adds more, so that at least one pixel
+    is left. Integer arithmetic gives the same result for arrays, ints and symbols.
     """
     ratio = fractions.Fraction(scale).limit_denominator(1000)
     p, q = ratio.numerator, ratio.denominator
@@ -145,9 +147,10 @@ def _resize(
     to_hw: Int[Array, "b 2"],
     canvas_hw: tuple[Any, Any],
 ) -> Float[Array, "b _ _ c"]:
-    """Bilinear interpolation of what lies in upper left corners, corners not aligned.
+    """Resizes the upper left `hw` of images to `to_hw` by bilinear interpolation.
 
-    What lies beside an image is not seen; what comes to lie beside it has no meaning.
+    The corners are not aligned (`align_corners=False`). Padding does not influence the
+    result, and the result is meaningless outside of `to_hw`.
     """
 
     def one(image, hw, to_hw):
@@ -177,7 +180,7 @@ def _inside(hw: Int[Array, "2"], canvas_hw: tuple[Any, Any]) -> Bool[Array, "h w
 def _mirror(
     images: Num[Array, "b h w c"], widths: Int[Array, " b"]
 ) -> Num[Array, "b h w c"]:
-    """Images turned left to right within their own width; padding stays in place."""
+    """Mirrors images left to right within their own width; padding stays in place."""
     columns, widths = jnp.arange(images.shape[2])[None], widths[:, None]
     source = jnp.where(columns < widths, widths - 1 - columns, columns)
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)

@@ -1,4 +1,4 @@
-"""The model of a finished or interrupted run."""
+"""Loads the model of a finished or interrupted run."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from segloss.trained.inference import predict_labels
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """The weights of a checkpoint, their classes, and where they come from."""
+    """A model with the weights of a checkpoint, its classes and its origin."""
 
     model: nn.Module
     variables: Any
@@ -33,7 +33,7 @@ class TrainedModel:
     images_seen: int | None
     seconds: float
     commit: str | None
-    # The file of weights that the run began with, and its SHA-256.
+    # File and SHA-256 of the pretrained weights that the run started from.
     pretrained: dict[str, str] | None
 
     @functools.cached_property
@@ -43,24 +43,24 @@ class TrainedModel:
         return functools.partial(predict, jax.device_put(self.variables))
 
     def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """Class ids of one RGB image; compiled once per size of the padded image."""
+        """Predicts the class ids of one RGB image; compiles once per padded size."""
         h, w, _ = image.shape
         canvas = put_on_canvas(image, round_up((h, w), self.inference.size_multiple))
         return np.asarray(self._predict(canvas[None], np.array([[h, w]])))[0, :h, :w]
 
 
 def load_trained(config: ConfigDict, workdir: str | Path) -> TrainedModel:
-    """Reads the checkpoint that `config.evaluate.checkpoint` names, newest or best.
+    """Loads the newest or the best checkpoint, as `config.evaluate.checkpoint` says.
 
     Raises:
-        FileNotFoundError: if the run has none.
-        ValueError: if it does not fit the config.
+        FileNotFoundError: if the run has no checkpoint.
+        ValueError: if the checkpoint does not fit the config.
     """
     return load_checkpoint(parse_config(config), Path(workdir))
 
 
 def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
-    """`load_trained` for a config that is parsed."""
+    """Same as `load_trained`, for a parsed config."""
     which = config.evaluate.checkpoint
     directory = workdir / "checkpoints"
     with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
@@ -69,7 +69,7 @@ def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
         init = functools.partial(model.init, train=False)
         images = jnp.zeros((1, *config.data.crop_hw, 3))
         shapes = jax.eval_shape(init, jax.random.key(0), images)
-        # Not the optimizer's state, which no prediction needs.
+        # Prediction does not need the state of the optimizer.
         like = {"batch_stats": {}} | {k: shapes[k] for k in shapes}
         restored = checkpoints.restore(like, which=which)
     return TrainedModel(

@@ -1,4 +1,4 @@
-"""Prediction for any images: class ids, overlays, and scores where labels lie."""
+"""Predicts images: writes class ids, overlays, and scores if there are labels."""
 
 import collections
 import functools
@@ -25,29 +25,29 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 def predict(
     config: ConfigDict, workdir: str | Path, images: str | Path
 ) -> dict[str, Any] | None:
-    """Predicts every image of a folder with a run's checkpoint.
+    """Predicts an image, or every image of a folder, with a run's checkpoint.
 
-    Writes `predictions/NAME/indices/STEM.png` (palette PNGs whose values are class ids)
-    and `predictions/NAME/overlays/STEM.png`. Where labels lie beside the images, as in
-    the `folder` format (`NAME/images`, `NAME/labels`), also `scores.json`.
+    Writes `predictions/NAME/indices/STEM.png` (palette PNGs with class ids as values)
+    and `predictions/NAME/overlays/STEM.png`. If there are labels next to the images, as
+    in the `folder` format (`NAME/images`, `NAME/labels`), also writes `scores.json`.
 
     Args:
         config: the run's config.
-        workdir: the run.
-        images: an image, a folder of images, or a folder that holds `images/`.
+        workdir: directory of the run.
+        images: an image, a folder of images, or a folder that contains `images/`.
 
     Returns:
-        The scores, None where no labels lie.
+        The scores; None if there are no labels.
 
     Raises:
-        FileNotFoundError: if there is no image, or no checkpoint.
-        ValueError: if a file cannot be read; it names the file.
+        FileNotFoundError: if there is no image or no checkpoint.
+        ValueError: if a file cannot be used; it names the file.
     """
     console = make_console()
     paths, label_dir, name = _find(Path(images).resolve())
     trained = load_trained(config, Path(workdir))
     directory = Path(workdir) / "predictions" / name
-    # Of an earlier set of this name, nothing must stay beside this one.
+    # Remove earlier predictions under the same name: the two must not mix.
     shutil.rmtree(directory, ignore_errors=True)
     for kind in ("indices", "overlays"):
         (directory / kind).mkdir(parents=True)
@@ -59,7 +59,7 @@ def predict(
         for path in paths:
             label_path = label_dir / f"{path.stem}.png"
             labels = _read_labels(label_path, trained) if label_path.exists() else None
-            # As it lies in a dataset, where its label may say which way it is turned.
+            # As in a dataset: the label's size may overrule the EXIF orientation.
             hw = None if labels is None else labels.shape
             image = _read(path, functools.partial(read_image, label_hw=hw))
             predicted = trained.predict(image)
@@ -85,7 +85,7 @@ def predict(
 
 
 def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
-    """The images, the folder where their labels would lie, and a name for the set."""
+    """Finds the images, the folder for their labels, and a name for the set."""
     if images.is_file():
         return [images], images.parent.parent / "labels", images.stem
     folder = images / "images" if (images / "images").is_dir() else images
@@ -97,7 +97,7 @@ def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
     )
     if not paths:
         raise FileNotFoundError(
-            f"--input={images}: no image ({', '.join(_SUFFIXES)}) lies there."
+            f"--input={images}: no image found; known are {', '.join(_SUFFIXES)}."
         )
     stems = collections.Counter(p.stem for p in paths)
     if twice := sorted(stem for stem, count in stems.items() if count > 1):
@@ -110,10 +110,10 @@ def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
 
 
 def _read(path: Path, read: Callable[[bytes], tuple[Image.Image, bool]]) -> np.ndarray:
-    """The pixels of a file, by the same rules as a `folder` dataset."""
+    """Reads the pixels of a file by the same rules as a `folder` dataset."""
     try:
         return np.asarray(read(path.read_bytes())[0])
-    # Decoders raise nearly anything on broken bytes.
+    # Decoders raise many kinds of errors on damaged files.
     except Exception as error:
         raise ValueError(f"{path}: cannot be used ({error}).") from error
 
@@ -138,8 +138,8 @@ def _count(
 ) -> Int64[np.ndarray, "c c"]:
     if labels.shape != predicted.shape:
         raise ValueError(
-            f"{path}: the image is {predicted.shape}, its labels {labels.shape} "
-            "(height, width); they must be equal."
+            f"{path}: the image is {predicted.shape} and its labels are {labels.shape} "
+            "(height, width); these sizes must be equal."
         )
     counts = metrics.confusion_matrix(
         predicted,

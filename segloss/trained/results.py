@@ -1,4 +1,4 @@
-"""Results of a run: its scores on a split, as files, tables and pictures."""
+"""Results of a run: its scores on a split, as files, tables and figures."""
 
 import dataclasses
 import tempfile
@@ -33,18 +33,18 @@ from segloss.writing import replacing, without_nan, write_json
 def evaluate_run(
     config: ConfigDict, workdir: str | Path, *, split: str | None = None
 ) -> dict[str, Any]:
-    """Evaluates a run's checkpoint, and prints the tables.
+    """Evaluates a run's checkpoint and prints the scores as tables.
 
-    Writes `evaluations/SPLIT_STEP/results.json` and a figure; where `config.evaluate`
-    asks for scales, flip or windows, the directory's name says so.
+    Writes `evaluations/SPLIT_STEP/results.json` and a figure. If `config.evaluate` sets
+    scales, flip or windows, they are added to the name of the directory.
 
     Args:
         config: the run's config.
-        workdir: the run.
-        split: the split; None is `config.evaluate.final_split`.
+        workdir: directory of the run.
+        split: name of the split; None means `config.evaluate.final_split`.
 
     Raises:
-        ValueError: if the dataset has other classes than the run, or no such split.
+        ValueError: if the dataset lacks the split or has other classes than the run.
     """
     parsed, workdir = parse_config(config), Path(workdir)
     trained = load_checkpoint(parsed, workdir)
@@ -72,11 +72,12 @@ def final_evaluation(
     mapped_step: Callable | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Scores a split: `results.json`, `confusions.npz`, a figure and tables.
+    """Evaluates a split; writes the results and a figure, and prints tables.
 
-    `mapped_step`, an `evaluation_step` that looks at images in the same way, saves a
-    compilation. `on_progress` is called after every batch and picture; if it raises,
-    no `results.json` is written.
+    The files are `results.json`, `confusions.npz` and `figures/examples.png`. Passing
+    `mapped_step`, an `evaluation_step` with the same inference, saves a compilation.
+    `on_progress` is called after every batch and every example in the figure. If it
+    raises, no `results.json` is written.
     """
     step = mapped_step or map_over_devices(
         evaluation_step,
@@ -109,7 +110,7 @@ def final_evaluation(
             on_confusions=confusions.add,
         )
         directory.mkdir(parents=True, exist_ok=True)
-        # So that scores of a part of the images, or of several runs, can be had later.
+        # Scores of some of the images, or of several runs, can be computed from it.
         with replacing(directory / "confusions.npz") as path:
             confusions.save(path)
     results = make_results(
@@ -124,7 +125,7 @@ def final_evaluation(
     )
     figure = directory / "figures" / "examples.png"
     _draw_examples(evaluation, dataset, trained, figure, on_progress)
-    # Last, because a run with results is a finished run.
+    # Write this last, because a run with `results.json` counts as finished.
     write_json(directory / "results.json", results)
     console.print(class_table(results))
     console.print(summary_table({directory.name: results}))
@@ -143,17 +144,20 @@ def make_results(
     commit: str | None,
     pretrained: dict[str, str] | None,
 ) -> dict[str, Any]:
-    """What `results.json` holds; NaN, where a class has no pixel, is None.
+    """Makes the contents of `results.json`, with None for NaN.
+
+    A score is NaN if it is undefined, such as the IoU of a class without pixels.
 
     Args:
-        evaluation: counts of the split.
-        dataset: where the split lies.
-        inference: how often the model saw each image, and how.
-        step: steps that the model was trained for.
-        images_seen: images that these steps used; None where it is not known.
-        seconds: of training.
-        commit: of the code that trained it.
-        pretrained: file and SHA-256 of the weights that it began with.
+        evaluation: confusion counts of the split.
+        dataset: the dataset with the split.
+        inference: how the images were predicted.
+        step: number of training steps.
+        images_seen: number of images used in training; None if unknown.
+        seconds: duration of training.
+        commit: commit of the code that trained the model.
+        pretrained: file and SHA-256 of the pretrained weights that training started
+            from; None if there were none.
     """
     confusion = evaluation.confusion
     scores = {
@@ -189,9 +193,9 @@ def make_results(
 
 
 def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:
-    """The best, median and worst image as (rank, position, its own mean IoU).
+    """Yields the best, median and worst image as (rank, position, mean IoU).
 
-    An image without a labelled pixel has no score and is left out.
+    Images without labelled pixels have no score and are left out.
     """
     scores = evaluation.image_scores
     order = np.argsort(-scores, kind="stable")

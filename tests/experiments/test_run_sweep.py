@@ -233,7 +233,7 @@ def test_a_job_stopped_in_its_final_evaluation_did_not_crash(
 
     def is_trained(number):
         texts = [p.read_text() for p in (logs / number).glob("*.out")]
-        return any("goes on from step 60 of 60" in text for text in texts)
+        return any("resumes from step 60 of 60" in text for text in texts)
 
     try:
         for number in ("1", "2"):
@@ -336,7 +336,7 @@ def test_runs_go_on_after_the_file_of_their_weights_was_moved(sweep, runs, tmp_p
         check_unmixed(runs, workdir, code=code_fingerprint())
     _, fault, advice = str(refused.value).splitlines()
     assert "disturbed/seed=3: the config changed: config.model.pretrained: " in fault
-    assert "other.safetensors is another file than before.safetensors" in fault
+    assert "other.safetensors differs from before.safetensors" in fault
     assert advice.startswith("Choose another --workdir, or delete these folders")
 
 

@@ -110,7 +110,7 @@ within 60 grep "random/seed=0: waiting, its job was stopped at step" "$scratch/f
 within 60 has_job
 
 echo "== the sweep is stopped: its job saves and ends"
-within 180 grep -r "goes on from step" "$scratch/long/.jobs/random/seed=0"
+within 180 grep -r "resumes from step" "$scratch/long/.jobs/random/seed=0"
 kill -TERM "$sweeping"
 code=0
 wait "$sweeping" || code=$?

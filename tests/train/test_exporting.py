@@ -89,9 +89,7 @@ def test_network_that_asks_for_the_size_needs_one(exported):
 
     trained = dataclasses.replace(exported[0], model=Square(), variables={})
     make_exported(trained, (32, 32))
-    with pytest.raises(
-        ValueError, match=r"Square cannot be exported .* give their --s"
-    ):
+    with pytest.raises(ValueError, match=r"Square cannot be exported .* add --s"):
         make_exported(trained, None)
 
 
@@ -113,7 +111,7 @@ def test_images_that_an_exported_model_does_not_take_are_named(exported, wrong, 
 def test_exported_model_of_one_size_takes_windows(run):
     config, workdir = run
     config.evaluate.window_hw = (32, 32)
-    with pytest.raises(ValueError, match="give its --size=HEIGHT,WIDTH"):
+    with pytest.raises(ValueError, match="add --size=HEIGHT,WIDTH"):
         export(config, workdir)
     predict = load_exported(export(config, workdir, image_hw=(36, 52)))
     trained = load_trained(config, workdir)

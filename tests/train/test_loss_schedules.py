@@ -198,7 +198,7 @@ def test_a_stopped_and_resumed_run_continues_its_schedules(scheduled_config, tmp
     chex.assert_trees_all_equal(*states)
     # A run with another schedule is another run.
     scheduled_config.loss[1]["weight"]["end_value"] = 2.0
-    with pytest.raises(ValueError, match="holds a run of another config: loss was"):
+    with pytest.raises(ValueError, match="holds a run with another config: loss was"):
         train(scheduled_config, tmp_path / "parts")
 
 

@@ -75,7 +75,7 @@ def test_evaluation_of_a_run_repeats_its_results(run):
 
 def test_bad_input_is_named(run, small_folder, tmp_path):
     config, workdir, _ = run
-    with pytest.raises(FileNotFoundError, match=r"no image .* lies there"):
+    with pytest.raises(FileNotFoundError, match=r"no image found"):
         predict(config, workdir, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="train with this --workdir first"):
         predict(config, tmp_path / "no_run", small_folder / "val")
@@ -104,7 +104,7 @@ def test_labels_that_do_not_fit_are_named(run, small_folder):
         predict(config, workdir, small_folder / "val")
     Image.new("L", (5, 5)).save(path)
     with pytest.raises(
-        ValueError, match=r"e\.png: the image is \(36, 52\), its labels \(5, 5"
+        ValueError, match=r"e\.png: the image is \(36, 52\) and its labels are \(5, 5"
     ):
         predict(config, workdir, small_folder / "val")
 

@@ -78,7 +78,7 @@ def test_fresh_run_takes_the_weights_and_one_that_goes_on_does_not(
         np.testing.assert_array_equal(array, (fresh if head else arrays)[name])
     said = said.replace("\n", "")
     assert (
-        f"begins with the weights of {path}: segloss, 34 arrays, 0.00 M param" in said
+        f"starts from the weights in {path}: segloss, 34 arrays, 0.00 M param" in said
     )
     assert digest[:16] in said
     assert start.pretrained == {"file": str(path), "sha256": digest}
@@ -109,7 +109,7 @@ def test_run_goes_on_and_is_used_after_its_file_was_moved_and_deleted(
     tiny_config.model.pretrained = str(tmp_path / "other.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"of other weights")
     before = (tmp_path / "run" / "config.json").read_text()
-    with pytest.raises(ValueError, match=r"other\.safetensors is another file than"):
+    with pytest.raises(ValueError, match=r"other\.safetensors differs from"):
         train(tiny_config, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == before
 
@@ -117,7 +117,7 @@ def test_run_goes_on_and_is_used_after_its_file_was_moved_and_deleted(
     capsys.readouterr()
     results = train(tiny_config, tmp_path / "run")
     said = capsys.readouterr().out.replace("\n", "")
-    assert f"it began with the weights of {path}, SHA-256 {digest[:16]}" in said
+    assert f"the run started from the weights in {path}, SHA-256 {digest[:16]}" in said
     assert results["pretrained"] == {"file": str(path), "sha256": digest}
     assert read_config(tmp_path / "run").model.pretrained == str(moved)
     moved.unlink()

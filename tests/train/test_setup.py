@@ -172,7 +172,7 @@ def test_a_dataset_of_one_class_is_refused(tiny_config):
 def test_losses_of_sigmoids_and_of_a_softmax_do_not_mix(tiny_config):
     with tiny_config.ignore_type():
         tiny_config.loss = [dict(name="sigmoid_cross_entropy"), dict(name="soft_dice")]
-    message = "got sigmoid_cross_entropy and soft_dice; an overlap loss is of sigmoids"
+    message = "got sigmoid_cross_entropy and soft_dice; an overlap loss uses sigmoids"
     with pytest.raises(ValueError, match=message):
         make_setup(tiny_config)
 
@@ -249,5 +249,7 @@ def test_class_weights_by_name_of_one_logit_are_refused(tiny_config):
     """A mean over one class is the same whatever its weight."""
     weights = dict(name="inverse_frequency")
     loss = dict(name="soft_dice", multi_label=True, class_weights=weights)
-    with pytest.raises(ValueError, match="one logit has no class weights by name"):
+    with pytest.raises(
+        ValueError, match="class_weights by name need one logit per class"
+    ):
         value_of(tiny_config, loss, BINARY_LOGITS, BINARY_LABELS, pixel_counts=[[2, 1]])

@@ -70,7 +70,7 @@ def test_fields_of_a_config_are_changed_by_their_names(tiny_config, tmp_path):
     [
         ("evaluate.flop=True", "no field 'evaluate.flop'; known are .*split"),
         ("evaluation.flip=True", "no field 'evaluation.flip'; known are "),
-        ("total_steps=many", "total_steps=many: must be of the type of 4"),
+        ("total_steps=many", "total_steps=many: the value must have the type of 4"),
         ("seed", "--set=seed: "),
     ],
 )
