@@ -17,9 +17,7 @@ from segloss import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Required for train.")
 WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the run, which resumes if it exists; inspect can do without.",
+    "workdir", None, "Directory of the run, which resumes if it is there."
 )
 MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
@@ -37,19 +35,15 @@ def main(argv: list[str]) -> object:
         raise ValueError("--mode=train needs --config.")
     if MODE.value == "predict" and INPUT.value is None:
         raise ValueError("--mode=predict needs --input.")
-    # Imported here, so that --help and wrong flags get a fast answer, and each mode
-    # imports only what it needs.
+    # Imported here, so that --help is fast and each mode imports only what it needs.
     from segloss.config import change_fields, read_config
 
     config = change_fields(CONFIG.value or read_config(workdir), SET.value)
-    if MODE.value == "train":
-        from segloss.train import train
+    if MODE.value in ("train", "inspect"):
+        from segloss import inspection, train
 
-        return train(config, workdir)
-    if MODE.value == "inspect":
-        from segloss.inspection import inspect_dataset
-
-        return inspect_dataset(config, workdir)
+        start = train.train if MODE.value == "train" else inspection.inspect_dataset
+        return start(config, workdir)
     from segloss import trained
 
     if MODE.value == "evaluate":

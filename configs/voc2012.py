@@ -11,40 +11,28 @@ network is trained from scratch on the 10,582 images known as train_aug. The cro
 
 from ml_collections import ConfigDict, config_dict
 
+from configs.common import base
+
 
 def get_config(size: str = "full") -> ConfigDict:
-    if size not in ("full", "smoke"):
-        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
     smoke = size == "smoke"
-    config = ConfigDict()
-    config.seed = 0
+    config = base.get_config(size)
     config.total_steps = 2 if smoke else 60_000
     config.checkpoint_every_steps = 2 if smoke else 1_000
     config.evaluate_every_steps = 2 if smoke else 5_000
-    config.log_every_steps = 2 if smoke else 10
-    config.data = dict(
+    config.data.update(
         name="voc2012",
         root=config_dict.placeholder(str),
         partial=False,
-        data_dir=config_dict.placeholder(str),
         crop_hw=(32, 32) if smoke else (321, 321),
         num_threads=1 if smoke else 4,
-        num_workers=0,
         prefetch_batches=2 if smoke else 4,
-        on_bad_sample="raise",
     )
-    config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
     # On these labels 92 % of the attempts reach 8 classes, with 6.4 images on average.
     config.sampler = dict(
         name="balance_batch", batch_max=4 if smoke else 9, batch_cl=4 if smoke else 8
     )
-    config.model = dict(
-        name="unet",
-        depth=1 if smoke else 4,
-        width=4 if smoke else 64,
-        norm="batch",
-        pretrained=config_dict.placeholder(str),
-    )
+    config.model.width = 4 if smoke else 64
     config.loss = [
         dict(name="softmax_cross_entropy", weight=1.0),
         dict(name="soft_dice", weight=1.0, classes="present"),
@@ -58,17 +46,5 @@ def get_config(size: str = "full") -> ConfigDict:
         learning_rate=1e-2,
         power=0.9,
         warmup_steps=1 if smoke else 500,
-    )
-    config.evaluate = dict(
-        split="val",
-        final_split="val",
-        batch_size=4,
-        # Pads images to multiples of 32, so that few sizes must be compiled.
-        size_multiple=32,
-        scales=(1.0,),
-        flip=False,
-        window_hw=config_dict.placeholder(tuple),
-        window_stride=2 / 3,
-        checkpoint="newest",
     )
     return config.lock()

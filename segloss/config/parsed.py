@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from segloss.config.inference import Inference
 from segloss.data import ON_BAD_SAMPLE
 from segloss.devices import MAPPINGS
-from segloss.losses import make_loss, takes_masks
+from segloss.losses import make_loss, scalars_of, takes_masks
 
 # A section of a config, from a config file or from `config.json`.
 Section = ConfigDict | Mapping[str, Any]
@@ -258,6 +258,13 @@ def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Ter
         chosen = dict(named.hyperparameters)
         weight = chosen.pop("weight", 1.0)
         make_loss(named.name, **chosen)  # finds unknown names
+        able = ("weight", *scalars_of(named.name))
+        for field, value in chosen.items():
+            if isinstance(value, Mapping) and field not in ("class_weights", *able):
+                raise ValueError(
+                    f"config.loss: {field} of {named.name} cannot follow a schedule; "
+                    f"{', '.join(able)} can."
+                )
         terms.append(Term(weight, named.name, chosen))
     if not terms:
         raise ValueError("config.loss must have at least one loss, got none.")

@@ -22,7 +22,7 @@ from segloss.config import (
     parse_named,
 )
 from segloss.data import Dataset, Sampler, augment
-from segloss.losses import compound_loss, inputs_of, scalars_of
+from segloss.losses import compound_loss, inputs_of
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.registry import bind
 from segloss.train.loss_schedules import (
@@ -190,12 +190,13 @@ def choose_terms(config: RunConfig) -> list[Term]:
         for field, value in chosen.items():
             if not isinstance(value, Mapping):
                 continue
+            named = parse_named(f"loss.{field}", value)
             if field == "class_weights":
-                named = parse_named("class_weights", value)
-                chosen[field] = _choose("class_weights", CLASS_WEIGHTS, named)
+                chosen[field] = _choose(field, CLASS_WEIGHTS, named)
             else:
-                schedule = _choose_schedule(term.name, field, value, config.total_steps)
-                chosen[field] = Scheduled(f"loss_schedule/{title}.{field}", schedule)
+                make = _choose("loss schedule", LOSS_SCHEDULES, named)
+                name = f"loss_schedule/{title}.{field}"
+                chosen[field] = Scheduled(name, make(config.total_steps))
         parts.append((chosen.pop("weight"), term.name, chosen))
     compound_loss(fill_in(parts, dict.fromkeys(schedules_of(parts), 1.0)))
     return parts
@@ -203,16 +204,3 @@ def choose_terms(config: RunConfig) -> list[Term]:
 
 def _choose(kind: str, registry: Mapping[str, Callable], chosen: Named) -> Any:
     return bind(kind, registry, chosen.name, chosen.hyperparameters)
-
-
-def _choose_schedule(
-    loss: str, field: str, section: Mapping[str, Any], total_steps: int
-) -> optax.Schedule:
-    able = ("weight", *scalars_of(loss))
-    if field not in able:
-        raise ValueError(
-            f"config.loss: {field} of {loss} cannot follow a schedule; "
-            f"{', '.join(able)} can."
-        )
-    named = parse_named("loss schedule", section)
-    return _choose("loss schedule", LOSS_SCHEDULES, named)(total_steps)

@@ -1,0 +1,52 @@
+"""What the training configs share. It names no dataset, sampler or loss."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """Returns an unlocked config with the fields that `configs/` set alike.
+
+    Args:
+        size: "full", or "smoke" for a run of seconds.
+    """
+    if size not in ("full", "smoke"):
+        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+    smoke = size == "smoke"
+    config = ConfigDict()
+    config.seed = 0
+    config.total_steps = 4 if smoke else 1_200
+    config.checkpoint_every_steps = 2 if smoke else 100
+    config.evaluate_every_steps = 2 if smoke else 400
+    config.log_every_steps = 2 if smoke else 10
+    config.data = dict(
+        data_dir=config_dict.placeholder(str),
+        num_threads=1,
+        num_workers=0,
+        prefetch_batches=2,
+        on_bad_sample="raise",
+    )
+    config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
+    config.model = dict(
+        name="unet",
+        depth=1 if smoke else 4,
+        width=4 if smoke else 16,
+        norm="batch",
+        pretrained=config_dict.placeholder(str),
+    )
+    config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)
+    config.schedule = dict(
+        name="cosine", learning_rate=3e-3, warmup_steps=1 if smoke else 50
+    )
+    config.evaluate = dict(
+        split="val",
+        final_split="val",
+        batch_size=4,
+        # Pads images to multiples of 32, so that few sizes must be compiled.
+        size_multiple=32,
+        scales=(1.0,),
+        flip=False,
+        window_hw=config_dict.placeholder(tuple),
+        window_stride=2 / 3,
+        checkpoint="newest",
+    )
+    return config
