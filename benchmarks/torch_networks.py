@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.torch_imports import import_with_torchvision
-from segloss.data.augment import MEAN_RGB, STDDEV_RGB
+from segloss.data.colours import MEAN_RGB, STDDEV_RGB
 
 
 def double_conv(c: int, features: int) -> nn.Sequential:

@@ -3,10 +3,10 @@
 from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
 from segloss.data.daformer import read_daformer, write_daformer
-from segloss.data.datasets import DATASETS, Dataset, open_dataset
-from segloss.data.decode import read_image, read_labels
-from segloss.data.distances import signed_distances
-from segloss.data.pipeline import (
+from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
+from segloss.data.loading.decode import read_image, read_labels
+from segloss.data.loading.distances import signed_distances
+from segloss.data.loading.pipeline import (
     ON_BAD_SAMPLE,
     BadSampleError,
     Batch,

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from segloss.data.class_index import LabelCounter
-from segloss.data.datasets import DATASETS, Dataset, open_dataset
+from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
 from segloss.registry import bind
 
 

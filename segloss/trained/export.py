@@ -13,7 +13,7 @@ from segloss import serving
 from segloss.config import is_size
 from segloss.console import make_console
 from segloss.data import round_up
-from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
+from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
 from segloss.provenance import versions
 from segloss.trained.inference import predict_labels
 from segloss.trained.model import TrainedModel, load_trained

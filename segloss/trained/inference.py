@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 from segloss.config import Inference
 from segloss.data import round_up
-from segloss.data.augment import PAD_RGB, normalize
+from segloss.data.augment import normalize
+from segloss.data.colours import PAD_RGB
 
 
 def predict_labels(

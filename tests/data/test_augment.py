@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segloss.data import augment, normalize
-from segloss.data.augment import MEAN_RGB, PAD_RGB, STDDEV_RGB
+from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
 
 # Three images of four blocks each; the colour of a block is 60 times its label.
 LABELS = np.kron(np.array([[0, 1], [2, 3]]), np.ones((12, 16), int)).astype(np.uint8)

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segloss.data.builder import (
+from segloss.data.class_index import ClassIndex, LabelCounter
+from segloss.data.datasets.builder import (
     Sample,
     SegmentationBuilder,
     SegmentationConfig,
     Shard,
     encode_png,
 )
-from segloss.data.class_index import ClassIndex, LabelCounter
-from segloss.data.datasets import DATASETS, open_dataset
+from segloss.data.datasets.dataset import DATASETS, open_dataset
 
 pytest.importorskip("apache_beam", reason="needs the extra beam: make test-beam")
 from segloss.data.beam import count_on_beam, prepare_on_beam

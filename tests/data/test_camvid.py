@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from segloss.data import open_dataset
-from segloss.data.camvid import camvid
-from segloss.data.files import DatasetError
+from segloss.data.datasets.camvid import camvid
+from segloss.data.datasets.files import DatasetError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pickle
 import jax
 import numpy as np
 
-from segloss.data.canvases import Canvases
+from segloss.data.loading.canvases import Canvases
 
 
 def address(array):

@@ -7,9 +7,9 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import registered
 
-from segloss.data.datasets import DATASETS, open_dataset
-from segloss.data.folder import Folder
-from segloss.data.longtail_scenes import LongtailScenes
+from segloss.data.datasets.dataset import DATASETS, open_dataset
+from segloss.data.datasets.folder import Folder
+from segloss.data.datasets.longtail_scenes import LongtailScenes
 
 TINY = {"train": 6, "val": 3, "image_hw": (40, 64)}
 

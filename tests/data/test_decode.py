@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segloss.data.decode import UnfitError, read_image, read_labels
+from segloss.data.loading.decode import UnfitError, read_image, read_labels
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6)

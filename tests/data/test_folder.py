@@ -9,10 +9,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segloss.data import files
-from segloss.data.datasets import open_dataset
-from segloss.data.files import DatasetError, Fault
-from segloss.data.folder import folder
+from segloss.data.datasets import files
+from segloss.data.datasets.dataset import open_dataset
+from segloss.data.datasets.files import DatasetError, Fault
+from segloss.data.datasets.folder import folder
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from PIL import Image
 
 from configs.sweeps.common import embedded
 from segloss.data import ClassSets, GreedyCover, estimate_acceptance, exposures
-from segloss.data.datasets import open_dataset
-from segloss.data.longtail_scenes import (
+from segloss.data.datasets.dataset import open_dataset
+from segloss.data.datasets.longtail_scenes import (
     CLASS_NAMES,
     LOOKS,
     VOC_IMAGES,
@@ -19,7 +19,7 @@ from segloss.data.longtail_scenes import (
     longtail_scenes,
     plan_split,
 )
-from segloss.data.scenes import TEXTURES, VOID, Part, draw_scene
+from segloss.data.datasets.scenes import TEXTURES, VOID, Part, draw_scene
 
 
 def draw(split="train", **sizes):

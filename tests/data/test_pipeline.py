@@ -21,18 +21,18 @@ from segloss.data import (
     iterate_batches,
     load_batch,
     open_dataset,
-    pipeline,
     signed_distances,
 )
-from segloss.data.augment import PAD_RGB
-from segloss.data.builder import (
+from segloss.data.colours import PAD_RGB
+from segloss.data.datasets.builder import (
     Sample,
     SegmentationBuilder,
     SegmentationConfig,
     Shard,
     encode_png,
 )
-from segloss.data.pipeline import count_rows
+from segloss.data.loading import pipeline
+from segloss.data.loading.pipeline import count_rows
 
 
 class Source(list):

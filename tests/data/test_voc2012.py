@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from segloss.data import open_dataset
-from segloss.data.files import DatasetError
-from segloss.data.voc2012 import voc2012
+from segloss.data.datasets.files import DatasetError
+from segloss.data.datasets.voc2012 import voc2012
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from segloss.config import write_config
-from segloss.data import iterate_batches, longtail_scenes, pipeline
+from segloss.data import iterate_batches
+from segloss.data.datasets import longtail_scenes
+from segloss.data.loading import pipeline
 from segloss.train import NonFiniteError, Stopped, loop, make_setup, train, watch
 from segloss.train.step import make_state
 from segloss.trained import results as trained_results

@@ -19,14 +19,14 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from segloss.console import make_progress
-from segloss.data.builder import (
+from segloss.data.datasets.builder import (
     Sample,
     SegmentationBuilder,
     SegmentationConfig,
     Shard,
     encode_png,
 )
-from segloss.data.decode import UnfitError, read_image, read_labels
+from segloss.data.loading.decode import UnfitError, read_image, read_labels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Labels must be stored losslessly.

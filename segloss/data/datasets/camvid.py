@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from segloss.data.files import (
+from segloss.data.datasets.files import (
     Fault,
     FilesBuilder,
     Pair,

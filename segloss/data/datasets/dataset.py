@@ -17,13 +17,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from segloss.data.builder import SegmentationBuilder
-from segloss.data.camvid import camvid
 from segloss.data.class_index import ClassIndex, LabelCounter
-from segloss.data.folder import folder
-from segloss.data.longtail_scenes import longtail_scenes
-from segloss.data.pipeline import BadSampleError
-from segloss.data.voc2012 import voc2012
+from segloss.data.datasets.builder import SegmentationBuilder
+from segloss.data.datasets.camvid import camvid
+from segloss.data.datasets.folder import folder
+from segloss.data.datasets.longtail_scenes import longtail_scenes
+from segloss.data.datasets.voc2012 import voc2012
+from segloss.data.loading.pipeline import BadSampleError
 from segloss.registry import bind
 
 DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {

@@ -10,14 +10,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from segloss.data.builder import (
+from segloss.data.datasets.builder import (
     Sample,
     SegmentationBuilder,
     SegmentationConfig,
     Shard,
     encode_png,
 )
-from segloss.data.scenes import VOID, Look, Part, draw_scene
+from segloss.data.datasets.scenes import VOID, Look, Part, draw_scene
 
 # Same order as the statistics below.
 LOOKS = (

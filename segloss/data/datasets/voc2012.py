@@ -19,8 +19,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from segloss.data.decode import UnfitError
-from segloss.data.files import (
+from segloss.data.datasets.files import (
     Fault,
     FilesBuilder,
     Pair,
@@ -29,6 +28,7 @@ from segloss.data.files import (
     list_files,
     relative,
 )
+from segloss.data.loading.decode import UnfitError
 
 CLASS_NAMES = (
     "background",

@@ -8,7 +8,7 @@ ROOT/{train,val,test}/labels/STEM.png   8-bit class ids, grey or palette
 import os
 from pathlib import Path
 
-from segloss.data.files import (
+from segloss.data.datasets.files import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     DatasetError,

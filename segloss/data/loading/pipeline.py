@@ -15,9 +15,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Float16, Int, Int64, UInt8
 
-from segloss.data.augment import PAD_RGB
-from segloss.data.canvases import Canvases
-from segloss.data.distances import signed_distances
+from segloss.data.colours import PAD_RGB
+from segloss.data.loading.canvases import Canvases
+from segloss.data.loading.distances import signed_distances
 
 ON_BAD_SAMPLE = ("raise", "skip")
 

@@ -1,0 +1,1 @@
+"""From samples to batches on the host: decoding, padding and prefetching."""
