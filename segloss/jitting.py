@@ -18,20 +18,18 @@ def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Funct
     """
 
     def decorate(function: Function) -> Function:
-        compiled = jax.jit(function, static_argnames=(*static, *scalars))
-        if not scalars:
-            return cast(Function, compiled)
-
         @functools.cache
         def compiled_with(traced: tuple[str, ...]) -> Callable[..., Any]:
-            names = (*static, *(name for name in scalars if name not in traced))
-            return jax.jit(function, static_argnames=names)
+            numbers = (name for name in scalars if name not in traced)
+            return jax.jit(function, static_argnames=(*static, *numbers))
+
+        if not scalars:
+            return cast(Function, compiled_with(()))
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            traced = [x for x in scalars if isinstance(kwargs.get(x), jax.Array)]
-            chosen = compiled_with(tuple(traced)) if traced else compiled
-            return chosen(*args, **kwargs)
+            traced = (x for x in scalars if isinstance(kwargs.get(x), jax.Array))
+            return compiled_with(tuple(traced))(*args, **kwargs)
 
         return cast(Function, call)
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -206,3 +207,25 @@ def write_folder(root, class_names, *, ignore_label):
             Image.fromarray(labels).save(root / split / "labels" / f"{stem}.png")
     lines = [f"{index} {name}\n" for index, name in enumerate(class_names)]
     (root / "classes.txt").write_text("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A real Chromium without a screen, which logs its console and its requests."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    flags = """headless=new no-sandbox disable-gpu no-first-run disable-sync
+        disable-background-networking disable-component-update
+        disable-dev-shm-usage"""
+    profile = f"user-data-dir={tmp_path_factory.mktemp('profile')}"
+    for flag in (*flags.split(), profile):
+        options.add_argument(f"--{flag}")
+    logged = {"browser": "ALL", "performance": "ALL"}
+    options.set_capability("goog:loggingPrefs", logged)
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield started
+    started.quit()

@@ -4,19 +4,21 @@ from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
 from segloss.data.daformer import read_daformer, write_daformer
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
+from segloss.data.loading.batches import (
+    BadSampleError,
+    Batch,
+    load_batch,
+    put_on_canvas,
+    round_up,
+)
 from segloss.data.loading.decode import read_image, read_labels
 from segloss.data.loading.distances import signed_distances
 from segloss.data.loading.pipeline import (
     ON_BAD_SAMPLE,
-    BadSampleError,
-    Batch,
     InOrder,
     Sampler,
-    describe_unused_rows,
+    count_rows,
     iterate_batches,
-    load_batch,
-    put_on_canvas,
-    round_up,
 )
 from segloss.data.samplers import (
     SAMPLERS,
@@ -56,7 +58,7 @@ __all__ = [
     "Sampler",
     "augment",
     "bound_distinct_classes",
-    "describe_unused_rows",
+    "count_rows",
     "estimate_acceptance",
     "exposures",
     "iterate_batches",

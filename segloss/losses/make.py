@@ -57,9 +57,8 @@ INPUTS = ("distances", "pixel_weights")
 
 def inputs_of(name: str) -> tuple[str, ...]:
     """The arrays that `LOSSES[name]` needs in addition to logits, labels and valid."""
-    return tuple(
-        x for x in _arrays_of(name) if _arrays_of(name)[x] is inspect.Parameter.empty
-    )
+    empty = inspect.Parameter.empty
+    return tuple(x for x, default in _arrays_of(name).items() if default is empty)
 
 
 def scalars_of(name: str) -> tuple[str, ...]:

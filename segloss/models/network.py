@@ -66,8 +66,8 @@ class Network(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b *small {self.num_classes}"]:
-        """Computes float32 logits at the network's output size."""
-        raise NotImplementedError
+        """Computes float32 logits at the network's output size, in each subclass."""
+        raise NotImplementedError(f"{type(self).__name__} defines no _logits.")
 
     def _head(
         self, x: Float[Array, "b *small _"], window: int = 1

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from segloss.config import write_config
 from segloss.console import make_console, make_progress
-from segloss.data import Batch, describe_unused_rows, iterate_batches
+from segloss.data import Batch, count_rows, iterate_batches
 from segloss.devices import (
     first_replica,
     map_over_devices,
@@ -290,3 +290,17 @@ def _introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> N
     lines.append(setup.sampler.describe())
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
+
+
+def describe_unused_rows(batch_max: int, num_devices: int) -> str | None:
+    """One line about rows that no batch can fill; None if there are none."""
+    rows = count_rows(batch_max, num_devices)
+    unused = rows - batch_max
+    if not unused:
+        return None
+    fitting = " or ".join(str(n) for n in (rows - num_devices, rows) if n)
+    return (
+        f"sampler.batch_max={batch_max} on {num_devices} devices: every step computes "
+        f"{rows} rows, and {unused} of them never {'hold' if unused > 1 else 'holds'} "
+        f"an image; batch_max={fitting} has no such rows"
+    )

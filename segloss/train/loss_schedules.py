@@ -120,9 +120,8 @@ def linear(
         lambda steps: optax.linear_schedule(1.0, 0.0, steps),
         (init_value, end_value),
         transition_begin,
-        total_steps - transition_begin
-        if transition_steps is None
-        else transition_steps,
+        transition_steps,
+        total_steps,
     )
 
 
@@ -140,9 +139,8 @@ def cosine(
         lambda steps: optax.cosine_decay_schedule(1.0, steps),
         (init_value, end_value),
         transition_begin,
-        total_steps - transition_begin
-        if transition_steps is None
-        else transition_steps,
+        transition_steps,
+        total_steps,
     )
 
 
@@ -173,9 +171,12 @@ def _transition(
     make_decay: Callable[[int], optax.Schedule],
     ends: tuple[float | int, float | int],
     begin: int,
-    steps: int,
+    steps: int | None,
+    total_steps: int,
 ) -> optax.Schedule:
     """Goes from the first of `ends` to the second as a decay goes from 1 to 0."""
+    if steps is None:
+        steps = total_steps - begin
     _check_numbers(name, "init_value and end_value", ends)
     _check_numbers(
         name, "transition_begin and transition_steps", (begin, steps), whole=True

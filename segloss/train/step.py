@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import lax
 
 from segloss.data.augment import normalize
-from segloss.data.loading.pipeline import Batch
+from segloss.data.loading.batches import Batch
 from segloss.devices import AXIS
 from segloss.losses import gradient_share
 from segloss.losses.diagnostics import pixel_share

@@ -17,7 +17,6 @@ from segloss.data import (
     BalanceBatch,
     InOrder,
     RandomBatch,
-    describe_unused_rows,
     iterate_batches,
     load_batch,
     open_dataset,
@@ -32,7 +31,6 @@ from segloss.data.datasets.builder import (
     encode_png,
 )
 from segloss.data.loading import pipeline
-from segloss.data.loading.pipeline import count_rows
 
 
 class Source(list):
@@ -324,21 +322,3 @@ def test_in_order_reads_each_sample_once():
         [4, 5, 6, 7],
         [8, 9],
     ]
-
-
-@pytest.mark.parametrize(
-    ("batch_max", "rows", "told"),
-    [
-        (1, 8, "7 of them never hold an image; batch_max=8 has no such rows"),
-        (7, 8, "1 of them never holds an image; batch_max=8 has no such rows"),
-        (8, 8, None),
-        (9, 16, "7 of them never hold an image; batch_max=8 or 16 has no such rows"),
-        (16, 16, None),
-    ],
-)
-def test_rows_that_stay_empty_are_counted(batch_max, rows, told):
-    assert count_rows(batch_max, 8) == rows
-    line = describe_unused_rows(batch_max, 8)
-    start = f"sampler.batch_max={batch_max} on 8 devices: every step computes {rows} "
-    assert line == (told and f"{start}rows, and {told}")
-    assert describe_unused_rows(batch_max, 1) is None

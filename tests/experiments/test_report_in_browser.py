@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shutil
 from urllib.parse import unquote
 
 import numpy as np
@@ -18,14 +17,6 @@ from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="needs Chromium: apt-get install chromium chromium-driver",
-)
-FLAGS = """--headless=new --no-sandbox --disable-gpu --no-first-run --disable-sync
---disable-background-networking --disable-component-update --disable-dev-shm-usage"""
 
 
 def make_pictures():
@@ -43,21 +34,6 @@ def page(tmp_path_factory):
     study = make_study()
     path.write_text(make_page(study, pictures=make_pictures(), resamples=50))
     return path
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
-    for flag in (*FLAGS.split(), profile):
-        options.add_argument(flag)
-    options.set_capability(
-        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
-    )
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_code_that_was_accepted_is_one_and_is_said(config, workdir, tmp_path):
 def test_file_of_weights_may_be_renamed_between_runs(config, workdir, tmp_path):
     (workdir / "cl3/seed=1").rename(tmp_path / "away")
     run = next(r for r in make_study().runs if r.key == "cl3/seed=1")
-    model = {"name": "unet", "pretrained": "/elsewhere/renamed.safetensors"}
+    model = {"name": "unet", "pretrained": "OTHER/renamed.safetensors"}
     write_run(workdir, run, config={"model": model})
     setting = collect(config, workdir).setting
     assert setting["model.pretrained"] == "weights.safetensors"

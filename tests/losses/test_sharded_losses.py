@@ -1,13 +1,13 @@
 """Every loss under every way in which JAX spreads a batch over devices.
 
-`test_loss_contract.py` has pmap, where the loss is told the name of the axis.
+`test_loss_transforms.py` has pmap, where the loss is told the name of the axis.
 """
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from test_loss_contract import (
+from loss_settings import (
     LABELS,
     LOGITS,
     OF_EACH_KIND,

@@ -129,7 +129,7 @@ def test_run_goes_on_and_is_used_after_its_file_was_moved_and_deleted(
         assert again["summary"] == results["summary"]
         assert again["pretrained"] == results["pretrained"]
     # Its place on another machine, where it was never copied to.
-    tiny_config.model.pretrained = "/elsewhere/unet.safetensors"
+    tiny_config.model.pretrained = str(tmp_path / "absent" / "unet.safetensors")
     check_same_config(tiny_config, tmp_path / "run")
     assert train(tiny_config, tmp_path / "run")["summary"] == results["summary"]
 

@@ -23,7 +23,7 @@ from segloss.data.datasets.camvid import camvid
 from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.voc2012 import voc2012
-from segloss.data.loading.pipeline import BadSampleError
+from segloss.data.loading.batches import BadSampleError
 from segloss.registry import bind
 
 DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {

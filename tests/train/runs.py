@@ -1,0 +1,61 @@
+"""Runs in processes of their own, and what they leave."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from segloss.train import make_setup
+from segloss.train.step import make_state
+from segloss.trained.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+# A real run in a process of its own, which a real signal stops after a given step.
+RUN = """
+import os, signal, sys
+from pathlib import Path
+from segloss.config import read_config
+from segloss.train import train
+
+def on_step(step):
+    if step == int(sys.argv[2]):
+        # 0 is the whole group of processes, which is what Ctrl-C in a terminal signals.
+        os.kill(0 if sys.argv[4:] else os.getpid(), int(sys.argv[3]))
+
+if __name__ == "__main__":
+    train(read_config(Path(sys.argv[1])), sys.argv[1], on_step=on_step)
+"""
+
+
+def run_until(workdir, config, step, number, *group):
+    """Trains in a new process that gets signal `number` at `step`.
+
+    Returns once nothing holds its output open, so its workers are gone as well.
+    """
+    workdir.mkdir()
+    (workdir / "config.json").write_text(config.to_json_best_effort())
+    return subprocess.run(
+        [sys.executable, "-c", RUN, str(workdir), str(step), str(int(number)), *group],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=300,
+    )
+
+
+def newest_state(config, workdir):
+    setup = make_setup(config)
+    like = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    restored = checkpoints.restore(like)
+    checkpoints.close()
+    return restored
+
+
+def curve(workdir):
+    """What was written in order, without what depends on the machine's speed."""
+    speed = {"images_per_second", "data_wait_fraction"}
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k not in speed} for line in lines]
