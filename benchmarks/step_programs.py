@@ -22,6 +22,7 @@ from segloss.data import augment
 from segloss.devices import AXIS
 from segloss.losses import compound_loss
 from segloss.models import make_model
+from segloss.report import make_table
 from segloss.train.optimizers import constant, sgd
 from segloss.train.step import make_state, train_step
 
@@ -149,13 +150,12 @@ def ring_bytes(num_bytes: float, num_chips: int) -> float:
     return 2 * (num_chips - 1) / num_chips * num_bytes
 
 
-def make_table(results: list[dict[str, Any]]) -> Table:
+def program_table(results: list[dict[str, Any]]) -> Table:
     """A row for each step."""
-    table = Table("network", "chips (hosts)")
     columns = ("memory, GB", "TFLOP", "traffic, GB", "FLOP/byte", "collectives")
     wires = ("gradients", "BatchNorm", "losses")
-    for column in (*columns, *(f"wire: {kind}, MB" for kind in wires), "losses' share"):
-        table.add_column(column, justify="right")
+    columns += (*(f"wire: {kind}, MB" for kind in wires), "losses' share")
+    table = make_table(["network", "chips (hosts)"], columns)
     for result in results:
         num_chips = result["chips"]
         talk = result["collectives"]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.step_programs import collectives, lower_step, make_table, ring_bytes
+from benchmarks.step_programs import collectives, lower_step, program_table, ring_bytes
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_table_shows_bytes_on_the_wire_by_what_is_summed():
         traffic_bytes=1e11,
         collectives=sums,
     )
-    table = make_table([result])
+    table = program_table([result])
     row = [next(iter(column.cells)) for column in table.columns]
     assert row[2:] == [
         *("9.00", "9.00", "100.0", "90", "3", "3", "0", "0.003", "1.0e-03"),
