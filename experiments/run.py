@@ -13,7 +13,9 @@ logs of its tries are in DIR/.jobs/ARM/seed=S/.
 first comparison, with one seed and the overrides of `sampler` and `loss` only.
 """
 
+import contextlib
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,10 +40,9 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", None, "Holds a folder per run.", required=True)
 LAUNCHER = flags.DEFINE_enum(
     "launcher",
-    None,
-    ["local", "slurm", "inline"],
-    "Where runs are trained: in processes here, as jobs of Slurm, or one after the "
-    "other in this process. Default: inline for --smoke, else local.",
+    "local",
+    ["local", "slurm"],
+    "Where runs are trained: in processes of this machine, or as jobs of Slurm.",
 )
 JOBS = flags.DEFINE_integer(
     "jobs",
@@ -102,14 +103,13 @@ def _override(base: ConfigDict, values: Mapping[str, Any]) -> None:
         print(f"--smoke has no use for {', '.join(lacking)}, which its base lacks.")
 
 
-def make_launcher(name: str, workdir: pathlib.Path):
-    """The launcher of that name, as the flags have it."""
+def make_launcher(workdir: pathlib.Path):
+    """The launcher that the flags ask for."""
     from experiments.running import launch
 
-    if name == "inline":
-        return launch.Inline(cache=workdir / ".jobs" / "compiled")
-    if name == "local":
-        return launch.Local(JOBS.value)
+    if LAUNCHER.value == "local":
+        # Runs that start together would prepare the small dataset together.
+        return launch.Local(JOBS.value or (1 if SMOKE.value else None))
     others = dict(setting.partition("=")[::2] for setting in SLURM_SET.value)
     if not all(key and value for key, value in others.items()):
         raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
@@ -133,31 +133,39 @@ def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
 
 
 def main(argv: list[str]) -> None:
-    from experiments.running.board import DONE
-    from experiments.running.runner import exit_with, plan_sweep, run_sweep
+    from experiments.running.board import DONE, Board, Row
+    from experiments.running.fingerprint import (
+        check_devices,
+        check_unmixed,
+        code_fingerprint,
+    )
+    from experiments.running.runner import Runner, summary
 
     study, runs = plan()
     workdir = pathlib.Path(WORKDIR.value)
     console = Console(markup=False, highlight=False)
     console.print(f"{study.name}: {study.question}", soft_wrap=True)
-    board, accepted = plan_sweep(runs, workdir, console, accept_code=ACCEPT_CODE.value)
+    # What could not be collected together is refused before anything starts.
+    code = code_fingerprint()
+    accepted = check_unmixed(runs, workdir, code=code, accept_code=ACCEPT_CODE.value)
+    check_devices(runs, workdir)
+    board = Board([Row(run, run.folder(workdir)) for run in runs], console)
     if DRY_RUN.value:
         console.print(board.table())
         return
-    name = LAUNCHER.value or ("inline" if SMOKE.value else "local")
-    exit_code = run_sweep(
-        board,
-        workdir,
-        make_launcher(name, workdir),
-        retries=RETRIES.value,
-        accepted_code=accepted,
-    )
+    launcher = make_launcher(workdir)
+    runner = Runner(board, launcher, workdir, code, accepted, retries=RETRIES.value)
+    exit_code = runner.run()
     if any(row.state == DONE for row in board.rows):
         if not console.is_terminal:
             console.print(board.table())
         command = what_next(study, workdir)
         console.print(f"For differences with intervals: {command}", soft_wrap=True)
-    exit_with(exit_code, board.rows)
+    # The terminal may be gone.
+    with contextlib.suppress(OSError):
+        if text := summary(exit_code, board.rows):
+            print(text, file=sys.stderr)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import hashlib
 import json
 import operator
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,8 +114,7 @@ def collect(
         runs=tuple(run for run, _ in read.values()),
         setting=_shared_setting(
             {key: _flat(config) for key, (_, config) in read.items()},
-            {key: _flat(fields) for key, fields in overrides.items()},
-            {key: tuple(fields) for key, fields in overrides.items()},
+            overrides,
             workdir,
         ),
     )
@@ -129,22 +128,20 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat_fields(ConfigDict(tree, allow_dotted_keys=True))
 
 
-def _is_under(field: str, sections: Sequence[str]) -> bool:
+def _is_under(field: str, sections: Iterable[str]) -> bool:
     return any(f"{field}.".startswith(f"{section}.") for section in sections)
 
 
 def _shared_setting(
     configs: Mapping[str, Mapping[str, Any]],
     overrides: Mapping[str, Mapping[str, Any]],
-    overridden: Mapping[str, Sequence[str]],
     workdir: pathlib.Path,
 ) -> dict[str, Any]:
     """The fields that no run overrides, without those that change no figure.
 
     Args:
         configs: of each run, all fields.
-        overrides: of each run, the fields that the sweep sets.
-        overridden: of each run, the fields or sections that the sweep replaces.
+        overrides: of each run, the fields or sections that the sweep replaces.
         workdir: the folder of the runs.
 
     Raises:
@@ -152,31 +149,36 @@ def _shared_setting(
             says nothing, than other runs.
     """
     for key, config in configs.items():
-        for field in sorted(overrides[key].keys() | config.keys()):
-            wanted, found = overrides[key].get(field), config.get(field)
-            if _is_under(field, overridden[key]) and found != wanted:
-                problem = f"is {found!r}" if field in config else "is missing"
+        wanted = _flat(overrides[key])
+        for field in sorted(wanted.keys() | config.keys()):
+            ours, theirs = config.get(field), wanted.get(field)
+            if _is_under(field, overrides[key]) and ours != theirs:
+                problem = f"is {ours!r}" if field in config else "is missing"
                 raise ValueError(
                     f"{workdir / key / 'config.json'}: {field} {problem}, the sweep "
-                    f"says {wanted!r}; results of different configs are never mixed. "
+                    f"says {theirs!r}; results of different configs are never mixed. "
                     "Delete the folder and run it again, or go back to that sweep."
                 )
     setting = {}
-    for field in dict.fromkeys(field for c in configs.values() for field in c):
-        if _is_under(field, ("seed", *FREE)):
-            continue
-        keys = [key for key in configs if not _is_under(field, overridden[key])]
-        values = {key: configs[key].get(field) for key in keys}
+    for field in dict.fromkeys(
+        field for config in configs.values() for field in config
+    ):
+        values = {
+            key: config.get(field)
+            for key, config in configs.items()
+            if not _is_under(field, ("seed", *FREE, *overrides[key]))
+        }
+        first = next(iter(values), None)
         for key, value in values.items():
             # A file of weights may be renamed; `_check_comparable` compares its hash.
-            if value != values[keys[0]] and field != "model.pretrained":
+            if value != values[first] and field != "model.pretrained":
                 raise ValueError(
                     f"results of different configs are never mixed: {field} is "
-                    f"{value!r} in {key}, {values[keys[0]]!r} in {keys[0]}. Delete the "
+                    f"{value!r} in {key}, {values[first]!r} in {first}. Delete the "
                     "runs that should not be, and run them again."
                 )
-        if len(keys) == len(configs):
-            setting[field] = values[keys[0]]
+        if len(values) == len(configs):
+            setting[field] = values[first]
     if setting.get("model.pretrained"):
         setting["model.pretrained"] = pathlib.PurePath(setting["model.pretrained"]).name
     return setting

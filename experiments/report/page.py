@@ -12,16 +12,15 @@ from experiments.analysis.compare import (
     MIN_IMAGES,
     WORSE,
     binary_conclusion,
-    compare,
     points,
     verdict,
 )
-from experiments.analysis.figures import make_plots, role_of
+from experiments.analysis.figures import role_of
 from experiments.analysis.panels import svg, variables
-from experiments.analysis.paper import PAPER_CSV, read_reported
+from experiments.analysis.paper import PAPER_CSV
 from experiments.analysis.store import Study
+from experiments.report.contents import contents, render
 from experiments.report.pictures import PictureSet
-from experiments.report.readme import templates
 from segloss.report import table_rows
 
 
@@ -33,37 +32,25 @@ def make_page(
     resamples: int = 2000,
 ) -> str:
     """The page as HTML; the same text for the same study."""
-    reported = read_reported(study.paper, paper_csv)
-    comparisons = compare(study, resamples=resamples)
-    plots = {
-        name: (title, [(panel, svg(panel)) for panel in panels])
-        for name, (title, panels) in make_plots(study, comparisons, reported).items()
-    }
-    return (
-        templates()
-        .get_template("template.html")
-        .render(
-            study=study,
-            comparisons=comparisons,
-            tables=tables.make_tables(study, comparisons, reported),
-            plots=plots,
-            pictures=pictures,
-            colors=variables(),
-            facts=_facts(study),
-            caveat=tables.caveat(study),
-            min_images=MIN_IMAGES,
-            drawn_from=tables.drawn_from(study),
-            resamples=f"{resamples:,}",
-            provenance=tables.provenance(study, quote=""),
-            title=study.name.replace("_", " "),
-            class_words=(BETTER, WORSE),
-            binary_conclusion=binary_conclusion,
-            csv_uri=_csv_uri,
-            points=points,
-            role_of=role_of,
-            table_rows=table_rows,
-            verdict=verdict,
-        )
+    return render(
+        "template.html",
+        **contents(study, paper_csv=paper_csv, resamples=resamples),
+        pictures=pictures,
+        colors=variables(),
+        facts=_facts(study),
+        min_images=MIN_IMAGES,
+        drawn_from=tables.drawn_from(study),
+        resamples=f"{resamples:,}",
+        provenance=tables.provenance(study, quote=""),
+        title=study.name.replace("_", " "),
+        class_words=(BETTER, WORSE),
+        binary_conclusion=binary_conclusion,
+        csv_uri=_csv_uri,
+        points=points,
+        role_of=role_of,
+        svg=svg,
+        table_rows=table_rows,
+        verdict=verdict,
     )
 
 

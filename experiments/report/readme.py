@@ -2,32 +2,20 @@
 
 import pathlib
 
-import jinja2
 from matplotlib import style
 
 from experiments.analysis import tables
-from experiments.analysis.compare import compare, conclusion
-from experiments.analysis.figures import make_plots
+from experiments.analysis.compare import conclusion
 from experiments.analysis.panels import grid_figure
-from experiments.analysis.paper import PAPER_CSV, read_reported
+from experiments.analysis.paper import PAPER_CSV
 from experiments.analysis.store import Study
+from experiments.report.contents import contents, render
 from segloss.report import markdown_table, save_figure
 from segloss.writing import write_text
 
 _BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->\n"
 _COMPARISONS_PER_TABLE = 3
 _PANELS_PER_PLOT = 9
-
-
-def templates() -> jinja2.Environment:
-    """The templates of READMEs and pages."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
 
 
 def begin_readme(study: Study, folder: pathlib.Path) -> None:
@@ -74,9 +62,8 @@ def write_study(
     Raises:
         ValueError: if the README has no place for them.
     """
-    reported = read_reported(study.paper, paper_csv)
-    comparisons = compare(study, resamples=resamples)
-    plots = make_plots(study, comparisons, reported)
+    shown = contents(study, paper_csv=paper_csv, resamples=resamples)
+    plots = shown["plots"]
     if "curves" in plots:
         # One kind of curve is enough for a README; the page has both.
         del plots["losses"]
@@ -88,24 +75,16 @@ def write_study(
     for path in (folder / "plots").glob("*.png"):
         if path.stem not in plots:
             path.unlink()
+    comparisons = shown["comparisons"]
     parts = range(0, len(comparisons), _COMPARISONS_PER_TABLE)
-    results = (
-        templates()
-        .get_template("readme.md.jinja")
-        .render(
-            study=study,
-            comparisons=comparisons,
-            comparisons_by_table=[
-                comparisons[i:][:_COMPARISONS_PER_TABLE] for i in parts
-            ],
-            tables=tables.make_tables(study, comparisons, reported),
-            plots=plots,
-            panels_per_plot=_PANELS_PER_PLOT,
-            caveat=tables.caveat(study),
-            provenance=tables.provenance(study),
-            class_differences_table=tables.class_differences_table,
-            conclusion=conclusion,
-            markdown_table=markdown_table,
-        )
+    results = render(
+        "readme.md.jinja",
+        **shown,
+        comparisons_by_table=[comparisons[i:][:_COMPARISONS_PER_TABLE] for i in parts],
+        panels_per_plot=_PANELS_PER_PLOT,
+        provenance=tables.provenance(study),
+        class_differences_table=tables.class_differences_table,
+        conclusion=conclusion,
+        markdown_table=markdown_table,
     )
     replace_results(folder / "README.md", results)

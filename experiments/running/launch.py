@@ -1,10 +1,9 @@
-"""Where the runs of a sweep are trained: here, in processes of this machine, in Slurm.
+"""Where the runs of a sweep are trained: in processes of this machine, or in Slurm.
 
 submitit serves Slurm only. Its local executor kills a job one second after Ctrl-C,
 which is too early to save a checkpoint.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import submitit
 
@@ -27,16 +26,13 @@ _FILES_WITHIN_SECONDS = 20
 _ASK_SLURM_EVERY_SECONDS = 5
 
 
-class Attempt:
-    """One try of a run, which is over from the start where it ran in this process."""
+class Attempt(Protocol):
+    """One try of a run."""
 
-    def __init__(self, log: pathlib.Path, outcome: Outcome | None = None):
-        self.log = log
-        self._outcome = outcome
+    log: pathlib.Path
 
     def poll(self) -> Outcome | None:
-        """How it ended; None while it has not."""
-        return self._outcome
+        """Returns how it ended, or None while it runs."""
 
     def stop(self) -> None:
         """Asks it to save its state and end."""
@@ -45,34 +41,13 @@ class Attempt:
         """Ends it at once."""
 
 
-class Inline:
-    """One run after the other in this process: no start-up, one compilation cache.
+class Launcher(Protocol):
+    """A place where runs are trained."""
 
-    Attributes:
-        jobs: how many run at once, here and in the other launchers.
-        in_process: whether a signal for a run is one for the sweep.
-    """
-
-    jobs = 1
-    in_process = True
-
-    def __init__(self, cache: pathlib.Path):
-        self._cache = cache
+    jobs: int  # how many run at once
 
     def start(self, job: Job, directory: pathlib.Path) -> Attempt:
-        """Starts a job, here until its end; `directory` is new, and takes its log."""
-        import jax
-
-        if not jax.config.jax_compilation_cache_dir:
-            jax.config.update("jax_compilation_cache_dir", str(self._cache))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        directory.mkdir(parents=True)
-        with (
-            (directory / "log.out").open("w") as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
-            return Attempt(directory / "log.out", run_job(job))
+        """Starts a job; `directory` is new and holds the job's files and log."""
 
 
 class Local:
@@ -85,8 +60,6 @@ class Local:
         ValueError: if the jobs would have different devices.
     """
 
-    in_process = False
-
     def __init__(self, jobs: int | None = None):
         devices = accelerators()
         self.jobs = jobs or max(1, len(devices))
@@ -98,9 +71,9 @@ class Local:
         return _LocalAttempt(job, directory, self._environments)
 
 
-class _LocalAttempt(Attempt):
+class _LocalAttempt:
     def __init__(self, job: Job, directory: pathlib.Path, environments: list[dict]):
-        super().__init__(directory / "log.out")
+        self.log = directory / "log.out"
         self._outcome_file = directory / OUTCOME
         self._stop_file = job.stop_file
         self._free = environments
@@ -119,12 +92,12 @@ class _LocalAttempt(Attempt):
             )
 
     def poll(self) -> Outcome | None:
-        if self._outcome is None and self._process.poll() is not None:
-            self._free.append(self._environment)
-            self._outcome = _KILLED
-            if self._outcome_file.exists():
-                self._outcome = Outcome(**json.loads(self._outcome_file.read_text()))
-        return self._outcome
+        if self._process.poll() is None:
+            return None
+        self._free.append(self._environment)
+        if not self._outcome_file.exists():
+            return _KILLED
+        return Outcome(**json.loads(self._outcome_file.read_text()))
 
     def stop(self) -> None:
         self._stop_file.touch()
@@ -188,8 +161,6 @@ class Slurm:
         ValueError: if there is no Slurm here.
     """
 
-    in_process = False
-
     def __init__(self, settings: Mapping[str, Any], jobs: int | None = None):
         if shutil.which("sbatch") is None:
             raise ValueError("--launcher=slurm: there is no sbatch on this machine.")
@@ -221,9 +192,9 @@ class Slurm:
         return job_id in self._alive
 
 
-class _SlurmAttempt(Attempt):
+class _SlurmAttempt:
     def __init__(self, submitted: submitit.Job, job: Job, slurm: Slurm):
-        super().__init__(submitted.paths.stdout)
+        self.log = submitted.paths.stdout
         self._submitted = submitted
         self._stop_file = job.stop_file
         self._slurm = slurm
@@ -254,6 +225,3 @@ class _SlurmAttempt(Attempt):
 
     def _cancel(self, how: str) -> None:
         subprocess.run(["scancel", how, self._submitted.job_id], capture_output=True)
-
-
-Launcher = Inline | Local | Slurm

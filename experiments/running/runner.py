@@ -4,11 +4,8 @@ import contextlib
 import dataclasses
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
-
-from rich.console import Console
 
 from experiments.running.board import (
     DONE,
@@ -21,13 +18,10 @@ from experiments.running.board import (
 )
 from experiments.running.fingerprint import (
     check_devices,
-    check_unmixed,
-    code_fingerprint,
     make_record,
     newest_checkpoint,
 )
 from experiments.running.launch import Attempt, Launcher
-from experiments.running.sweep import PlannedRun
 from experiments.running.worker import Job, Outcome, check_free, locked
 from segloss.writing import write_text
 
@@ -46,26 +40,33 @@ class Runner:
     Attributes:
         workdir: holds the runs, and `.jobs/` with the log of every try.
         code: fingerprint of the code.
-        retries: how often a run that crashes is retried.
         accepted_code: fingerprints of other code that counts as the same.
+        retries: how often a run that crashes is retried.
     """
 
     board: Board
     launcher: Launcher
     workdir: pathlib.Path
     code: str
-    retries: int
     accepted_code: Sequence[str] = ()
+    retries: int = 2
     _attempts: dict[int, tuple[Attempt, int]] = dataclasses.field(default_factory=dict)
     _signals: list[int] = dataclasses.field(default_factory=list)
 
     def run(self) -> int:
-        """Returns the exit code: 0, 1 if a run failed, 128 plus a signal that came."""
-        with self._signals_noted(), self.board.shown():
-            try:
-                self._loop()
-            finally:
-                self._end_attempts()
+        """Returns the exit code: 0, 1 if a run failed, 128 plus a signal that came.
+
+        Raises:
+            ValueError: if the sweep, or one of its runs, is in use.
+        """
+        with locked(self.workdir):
+            check_free([row.folder for row in self._rows])
+            self._note_devices()
+            with self._signals_noted(), self.board.shown():
+                try:
+                    self._loop()
+                finally:
+                    self._end_attempts()
         if self._signals:
             return 128 + self._signals[0]
         return int(any(row.state == FAILED for row in self._rows))
@@ -73,6 +74,16 @@ class Runner:
     @property
     def _rows(self) -> Sequence[Row]:
         return self.board.rows
+
+    @property
+    def _devices_file(self) -> pathlib.Path:
+        return (self.workdir / _LOGS / _DEVICES).absolute()
+
+    def _note_devices(self) -> None:
+        """Tells the jobs which devices the runs that have begun used."""
+        self._devices_file.unlink(missing_ok=True)
+        if devices := check_devices([row.run for row in self._rows], self.workdir):
+            write_text(self._devices_file, devices)
 
     def _loop(self) -> None:
         while not self._signals:
@@ -97,7 +108,7 @@ class Runner:
                 row.run, code=self.code, accepted_code=self.accepted_code
             ),
             stop_file=directory / "stop",
-            devices_file=(self.workdir / _LOGS / _DEVICES).absolute(),
+            devices_file=self._devices_file,
         )
         row.curve.refresh()
         row.start_clock()
@@ -127,8 +138,6 @@ class Runner:
             score = row.summary["mean_iou"]
             self.board.change(row, DONE, f", mean IoU {_or_none(score)}")
             return
-        if outcome.state == "stopped" and self.launcher.in_process:
-            self._signals.append(outcome.signal or signal.SIGTERM)
         if self._signals:
             self.board.change(row, STOPPED, f" at step {row.curve.step}")
             return
@@ -200,63 +209,9 @@ def _or_none(score: float | None) -> str:
     return "none" if score is None else f"{score:.3f}"
 
 
-def failures(rows: Sequence[Row]) -> str:
-    """The runs that failed, in a line each; empty where there is none."""
-    return "\n".join(
-        f"  {row.run.key}: {row.error}" for row in rows if row.state == FAILED
-    )
-
-
-def plan_sweep(
-    runs: Sequence[PlannedRun],
-    workdir: pathlib.Path,
-    console: Console,
-    *,
-    accept_code: Sequence[str] = (),
-) -> tuple[Board, list[str]]:
-    """The runs as a board shows them, and which other code is accepted.
-
-    Raises:
-        ValueError: if the results of the runs could not be collected together.
-    """
-    accepted = check_unmixed(
-        runs, workdir, code=code_fingerprint(), accept_code=accept_code
-    )
-    check_devices(runs, workdir)
-    return Board([Row(run, run.folder(workdir)) for run in runs], console), accepted
-
-
-def run_sweep(
-    board: Board,
-    workdir: pathlib.Path,
-    launcher: Launcher,
-    *,
-    retries: int,
-    accepted_code: Sequence[str] = (),
-) -> int:
-    """Runs a sweep, unless another process does; returns what `Runner.run` does.
-
-    Raises:
-        ValueError: if the sweep, or one of its runs, is in use.
-    """
-    with locked(workdir):
-        check_free([row.folder for row in board.rows])
-        devices_file = workdir / _LOGS / _DEVICES
-        if devices := check_devices([row.run for row in board.rows], workdir):
-            write_text(devices_file, devices)
-        else:
-            devices_file.unlink(missing_ok=True)
-        code = code_fingerprint()
-        runner = Runner(board, launcher, workdir, code, retries, accepted_code)
-        return runner.run()
-
-
-def exit_with(code: int, rows: Sequence[Row]) -> None:
-    """Ends the command as its runs went."""
+def summary(code: int, rows: Sequence[Row]) -> str:
+    """Returns how to resume, or a line per run that failed; empty if all are done."""
     if code > 128:
-        name = signal.Signals(code - 128).name
-        with contextlib.suppress(OSError):
-            print(f"{name}: the same command resumes from here.", file=sys.stderr)
-    elif code:
-        print(f"error: these runs failed:\n{failures(rows)}", file=sys.stderr)
-    sys.exit(code)
+        return f"{signal.Signals(code - 128).name}: the same command resumes from here."
+    failed = [f"  {row.run.key}: {row.error}" for row in rows if row.state == FAILED]
+    return "\n".join(["error: these runs failed:", *failed]) if failed else ""

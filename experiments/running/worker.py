@@ -45,20 +45,14 @@ class Outcome:
         state: "done"; "stopped" by a signal; "faulty", which would be so again;
             "crashed", which may not.
         error: what went wrong; of a stopped job, that training had not begun.
-        signal: the one that stopped it.
     """
 
     state: str
     error: str = ""
-    signal: int | None = None
 
 
 class _Asked(BaseException):
     """A signal came outside of training and evaluation."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
 
 
 def run_job(job: Job) -> Outcome:
@@ -66,15 +60,14 @@ def run_job(job: Job) -> Outcome:
     with _asked_by_signals():
         try:
             if job.stop_file.exists():
-                return Outcome("stopped", signal=signal.SIGTERM)
+                return Outcome("stopped")
             with locked(job.folder):
                 return _train(job)
-        except _Asked as asked:
-            error = "its job was stopped before its first step"
-            return Outcome("stopped", error=error, signal=asked.number)
+        except _Asked:
+            return Outcome("stopped", "its job was stopped before its first step")
         except Exception as error:
             traceback.print_exc()
-            return Outcome("crashed", error=f"{type(error).__name__}: {error}")
+            return Outcome("crashed", f"{type(error).__name__}: {error}")
 
 
 def _train(job: Job) -> Outcome:
@@ -93,9 +86,9 @@ def _train(job: Job) -> Outcome:
         train.train(job.config, job.folder)
     except (ValueError, train.NonFiniteError) as error:
         traceback.print_exc()
-        return Outcome("faulty", error=str(error))
-    except train.Stopped as stopped:
-        return Outcome("stopped", signal=stopped.code - 128)
+        return Outcome("faulty", str(error))
+    except train.Stopped:
+        return Outcome("stopped")
     return Outcome("done")
 
 
@@ -134,7 +127,7 @@ def _asked_by_signals() -> Iterator[None]:
     """
 
     def ask(number, frame):
-        raise _Asked(number)
+        raise _Asked
 
     def pass_on(number, frame):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -150,7 +150,7 @@ job = pickle.loads((directory / "job.pkl").read_bytes())
 print(job.record["arm"], os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 while not (job.folder / "end").exists():
     time.sleep(0.01)
-outcome = {"state": "done", "error": "", "signal": None}
+outcome = {"state": "done", "error": ""}
 (directory / "outcome.json").write_text(json.dumps(outcome))
 """
 
@@ -215,8 +215,9 @@ def launcher_of(tmp_path):
     """The launcher that a command line asks for."""
 
     def launcher_of(name, *args):
-        flags.FLAGS(["run", f"--workdir={tmp_path}", *args])
-        return make_launcher(name, tmp_path / "study")
+        asked = [f"--workdir={tmp_path}", f"--launcher={name}", *args]
+        flags.FLAGS(["run", *asked])
+        return make_launcher(tmp_path / "study")
 
     with flagsaver.flagsaver():
         yield launcher_of
@@ -246,7 +247,7 @@ def executor(monkeypatch):
 
 
 def test_launchers_are_as_the_flags_have_them(launcher_of, machine, executor, tmp_path):
-    assert isinstance(launcher_of("inline"), launch.Inline)
+    assert launcher_of("local", "--smoke").jobs == 1
     local = launcher_of("local", "--jobs=3")
     assert isinstance(local, launch.Local)
     assert local.jobs == 3

@@ -1,6 +1,5 @@
 """The runner's decisions, with jobs that are played."""
 
-import dataclasses
 import errno
 import functools
 import io
@@ -23,15 +22,13 @@ from experiments.running.board import (
     Row,
 )
 from experiments.running.fingerprint import code_fingerprint
-from experiments.running.runner import Runner, failures
+from experiments.running.runner import Runner, summary
 from experiments.running.sweep import expand
 from experiments.running.worker import Job, Outcome, check_free, locked, run_job
 
 CRASH = Outcome("crashed", error="it was killed")
-STOPPED_WHILE_TRAINING = Outcome("stopped", signal=signal.SIGTERM)
-STOPPED_BEFORE = dataclasses.replace(
-    STOPPED_WHILE_TRAINING, error="its job was stopped before its first step"
-)
+STOPPED_WHILE_TRAINING = Outcome("stopped")
+STOPPED_BEFORE = Outcome("stopped", error="its job was stopped before its first step")
 
 
 class Played:
@@ -40,8 +37,6 @@ class Played:
     A run that plays a signal sends it to the runner. The signal `then` comes once the
     runs were asked to stop, while the first of them has not yet done so.
     """
-
-    in_process = False
 
     def __init__(self, plays, jobs=2, then=None):
         self.plays = plays
@@ -82,7 +77,7 @@ class PlayedAttempt:
                 os.kill(os.getpid(), self.launcher.then)
                 self.launcher.then = None
                 return None
-            outcome = Outcome("stopped", signal=signal.SIGTERM)
+            outcome = Outcome("stopped")
         if step:
             line = json.dumps({"step": step, "loss": 0.5, "val_mean_iou": 0.25})
             with (self.job.folder / "metrics.jsonl").open("a") as file:
@@ -117,7 +112,7 @@ def play(tmp_path, plays, file=None, **kwargs):
     file = file or io.StringIO()
     console = Console(file=file, width=200, markup=False, highlight=False)
     launcher = Played(plays, **kwargs)
-    code = Runner(Board(rows, console), launcher, tmp_path, "code", retries=2).run()
+    code = Runner(Board(rows, console), launcher, tmp_path, "code").run()
     return code, rows, file.getvalue(), launcher
 
 
@@ -154,7 +149,8 @@ def test_crashes_are_retried_faults_are_not_and_the_others_go_on(tmp_path):
     assert "shaky/seed=0: retry 2 after it was killed" in output
     assert "good/seed=0: done, mean IoU 0.900" in output
     assert "log of 3" in output.split("broken/seed=0 failed; the end of")[1]
-    assert failures(rows).splitlines() == [
+    assert summary(code, rows).splitlines() == [
+        "error: these runs failed:",
         "  broken/seed=0: it was killed",
         "  faulty/seed=0: config.x must be 1.",
     ]
@@ -185,7 +181,7 @@ def test_a_job_that_its_cluster_stops_goes_on_while_it_gets_somewhere(tmp_path):
         (DONE, 0),
     ]
     assert "long/seed=0: waiting, its job was stopped at step 8" in output
-    assert "its job was stopped before its first step" in failures(rows)
+    assert "its job was stopped before its first step" in summary(code, rows)
 
 
 def test_progress_is_what_was_saved_and_not_what_a_killed_job_had_logged(tmp_path):

@@ -1,0 +1,39 @@
+"""What the README and the page of a study have in common."""
+
+import pathlib
+from typing import Any
+
+import jinja2
+
+from experiments.analysis.compare import compare
+from experiments.analysis.figures import make_plots
+from experiments.analysis.paper import read_reported
+from experiments.analysis.store import Study
+from experiments.analysis.tables import caveat, make_tables
+
+
+def contents(
+    study: Study, *, paper_csv: pathlib.Path, resamples: int
+) -> dict[str, Any]:
+    """Returns what both templates show of a study."""
+    reported = read_reported(study.paper, paper_csv)
+    comparisons = compare(study, resamples=resamples)
+    return {
+        "study": study,
+        "comparisons": comparisons,
+        "tables": make_tables(study, comparisons, reported),
+        "plots": make_plots(study, comparisons, reported),
+        "caveat": caveat(study),
+    }
+
+
+def render(template: str, **values: Any) -> str:
+    """Fills in a template of this folder; values are escaped where it is HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(values)
