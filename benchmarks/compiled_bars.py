@@ -14,7 +14,6 @@ from benchmarks.compiled_cases import (
     Case,
     Key,
 )
-from segloss.losses import LOSSES
 
 Results = Mapping[tuple[str, str, str], Compiled]  # of one chip, by dtype, name, who
 
@@ -102,7 +101,7 @@ def _limits(
         for pattern, limit in bars.traffic.items():
             if re.fullmatch(pattern, name):
                 yield "traffic", traffic, limit
-        if is_loss(name):
+        if case.is_loss:
             limit = bars.lovasz_temporaries if name == LOVASZ else bars.temporaries
             yield "temporaries", ours.temporary_bytes / case.unit_bytes, limit
     if dtype == "bfloat16" and not case.plain:
@@ -118,14 +117,9 @@ def _limits(
         scale = _floor(case) / _floor(cases[dtype, case.plain])
         yield "traffic, plain", traffic, plain and VARIANT_BAR * scale * plain
     reference = results.get((dtype, CROSS_ENTROPY, OPTAX))
-    if is_loss(name) and reference:
+    if case.is_loss and reference:
         limit = COMPILE_BAR * reference.compile_seconds
         yield "compile s", ours.compile_seconds, limit
-
-
-def is_loss(name: str) -> bool:
-    """Whether a case of this name is a loss (otherwise a metric)."""
-    return re.match(r"\w+", name)[0] in LOSSES
 
 
 def _floor(case: Case) -> float:

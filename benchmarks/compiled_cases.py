@@ -27,6 +27,7 @@ class Case(NamedTuple):
         unit_bytes: size of the logits, or of a metric's inputs; the unit of figures.
         floor_bytes: least number of bytes that must be read and written.
         plain: name of the case that this is a variant of, or None.
+        is_loss: False for a metric.
     """
 
     candidates: Mapping[str, Callable]
@@ -34,6 +35,7 @@ class Case(NamedTuple):
     unit_bytes: int
     floor_bytes: int
     plain: str | None = None
+    is_loss: bool = True
 
 
 Key = tuple[str, str]  # dtype and name
@@ -190,6 +192,8 @@ def metric_cases(shape: tuple[int, ...]) -> dict[Key, Case]:
         ),
     }
     return {
-        key: Case(candidates, inputs, _num_bytes(inputs), _num_bytes(inputs))
+        key: Case(
+            candidates, inputs, _num_bytes(inputs), _num_bytes(inputs), is_loss=False
+        )
         for key, (candidates, inputs) in calls.items()
     }

@@ -51,14 +51,15 @@ def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
     importlib.import_module(
         "segloss.data.samplers.kernels"
     )  # import numba before measuring
-    name = label.split(",")[0]
+    fields = dict(CASES[label])
+    name = fields.pop("name")
     before = peak_mib()
     index = ClassIndex(np.load(path, mmap_mode="r"), "synthetic")
     start = time.process_time()
     sets = ClassSets.from_counts(index.pixel_counts)
     packing = time.process_time() - start
     shares = sets.samples_per_class()
-    make = bind("sampler", SAMPLERS, name, CASES[label], class_pixels=shares)
+    make = bind("sampler", SAMPLERS, name, fields, class_pixels=shares)
     make(ClassSets(sets.words[:20_000], sets.num_classes))  # compiles
     start = time.process_time()
     sampler = make(sets)

@@ -4,20 +4,21 @@ from pathlib import Path
 
 import numpy as np
 
-PAIR = dict(batch_max=9, batch_cl=8)
+BALANCE = dict(name="balance_batch", batch_max=9, batch_cl=8)
+GREEDY = dict(name="greedy_cover", batch_max=9, batch_cl=8)
 CASES = {
-    "balance_batch": PAIR,
-    "balance_batch, batch_cl=12": PAIR | dict(batch_cl=12),
-    "balance_batch, batch_cl=12, requeue": PAIR
+    "balance_batch": BALANCE,
+    "balance_batch, batch_cl=12": BALANCE | dict(batch_cl=12),
+    "balance_batch, batch_cl=12, requeue": BALANCE
     | dict(batch_cl=12, on_reject="requeue"),
-    "balance_batch, exact": PAIR | dict(exact=True),
-    "greedy_cover": PAIR,
-    "greedy_cover, batch_cl=12": PAIR | dict(batch_cl=12),
-    "random": dict(batch_max=9),
-    "repeat_factor": dict(batch_max=9, threshold=0.1),
-    "rare_class": dict(batch_max=9),
-    "class_uniform": dict(batch_max=9),
-    "foreground_oversample": dict(batch_max=9),
+    "balance_batch, exact": BALANCE | dict(exact=True),
+    "greedy_cover": GREEDY,
+    "greedy_cover, batch_cl=12": GREEDY | dict(batch_cl=12),
+    "random": dict(name="random", batch_max=9),
+    "repeat_factor": dict(name="repeat_factor", batch_max=9, threshold=0.1),
+    "rare_class": dict(name="rare_class", batch_max=9),
+    "class_uniform": dict(name="class_uniform", batch_max=9),
+    "foreground_oversample": dict(name="foreground_oversample", batch_max=9),
 }
 
 

@@ -36,15 +36,18 @@ SAMPLERS = (
 )
 
 
-def _arms() -> dict[str, dict]:
-    """All samplers at equal steps; those with smaller batches also at equal images."""
+def _arms() -> dict[tuple[str, str], dict]:
+    """All samplers at equal steps; those with smaller batches also at equal images.
+
+    The keys are the two parts of the arms' names: loss and batches.
+    """
     arms = {}
     for sampler in SAMPLERS:
         for loss, fields in LOSSES.items():
             name, overrides = sampler["name"], {"loss": fields, "sampler": sampler}
-            arms[f"{loss}-{name}"] = overrides
+            arms[loss, name] = overrides
             if name in embedded.MEAN_BATCH_SIZES:
-                arms[f"{loss}-{name}-images"] = {
+                arms[loss, f"{name}-images"] = {
                     **overrides,
                     "total_steps": embedded.equal_images(name),
                 }
@@ -52,9 +55,9 @@ def _arms() -> dict[str, dict]:
 
 
 COMPARISONS = tuple(
-    (arm, f"{arm.split('-')[0]}-random")
-    for arm in _arms()
-    if not arm.endswith("-random")
+    (f"{loss}-{batches}", f"{loss}-random")
+    for loss, batches in _arms()
+    if batches != "random"
 )
 
 
@@ -63,4 +66,5 @@ def get_config(size: str = "full") -> ConfigDict:
 
 
 def sweep() -> Iterator[dict]:
-    yield from with_seeds(_arms())
+    arms = {f"{loss}-{batches}": fields for (loss, batches), fields in _arms().items()}
+    yield from with_seeds(arms)

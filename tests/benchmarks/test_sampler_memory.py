@@ -40,4 +40,4 @@ def test_index_and_cases_are_what_the_table_says(tmp_path):
     sets = ClassSets.from_counts(np.load(tmp_path / "index.npy", mmap_mode="r"))
     assert sets.samples_per_class()[0] == 1_000
     assert 2 <= sets.sizes().min() <= sets.sizes().max() <= 5
-    assert {label.split(",")[0] for label in CASES} == set(SAMPLERS)
+    assert {fields["name"] for fields in CASES.values()} == set(SAMPLERS)
