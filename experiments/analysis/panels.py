@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-_DPI = 110
+from segloss.report import make_figure
+
 _COLUMNS = 3
 # Names of classes and arms are no formulas, whatever they hold.
 _PLAIN_TEXT = {"text.parse_math": False}
@@ -85,7 +86,7 @@ def grid_figure(panels: Sequence[Panel]) -> Figure:
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     height, width = (max(p.hw_inches[i] for p in panels) for i in (0, 1))
-    figure = Figure((width * columns, height * rows), dpi=_DPI, layout="constrained")
+    figure = make_figure(width * columns, height * rows)
     with matplotlib.rc_context(_PLAIN_TEXT):
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):

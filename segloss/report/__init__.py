@@ -12,6 +12,7 @@ from segloss.report.figures import (
     Example,
     curve_figure,
     example_figure,
+    make_figure,
     read_metrics,
     save_figure,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "dataset_table",
     "example_figure",
     "exposure_table",
+    "make_figure",
     "make_table",
     "markdown_table",
     "overlay",

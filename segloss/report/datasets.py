@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from segloss.report.figures import make_figure
 from segloss.report.tables import make_table
 
-_DPI = 110
 _SIZE_INCHES = (13.0, 10.0)
 # Companions that the table lists for each class; the figure shows all classes.
 _COMPANIONS = 3
@@ -99,7 +99,7 @@ def co_occurrence_table(statistics: Mapping[str, Any]) -> Table:
 
 def dataset_figure(statistics: Mapping[str, Any]) -> Figure:
     """Draws a panel each for shares, co-occurrence, acceptance and exposures."""
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    figure = make_figure(*_SIZE_INCHES)
     panels = figure.subplots(2, 2)
     names = [row["name"] for row in statistics["classes"]]
     _draw_shares(panels[0, 0], statistics["classes"])

@@ -57,7 +57,7 @@ def example_figure(
     row_inches = [_WIDTH_INCHES / 3 * min(h / w, 1.5) + 0.25 for h, w, _ in shapes]
     legend_inches = 0.2 + 0.2 * math.ceil(len(handles) / _LEGEND_COLUMNS)
     size = (_WIDTH_INCHES, sum(row_inches) + legend_inches)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = make_figure(*size)
     rows = figure.subplots(len(examples), 3, squeeze=False, height_ratios=row_inches)
     for axes, example in zip(rows, examples, strict=True):
         truth = to_colors(example["labels"], ignore_label=ignore_label)
@@ -99,7 +99,7 @@ def curve_figure(
     scores = sorted(
         {key for line in lines for key in line if key.endswith("_mean_iou")}
     )
-    figure = Figure(figsize=(_WIDTH_INCHES, 3.6), dpi=_DPI, layout="constrained")
+    figure = make_figure(_WIDTH_INCHES, 3.6)
     panels = figure.subplots(1, 1 + bool(scores), squeeze=False)[0]
     panels[0].plot(steps, losses, color="tab:blue", linewidth=0.6, alpha=0.35)
     panels[0].plot(steps, _smooth(losses, window), color="tab:blue", linewidth=1.6)
@@ -137,6 +137,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
                 "run's folder and run it again."
             ) from error
     return lines
+
+
+def make_figure(width_inches: float, height_inches: float) -> Figure:
+    """Makes an empty figure with the resolution and layout of all figures here."""
+    size = (width_inches, height_inches)
+    return Figure(figsize=size, dpi=_DPI, layout="constrained")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
