@@ -11,8 +11,11 @@ from segloss.config.parsed import (
     parse_named,
 )
 from segloss.config.parts import (
+    WINDOW_FIELDS,
     check_split,
     choose_sampler,
+    choose_windows,
+    index_windows,
     make_configured_model,
     open_configured_dataset,
 )
@@ -27,6 +30,7 @@ from segloss.config.stored import (
 )
 
 __all__ = [
+    "WINDOW_FIELDS",
     "DataConfig",
     "EvaluateConfig",
     "Inference",
@@ -38,8 +42,10 @@ __all__ = [
     "check_same_weights",
     "check_split",
     "choose_sampler",
+    "choose_windows",
     "differing_fields",
     "flat_fields",
+    "index_windows",
     "is_size",
     "make_configured_model",
     "open_configured_dataset",

@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int, Int64
 
 from segloss import metrics
 from segloss.config import Inference
-from segloss.data import Batch, Dataset, InOrder, iterate_batches, round_up
+from segloss.data import Batch, Dataset, InOrder, Loading, iterate_batches, round_up
 from segloss.devices import shard
 from segloss.trained.inference import predict_labels
 
@@ -100,18 +100,18 @@ def evaluate(
         batches = iterate_batches(
             source,
             sampler,
+            Loading(
+                canvas_hw=canvas_hw,
+                ignore_label=dataset.ignore_label,
+                num_classes=num_classes,
+                num_threads=num_threads,
+            ),
             start=0,
             stop=len(sampler),
             num_devices=jax.local_device_count(),
-            canvas_hw=canvas_hw,
-            ignore_label=dataset.ignore_label,
-            num_classes=num_classes,
-            num_threads=num_threads,
         )
         for k, batch in enumerate(batches):
             present = batch["sample_valid"]
-            batch["hw"] = np.full((len(present), 2), canvas_hw, np.int32)
-            batch["hw"][present] = image_hw[sampler[k]]
             counts = np.asarray(evaluation_step(replicated_variables, shard(batch)))
             counts = counts.reshape(-1, *counts.shape[2:])[present]
             total += counts.sum(axis=0, dtype=np.int64)

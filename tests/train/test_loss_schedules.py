@@ -54,11 +54,10 @@ def batches_of(setup):
     return iterate_batches(
         setup.dataset.source("train"),
         setup.sampler,
+        setup.loading,
         start=0,
         stop=4,
         num_devices=jax.device_count(),
-        canvas_hw=setup.dataset.max_hw,
-        ignore_label=setup.dataset.ignore_label,
     )
 
 
@@ -70,6 +69,7 @@ def step_of(setup):
         loss=setup.loss,
         optimizer=setup.optimizer,
         augment=setup.augment,
+        num_classes=setup.dataset.num_classes,
     )
 
 

@@ -19,7 +19,7 @@ from segloss.train.setup import choose_terms, make_configured_loss
         ("augment.zoom", 2, "augment has no hyperparameter 'zoom'; known are scale"),
         ("sampler.batch_size", 2, "balance_batch has no .* 'batch_size'; known are"),
         ("sampler.batch_cl", 200, "the largest batch_cl reachable"),
-        ("sampler.min_pixels", 0, "ClassSets: min_pixels must be >= 1, got 0"),
+        ("sampler.min_pixels", 0, "config.sampler.min_pixels must be >= 1, got 0"),
         ("model.name", "u-net", "no model is named 'u-net'; known are .*unet"),
         ("model.deep", 2, "unet has no hyperparameter 'deep'; known are"),
         ("loss.name", "dice", "no loss is named 'dice'; known are"),
@@ -75,6 +75,7 @@ def test_missing_field_is_named(tiny_config, path, message):
 
 def test_sampler_counts_a_class_from_min_pixels_on(tiny_config):
     tiny_config.sampler.min_pixels = 100
+    tiny_config.augment.keep_classes = False
     setup = make_setup(tiny_config)
     counts = setup.dataset.class_index("train").pixel_counts
     assert ((counts > 0) != (counts >= 100)).any()

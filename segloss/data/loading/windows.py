@@ -1,0 +1,394 @@
+"""Windows: the part of an image that a random scale and crop will see.
+
+They are chosen on the host, so that a batch holds no more of an image than its crop
+needs, and so that a crop keeps the classes for which its image was sampled. Images are
+scaled later, on the device.
+
+Scales are integer multiples of 1 / `SCALE_ONE` and crops start at whole pixels. The
+host therefore knows exactly which labels the device will pick.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, UInt8
+
+SCALE_ONE = 4096  # the integer that stands for scale 1
+
+# Windows to draw at random, first anywhere and then around a pixel of a class, before
+# all windows of a grid are examined.
+_TRIES = 10
+# Positions in the grid are this fraction of a crop apart.
+_GRID_STEP = 1 / 8
+# Number of scales in the grid if `scale_range` is continuous.
+_GRID_SCALES = 5
+
+
+class Window(NamedTuple):
+    """Where a crop lies in its image; a batch has an array for each field.
+
+    Attributes:
+        scale: scale factor times `SCALE_ONE`.
+        offset: first row and column of the crop in the scaled image; negative if the
+            crop starts before the image.
+        start: first row and column of the window in the image.
+        hw: height and width of the window in the image.
+    """
+
+    scale: Any
+    offset: Any
+    start: Any
+    hw: Any
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The rows and columns of the window in the image."""
+        (top, left), (h, w) = self.start, self.hw
+        return slice(top, top + h), slice(left, left + w)
+
+
+def nearest_source(pixel: Any, scale: Any) -> Any:
+    """Row or column of the image that row or column `pixel` of the scaled image shows.
+
+    It is `floor((pixel + 0.5) * SCALE_ONE / scale)` in integers, for NumPy and JAX.
+
+    >>> nearest_source(3, SCALE_ONE // 2), nearest_source(3, 2 * SCALE_ONE)
+    (7, 1)
+    """
+    return (2 * pixel + 1) * (SCALE_ONE // 2) // scale
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """Draws windows, as pure functions of the seed, the batch and the row.
+
+    A scale is drawn, then a position of the crop with equal probability for each pixel.
+    A scaled image that is smaller than the crop is placed at random in it.
+
+    With `keep_classes`, a window must hold at least `min_pixels` pixels, counted after
+    scaling, of each class that its sample owes (see `EpochSampler.owed`). Windows are
+    drawn in three stages until one does:
+
+    1. Ten windows as above. If one of them is accepted, its distribution is that of all
+       windows, restricted to those that hold what is owed.
+    2. Ten windows at a random scale and position around a random pixel of the rarest
+       owed class. Windows with many ways to cover such pixels are more likely.
+    3. A window from a grid of scales and positions, with equal probability for each
+       scale and then for each position that holds what is owed. If there is none,
+       classes are given up, the most frequent first.
+
+    Attributes:
+        crop_hw: height and width of the crop, in pixels after scaling.
+        scale_range: smallest and largest scale factor; factors are drawn uniformly.
+        scales: scale factors to choose from with equal probability, instead of
+            `scale_range`. Factors are rounded to multiples of 1 / 4096.
+        keep_classes: whether windows must hold what their samples owe.
+        min_pixels: number of pixels that must be kept of a class, at least 1.
+        rare_first: class ids in the order in which they are kept; None means 0, 1, ...
+        seed: seed of the draws, at least 0.
+
+    Raises:
+        ValueError: at construction, if an attribute is out of range.
+
+    >>> import numpy as np
+    >>> windows = Windows(crop_hw=(4, 4), scales=(0.5,), keep_classes=True)
+    >>> labels = np.zeros((64, 64), np.uint8)
+    >>> labels[40:44, 20:24] = 1  # 2 x 2 pixels at scale 0.5
+    >>> owed = np.array([False, True])
+    >>> window, tries = windows.draw(labels, owed, batch=0, row=0)
+    >>> int(windows.crop(labels, window).sum()) >= 1
+    True
+    """
+
+    crop_hw: tuple[int, int]
+    scale_range: tuple[float, float] = (0.5, 1.5)
+    scales: tuple[float | int, ...] | None = None
+    keep_classes: bool = False
+    min_pixels: int = 1
+    rare_first: tuple[int, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ValueError(
+                "augment: scale_range must be 0 < low <= high, "
+                f"got {tuple(self.scale_range)}."
+            )
+        if self.scales is not None and not (self.scales and min(self.scales) > 0):
+            raise ValueError(
+                "augment: scales must be one or more numbers > 0, or None, "
+                f"got {self.scales}."
+            )
+        if not isinstance(self.keep_classes, bool):
+            raise ValueError(
+                f"augment: keep_classes must be True or False, got {self.keep_classes}."
+            )
+        if self.min_pixels < 1:
+            raise ValueError(
+                f"Windows: min_pixels must be >= 1, got {self.min_pixels}."
+            )
+
+    def canvas_hw(self, max_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that hold every window of images up to `max_hw`.
+
+        >>> Windows(crop_hw=(4, 8), scales=(0.5, 1.0)).canvas_hw((1_000, 15))
+        (12, 15)
+        """
+        scale = min(self._grid_scales)
+        # From the first pixel of the crop to the last, and the interpolation's margin.
+        sizes = [
+            (2 * n - 2) * (SCALE_ONE // 2) // scale + 2 + 2 * _margin(scale)
+            for n in self.crop_hw
+        ]
+        return min(sizes[0], max_hw[0]), min(sizes[1], max_hw[1])
+
+    def draw(
+        self,
+        labels: UInt8[np.ndarray, "h w"],
+        owed: Bool[np.ndarray, " c"],
+        *,
+        batch: int,
+        row: int,
+    ) -> tuple[Window, int]:
+        """Draws the window of a sample.
+
+        Args:
+            labels: class ids; labels from `len(owed)` on are void.
+            owed: True for the classes that the sample owes; used with `keep_classes`.
+            batch: index of the batch.
+            row: place of the sample in the global batch.
+
+        Returns:
+            The window, and the number of windows that were drawn to find it.
+        """
+        # The samplers' keys are `[seed, epoch]`, which NumPy fills up with zeros.
+        rng = np.random.default_rng([self.seed, batch, row, 1])
+        if not (self.keep_classes and owed.any()):
+            return self._anywhere(labels.shape, rng), 1
+        chosen = [c for c in self._order(len(owed)) if owed[c]]
+        tries = 0
+        for window in self._candidates(labels, chosen[0], rng):
+            tries += 1
+            if self._keeps(labels, window, chosen):
+                return window, tries
+        return self._from_grid(labels, chosen, rng), tries + 1
+
+    def crop(
+        self, labels: UInt8[np.ndarray, "h w"], window: Window
+    ) -> UInt8[np.ndarray, "_ _"]:
+        """The labels that the crop of a window shows, without what is not image."""
+        lines = []
+        for size, crop, offset in zip(
+            labels.shape, self.crop_hw, window.offset, strict=True
+        ):
+            line = nearest_source(np.arange(offset, offset + crop), window.scale)
+            lines.append(line[(line >= 0) & (line < size)])
+        return labels[lines[0][:, None], lines[1]]
+
+    def keepable(
+        self, labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
+    ) -> Int32[np.ndarray, " c"]:
+        """Finds classes that one window can hold together.
+
+        The rarest class is chosen first, then the next one that fits into a window with
+        it, and so on. Of the scales, the one with the most classes is used.
+
+        Args:
+            labels: class ids.
+            num_classes: class ids are in `[0, num_classes)`.
+            ignore_label: label of pixels that do not count.
+
+        Returns:
+            The number of pixels of each class, after scaling, in such a window of the
+            grid; 0 for all other classes. `draw` keeps every subset of these classes.
+        """
+        best = np.zeros(num_classes, np.int32)
+        order = [c for c in self._order(num_classes) if c != ignore_label]
+        present = {*order} & {*np.unique(labels).tolist()}
+        for scale in self._grid_scales:
+            counts = self._count_in_grid(labels, scale, num_classes)
+            enough = counts >= self.min_pixels
+            kept, alive = _most_kept(enough, order)
+            if len(kept) > np.count_nonzero(best):
+                best[:] = 0
+                best[kept] = counts[tuple(np.argwhere(alive)[0])][kept]
+            # A larger scale shows less of the image; it helps only small regions.
+            if present <= {*np.flatnonzero(enough.any(axis=(0, 1))).tolist()}:
+                break
+        return best
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that depend on what `keepable` returns, and nothing else."""
+        order = None if self.rare_first is None else list(self.rare_first)
+        identity = [self.crop_hw, self._grid_scales, self.min_pixels, order]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        scales = self.scales or self.scale_range
+        low, high = min(scales), max(scales)
+        size = "x".join(map(str, self.crop_hw))
+        return f"crops of {size} at scales {low:g} to {high:g}"
+
+    @functools.cached_property
+    def _grid_scales(self) -> list[int]:
+        scales = self.scales
+        if scales is None:
+            scales = np.linspace(*self.scale_range, _GRID_SCALES)
+        return sorted({_in_units(scale) for scale in scales})
+
+    def _order(self, num_classes: int) -> Sequence[int]:
+        return range(num_classes) if self.rare_first is None else self.rare_first
+
+    def _candidates(
+        self, labels: UInt8[np.ndarray, "h w"], rarest: int, rng: np.random.Generator
+    ) -> Iterator[Window]:
+        for _ in range(_TRIES):
+            yield self._anywhere(labels.shape, rng)
+        pixels = np.flatnonzero(labels == rarest)
+        for _ in range(_TRIES if len(pixels) else 0):
+            pixel = divmod(int(rng.choice(pixels)), labels.shape[1])
+            yield self._around(pixel, labels.shape, rng)
+
+    def _draw_scale(self, rng: np.random.Generator) -> int:
+        if self.scales is not None:
+            return _in_units(self.scales[rng.integers(len(self.scales))])
+        return _in_units(rng.uniform(*self.scale_range))
+
+    def _anywhere(self, hw: tuple[int, ...], rng: np.random.Generator) -> Window:
+        scale = self._draw_scale(rng)
+        offset = []
+        for size, crop in zip(hw, self.crop_hw, strict=True):
+            first, last = _offsets(size, crop, scale)
+            offset.append(int(rng.integers(first, last + 1)))
+        return self._at(scale, offset, hw)
+
+    def _around(
+        self, pixel: tuple[int, int], hw: tuple[int, ...], rng: np.random.Generator
+    ) -> Window:
+        scale = self._draw_scale(rng)
+        offset = []
+        for place, size, crop in zip(pixel, hw, self.crop_hw, strict=True):
+            first, last = _offsets(size, crop, scale)
+            scaled = place * scale // SCALE_ONE
+            first = min(max(first, scaled - crop + 1), last)
+            last = max(min(last, scaled), first)
+            offset.append(int(rng.integers(first, last + 1)))
+        return self._at(scale, offset, hw)
+
+    def _at(self, scale: int, offset: list[int], hw: tuple[int, ...]) -> Window:
+        start, window_hw = [], []
+        for size, crop, first in zip(hw, self.crop_hw, offset, strict=True):
+            top = nearest_source(first, scale) - _margin(scale)
+            end = nearest_source(first + crop - 1, scale) + _margin(scale) + 1
+            top = min(max(top, 0), size - 1)
+            start.append(top)
+            window_hw.append(max(min(end, size), top + 1) - top)
+        return Window(scale, tuple(offset), tuple(start), tuple(window_hw))
+
+    def _keeps(
+        self, labels: UInt8[np.ndarray, "h w"], window: Window, owed: list[int]
+    ) -> bool:
+        seen = self.crop(labels, window)
+        return all(np.count_nonzero(seen == c) >= self.min_pixels for c in owed)
+
+    def _from_grid(
+        self,
+        labels: UInt8[np.ndarray, "h w"],
+        owed: list[int],
+        rng: np.random.Generator,
+    ) -> Window:
+        best: list[bool] = []
+        for each in rng.permutation(self._grid_scales).tolist():
+            enough = self._count_in_grid(labels, each, 1 + max(owed)) >= self.min_pixels
+            kept, alive = _most_kept(enough, owed)
+            held = [c in kept for c in owed]
+            if held > best:  # the first class that only one of them holds decides
+                best, scale, places = held, each, np.argwhere(alive)
+            if all(held):
+                break
+        place = places[rng.integers(len(places))]
+        offset = [
+            int(_grid(size, crop, scale)[i])
+            for size, crop, i in zip(labels.shape, self.crop_hw, place, strict=True)
+        ]
+        return self._at(scale, offset, labels.shape)
+
+    def _count_in_grid(
+        self, labels: UInt8[np.ndarray, "h w"], scale: int, num_classes: int
+    ) -> Int[np.ndarray, "rows columns c"]:
+        """Pixels of each class, after scaling, in each window of the grid."""
+        lines, blocks, first, last = [], [], [], []
+        for size, crop in zip(labels.shape, self.crop_hw, strict=True):
+            scaled = _scaled(size, scale)
+            begin = _grid(size, crop, scale)
+            end = np.minimum(begin + crop, scaled)
+            begin = np.maximum(begin, 0)
+            # Between two neighbouring edges, all pixels are in the same windows.
+            edges = np.unique(np.concatenate([begin, end]))
+            pixels = np.arange(edges[0], edges[-1])
+            lines.append(nearest_source(pixels, scale))
+            blocks.append(np.searchsorted(edges, pixels, side="right") - 1)
+            first.append(np.searchsorted(edges, begin))
+            last.append(np.searchsorted(edges, end))
+        seen = np.minimum(labels[lines[0][:, None], lines[1]], num_classes)
+        shape = blocks[0][-1] + 1, blocks[1][-1] + 1, num_classes + 1
+        place = blocks[0][:, None] * shape[1] + blocks[1]
+        counts = np.bincount(
+            (place * shape[2] + seen).ravel(), minlength=int(np.prod(shape))
+        ).reshape(shape)[..., :-1]
+        for axis in range(2):
+            total = np.cumsum(counts, axis=axis)
+            total = np.concatenate(
+                [np.zeros_like(total.take([0], axis)), total], axis=axis
+            )
+            counts = total.take(last[axis], axis) - total.take(first[axis], axis)
+        return counts
+
+
+def _most_kept(
+    enough: Bool[np.ndarray, "rows columns c"], order: Sequence[int]
+) -> tuple[list[int], Bool[np.ndarray, "rows columns"]]:
+    """Classes that one window holds, preferred in an order; and all such windows."""
+    kept, alive = [], np.ones(enough.shape[:2], bool)
+    for c in order:
+        still = alive & enough[..., c]
+        if still.any():
+            kept.append(c)
+            alive = still
+    return kept, alive
+
+
+def _in_units(scale: float | int) -> int:
+    return max(1, round(scale * SCALE_ONE))
+
+
+def _margin(scale: int) -> int:
+    """Pixels around a window that bilinear interpolation with antialiasing uses."""
+    return max(1, -(-SCALE_ONE // scale))
+
+
+def _scaled(size: int, scale: int) -> int:
+    """Number of pixels of a scaled image whose centres lie in the image; at least 1."""
+    return max(1, (size * scale + SCALE_ONE // 2 - 1) // SCALE_ONE)
+
+
+def _offsets(size: int, crop: int, scale: int) -> tuple[int, int]:
+    """The first and the last position of a crop along one side."""
+    slack = _scaled(size, scale) - crop
+    return min(0, slack), max(0, slack)
+
+
+def _grid(size: int, crop: int, scale: int) -> Int[np.ndarray, " n"]:
+    """Evenly spaced positions of a crop along one side, with the first and the last.
+
+    A single position where the scaled image fits into the crop.
+    """
+    slack = max(0, _scaled(size, scale) - crop)
+    intervals = -(-slack // max(1, int(crop * _GRID_STEP)))
+    return np.linspace(0, slack, 1 + intervals).round().astype(np.int64)
