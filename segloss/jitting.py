@@ -1,13 +1,13 @@
 """`jax.jit` that preserves the function's type for editors and type checkers."""
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
-import numpy as np
 
-_TRACED = (jax.Array, np.ndarray, list, tuple)
+_STATIC = (numbers.Number, str, type(None))
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -30,7 +30,7 @@ def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Funct
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            traced = (x for x in scalars if isinstance(kwargs.get(x), _TRACED))
+            traced = (x for x in scalars if not isinstance(kwargs.get(x), _STATIC))
             return compiled_with(tuple(traced))(*args, **kwargs)
 
         return cast(Function, call)
