@@ -273,6 +273,17 @@ def of(**fields):
             "at least 0 and finite, got -2",
         ),
         (
+            dict(
+                name="soft_dice",
+                smooth=dict(
+                    name="piecewise_constant",
+                    values=(1.0, 1e-20, 0.0),
+                    boundaries=(1, 2),
+                ),
+            ),
+            "config.loss after 1 steps: soft_dice: smooth must be 0, or at least 1e-18",
+        ),
+        (
             dict(name="softmax_cross_entropy", label_smoothing=of(end_value=1.5)),
             r"after 3 steps: .* label_smoothing must be in \[0, 1\], got 1.125",
         ),

@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -81,6 +83,20 @@ def test_change_that_cannot_be_made_is_named(tiny_config, change, message):
 
 def test_config_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="train with this --workdir first"):
+        read_config(tmp_path)
+
+
+def test_stored_config_that_is_incomplete_or_damaged_is_named(tiny_config, tmp_path):
+    write_config(tiny_config, tmp_path)
+    path = tmp_path / "config.json"
+    whole = path.read_text()
+    fields = json.loads(whole)
+    del fields["evaluate"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"config.evaluate.split is missing"):
+        parse_config(read_config(tmp_path))
+    path.write_text(whole[:40])
+    with pytest.raises(ValueError, match=r"config.json is not a stored config"):
         read_config(tmp_path)
 
 
