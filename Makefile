@@ -6,6 +6,8 @@ PINS ?= requirements.txt
 # SIZE=smoke takes seconds instead of minutes.
 SIZE ?= full
 RUNS := runs/$(if $(filter-out full,$(SIZE)),$(SIZE)-)
+# Where `make smoke` tries studies out; `make smoke-cracks` tries one.
+TRIED := runs/smoke-studies
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/datasets
 # The stamp names the interpreter and the pins, so that a change of either installs anew.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -44,8 +46,17 @@ check: setup  ## the same with shapes checked as they run and branch coverage: h
 	$(MAKE) test ARGS="--jaxtyping-packages=segloss,beartype.beartype --cov --cov-fail-under=90"
 
 smoke: setup  ## try every study out on embedded data, from its sweep to its page
-	rm -rf runs/smoke-studies
-	$(BIN)/python -m experiments.smoke --workdir=runs/smoke-studies
+	rm -rf $(TRIED)
+	$(MAKE) --jobs=2 --keep-going --output-sync $(patsubst configs/sweeps/%.py,smoke-%,$(wildcard configs/sweeps/*.py))
+
+# Data sets of its own, because two processes cannot prepare one at the same time.
+smoke-%: export TFDS_DATA_DIR = $(CURDIR)/$(TRIED)/$*/.data
+smoke-%: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(TRIED)/.compiled
+smoke-%: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+smoke-%: setup
+	$(BIN)/python -m experiments.run --config=configs/sweeps/$*.py --workdir=$(TRIED)/$* --smoke
+	$(BIN)/python -m experiments.collect $* --workdir=$(TRIED)/$* --smoke
+	$(BIN)/python -m experiments.report $* --workdir=$(TRIED)/$* --smoke
 
 test-slow:  ## run the tests of networks at their real size, which take minutes
 	$(MAKE) test ARGS="-m slow"

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from rich.progress import Progress
 
 from benchmarks.loss_rows import Row, make_inputs
+from segloss.console import make_progress
 
 
 class Candidate(NamedTuple):
@@ -82,7 +82,7 @@ def make_candidates(
             reason = str(error).strip().splitlines() or [type(error).__name__]
             failures.append(f"{key[2]} fails on {key[1]} ({key[0]}): {reason[0]}")
 
-    with Progress(transient=True) as progress:
+    with make_progress(transient=True) as progress:
         task = progress.add_task("", total=len(dtypes) * len(rows))
         for dtype, (name, row) in itertools.product(dtypes, rows.items()):
             progress.update(task, description=f"{name}, {dtype}: compile", advance=1)

@@ -24,15 +24,12 @@ an installed compiler are skipped; each compiler needs its own environment.
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
-from rich.console import Console
-from rich.progress import Progress
+from absl import flags
 
 from benchmarks import chips
 from benchmarks.chips import CHIPS, Compiled
@@ -44,10 +41,11 @@ from benchmarks.compiled_tables import (
     variant_table,
     wanted,
 )
-from benchmarks.environment import command, versions
+from benchmarks.environment import command, publish, versions
 from benchmarks.loss_rows import parse_shape, pick
-from segloss.report import markdown_table
-from segloss.writing import write_json, write_text
+from segloss import cli
+from segloss.console import make_progress
+from segloss.writing import write_json
 
 CHIP = flags.DEFINE_multi_enum("chip", list(CHIPS), list(CHIPS), "Chips to use.")
 DTYPE = flags.DEFINE_multi_enum(
@@ -80,7 +78,7 @@ def measure_all(
     if stored.get("compilers") != compilers:
         stored = {"compilers": compilers, "programs": {}, "names": {}}
     stored |= {"versions": versions(PACKAGES)}
-    with Progress(transient=True) as progress:
+    with make_progress(transient=True) as progress:
         task = progress.add_task("", total=len(names))
         for dtype, name, who in names:
             described = f"{CHIPS[chip].title}: {name}, {dtype}, {who}"
@@ -146,9 +144,6 @@ def describe(of_chips: Mapping[str, Measured]) -> Iterator[str]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
-    logging.set_verbosity(logging.WARNING)
     shape, folder = parse_shape(SHAPE.value), Path(RESULTS.value)
     here = [chip for chip in CHIP.value if chip in chips.installed()]
     # Before `make_cases`, which may initialise JAX's backends.
@@ -191,14 +186,8 @@ def report(
     tables = [make(of_chips, picked, cases) for make in (loss_table, variant_table)]
     tables = [table for table in tables if table.row_count]
     notes = "\n".join(describe(of_chips))
-    console = Console(width=None if sys.stdout.isatty() else 220)
-    for table in tables:
-        console.print(table)
-    console.print(notes, soft_wrap=True)
-    if OUTPUT.value is not None:
-        pages = [*map(markdown_table, tables), notes + "\n"]
-        write_text(OUTPUT.value, "\n".join(pages))
+    publish(tables, notes, OUTPUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

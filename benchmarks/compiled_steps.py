@@ -15,17 +15,15 @@ temporaries of the step.
 
 import functools
 import json
-import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
-from rich.console import Console
+from absl import flags
 
 from benchmarks import chips
-from benchmarks.environment import versions
-from benchmarks.step_programs import NETWORKS, lower_step, make_table, measure
-from segloss.report import markdown_table
+from benchmarks.environment import publish, versions
+from benchmarks.step_programs import NETWORKS, lower_step, measure, program_table
+from segloss import cli
 
 CHIP = flags.DEFINE_string("chip", "v5e:2x2", "h100, or a TPU topology.")
 NETWORK = flags.DEFINE_enum("network", "unet", list(NETWORKS), "Network.")
@@ -69,18 +67,13 @@ def compile_one(folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
     folder = Path(RESULTS.value)
     if not TABLE.value:
         compile_one(folder)
     results = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     results.sort(key=lambda r: (-list(NETWORKS).index(r["network"]), r["chips"]))
-    table = make_table(results[::-1])
-    Console(width=None if sys.stdout.isatty() else 200).print(table, soft_wrap=True)
-    if OUTPUT.value is not None:
-        Path(OUTPUT.value).write_text(markdown_table(table) + "\n")
+    publish([program_table(results[::-1])], "", OUTPUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

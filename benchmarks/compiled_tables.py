@@ -17,6 +17,7 @@ from benchmarks.compiled_cases import (
     Case,
     Key,
 )
+from segloss.report import make_table
 
 Name = tuple[str, str, str]  # dtype, case, and "ours" or the name of a peer
 
@@ -48,13 +49,10 @@ def loss_table(
     cases: Mapping[Key, Case],
 ) -> Table:
     """A row for each chip, dtype and case, without variants."""
-    table = Table("chip", "dtype")
-    table.add_column("case", no_wrap=True)
     peers = (TEXTBOOK, OPTAX, KERAS)
     columns = ("floor", "traffic", *peers, "temporaries", *(f"of {x}" for x in peers))
-    for column in (*columns, "compile s", "x optax's CE"):
-        table.add_column(column, justify="right")
-    table.add_column("bars met")
+    columns += ("compile s", "x optax's CE")
+    table = make_table(["chip", "dtype", "case"], columns, ["bars met"])
     for chip, found in of_chips.items():
         for key, case in picked.items():
             if case.plain or not _was_tried(key, found):
@@ -83,13 +81,12 @@ def variant_table(
     cases: Mapping[Key, Case],
 ) -> Table:
     """A row for each variant: traffic, its ratio to the plain case, temporaries."""
-    table = Table("dtype")
-    table.add_column("variant", no_wrap=True)
-    for chip in of_chips:
-        table.add_column(f"{CHIPS[chip].title}: traffic", justify="right")
-        for column in ("x plain", "temporaries"):
-            table.add_column(column, justify="right")
-    table.add_column("bars met")
+    columns = (
+        column
+        for chip in of_chips
+        for column in (f"{CHIPS[chip].title}: traffic", "x plain", "temporaries")
+    )
+    table = make_table(["dtype", "variant"], columns, ["bars met"])
     for (dtype, name), case in picked.items():
         key = (dtype, name)
         if not case.plain or not any(_was_tried(key, x) for x in of_chips.values()):

@@ -29,19 +29,16 @@ import math
 import os
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
-from rich.console import Console
-from rich.progress import Progress
+from absl import app, flags
 from rich.table import Table
 
-from benchmarks.environment import command, versions
+from benchmarks.environment import command, publish, versions
 from benchmarks.loaders import (
     Loader,
     Measured,
@@ -54,8 +51,10 @@ from benchmarks.loaders import (
     reads_of_discarding,
 )
 from benchmarks.timing import interleave, ratio
-from segloss.data import BalanceBatch, Dataset, RandomBatch, open_dataset
-from segloss.report import markdown_table
+from segloss import cli
+from segloss.console import make_progress
+from segloss.data import BalanceBatch, Dataset, Loading, RandomBatch, open_dataset
+from segloss.report import make_table
 
 CAMVID = flags.DEFINE_string(
     "camvid", "../shared/data/camvid", "CamVid in the `folder` format."
@@ -96,12 +95,13 @@ class Data:
         return self.dataset.class_index("train").presence()
 
     @functools.cached_property
-    def canvas(self) -> dict[str, Any]:
-        return {
-            "canvas_hw": self.dataset.max_hw,
-            "ignore_label": self.dataset.ignore_label,
-            "num_classes": self.dataset.num_classes,
-        }
+    def loading(self) -> Loading:
+        return Loading(
+            canvas_hw=self.dataset.max_hw,
+            ignore_label=self.dataset.ignore_label,
+            num_classes=self.dataset.num_classes,
+            num_threads=THREADS.value,
+        )
 
 
 def prepare(name: str, source: Path, scratch: Path) -> Data:
@@ -146,33 +146,22 @@ def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
     source = data.dataset.source("train")
     num_batches = math.ceil(IMAGES.value / mean_size)
     random = RandomBatch(presence, batch_max=pair.batch_max)
-    reading = {"num_threads": THREADS.value}
     reads = {"discard": reads_of_discarding(presence, pair)}
     loaders = {
-        "index": by_sampler(source, sampler, num_batches, reading, **data.canvas),
+        "index": by_sampler(source, sampler, num_batches, data.loading),
         "random": by_sampler(
             source,
             random,
             math.ceil(IMAGES.value / pair.batch_max),
-            reading,
-            **data.canvas,
+            data.loading,
         ),
         "random of these sizes": by_sampler(
-            source, OfSizes(random, sampler), num_batches, reading, **data.canvas
+            source, OfSizes(random, sampler), num_batches, data.loading
         ),
     }
     if reads["discard"] <= MOST_READS.value:
-        loaders["discard"] = by_discarding(
-            source, pair, num_batches, THREADS.value, **data.canvas
-        )
-    torch = by_torch(
-        data.root,
-        sampler,
-        num_batches,
-        THREADS.value,
-        batch_size=pair.batch_max,
-        **data.canvas,
-    )
+        loaders["discard"] = by_discarding(source, pair, num_batches, data.loading)
+    torch = by_torch(data.root, sampler, num_batches, data.loading)
     if torch is not None:
         loaders["torch"] = torch
     seconds = time_loaders(loaders, watch)
@@ -208,16 +197,11 @@ def time_loaders(
     return interleave(calls, ROUNDS.value, clock=watch)
 
 
-def make_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
+def loader_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
     """A row for each data set and pair; no numbers if no batch satisfies the pair."""
-    table = Table("data", "batch_max, batch_cl")
-    for column in ("mean batch", "decoded: index", "discard", "images/s: index"):
-        table.add_column(column, justify="right")
-    for other in OTHERS:
-        table.add_column(f"x {other}")
-    for column in ("planning", "start, ms"):
-        table.add_column(column, justify="right")
-    table.add_column("bars met")
+    numbers = ("mean batch", "decoded: index", "discard", "images/s: index")
+    numbers += (*(f"x {other}" for other in OTHERS), "planning", "start, ms")
+    table = make_table(["data", "batch_max, batch_cl"], numbers, ["bars met"])
     for (name, pair), result in measured.items():
         cells = [name, f"{pair.batch_max}, {pair.batch_cl}"]
         if isinstance(result, str):
@@ -247,7 +231,7 @@ def compare_reading(name: str, data: Data, watch: Stopwatch, table: Table) -> No
     source = data.dataset.source("train")
     loaders = {
         tuple(reading.values()): by_sampler(
-            source, sampler, num_batches, reading, **data.canvas
+            source, sampler, num_batches, dataclasses.replace(data.loading, **reading)
         )
         for reading in READING
     }
@@ -289,20 +273,18 @@ def describe() -> str:
     return (
         f"{command('benchmarks.data')}\n\n{IMAGES.value} images per call, median of "
         f"{ROUNDS.value} rounds, {THREADS.value} threads (torch: workers) on "
-        f"{len(os.sched_getaffinity(0))} CPUs; {versions(PACKAGES)}.\n"
+        f"{len(os.sched_getaffinity(0))} CPUs; {versions(PACKAGES)}."
     )
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
-    logging.set_verbosity(logging.WARNING)
     pairs = parse_pairs(PAIRS.value)
     watch, measured = Stopwatch(), {}
-    reading = Table("data", "threads", "workers", "images/s", "x one thread")
+    columns = ("threads", "workers", "images/s", "x one thread")
+    reading = make_table(["data"], columns)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Progress(transient=True, disable=not sys.stdout.isatty()) as progress,
+        make_progress(transient=True) as progress,
     ):
         found = dict(find_data(Path(scratch)))
         task = progress.add_task("", total=len(found) * (len(pairs) + 1))
@@ -319,13 +301,8 @@ def main(argv: list[str]) -> None:
             progress.update(task, description=f"{name}, reading ahead")
             compare_reading(name, data, watch, reading)
             progress.advance(task)
-    tables = make_table(measured), reading
-    width = None if sys.stdout.isatty() else 220
-    Console(width=width).print(*tables, describe(), soft_wrap=True)
-    if OUTPUT.value is not None:
-        parts = [markdown_table(table) for table in tables]
-        Path(OUTPUT.value).write_text("\n".join([*parts, describe()]))
+    publish([loader_table(measured), reading], describe(), OUTPUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

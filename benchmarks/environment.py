@@ -1,11 +1,21 @@
-"""Descriptions of a run, for its tables of results."""
+"""What all benchmarks say of a run: its command, device, versions and tables."""
 
 import contextlib
+import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from segloss.report import markdown_table
+from segloss.writing import write_text
+
+_WIDTH = 220  # outside of a terminal
 
 
 def command(module: str) -> str:
@@ -20,3 +30,18 @@ def versions(packages: Iterable[str]) -> str:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.append(f"{package} {metadata.version(package)}")
     return ", ".join(found)
+
+
+def device() -> str:
+    """Describes the first device, and the number of CPUs."""
+    first = jax.devices()[0]
+    cpus = len(os.sched_getaffinity(0))
+    return f"one {first.device_kind} ({first.platform}), {cpus} CPUs"
+
+
+def publish(tables: Sequence[Table], notes: str, path: str | None) -> None:
+    """Prints tables and notes, and writes them as markdown if there is a path."""
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(*tables, notes, soft_wrap=True)
+    if path is not None:
+        write_text(path, "\n".join([*map(markdown_table, tables), f"{notes}\n"]))

@@ -20,23 +20,19 @@ logits. Temporary memory is what XLA reports in addition to inputs and outputs.
 """
 
 import itertools
-import os
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import jax
-from absl import app, flags, logging
-from rich.console import Console
-from rich.progress import Progress
+from absl import flags
 from rich.table import Table
 
 from benchmarks.candidates import COPY, OURS, Candidate, Key, make_candidates
-from benchmarks.environment import command, versions
+from benchmarks.environment import command, device, publish, versions
 from benchmarks.loss_rows import make_rows, parse_shape, pick
 from benchmarks.timing import interleave, keep_freed_memory, ratio
-from segloss.report import markdown_table
+from segloss import cli
+from segloss.console import make_progress
+from segloss.report import make_table
 
 SHAPE = flags.DEFINE_string(
     "shape", "4x321x321x21", "Shape of the logits: batch, spatial sizes, classes."
@@ -67,7 +63,7 @@ TIME_BAR = 1.05
 
 def time_all(candidates: Mapping[Key, Candidate]) -> dict[Key, list[float]]:
     calls = {key: candidate.call for key, candidate in candidates.items()}
-    with Progress(transient=True) as progress:
+    with make_progress(transient=True) as progress:
         task = progress.add_task("", total=len(calls) * (ROUNDS.value + 1))
 
         def show(key: Key) -> None:
@@ -77,19 +73,18 @@ def time_all(candidates: Mapping[Key, Candidate]) -> dict[Key, list[float]]:
     return {key: [t / CALLS.value for t in times] for key, times in seconds.items()}
 
 
-def make_table(
+def loss_table(
     names: Sequence[str],
     dtypes: Sequence[str],
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
 ) -> Table:
     """A row for each loss and dtype; ratios are our time divided by the other's."""
-    table = Table("dtype")
-    table.add_column("loss", no_wrap=True)
-    for column in ("ms", "floor ms", "x floor", "memory x logits"):
-        table.add_column(column, justify="right")
-    for column in ("ours / fastest peer", "least memory", "bars met"):
-        table.add_column(column)
+    table = make_table(
+        ["dtype", "loss"],
+        ["ms", "floor ms", "x floor", "memory x logits"],
+        ["ours / fastest peer", "least memory", "bars met"],
+    )
     for dtype, name in itertools.product(dtypes, names):
         ours = candidates[dtype, name, OURS]
         times = seconds[dtype, name, OURS]
@@ -138,19 +133,14 @@ def milliseconds(times: Sequence[float]) -> str:
 
 def describe(bytes_per_second: float) -> str:
     """Describes the run: command, device, copy speed and versions."""
-    device = jax.devices()[0]
     return (
         f"{command('benchmarks.losses')}\n\n{SHAPE.value}, median of {ROUNDS.value} "
-        f"rounds on one {device.device_kind} ({device.platform}), "
-        f"{len(os.sched_getaffinity(0))} CPUs, copying {bytes_per_second / 1e9:.1f} "
-        f"GB/s; {versions(PACKAGES)}.\n"
+        f"rounds on {device()}, copying {bytes_per_second / 1e9:.1f} GB/s; "
+        f"{versions(PACKAGES)}.\n"
     )
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
-    logging.set_verbosity(logging.WARNING)
     shape = parse_shape(SHAPE.value)
     rows = pick(make_rows(shape[-1]), ONLY.value)
     if LIST.value:
@@ -160,14 +150,11 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     candidates, failures = make_candidates(rows, shape, DTYPE.value, calls=CALLS.value)
     seconds = time_all(candidates)
-    table = make_table(list(rows), DTYPE.value, candidates, seconds)
+    table = loss_table(list(rows), DTYPE.value, candidates, seconds)
     speed = candidates[COPY].floor_bytes / statistics.median(seconds[COPY])
     notes = describe(speed) + "".join(f"\n- {failure}" for failure in failures)
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width).print(table, notes, soft_wrap=True)
-    if OUTPUT.value is not None:
-        Path(OUTPUT.value).write_text(f"{markdown_table(table)}\n{notes}\n")
+    publish([table], notes, OUTPUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

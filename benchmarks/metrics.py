@@ -18,12 +18,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.timing import interleave, keep_freed_memory, ratio
-from segloss import metrics
+from segloss import cli, metrics
+from segloss.report import make_table
 
 SHAPE = flags.DEFINE_string("shape", "8x513x513", "Shape of the labels: batch, sizes.")
 CLASSES = flags.DEFINE_integer("classes", 21, "Number of classes.", lower_bound=2)
@@ -128,7 +128,7 @@ def torch_candidates(
     return candidates
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Times all candidates and prints the table."""
     keep_freed_memory()
     inputs = make_inputs(tuple(map(int, SHAPE.value.split("x"))))
@@ -136,11 +136,8 @@ def main(_: list[str]) -> None:
     candidates |= torch_candidates(*inputs)
     seconds = interleave(candidates, ROUNDS.value)
 
-    table = Table(title=f"{SHAPE.value}, {CLASSES.value} classes")
-    for column in ("counts", "by"):
-        table.add_column(column)
-    for column in ("ms", *(f"/ {peer}" for peer in PEERS)):
-        table.add_column(column, justify="right")
+    table = make_table(["counts", "by"], ["ms", *(f"/ {peer}" for peer in PEERS)])
+    table.title = f"{SHAPE.value}, {CLASSES.value} classes"
     for (what, by), times in sorted(seconds.items(), key=lambda item: item[0][0]):
         others = [seconds.get((what, peer)) for peer in PEERS]
         ratios = (str(ratio(times, other)) if other else "" for other in others)
@@ -149,4 +146,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

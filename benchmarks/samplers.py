@@ -22,13 +22,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.synthetic_index import CASES, write_index
+from segloss import cli
 from segloss.data import SAMPLERS, ClassIndex, ClassSets
 from segloss.registry import bind
+from segloss.report import make_table
 
 SAMPLES = flags.DEFINE_integer(
     "samples", 10_000_000, "Number in the index.", lower_bound=1
@@ -78,20 +79,13 @@ def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
     )
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Prints the table."""
     if ONLY.value:
         print(json.dumps(measure(ONLY.value, Path(INDEX.value), ROUNDS.value)))
         return
-    table = Table("sampler")
-    for column in (
-        "M samples/s",
-        "M dealt/s",
-        "dealt per sample",
-        "set-up s",
-        "peak MiB",
-    ):
-        table.add_column(column, justify="right")
+    speeds = ("M samples/s", "M dealt/s", "dealt per sample")
+    table = make_table(["sampler"], (*speeds, "set-up s", "peak MiB"))
     with tempfile.TemporaryDirectory() as directory:
         path = Path(INDEX.value or f"{directory}/index.npy")
         if not INDEX.value:
@@ -117,4 +111,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -22,6 +22,7 @@ from segloss.data import Window, augment
 from segloss.devices import AXIS
 from segloss.losses import compound_loss
 from segloss.models import make_model
+from segloss.report import make_table
 from segloss.train.optimizers import constant, sgd
 from segloss.train.step import make_state, train_step
 
@@ -29,7 +30,12 @@ NETWORKS = {"unet": 512, "deeplab_v3": 513, "segnet": 512}
 NUM_CLASSES = 21
 CANVAS = 500  # pixels, the side of the largest images in PASCAL VOC
 # Kinds of sums over the chips, by a part of the names of their operations.
-KINDS = {"_moments": "BatchNorm", "loss": "losses", "gradients": "gradients"}
+KINDS = {
+    "_moments": "BatchNorm",
+    "loss": "losses",
+    "gradients": "gradients",
+    "metrics": "metrics",
+}
 _COLLECTIVE = re.compile(
     r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?$"
 )
@@ -152,13 +158,12 @@ def ring_bytes(num_bytes: float, num_chips: int) -> float:
     return 2 * (num_chips - 1) / num_chips * num_bytes
 
 
-def make_table(results: list[dict[str, Any]]) -> Table:
+def program_table(results: list[dict[str, Any]]) -> Table:
     """A row for each step."""
-    table = Table("network", "chips (hosts)")
     columns = ("memory, GB", "TFLOP", "traffic, GB", "FLOP/byte", "collectives")
     wires = ("gradients", "BatchNorm", "losses")
-    for column in (*columns, *(f"wire: {kind}, MB" for kind in wires), "losses' share"):
-        table.add_column(column, justify="right")
+    columns += (*(f"wire: {kind}, MB" for kind in wires), "losses' share")
+    table = make_table(["network", "chips (hosts)"], columns)
     for result in results:
         num_chips = result["chips"]
         talk = result["collectives"]

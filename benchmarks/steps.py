@@ -14,6 +14,7 @@ from segloss.data import Batch
 from segloss.devices import AXIS, map_over_devices, replicate, shard
 from segloss.losses import make_loss
 from segloss.models import make_model
+from segloss.report import make_table
 from segloss.train import step as steps
 from segloss.train.optimizers import constant, sgd
 from segloss.train.step import make_state
@@ -156,7 +157,7 @@ def make_candidates(
     return candidates, flops, failures
 
 
-def make_table(
+def step_table(
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
     flops: Mapping[str, float],
@@ -165,9 +166,8 @@ def make_table(
     peak: float,
 ) -> Table:
     """A row for each step; `x ours` is its time divided by ours."""
-    table = Table("network", "step of")
-    for column in ("ms", "images/s", "peak GB", "TFLOP", "share of peak", "x ours"):
-        table.add_column(column, justify="right")
+    numbers = ("ms", "images/s", "peak GB", "TFLOP", "share of peak", "x ours")
+    table = make_table(["network", "step of"], numbers)
     for (name, way), candidate in candidates.items():
         if (name, way) == MATMUL:
             continue

@@ -18,17 +18,14 @@ tensors, which torch counts on GPUs only.
 
 import os
 import statistics
-import sys
-from pathlib import Path
 
 import jax
-from absl import app, flags, logging
-from rich.console import Console
+from absl import flags
 
-from benchmarks.environment import command, versions
-from benchmarks.steps import MATMUL, make_batch, make_candidates, make_table, matmul
+from benchmarks.environment import command, device, publish, versions
+from benchmarks.steps import MATMUL, make_batch, make_candidates, matmul, step_table
 from benchmarks.timing import interleave, keep_freed_memory
-from segloss.report import markdown_table
+from segloss import cli
 
 MODELS = flags.DEFINE_multi_enum(
     "models", ["unet", "deeplab_v3"], ["unet", "deeplab_v3"], "Networks."
@@ -65,21 +62,16 @@ PEAK_FLOPS = {
 
 def describe(dtype: str, peak: float, source: str) -> str:
     """Describes the run: command, device, peak and versions."""
-    device = jax.devices()[0]
     return (
         f"{command('benchmarks.train_step')}\n\n{BATCH.value} images of "
-        f"{SIZE.value}x{SIZE.value}, {dtype}, median of {ROUNDS.value} rounds on one "
-        f"{device.device_kind} ({device.platform}), {len(os.sched_getaffinity(0))} "
-        f"CPUs; peak {peak / 1e12:.3g} TFLOP/s {source}; {versions(PACKAGES)}.\n"
+        f"{SIZE.value}x{SIZE.value}, {dtype}, median of {ROUNDS.value} rounds on "
+        f"{device()}; peak {peak / 1e12:.3g} TFLOP/s {source}; {versions(PACKAGES)}.\n"
     )
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; flags start with --.")
     # Torch needs memory of the same device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
     dtype = DTYPE.value or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     candidates, flops, failures = make_candidates(
@@ -101,13 +93,10 @@ def main(argv: list[str]) -> None:
     if peak is None:
         peak = product / statistics.median(seconds[MATMUL])
         source = "from a matrix product"
-    table = make_table(candidates, seconds, flops, batch_size=BATCH.value, peak=peak)
+    table = step_table(candidates, seconds, flops, batch_size=BATCH.value, peak=peak)
     notes = describe(dtype, peak, source) + "".join(f"\n- {x}" for x in failures)
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width).print(table, notes, soft_wrap=True)
-    if OUTPUT.value is not None:
-        Path(OUTPUT.value).write_text(f"{markdown_table(table)}\n{notes}\n")
+    publish([table], notes, OUTPUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -9,9 +9,10 @@ SegNet's layout or in the `folder` format. Results: experiments/camvid/README.md
 from ml_collections import ConfigDict, config_dict
 
 from configs.common import base
+from configs.common.base import Loss
 
 
-def get_config(size: str = "full") -> ConfigDict:
+def get_config(size: str = "full", loss: Loss | None = None) -> ConfigDict:
     smoke = size == "smoke"
     config = base.get_config(size)
     config.total_steps = 2 if smoke else 1_200
@@ -26,7 +27,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config.sampler = dict(name="random", batch_max=4 if smoke else 6)
     # The network runs at half the image's resolution, a quarter of the work.
     config.model.input_stride = 2
-    config.loss = [
+    config.loss = loss or [
         dict(name="softmax_cross_entropy", weight=1.0),
         dict(name="soft_dice", weight=1.0, classes="present"),
     ]

@@ -6,9 +6,10 @@ python run.py --config=configs/demo.py --workdir=runs/demo
 from ml_collections import ConfigDict
 
 from configs.common import base
+from configs.common.base import Loss
 
 
-def get_config(size: str = "full") -> ConfigDict:
+def get_config(size: str = "full", loss: Loss | None = None) -> ConfigDict:
     smoke = size == "smoke"
     config = base.get_config(size)
     config.evaluate_every_steps = 2 if smoke else 300
@@ -22,6 +23,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.sampler = dict(name="balance_batch", batch_max=9, batch_cl=8)
     # Half the image's resolution takes a third of the time; edges become coarser.
     config.model.input_stride = 2
-    config.loss = dict(name="softmax_cross_entropy")
+    config.loss = loss or dict(name="softmax_cross_entropy")
     config.evaluate.update(batch_size=10, size_multiple=1)
     return config.lock()

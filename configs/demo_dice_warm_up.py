@@ -12,10 +12,8 @@ from configs import demo
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    config = demo.get_config(size).unlock()
     warm_up_steps = 2 if size == "smoke" else 300
-    del config.loss
-    config.loss = [
+    loss = [
         dict(
             name="focal_loss",
             # Over the whole run, because no number of steps is given.
@@ -32,4 +30,4 @@ def get_config(size: str = "full") -> ConfigDict:
             ),
         ),
     ]
-    return config.lock()
+    return demo.get_config(size, loss)

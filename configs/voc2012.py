@@ -12,9 +12,10 @@ network is trained from scratch on the 10,582 images known as train_aug. The cro
 from ml_collections import ConfigDict, config_dict
 
 from configs.common import base
+from configs.common.base import Loss
 
 
-def get_config(size: str = "full") -> ConfigDict:
+def get_config(size: str = "full", loss: Loss | None = None) -> ConfigDict:
     smoke = size == "smoke"
     config = base.get_config(size)
     config.total_steps = 2 if smoke else 60_000
@@ -33,7 +34,7 @@ def get_config(size: str = "full") -> ConfigDict:
         name="balance_batch", batch_max=4 if smoke else 9, batch_cl=4 if smoke else 8
     )
     config.model.width = 4 if smoke else 64
-    config.loss = [
+    config.loss = loss or [
         dict(name="softmax_cross_entropy", weight=1.0),
         dict(name="soft_dice", weight=1.0, classes="present"),
     ]

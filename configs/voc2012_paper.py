@@ -54,10 +54,12 @@ KNOWN = f"smoke, loss={'|'.join(LOSSES)}, batch_max=N, batch_cl=N"
 def get_config(argument: str = "") -> ConfigDict:
     items = _read(argument)
     smoke = "smoke" in items
-    config = (
-        (demo if smoke else voc2012).get_config("smoke" if smoke else "full").unlock()
-    )
-    if not smoke:
+    # The losses of all scales and of the fused logits are summed, as in the reference.
+    loss = LOSSES[items["loss"]]
+    if smoke:
+        config = demo.get_config("smoke", loss).unlock()
+    else:
+        config = voc2012.get_config("full", loss).unlock()
         config.total_steps = 20_000
         config.checkpoint_every_steps = 5_000
         config.evaluate_every_steps = 5_000
@@ -85,9 +87,6 @@ def get_config(argument: str = "") -> ConfigDict:
         # `python -m segloss.models.pretrained`; it does not contain the pyramid.
         pretrained=config_dict.placeholder(str),
     )
-    # The losses of all scales and of the fused logits are summed, as in the reference.
-    del config.loss  # it is a list, and ConfigDict does not let a field change its type
-    config.loss = LOSSES[items["loss"]]
     config.optimizer = dict(
         name="sgd",
         momentum=0.9,

@@ -1,6 +1,12 @@
 """What the training configs share. It names no dataset, sampler or loss."""
 
+from collections.abc import Mapping, Sequence
+
 from ml_collections import ConfigDict, config_dict
+
+# One loss or several. A field of a config cannot change from one to the other, so a
+# config that builds on another one says which it wants.
+Loss = Mapping | Sequence[Mapping]
 
 
 def get_config(size: str = "full") -> ConfigDict:

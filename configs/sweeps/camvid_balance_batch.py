@@ -44,7 +44,7 @@ def get_config(size: str = "full") -> ConfigDict:
         # Large images with many classes, so that batches with `batch_cl` classes exist.
         config.data.update(train=10, val=4, image_hw=(128, 128))
         return config.lock()
-    config = camvid.get_config(size).unlock()
+    config = camvid.get_config(size, LOSSES["ce"]).unlock()
     config.total_steps = TOTAL_STEPS
     config.checkpoint_every_steps = 100
     # Evaluates only at the end.
@@ -59,8 +59,6 @@ def get_config(size: str = "full") -> ConfigDict:
     # steps is 0.8, against 1.2 with stride 2 and crops of 96x128.
     config.model.update(depth=3, width=16, input_stride=4)
     config.sampler = dict(name="random", batch_max=BATCH_MAX)
-    del config.loss
-    config.loss = LOSSES["ce"]
     config.schedule.learning_rate = 5e-3
     return config.lock()
 

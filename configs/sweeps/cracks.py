@@ -37,7 +37,6 @@ def get_config(size: str = "full") -> ConfigDict:
         # The demo's classes, each against all others.
         config = demo.get_config(size).unlock()
         config.sampler = dict(name="random", batch_max=4)
-        del config.loss
         config.loss = LOSSES["bce"]
         return config.lock()
     config = folder.get_config(size).unlock()
@@ -54,7 +53,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.model.update(depth=3, width=8)
     with config.ignore_type():
         config.model.input_stride = 2
-    del config.loss
     config.loss = LOSSES["bce"]
     config.schedule.update(learning_rate=1e-2, warmup_steps=50)
     # There is no third split; nothing is selected by the scores on this one.

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from configs import voc2012_paper
 from configs.sweeps.common import voc2012_figures
 from configs.sweeps.common.arms import with_seeds
 
@@ -24,10 +23,7 @@ COMPARISONS = voc2012_figures.compare(6, (8, 7, 2, 3, 4, 5, 6))
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    if size not in ("full", "smoke"):
-        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
-    smoke = "smoke," if size == "smoke" else ""
-    return voc2012_paper.get_config(f"{smoke}loss=soft_dice,batch_max=6")
+    return voc2012_figures.get_config(size, loss=PAPER, batch_max=6)
 
 
 def sweep() -> Iterator[dict]:

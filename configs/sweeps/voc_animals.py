@@ -56,7 +56,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.evaluate.update(scales=(0.5,), batch_size=8)
     config.model.update(depth=4, width=12, input_stride=2)
     config.sampler = dict(name="random", batch_max=BATCH_MAX)
-    del config.loss
     config.loss = LOSSES["ce"]
     config.schedule.update(learning_rate=4e-3, warmup_steps=50)
     return config.lock()

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from segloss.models.checks import check_hyperparameters
 from segloss.models.network import Network
-from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
+from segloss.models.vgg import VGG16_STAGE_SIZES, check_stage_sizes, make_backbone
 
 
 class DeepLabV1(Network, kw_only=True):
@@ -52,18 +52,14 @@ class DeepLabV1(Network, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
-        backbone = VGG16(
-            stage_sizes=self.stage_sizes,
-            width=self.width,
+        backbone = make_backbone(
+            self,
             output_stride=8,
             pool_window=3,
             fc_width=self.fc_width,
             fc_window=3,
             fc_rate=self.fc_rate,
             dropout=self.dropout,
-            remat=self.remat,
-            name="backbone",
-            **self.norm_fields,
         )
         fc7 = backbone(images, train=train, sample_valid=sample_valid)[-1]
         return self._head(fc7)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Key
 from segloss.models.checks import check_hyperparameters
 from segloss.models.layers import enlarge_by
 from segloss.models.network import Network
-from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes
+from segloss.models.vgg import VGG16_STAGE_SIZES, check_stage_sizes, make_backbone
 
 
 class FCN(Network, kw_only=True):
@@ -68,15 +68,11 @@ class FCN(Network, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
-        backbone = VGG16(
-            stage_sizes=self.stage_sizes,
-            width=self.width,
+        backbone = make_backbone(
+            self,
             fc_width=self.fc_width,
             fc_window=self.fc_window,
             dropout=self.dropout,
-            remat=self.remat,
-            name="backbone",
-            **self.norm_fields,
         )
         *_, pool3, pool4, _, fc7 = backbone(
             images, train=train, sample_valid=sample_valid

@@ -147,6 +147,20 @@ class UpConv(nn.Module, kw_only=True):
         return x
 
 
+def rematerialised(
+    module: type[nn.Module], *, remat: bool, static: int = 3
+) -> type[nn.Module]:
+    """Returns a module that recomputes its activations in the backward pass.
+
+    Args:
+        module: class of the module.
+        remat: False returns it unchanged.
+        static: position of `train` among the arguments of `__call__`, where `self` is
+            0. `nn.remat` traces all other arguments.
+    """
+    return nn.remat(module, static_argnums=(static,)) if remat else module
+
+
 def multiply_channels(
     x: Float[Array, "b *spatial c"],
     kernel: Float[Array, "*ones c n"],

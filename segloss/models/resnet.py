@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.checks import are_counts, check_hyperparameters
-from segloss.models.layers import blank_padding, conv_norm
+from segloss.models.layers import blank_padding, conv_norm, rematerialised
 from segloss.models.norms import NormedModule
 
 RESNET_STAGE_SIZES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -95,8 +95,7 @@ class ResNet(NormedModule, kw_only=True):
         x = conv_norm(x, self.width, 7, **stem, **self.norm_fields, **apply)
         pad = (1, 2) if self.ceil_pool else (1, 1)
         x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=(pad, pad))
-        # `nn.remat` traces all arguments but static ones, which must be positional.
-        make_stage = nn.remat(Stage, static_argnums=(3,)) if self.remat else Stage
+        make_stage = rematerialised(Stage, remat=self.remat)
         features = []
         for i, (stride, rates) in enumerate(self._strides_and_rates()):
             stage = make_stage(

@@ -9,10 +9,15 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
 from segloss.models.checks import check_hyperparameters
-from segloss.models.layers import conv_norm
+from segloss.models.layers import conv_norm, rematerialised
 from segloss.models.network import Network
 from segloss.models.norms import NormedModule
-from segloss.models.vgg import VGG16, VGG16_STAGE_SIZES, check_stage_sizes, stage_width
+from segloss.models.vgg import (
+    VGG16_STAGE_SIZES,
+    check_stage_sizes,
+    make_backbone,
+    stage_width,
+)
 
 
 class SegNet(Network, kw_only=True):
@@ -49,13 +54,7 @@ class SegNet(Network, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w {self.num_classes}"]:
-        backbone = VGG16(
-            stage_sizes=self.stage_sizes,
-            width=self.width,
-            remat=self.remat,
-            name="backbone",
-            **self.norm_fields,
-        )
+        backbone = make_backbone(self)
         x = images.astype(self.dtype)
         pooled = []
         for number in range(1, 6):
@@ -63,8 +62,7 @@ class SegNet(Network, kw_only=True):
             hw = x.shape[1:3]
             x, indices = max_pool_with_indices(x)
             pooled.append((indices, hw))
-        # `train` must be a static argument of the rematerialised stage.
-        make_decoder = nn.remat(Decoder, static_argnums=(3,)) if self.remat else Decoder
+        make_decoder = rematerialised(Decoder, remat=self.remat)
         for number in range(5, 0, -1):
             x = max_unpool(x, *pooled.pop())
             # Mirrors the encoder; the last convolution of all is the head.

@@ -8,7 +8,13 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.checks import check_hyperparameters
-from segloss.models.layers import ConvNormReLU, UpConv, enlarge_by, space_to_depth
+from segloss.models.layers import (
+    ConvNormReLU,
+    UpConv,
+    enlarge_by,
+    rematerialised,
+    space_to_depth,
+)
 from segloss.models.network import Network
 from segloss.models.norms import NormedModule
 
@@ -52,10 +58,7 @@ class UNet(Network, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 {self.num_classes}"]:
-        # `train` must be a static argument of the rematerialised level.
-        make_convs = (
-            nn.remat(DoubleConv, static_argnums=(3,)) if self.remat else DoubleConv
-        )
+        make_convs = rematerialised(DoubleConv, remat=self.remat)
         convs = functools.partial(make_convs, **self.norm_fields)
         how = (sample_valid, train)
         x = space_to_depth(images.astype(self.dtype), stride=self.input_stride)

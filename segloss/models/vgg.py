@@ -1,12 +1,14 @@
 """VGG-16 as a backbone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.checks import are_counts, check_hyperparameters
 from segloss.models.layers import Dropout, blank_padding, conv_norm
+from segloss.models.network import Network
 from segloss.models.norms import NormedModule
 
 VGG16_STAGE_SIZES = (2, 2, 3, 3, 3)
@@ -163,6 +165,23 @@ class VGG16(NormedModule, kw_only=True):
             **{**self.norm_fields, "norm": norm},
         )
         return nn.relu(x)
+
+
+def make_backbone(network: Network, **fields: Any) -> VGG16:
+    """Makes the VGG-16 of a network, its submodule `backbone`.
+
+    Args:
+        network: a network with the fields `stage_sizes` and `width`.
+        **fields: further fields of the backbone.
+    """
+    return VGG16(
+        stage_sizes=network.stage_sizes,
+        width=network.width,
+        remat=network.remat,
+        name="backbone",
+        **network.norm_fields,
+        **fields,
+    )
 
 
 def stage_width(width: int, number: int) -> int:

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.models.checks import are_counts, check_hyperparameters
-from segloss.models.layers import UpConv, he_normal
+from segloss.models.layers import UpConv, he_normal, rematerialised
 from segloss.models.network import Network
 from segloss.models.norms import NormedModule, apply_norm
 
@@ -55,8 +55,7 @@ class VNet(Network, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b *size {self.num_classes}"]:
-        # `train` must be a static argument of the rematerialised stage.
-        make_stage = nn.remat(VStage, static_argnums=(4,)) if self.remat else VStage
+        make_stage = rematerialised(VStage, remat=self.remat, static=4)
         x = images.astype(self.dtype)
         skips = []
         for level, convs in enumerate(self.convs):

@@ -52,11 +52,9 @@ def exposure_table(statistics: Mapping[str, Any]) -> Table:
 
     The share of a class is the share of the drawn images that have it.
     """
-    table = Table(caption_justify="left")
-    table.add_column("sampler", no_wrap=True)
-    for name in ("least", "median", "most"):
-        table.add_column(name, justify="right")
-    table.add_column("rarest class, share of images drawn")
+    remark = "rarest class, share of images drawn"
+    table = make_table(["sampler"], ["least", "median", "most"], [remark])
+    table.columns[0].no_wrap = True
     names = [row["name"] for row in statistics["classes"]]
     for name, row in statistics["exposures"].items():
         classes = np.array(row["class_share"])
@@ -104,12 +102,11 @@ def class_crop_table(statistics: Mapping[str, Any]) -> Table:
 
 def _by_class(statistics: Mapping[str, Any], section: str, key: str) -> Table:
     """Shares with a row per class and a column per sampler."""
-    table = Table(caption_justify="left", padding=0)
-    table.add_column("class", no_wrap=True)
     samplers = statistics[section]
-    for name in samplers:
-        # Narrow, so that all fit on a line of 80 characters.
-        table.add_column(name.replace("_", "\n"), justify="right")
+    # Narrow, so that all fit on a line of 80 characters.
+    table = make_table(["class"], (name.replace("_", "\n") for name in samplers))
+    table.padding = 0
+    table.columns[0].no_wrap = True
     for c, row in enumerate(statistics["classes"]):
         shares = (f"{sampler[key][c]:.1%}" for sampler in samplers.values())
         table.add_row(Text(row["name"]), *shares)
@@ -118,7 +115,7 @@ def _by_class(statistics: Mapping[str, Any], section: str, key: str) -> Table:
 
 def co_occurrence_table(statistics: Mapping[str, Any]) -> Table:
     """The classes that most often share an image with each class."""
-    table = Table("class", "with", caption_justify="left")
+    table = make_table(["class", "with"])
     names = [row["name"] for row in statistics["classes"]]
     for c, shares in enumerate(np.array(statistics["co_occurrence"])):
         others = [k for k in np.argsort(-shares, kind="stable") if k != c and shares[k]]

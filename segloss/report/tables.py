@@ -24,11 +24,15 @@ _SUMMARY_COLUMNS = {
 }
 
 
-def make_table(texts: Iterable[str], numbers: Iterable[str]) -> Table:
-    """Makes an empty table: columns of text, then right-aligned columns of numbers."""
+def make_table(
+    texts: Iterable[str], numbers: Iterable[str] = (), remarks: Iterable[str] = ()
+) -> Table:
+    """Makes an empty table: text, then right-aligned numbers, then text again."""
     table = Table(*texts, caption_justify="left")
     for name in numbers:
         table.add_column(name, justify="right")
+    for name in remarks:
+        table.add_column(name)
     return table
 
 

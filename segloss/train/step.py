@@ -106,7 +106,8 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    shares = pixel_share(labels, valid, num_classes=num_classes, axis_name=AXIS)
+    with jax.named_scope("metrics"):
+        shares = pixel_share(labels, valid, num_classes=num_classes, axis_name=AXIS)
     return state, {
         "loss": value,
         "grad_norm": optax.tree.norm(grads),

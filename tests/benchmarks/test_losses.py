@@ -5,7 +5,7 @@ from absl import app
 
 from benchmarks.candidates import COPY, OURS, Candidate
 from benchmarks.loss_rows import input_shapes, make_inputs, make_rows, pick
-from benchmarks.losses import make_table
+from benchmarks.losses import loss_table
 
 SHAPE = (2, 5, 20, 3)
 INPUTS = make_inputs(SHAPE)
@@ -52,7 +52,7 @@ def test_table_gives_ratios_and_names_the_bars_missed():
     candidates["float32", "b", OURS] = Candidate(print, 0.0, 400)
     seconds = dict(zip(keys, ([0.01] * 2, [0.02] * 2, [0.005] * 2), strict=True))
     seconds |= {COPY: [0.001] * 2, ("float32", "b", OURS): [0.004] * 2}
-    table = make_table(["a", "b"], ["float32"], candidates, seconds)
+    table = loss_table(["a", "b"], ["float32"], candidates, seconds)
     cells = [list(column.cells) for column in table.columns]
     a, b = zip(*cells, strict=True)
     assert a == (

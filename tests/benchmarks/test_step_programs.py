@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.step_programs import collectives, lower_step, make_table, ring_bytes
+from benchmarks.step_programs import collectives, lower_step, program_table, ring_bytes
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,12 @@ def test_gradients_of_all_parameters_are_summed_once(sums):
 
 
 def test_norms_and_losses_sum_a_few_numbers_per_channel_and_class(sums):
-    assert sums.keys() == {"BatchNorm", "gradients", "losses"}
+    assert sums.keys() == {"BatchNorm", "gradients", "losses", "metrics"}
     # Sum, sum of squares and the gradients of both.
     channels = 2 + 2 + 4 + 4 + 2 + 2
     assert sums["BatchNorm"] >= 4 * 4 * channels
     assert sums["losses"] < 4 * 21 * 20
+    assert sums["metrics"] < 4 * 21 * 2
 
 
 def test_a_ring_of_one_sends_nothing_and_a_large_one_twice_the_sum():
@@ -57,7 +58,7 @@ def test_table_shows_bytes_on_the_wire_by_what_is_summed():
         traffic_bytes=1e11,
         collectives=sums,
     )
-    table = make_table([result])
+    table = program_table([result])
     row = [next(iter(column.cells)) for column in table.columns]
     assert row[2:] == [
         *("9.00", "9.00", "100.0", "90", "3", "3", "0", "0.003", "1.0e-03"),

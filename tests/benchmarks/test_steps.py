@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.steps import MATMUL, OURS, Candidate, make_batch, make_table
+from benchmarks.steps import MATMUL, OURS, Candidate, make_batch, step_table
 from segloss.models import make_model
 
 
@@ -15,7 +15,7 @@ def test_table_has_rates_and_shares_of_each_step():
         MATMUL: Candidate(print, None),
     }
     seconds = {("unet", OURS): [0.5, 0.5], ("unet", "torch, eager"): [1.0, 2.0]}
-    table = make_table(
+    table = step_table(
         candidates,
         seconds | {MATMUL: [1.0, 1.0]},
         {"unet": 2e12},

@@ -1,4 +1,4 @@
-"""The sweeps as they are; `python -m experiments.smoke` runs a part of each."""
+"""The sweeps as they are; `make smoke` runs a part of each."""
 
 from pathlib import Path
 

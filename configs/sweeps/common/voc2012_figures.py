@@ -7,6 +7,8 @@ random batches of `batch_max`.
 
 from collections.abc import Iterable
 
+from ml_collections import ConfigDict
+
 from configs import voc2012_paper
 from configs.sweeps.common.arms import steps_at_equal_images
 
@@ -31,6 +33,14 @@ MEAN_BATCH_SIZES = {
     4: {2: 1.00, 3: 1.67, 4: 2.44, 5: 3.12, 6: 3.51},
     6: {2: 1.00, 3: 1.67, 4: 2.47, 5: 3.35, 6: 4.20, 7: 4.87, 8: 5.28},
 }
+
+
+def get_config(size: str, *, loss: str, batch_max: int) -> ConfigDict:
+    """Returns the paper's config with random batches of `batch_max`."""
+    if size not in ("full", "smoke"):
+        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+    smoke = "smoke," if size == "smoke" else ""
+    return voc2012_paper.get_config(f"{smoke}loss={loss},batch_max={batch_max}")
 
 
 def random_batches(sizes: Iterable[int] = BATCH_SIZES) -> dict[str, dict]:
