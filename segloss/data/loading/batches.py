@@ -283,7 +283,7 @@ def _read(source: Source, i: int, loading: Loading) -> dict[str, Any]:
     elif labels.shape[0] > max_hw[0] or labels.shape[1] > max_hw[1]:
         size, canvas = ("x".join(map(str, hw)) for hw in (labels.shape, max_hw))
         fault = f"is {size}, larger than the canvas {canvas}"
-    elif num_classes and ((labels >= num_classes) & (labels != ignore_label)).any():
+    elif num_classes and _has_stray(labels, num_classes, ignore_label):
         stray = [int(x) for x in np.unique(labels) if x >= num_classes]
         stray = [x for x in stray if x != ignore_label]
         fault = f"has labels {stray}; must be < {num_classes} or {ignore_label}"
@@ -292,3 +292,10 @@ def _read(source: Source, i: int, loading: Loading) -> dict[str, Any]:
     raise BadSampleError(
         f"sample {sample['stem']!r} of split {source.split!r} {fault}."
     )
+
+
+def _has_stray(
+    labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
+) -> bool:
+    beyond = labels >= num_classes
+    return bool(beyond.any() and (labels[beyond] != ignore_label).any())

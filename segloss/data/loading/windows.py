@@ -182,13 +182,8 @@ class Windows:
         self, labels: UInt8[np.ndarray, "h w"], window: Window
     ) -> UInt8[np.ndarray, "_ _"]:
         """The labels that the crop of a window shows, without what is not image."""
-        lines = []
-        for size, crop, offset in zip(
-            labels.shape, self.crop_hw, window.offset, strict=True
-        ):
-            line = nearest_source(np.arange(offset, offset + crop), window.scale)
-            lines.append(line[(line >= 0) & (line < size)])
-        return labels[lines[0][:, None], lines[1]]
+        rows, columns = self._lines(labels.shape, window)
+        return labels[rows[:, None], columns]
 
     def keepable(
         self, labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
@@ -291,11 +286,24 @@ class Windows:
             window_hw.append(max(min(end, size), top + 1) - top)
         return Window(scale, tuple(offset), tuple(start), tuple(window_hw))
 
+    def _lines(
+        self, hw: tuple[int, ...], window: Window
+    ) -> list[Int[np.ndarray, " _"]]:
+        """The rows and the columns of the image that the crop of a window shows."""
+        lines = []
+        for size, crop, offset in zip(hw, self.crop_hw, window.offset, strict=True):
+            line = nearest_source(np.arange(offset, offset + crop), window.scale)
+            lines.append(line[(line >= 0) & (line < size)])
+        return lines
+
     def _keeps(
         self, labels: UInt8[np.ndarray, "h w"], window: Window, owed: list[int]
     ) -> bool:
-        seen = self.crop(labels, window)
-        return all(np.count_nonzero(seen == c) >= self.min_pixels for c in owed)
+        # Imported here, since importing numba takes most of a second.
+        from segloss.data.loading import kernels
+
+        lines = self._lines(labels.shape, window)
+        return kernels.holds(labels, *lines, np.array(owed), self.min_pixels)
 
     def _from_grid(
         self,
