@@ -29,6 +29,7 @@ from segloss.train.start import Start, find_start
 from segloss.train.step import TrainState, train_step
 from segloss.train.watch import Watch
 from segloss.trained.checkpoints import Checkpoints
+from segloss.trained.evaluation import describe_large_images
 from segloss.trained.model import load_checkpoint
 from segloss.trained.results import final_evaluation
 
@@ -288,6 +289,9 @@ def _introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> N
         )
     lines.append(describe_unused_rows(setup.sampler.batch_max, jax.device_count()))
     lines.append(setup.sampler.describe())
+    evaluate = setup.config.evaluate
+    for split in dict.fromkeys((evaluate.split, evaluate.final_split)):
+        lines.append(describe_large_images(dataset, split, evaluate.inference))
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
 
