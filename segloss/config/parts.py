@@ -13,9 +13,9 @@ from segloss.data import (
     ClassIndex,
     ClassSets,
     Dataset,
-    Sampler,
     open_dataset,
 )
+from segloss.data.samplers import EpochSampler
 from segloss.devices import AXIS
 from segloss.models import make_model
 from segloss.registry import bind
@@ -40,17 +40,22 @@ def check_split(dataset: Dataset, split: str) -> None:
         )
 
 
-def make_configured_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """Makes the model of a config; its BatchNorm spans the devices of a step."""
+def make_configured_model(
+    config: RunConfig, num_classes: int, *, axis_name: str | None = AXIS
+) -> nn.Module:
+    """Makes the model of a config.
+
+    Its BatchNorm spans the devices of a step, or one device if `axis_name` is None.
+    """
     return make_model(
         config.model.name,
         num_classes=config.count_outputs(num_classes),
-        axis_name=AXIS,
+        axis_name=axis_name,
         **config.model.hyperparameters,
     )
 
 
-def choose_sampler(chosen: Named, *, seed: int) -> Callable[[ClassIndex], Sampler]:
+def choose_sampler(chosen: Named, *, seed: int) -> Callable[[ClassIndex], EpochSampler]:
     """Returns a function from a class index to the sampler.
 
     A sample has a class if at least `min_pixels` of its pixels do; the default is 1.
@@ -65,7 +70,7 @@ def choose_sampler(chosen: Named, *, seed: int) -> Callable[[ClassIndex], Sample
     )
     choose(class_pixels=None)  # checks names before the dataset is opened
 
-    def make(index: ClassIndex) -> Sampler:
+    def make(index: ClassIndex) -> EpochSampler:
         class_pixels = index.pixel_counts.sum(axis=0, dtype=np.int64)
         sets = ClassSets.from_counts(index.pixel_counts, min_pixels=min_pixels)
         return choose(class_pixels=np.asarray(class_pixels))(sets)

@@ -1,6 +1,7 @@
 """Makes the parts of a run from its config, and checks them before it starts."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -81,11 +82,14 @@ def make_setup(config: ConfigDict) -> Setup:
     loss_inputs = frozenset(x for term in run.loss for x in inputs_of(term.name))
     num_outputs = run.count_outputs(dataset.num_classes)
     _trace(augmentation, loss, loss_inputs, num_outputs, run.total_steps)
+    sampler = make_sampler(index)
+    if sampler.batch_min == 1:
+        _check_single_image(run, dataset.num_classes)
     return Setup(
         config=run,
         dataset=dataset,
         model=make_configured_model(run, dataset.num_classes),
-        sampler=make_sampler(index),
+        sampler=sampler,
         loss=loss,
         loss_inputs=loss_inputs,
         schedule=make_configured_schedule(run),
@@ -115,6 +119,31 @@ def _trace(
         loss.check(total_steps, trace)
     else:
         trace(loss)
+
+
+def _check_single_image(config: RunConfig, num_classes: int) -> None:
+    """Traces the model in training on a batch of one image.
+
+    Raises:
+        ValueError: if it normalises one value per channel; it names the cure.
+    """
+    model = make_configured_model(config, num_classes, axis_name=None)
+    images = jax.ShapeDtypeStruct((1, *config.data.crop_hw, 3), np.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(
+        functools.partial(model.init, train=False), key, images
+    )
+
+    def forward(variables, images, key):
+        how = dict(train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        return model.apply(variables, images, **how)
+
+    try:
+        jax.eval_shape(forward, variables, images, key)
+    except ValueError as error:
+        raise ValueError(
+            f"config.model: config.sampler may make a batch of one image. {error}"
+        ) from error
 
 
 def make_configured_loss(

@@ -93,6 +93,11 @@ class EpochSampler(abc.ABC):
         epoch, position = divmod(k, self.batches_per_epoch)
         return self._epoch(epoch)[position].copy()
 
+    @property
+    def batch_min(self) -> int:
+        """A number of ids that no batch falls below, at least 1."""
+        return min(self.batch_max, self.num_samples)
+
     def describe(self) -> str:
         """Returns what a run should say about the sampler before it starts."""
         return ""
