@@ -59,7 +59,10 @@ class Inference:
 
     @property
     def name(self) -> str:
-        """What is not the default as part of a file name; `size_multiple` is left out."""
+        """The fields that differ from the defaults, as part of a file name.
+
+        `size_multiple` is left out.
+        """
         looks = [f"{scale:g}" for scale in self.scales]
         parts = [f"scales_{'_'.join(looks)}"] if looks != ["1"] else []
         parts += ["flip"] if self.flip else []

@@ -62,6 +62,7 @@ def make_setup(config: ConfigDict) -> Setup:
 
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
+            Also if a batch can hold a single image, and the model cannot train on one.
     """
     run = parse_config(config)
     make_sampler = choose_sampler(run.sampler, seed=run.seed)
@@ -130,9 +131,7 @@ def _check_single_image(config: RunConfig, num_classes: int) -> None:
     model = make_configured_model(config, num_classes, axis_name=None)
     images = jax.ShapeDtypeStruct((1, *config.data.crop_hw, 3), np.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(
-        functools.partial(model.init, train=False), key, images
-    )
+    variables = jax.eval_shape(functools.partial(model.init, train=False), key, images)
 
     def forward(variables, images, key):
         how = dict(train=True, mutable=["batch_stats"], rngs={"dropout": key})

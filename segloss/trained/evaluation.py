@@ -135,9 +135,7 @@ def evaluate(
 
 def describe_large_images(dataset: Dataset, split: str, inference: Inference) -> str:
     """One line about the images of a split that are predicted in tiles, or nothing."""
-    sizes = dict(
-        size_multiple=inference.size_multiple, max_pixels=inference.max_pixels
-    )
+    sizes = dict(size_multiple=inference.size_multiple, max_pixels=inference.max_pixels)
     if plan_tiles(dataset.max_hw, **sizes).is_whole:
         return ""
     source = dataset.source(split)
@@ -169,9 +167,7 @@ def _count_in_tiles(
     return total
 
 
-def _cut_tiles(
-    image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int
-) -> Batch:
+def _cut_tiles(image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int) -> Batch:
     """Makes a batch of `rows` tiles; those after the last one are padding."""
     shape, (h, w) = (rows, *tiling.tile_hw), tiling.tile_hw
     batch = Batch(

@@ -45,7 +45,7 @@ def evaluate_run(
     """Evaluates a run's checkpoint and prints the scores as tables.
 
     Writes `evaluations/SPLIT_STEP/results.json` and a figure. If `config.evaluate` sets
-    scales, flip or windows, they are added to the name of the directory.
+    scales, flip, windows or `max_pixels`, they are added to the name of the directory.
 
     Args:
         config: the run's config.
@@ -231,8 +231,9 @@ def _draw_examples(
         if position not in predicted:  # of few images, one has several ranks
             sample = source[position]
             labels = trained.predict(sample["image"])
-            predicted[position] = sample["stem"], _thin(
-                image=sample["image"], labels=sample["labels"], predicted=labels
+            predicted[position] = (
+                sample["stem"],
+                _thin(image=sample["image"], labels=sample["labels"], predicted=labels),
             )
         stem, maps = predicted[position]
         title = f"{rank} (mean IoU {score:.2f})  {stem}"

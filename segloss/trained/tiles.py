@@ -1,6 +1,7 @@
 """Cuts large images into overlapping tiles, so that memory does not grow with them."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -144,6 +145,6 @@ def _cut(
     last = canvas - tile
     gaps = -(-last // stride)
     starts = [last * i // max(gaps, 1) // grid * grid for i in range(gaps + 1)]
-    middles = [(a + tile + b) // 2 for a, b in zip(starts, starts[1:], strict=False)]
+    middles = [(a + tile + b) // 2 for a, b in itertools.pairwise(starts)]
     ends = zip([0, *middles], [*middles, size], strict=True)
     return [(start, slice(*kept)) for start, kept in zip(starts, ends, strict=True)]

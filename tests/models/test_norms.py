@@ -194,9 +194,7 @@ def test_one_value_per_channel_on_each_device_is_refused_on_one(num_devices):
     def apply(x):
         return norm.apply(VARIABLES, x, train=True, mutable=["batch_stats"])[0]
 
-    mapped = jax.pmap(
-        apply, axis_name="devices", devices=jax.devices()[:num_devices]
-    )
+    mapped = jax.pmap(apply, axis_name="devices", devices=jax.devices()[:num_devices])
     ones = X[:num_devices, None, :1, :1]
     if num_devices == 1:
         with pytest.raises(ValueError, match="a batch of one value per channel"):

@@ -300,11 +300,11 @@ def test_each_cure_of_a_single_image_is_accepted(tiny_config, model, sampler):
 def test_wrapped_network_is_traced_at_each_scale(tiny_config):
     network = dict(name="deeplab_v3", **DEEPLAB)
     model = dict(name="multi_scale", scales=(0.5, 1.0), network=network)
-    with pytest.raises(ValueError, match="batch of one image. BatchNorm .*pool_norm"):
+    with pytest.raises(ValueError, match=r"one image\. BatchNorm .*pool_norm"):
         set_up(tiny_config, model, ALONE)
     network = dict(name="unet", depth=4, width=4)
     model = dict(name="multi_scale", scales=(0.5, 1.0), network=network)
-    with pytest.raises(ValueError, match="batch of one image. BatchNorm .*bottom"):
+    with pytest.raises(ValueError, match=r"one image\. BatchNorm .*bottom"):
         set_up(tiny_config, model, ALONE)  # 16x16 at scale 0.5, halved 4 times
 
 
@@ -312,7 +312,7 @@ def test_wrapped_network_is_traced_at_each_scale(tiny_config):
 def test_unet_is_refused_only_if_its_bottom_is_one_pixel(tiny_config, side, refused):
     model = dict(name="unet", depth=4, width=4, norm="batch")
     if refused:
-        with pytest.raises(ValueError, match="BatchNorm bottom/.*1x1x1x64"):
+        with pytest.raises(ValueError, match=r"BatchNorm bottom/.*1x1x1x64"):
             set_up(tiny_config, model, ALONE, (side, side))
     else:
         set_up(tiny_config, model, ALONE, (side, side))
