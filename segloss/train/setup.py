@@ -140,8 +140,10 @@ def _check_single_image(config: RunConfig, num_classes: int) -> None:
     try:
         jax.eval_shape(forward, variables, images, key)
     except ValueError as error:
+        batch_cl = config.sampler.hyperparameters.get("batch_cl")
+        why = f", which alone has batch_cl={batch_cl} classes" if batch_cl else ""
         raise ValueError(
-            f"config.model: config.sampler may make a batch of one image. {error}"
+            f"config.model: config.sampler can make a batch of one image{why}. {error}"
         ) from error
 
 
