@@ -58,6 +58,8 @@ def get_config(size: str = "full") -> ConfigDict:
         flip=False,
         window_hw=config_dict.placeholder(tuple),
         window_stride=2 / 3,
+        # Larger images are predicted in tiles; 1024x2048 pixels are still whole.
+        max_pixels=2**21,
         checkpoint="newest",
     )
     return config

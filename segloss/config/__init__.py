@@ -1,6 +1,6 @@
 """Configs: parsed and checked once, stored with a run, and read back."""
 
-from segloss.config.inference import Inference, is_size
+from segloss.config.inference import MAX_PIXELS, Inference, is_size
 from segloss.config.parsed import (
     DataConfig,
     EvaluateConfig,
@@ -30,6 +30,7 @@ from segloss.config.stored import (
 )
 
 __all__ = [
+    "MAX_PIXELS",
     "WINDOW_FIELDS",
     "DataConfig",
     "EvaluateConfig",

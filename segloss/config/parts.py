@@ -44,12 +44,17 @@ def check_split(dataset: Dataset, split: str) -> None:
         )
 
 
-def make_configured_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """Makes the model of a config; its BatchNorm spans the devices of a step."""
+def make_configured_model(
+    config: RunConfig, num_classes: int, *, axis_name: str | None = AXIS
+) -> nn.Module:
+    """Makes the model of a config.
+
+    Its BatchNorm spans the devices of a step, or one device if `axis_name` is None.
+    """
     return make_model(
         config.model.name,
         num_classes=config.count_outputs(num_classes),
-        axis_name=AXIS,
+        axis_name=axis_name,
         **config.model.hyperparameters,
     )
 

@@ -9,6 +9,7 @@ from segloss.config import index_windows
 from segloss.data import ClassSets, count_in_crops, count_rows
 from segloss.train.setup import Setup
 from segloss.train.start import Start
+from segloss.trained.evaluation import describe_large_images
 
 # Images whose labels are read to measure what crops hold.
 _IMAGES = 200
@@ -37,6 +38,9 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
         describe_uncounted(setup),
         describe_crops(setup),
     ]
+    evaluate = setup.config.evaluate
+    for split in dict.fromkeys((evaluate.split, evaluate.final_split)):
+        lines.append(describe_large_images(dataset, split, evaluate.inference))
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
 

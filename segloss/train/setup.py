@@ -1,6 +1,7 @@
 """Makes the parts of a run from its config, and checks them before it starts."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ def make_setup(config: ConfigDict) -> Setup:
 
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
+            Also if a batch can hold a single image, and the model cannot train on one.
     """
     run = parse_config(config)
     make_sampler = choose_sampler(run.sampler, seed=run.seed)
@@ -90,11 +92,14 @@ def make_setup(config: ConfigDict) -> Setup:
     _trace(augmentation, loss, uses_distances, num_outputs, run.total_steps)
     windows = make_windows(index)
     planned = index_windows(dataset, index, run.sampler, windows)
+    sampler = make_sampler(index, planned)
+    if sampler.batch_min == 1:
+        _check_single_image(run, dataset.num_classes)
     return Setup(
         config=run,
         dataset=dataset,
         model=make_configured_model(run, dataset.num_classes),
-        sampler=make_sampler(index, planned),
+        sampler=sampler,
         loading=Loading(
             canvas_hw=windows.canvas_hw(dataset.max_hw),
             ignore_label=dataset.ignore_label,
@@ -135,6 +140,31 @@ def _trace(
         loss.check(total_steps, trace)
     else:
         trace(loss)
+
+
+def _check_single_image(config: RunConfig, num_classes: int) -> None:
+    """Traces the model in training on a batch of one image.
+
+    Raises:
+        ValueError: if it normalises one value per channel; it names the cure.
+    """
+    model = make_configured_model(config, num_classes, axis_name=None)
+    images = jax.ShapeDtypeStruct((1, *config.data.crop_hw, 3), np.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(functools.partial(model.init, train=False), key, images)
+
+    def forward(variables, images, key):
+        how = dict(train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        return model.apply(variables, images, **how)
+
+    try:
+        jax.eval_shape(forward, variables, images, key)
+    except ValueError as error:
+        batch_cl = config.sampler.hyperparameters.get("batch_cl")
+        why = f", which alone has batch_cl={batch_cl} classes" if batch_cl else ""
+        raise ValueError(
+            f"config.model: config.sampler can make a batch of one image{why}. {error}"
+        ) from error
 
 
 def make_configured_loss(

@@ -77,6 +77,7 @@ PROTOCOL = {
         "flip": False,
         "window_hw": None,
         "window_stride": 2 / 3,
+        "max_pixels": 2**21,  # more than any image of VOC: all are whole
         "checkpoint": "newest",  # main.py: checkpoint_final.pth
     },
 }

@@ -267,3 +267,70 @@ def test_class_weights_by_name_of_one_logit_are_refused(tiny_config):
         ValueError, match="class_weights by name need one logit per class"
     ):
         value_of(tiny_config, loss, BINARY_LOGITS, BINARY_LABELS, pixel_counts=[[2, 1]])
+
+
+DEEPLAB = dict(stage_sizes=(1, 1, 1, 1), width=4)
+ALONE = dict(name="balance_batch", batch_max=9, batch_cl=1)
+
+
+def set_up(config, model, sampler, crop_hw=(32, 32)):
+    with config.ignore_type():
+        config.model, config.sampler = model, sampler
+    config.data.crop_hw = crop_hw
+    return make_setup(config)
+
+
+@pytest.mark.parametrize("name", ["deeplab_v3", "deeplab_v3_plus"])
+@pytest.mark.parametrize(
+    "sampler", [ALONE, dict(name="random", batch_max=1)], ids=lambda x: x["name"]
+)
+def test_image_pooling_of_a_single_image_with_batch_norm_is_refused(
+    tiny_config, name, sampler
+):
+    message = (
+        "config.model: config.sampler can make a batch of one image.*. BatchNorm "
+        ".*pool_norm: a batch of one value per channel, 1x1x1x16, has no variance; "
+        "use norm='group', norm='frozen' or larger batches"
+    )
+    with pytest.raises(ValueError, match=message):
+        set_up(tiny_config, dict(name=name, **DEEPLAB), sampler)
+
+
+@pytest.mark.parametrize(
+    ("model", "sampler"),
+    [
+        (dict(norm="group"), ALONE),
+        (dict(norm="frozen"), ALONE),
+        (dict(norm="batch"), dict(name="random", batch_max=2)),
+        # No image of the demo holds 12 classes alone.
+        (dict(norm="batch"), dict(name="balance_batch", batch_max=9, batch_cl=12)),
+    ],
+    ids=str,
+)
+def test_each_cure_of_a_single_image_is_accepted(tiny_config, model, sampler):
+    set_up(tiny_config, dict(name="deeplab_v3", **DEEPLAB, **model), sampler)
+
+
+def test_wrapped_network_is_traced_at_each_scale(tiny_config):
+    network = dict(name="deeplab_v3", **DEEPLAB)
+    model = dict(name="multi_scale", scales=(0.5, 1.0), network=network)
+    with pytest.raises(
+        ValueError, match=r"alone has batch_cl=1 classes\. BatchNorm .*pool_norm"
+    ):
+        set_up(tiny_config, model, ALONE)
+    network = dict(name="unet", depth=4, width=4)
+    model = dict(name="multi_scale", scales=(0.5, 1.0), network=network)
+    with pytest.raises(
+        ValueError, match=r"alone has batch_cl=1 classes\. BatchNorm .*bottom"
+    ):
+        set_up(tiny_config, model, ALONE)  # 16x16 at scale 0.5, halved 4 times
+
+
+@pytest.mark.parametrize(("side", "refused"), [(16, True), (17, False), (32, False)])
+def test_unet_is_refused_only_if_its_bottom_is_one_pixel(tiny_config, side, refused):
+    model = dict(name="unet", depth=4, width=4, norm="batch")
+    if refused:
+        with pytest.raises(ValueError, match=r"BatchNorm bottom/.*1x1x1x64"):
+            set_up(tiny_config, model, ALONE, (side, side))
+    else:
+        set_up(tiny_config, model, ALONE, (side, side))

@@ -34,14 +34,14 @@ def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):
 def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_path):
     del tiny_config.data.num_workers
     del tiny_config.data.on_bad_sample
-    for field in ("scales", "flip", "window_hw", "window_stride"):
+    for field in ("scales", "flip", "window_hw", "window_stride", "max_pixels"):
         del tiny_config.evaluate[field]
     write_config(tiny_config, tmp_path)
     read = read_config(tmp_path)
     parse_config(read)
     assert (read.data.num_workers, read.data.on_bad_sample) == (0, "raise")
     assert parse_config(read).evaluate.inference == Inference(
-        scales=(1.0,), flip=False, window_hw=None
+        scales=(1.0,), flip=False, window_hw=None, max_pixels=2**21
     )
 
 

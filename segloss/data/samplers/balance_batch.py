@@ -103,6 +103,13 @@ class BalanceBatch(EpochSampler):
         """True for the classes that each sample adds to those before it in batch k."""
         return self.class_sets.added_by(self[k])
 
+    @property
+    def batch_min(self) -> int:
+        """1 if a sample alone makes a batch, else 2; most batches are larger."""
+        sizes = self.class_sets.sizes()
+        enough = sizes == self.batch_cl if self.exact else sizes >= self.batch_cl
+        return 1 if enough.any() else min(2, super().batch_min)
+
     def describe(self) -> str:
         """Predicts the share of successful attempts and the size of the batches."""
         if self.exact:  # `estimate_acceptance` does not model exact=True

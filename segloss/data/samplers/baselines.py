@@ -125,6 +125,11 @@ class _ClassFirst(EpochSampler):
         self.class_probs = weights / weights.sum()
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
+    @property
+    def batch_min(self) -> int:
+        """Every batch has `batch_max` ids, even if there are fewer samples."""
+        return self.batch_max
+
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         size = self.batches_per_epoch * self.batch_max
         ids = np.empty(size, np.int64)
@@ -273,6 +278,11 @@ class ForegroundOversample(EpochSampler):
             )
         self._num_free = round(batch_max * (1 - foreground_fraction))
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
+
+    @property
+    def batch_min(self) -> int:
+        """Every batch has `batch_max` ids, even if there are fewer samples."""
+        return self.batch_max
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         shape = self.batches_per_epoch, self.batch_max

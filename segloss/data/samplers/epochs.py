@@ -128,6 +128,11 @@ class EpochSampler(abc.ABC):
             owed[classes >= 0, classes[classes >= 0]] = True
         return owed
 
+    @property
+    def batch_min(self) -> int:
+        """A number of ids that no batch falls below, at least 1."""
+        return min(self.batch_max, self.num_samples)
+
     def describe(self) -> str:
         """Returns what a run should say about the sampler before it starts."""
         return ""

@@ -93,6 +93,12 @@ class GreedyCover(EpochSampler):
         """True for the classes that each sample adds to those before it in batch k."""
         return self.class_sets.added_by(self[k])
 
+    @property
+    def batch_min(self) -> int:
+        """1 if a sample alone has `batch_cl` classes, else 2; most are larger."""
+        enough = self.class_sets.sizes() >= self.batch_cl
+        return 1 if enough.any() else min(2, super().batch_min)
+
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         # Imported here, since importing numba takes most of a second.
         from segloss.data.samplers import kernels
