@@ -43,6 +43,7 @@ def get_config(size: str = "full") -> ConfigDict:
         config = demo.get_config(size).unlock()
         # Large images with many classes, so that batches with `batch_cl` classes exist.
         config.data.update(train=10, val=4, image_hw=(128, 128))
+        config.augment.keep_classes = False
         return config.lock()
     config = camvid.get_config(size, LOSSES["ce"]).unlock()
     config.total_steps = TOTAL_STEPS

@@ -199,6 +199,10 @@ def test_windows_that_all_hold_what_is_owed_are_drawn_as_without():
         (dict(scales=(1, 0)), r"scales must be .* > 0, .* got \(1, 0\)"),
         (dict(keep_classes=1), "keep_classes must be True or False, got 1"),
         (dict(min_pixels=0), "min_pixels must be >= 1, got 0"),
+        (
+            dict(keep_classes=True, min_pixels=17),
+            "min_pixels <= 16, the pixels of a crop of 4x4, got 17",
+        ),
     ],
 )
 def test_bad_hyperparameters_are_named(kwargs, message):

@@ -133,6 +133,14 @@ class Windows:
                 f"Windows: min_pixels must be >= 1, got {self.min_pixels}."
             )
 
+        h, w = self.crop_hw
+        if self.keep_classes and self.min_pixels > h * w:
+            raise ValueError(
+                f"augment: keep_classes needs min_pixels <= {h * w}, the pixels of a "
+                f"crop of {h}x{w}, got {self.min_pixels}; lower min_pixels or use "
+                "keep_classes=False."
+            )
+
     def canvas_hw(self, max_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width that hold every window of images up to `max_hw`.
 
