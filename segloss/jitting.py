@@ -22,8 +22,8 @@ def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Funct
     def decorate(function: Function) -> Function:
         @functools.cache
         def compiled_with(traced: tuple[str, ...]) -> Callable[..., Any]:
-            numbers = (name for name in scalars if name not in traced)
-            return jax.jit(function, static_argnames=(*static, *numbers))
+            untraced = (name for name in scalars if name not in traced)
+            return jax.jit(function, static_argnames=(*static, *untraced))
 
         if not scalars:
             return cast(Function, compiled_with(()))

@@ -22,7 +22,8 @@ from segloss.data.loading.pipeline import (
     count_rows,
     iterate_batches,
 )
-from segloss.data.loading.windows import Window, Windows
+from segloss.data.loading.window import Window
+from segloss.data.loading.windows import Windows
 from segloss.data.samplers import (
     SAMPLERS,
     Acceptance,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Key, UInt8
 
 from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
-from segloss.data.loading.windows import SCALE_ONE, Window, nearest_source
+from segloss.data.loading.window import SCALE_ONE, Window, nearest_source
 
 
 def normalize(

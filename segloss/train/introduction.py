@@ -6,7 +6,7 @@ import jax
 from rich.console import Console
 
 from segloss.config import index_windows
-from segloss.data import ClassSets, count_in_crops, count_rows
+from segloss.data import BadSampleError, ClassSets, count_in_crops, count_rows
 from segloss.train.setup import Setup
 from segloss.train.start import Start
 from segloss.trained.evaluation import describe_large_images
@@ -84,14 +84,17 @@ def describe_crops(setup: Setup) -> str:
     """One line about the classes in the crops of the first batches."""
     windows, sampler = setup.loading.windows, setup.sampler
     batches = range(-(-_IMAGES // sampler.batch_max))
-    counted = count_in_crops(
-        setup.dataset.source("train", images=False),
-        sampler,
-        windows,
-        batches,
-        num_classes=setup.dataset.num_classes,
-        ignore_label=setup.dataset.ignore_label,
-    )
+    try:
+        counted = count_in_crops(
+            setup.dataset.source("train", images=False),
+            sampler,
+            windows,
+            batches,
+            num_classes=setup.dataset.num_classes,
+            ignore_label=setup.dataset.ignore_label,
+        )
+    except BadSampleError as error:  # the run skips it, or stops at it in its turn
+        return f"the classes in crops are not measured: {error}"
     images, crops = (
         x.sum(axis=1).mean() for x in (counted.in_images, counted.in_crops)
     )

@@ -7,7 +7,7 @@ import pytest
 
 from segloss.data import Window, Windows, augment, normalize
 from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
-from segloss.data.loading.windows import SCALE_ONE
+from segloss.data.loading.window import SCALE_ONE
 
 # Three images of four blocks each; the colour of a block is 60 times its label.
 LABELS = np.kron(np.array([[0, 1], [2, 3]]), np.ones((12, 16), int)).astype(np.uint8)

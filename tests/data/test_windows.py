@@ -4,7 +4,8 @@ from scipy import stats
 
 from segloss.data import Windows
 from segloss.data.loading import windows as module
-from segloss.data.loading.windows import SCALE_ONE
+from segloss.data.loading.window import SCALE_ONE
+from segloss.data.loading.window_grid import count_in_grid, grid_positions
 
 NOTHING = np.zeros(3, bool)
 
@@ -155,9 +156,9 @@ def test_grid_counts_the_pixels_of_its_windows():
     labels = rng.integers(0, 6, (70, 90)).astype(np.uint8)  # 5 is void
     windows = Windows(crop_hw=(24, 32), scales=(0.5, 0.7, 1.3))
     for scale in windows._grid_scales:
-        counts = windows._count_in_grid(labels, scale, 5)
+        counts = count_in_grid(labels, (24, 32), scale, 5)
         offsets = [
-            module._grid(size, crop, scale)
+            grid_positions(size, crop, scale)
             for size, crop in zip(labels.shape, (24, 32), strict=True)
         ]
         assert counts.shape == (*map(len, offsets), 5)
@@ -199,6 +200,7 @@ def test_windows_that_all_hold_what_is_owed_are_drawn_as_without():
         (dict(scales=(1, 0)), r"scales must be .* > 0, .* got \(1, 0\)"),
         (dict(keep_classes=1), "keep_classes must be True or False, got 1"),
         (dict(min_pixels=0), "min_pixels must be >= 1, got 0"),
+        (dict(rare_first=(0, 2)), r"rare_first must have every class once, got \(0, 2"),
         (
             dict(keep_classes=True, min_pixels=17),
             "min_pixels <= 16, the pixels of a crop of 4x4, got 17",
@@ -208,3 +210,10 @@ def test_windows_that_all_hold_what_is_owed_are_drawn_as_without():
 def test_bad_hyperparameters_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         Windows(crop_hw=(4, 4), **kwargs)
+
+
+def test_an_order_that_lacks_an_owed_class_is_refused():
+    windows = Windows(crop_hw=(8, 8), keep_classes=True, rare_first=(1, 0))
+    labels, owed = np.zeros((16, 16), np.uint8), np.array([False, False, True])
+    with pytest.raises(ValueError, match="rare_first must have 3 classes, got 2"):
+        windows.draw(labels, owed, batch=0, row=0)

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image
 
 from configs import folder
 from segloss import metrics
@@ -193,20 +193,10 @@ def test_evaluation_counts_what_tiles_predict(mixed_folder, tmp_path, batch_size
     assert batches.count(0) == 2 * -(-18 // jax.local_device_count())
 
 
-def test_large_image_and_its_labels_are_decoded_once(
-    mixed_folder, tmp_path, monkeypatch
-):
+def test_large_image_and_its_labels_are_decoded_once(mixed_folder, tmp_path, decoded):
     dataset = open_dataset("folder", root=mixed_folder, data_dir=tmp_path / "datasets")
     model = Neighbours()
-    modes = []
-    load = ImageFile.ImageFile.load
-
-    def load_and_note(image):
-        if image.tile:  # else it is decoded already
-            modes.append(image.mode)
-        return load(image)
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", load_and_note)
+    decoded.clear()  # of what was read while the dataset was prepared
     step = map_over_devices(
         evaluation_step, model=model, inference=Inference(), num_classes=3
     )
@@ -219,7 +209,7 @@ def test_large_image_and_its_labels_are_decoded_once(
         size_multiple=32,
         max_pixels=64**2,
     )
-    assert sorted(modes) == 3 * ["L"] + 3 * ["RGB"]
+    assert sorted(decoded) == 3 * ["L"] + 3 * ["RGB"]
 
 
 def test_a_run_evaluates_and_predicts_in_the_same_tiles(mixed_folder, tmp_path, capfd):

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float16, Int, Int32, UInt8
 from segloss.data.colours import PAD_RGB
 from segloss.data.loading.canvases import Canvases
 from segloss.data.loading.distances import signed_distances
-from segloss.data.loading.windows import SCALE_ONE, Window, Windows
+from segloss.data.loading.window import SCALE_ONE, Window
+from segloss.data.loading.windows import Windows
 
 ON_BAD_SAMPLE = ("raise", "skip")
 

@@ -2,10 +2,7 @@
 
 They are chosen on the host, so that a batch holds no more of an image than its crop
 needs, and so that a crop keeps the classes for which its image was sampled. Images are
-scaled later, on the device.
-
-Scales are integer multiples of 1 / `SCALE_ONE` and crops start at whole pixels. The
-host therefore knows exactly which labels the device will pick.
+scaled later, on the device; the host knows exactly which labels it will pick.
 """
 
 import dataclasses
@@ -13,54 +10,25 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
-SCALE_ONE = 4096  # the integer that stands for scale 1
+from segloss.data.loading.window import (
+    SCALE_ONE,
+    Window,
+    in_units,
+    interpolation_margin,
+    nearest_source,
+    scaled_size,
+)
+from segloss.data.loading.window_grid import count_in_grid, grid_positions, most_kept
 
 # Windows to draw at random, first anywhere and then around a pixel of a class, before
 # all windows of a grid are examined.
 _TRIES = 10
-# Positions in the grid are this fraction of a crop apart.
-_GRID_STEP = 1 / 8
 # Number of scales in the grid if `scale_range` is continuous.
 _GRID_SCALES = 5
-
-
-class Window(NamedTuple):
-    """Where a crop lies in its image; a batch has an array for each field.
-
-    Attributes:
-        scale: scale factor times `SCALE_ONE`.
-        offset: first row and column of the crop in the scaled image; negative if the
-            crop starts before the image.
-        start: first row and column of the window in the image.
-        hw: height and width of the window in the image.
-    """
-
-    scale: Any
-    offset: Any
-    start: Any
-    hw: Any
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """The rows and columns of the window in the image."""
-        (top, left), (h, w) = self.start, self.hw
-        return slice(top, top + h), slice(left, left + w)
-
-
-def nearest_source(pixel: Any, scale: Any) -> Any:
-    """Row or column of the image that row or column `pixel` of the scaled image shows.
-
-    It is `floor((pixel + 0.5) * SCALE_ONE / scale)` in integers, for NumPy and JAX.
-
-    >>> nearest_source(3, SCALE_ONE // 2), nearest_source(3, 2 * SCALE_ONE)
-    (7, 1)
-    """
-    return (2 * pixel + 1) * (SCALE_ONE // 2) // scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,7 +100,11 @@ class Windows:
             raise ValueError(
                 f"Windows: min_pixels must be >= 1, got {self.min_pixels}."
             )
-
+        order = self.rare_first or ()
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(
+                f"Windows: rare_first must have every class once, got {order}."
+            )
         h, w = self.crop_hw
         if self.keep_classes and self.min_pixels > h * w:
             raise ValueError(
@@ -150,7 +122,9 @@ class Windows:
         scale = min(self._grid_scales)
         # From the first pixel of the crop to the last, and the interpolation's margin.
         sizes = [
-            (2 * n - 2) * (SCALE_ONE // 2) // scale + 2 + 2 * _margin(scale)
+            (2 * n - 2) * (SCALE_ONE // 2) // scale
+            + 2
+            + 2 * interpolation_margin(scale)
             for n in self.crop_hw
         ]
         return min(sizes[0], max_hw[0]), min(sizes[1], max_hw[1])
@@ -199,7 +173,8 @@ class Windows:
         """Finds classes that one window can hold together.
 
         The rarest class is chosen first, then the next one that fits into a window with
-        it, and so on. Of the scales, the one with the most classes is used.
+        it, and so on. Larger scales are tried only if a class is too small at the
+        smallest one; the scale with the most classes is used.
 
         Args:
             labels: class ids.
@@ -214,9 +189,9 @@ class Windows:
         order = [c for c in self._order(num_classes) if c != ignore_label]
         present = {*order} & {*np.unique(labels).tolist()}
         for scale in self._grid_scales:
-            counts = self._count_in_grid(labels, scale, num_classes)
+            counts = count_in_grid(labels, self.crop_hw, scale, num_classes)
             enough = counts >= self.min_pixels
-            kept, alive = _most_kept(enough, order)
+            kept, alive = most_kept(enough, order)
             if len(kept) > np.count_nonzero(best):
                 best[:] = 0
                 best[kept] = counts[tuple(np.argwhere(alive)[0])][kept]
@@ -243,10 +218,17 @@ class Windows:
         scales = self.scales
         if scales is None:
             scales = np.linspace(*self.scale_range, _GRID_SCALES)
-        return sorted({_in_units(scale) for scale in scales})
+        return sorted({in_units(scale) for scale in scales})
 
     def _order(self, num_classes: int) -> Sequence[int]:
-        return range(num_classes) if self.rare_first is None else self.rare_first
+        if self.rare_first is None:
+            return range(num_classes)
+        if len(self.rare_first) != num_classes:
+            raise ValueError(
+                f"Windows: rare_first must have {num_classes} classes, "
+                f"got {len(self.rare_first)}."
+            )
+        return self.rare_first
 
     def _candidates(
         self, labels: UInt8[np.ndarray, "h w"], rarest: int, rng: np.random.Generator
@@ -260,8 +242,8 @@ class Windows:
 
     def _draw_scale(self, rng: np.random.Generator) -> int:
         if self.scales is not None:
-            return _in_units(self.scales[rng.integers(len(self.scales))])
-        return _in_units(rng.uniform(*self.scale_range))
+            return in_units(self.scales[rng.integers(len(self.scales))])
+        return in_units(rng.uniform(*self.scale_range))
 
     def _anywhere(self, hw: tuple[int, ...], rng: np.random.Generator) -> Window:
         scale = self._draw_scale(rng)
@@ -287,8 +269,12 @@ class Windows:
     def _at(self, scale: int, offset: list[int], hw: tuple[int, ...]) -> Window:
         start, window_hw = [], []
         for size, crop, first in zip(hw, self.crop_hw, offset, strict=True):
-            top = nearest_source(first, scale) - _margin(scale)
-            end = nearest_source(first + crop - 1, scale) + _margin(scale) + 1
+            top = nearest_source(first, scale) - interpolation_margin(scale)
+            end = (
+                nearest_source(first + crop - 1, scale)
+                + interpolation_margin(scale)
+                + 1
+            )
             top = min(max(top, 0), size - 1)
             start.append(top)
             window_hw.append(max(min(end, size), top + 1) - top)
@@ -321,8 +307,9 @@ class Windows:
     ) -> Window:
         best: list[bool] = []
         for each in rng.permutation(self._grid_scales).tolist():
-            enough = self._count_in_grid(labels, each, 1 + max(owed)) >= self.min_pixels
-            kept, alive = _most_kept(enough, owed)
+            counts = count_in_grid(labels, self.crop_hw, each, 1 + max(owed))
+            enough = counts >= self.min_pixels
+            kept, alive = most_kept(enough, owed)
             held = [c in kept for c in owed]
             if held > best:  # the first class that only one of them holds decides
                 best, scale, places = held, each, np.argwhere(alive)
@@ -330,81 +317,13 @@ class Windows:
                 break
         place = places[rng.integers(len(places))]
         offset = [
-            int(_grid(size, crop, scale)[i])
+            int(grid_positions(size, crop, scale)[i])
             for size, crop, i in zip(labels.shape, self.crop_hw, place, strict=True)
         ]
         return self._at(scale, offset, labels.shape)
 
-    def _count_in_grid(
-        self, labels: UInt8[np.ndarray, "h w"], scale: int, num_classes: int
-    ) -> Int[np.ndarray, "rows columns c"]:
-        """Pixels of each class, after scaling, in each window of the grid."""
-        lines, blocks, first, last = [], [], [], []
-        for size, crop in zip(labels.shape, self.crop_hw, strict=True):
-            scaled = _scaled(size, scale)
-            begin = _grid(size, crop, scale)
-            end = np.minimum(begin + crop, scaled)
-            begin = np.maximum(begin, 0)
-            # Between two neighbouring edges, all pixels are in the same windows.
-            edges = np.unique(np.concatenate([begin, end]))
-            pixels = np.arange(edges[0], edges[-1])
-            lines.append(nearest_source(pixels, scale))
-            blocks.append(np.searchsorted(edges, pixels, side="right") - 1)
-            first.append(np.searchsorted(edges, begin))
-            last.append(np.searchsorted(edges, end))
-        seen = np.minimum(labels[lines[0][:, None], lines[1]], num_classes)
-        shape = blocks[0][-1] + 1, blocks[1][-1] + 1, num_classes + 1
-        place = blocks[0][:, None] * shape[1] + blocks[1]
-        counts = np.bincount(
-            (place * shape[2] + seen).ravel(), minlength=int(np.prod(shape))
-        ).reshape(shape)[..., :-1]
-        for axis in range(2):
-            total = np.cumsum(counts, axis=axis)
-            total = np.concatenate(
-                [np.zeros_like(total.take([0], axis)), total], axis=axis
-            )
-            counts = total.take(last[axis], axis) - total.take(first[axis], axis)
-        return counts
-
-
-def _most_kept(
-    enough: Bool[np.ndarray, "rows columns c"], order: Sequence[int]
-) -> tuple[list[int], Bool[np.ndarray, "rows columns"]]:
-    """Classes that one window holds, preferred in an order; and all such windows."""
-    kept, alive = [], np.ones(enough.shape[:2], bool)
-    for c in order:
-        still = alive & enough[..., c]
-        if still.any():
-            kept.append(c)
-            alive = still
-    return kept, alive
-
-
-def _in_units(scale: float | int) -> int:
-    return max(1, round(scale * SCALE_ONE))
-
-
-def _margin(scale: int) -> int:
-    """Pixels around a window that bilinear interpolation with antialiasing uses."""
-    return max(1, -(-SCALE_ONE // scale))
-
-
-def _scaled(size: int, scale: int) -> int:
-    """Number of pixels of a scaled image whose centres lie in the image; at least 1."""
-    return max(1, (size * scale + SCALE_ONE // 2 - 1) // SCALE_ONE)
-
 
 def _offsets(size: int, crop: int, scale: int) -> tuple[int, int]:
     """The first and the last position of a crop along one side."""
-    slack = _scaled(size, scale) - crop
+    slack = scaled_size(size, scale) - crop
     return min(0, slack), max(0, slack)
-
-
-def _grid(size: int, crop: int, scale: int) -> Int[np.ndarray, " n"]:
-    """Evenly spaced positions of a crop along one side, with the first and the last.
-
-    A single position where the scaled image fits into the crop.
-    """
-    slack = max(0, _scaled(size, scale) - crop)
-    intervals = -(-slack // max(1, int(crop * _GRID_STEP)))
-    return np.linspace(0, slack, 1 + intervals).round().astype(np.int64)
