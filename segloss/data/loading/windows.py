@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 
 from segloss.data.loading.window import (
     SCALE_ONE,
@@ -164,8 +164,13 @@ class Windows:
         self, labels: UInt8[np.ndarray, "h w"], window: Window
     ) -> UInt8[np.ndarray, "_ _"]:
         """The labels that the crop of a window shows, without what is not image."""
-        rows, columns = self._lines(labels.shape, window)
-        return labels[rows[:, None], columns]
+        lines = []
+        for size, crop, offset in zip(
+            labels.shape, self.crop_hw, window.offset, strict=True
+        ):
+            line = nearest_source(np.arange(offset, offset + crop), window.scale)
+            lines.append(line[(line >= 0) & (line < size)])
+        return labels[lines[0][:, None], lines[1]]
 
     def keepable(
         self, labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
@@ -280,24 +285,14 @@ class Windows:
             window_hw.append(max(min(end, size), top + 1) - top)
         return Window(scale, tuple(offset), tuple(start), tuple(window_hw))
 
-    def _lines(
-        self, hw: tuple[int, ...], window: Window
-    ) -> list[Int[np.ndarray, " _"]]:
-        """The rows and the columns of the image that the crop of a window shows."""
-        lines = []
-        for size, crop, offset in zip(hw, self.crop_hw, window.offset, strict=True):
-            line = nearest_source(np.arange(offset, offset + crop), window.scale)
-            lines.append(line[(line >= 0) & (line < size)])
-        return lines
-
     def _keeps(
         self, labels: UInt8[np.ndarray, "h w"], window: Window, owed: list[int]
     ) -> bool:
         # Imported here, since importing numba takes most of a second.
         from segloss.data.loading import kernels
 
-        lines = self._lines(labels.shape, window)
-        return kernels.holds(labels, *lines, np.array(owed), self.min_pixels)
+        place = self.crop_hw, window.scale, window.offset
+        return kernels.holds(labels, *place, np.array(owed), self.min_pixels)
 
     def _from_grid(
         self,
