@@ -53,7 +53,7 @@ from benchmarks.loaders import (
 from benchmarks.timing import interleave, ratio
 from segloss import cli
 from segloss.console import make_progress
-from segloss.data import BalanceBatch, Dataset, RandomBatch, open_dataset
+from segloss.data import BalanceBatch, Dataset, Loading, RandomBatch, open_dataset
 from segloss.report import make_table
 
 CAMVID = flags.DEFINE_string(
@@ -95,12 +95,13 @@ class Data:
         return self.dataset.class_index("train").presence()
 
     @functools.cached_property
-    def canvas(self) -> dict[str, Any]:
-        return {
-            "canvas_hw": self.dataset.max_hw,
-            "ignore_label": self.dataset.ignore_label,
-            "num_classes": self.dataset.num_classes,
-        }
+    def loading(self) -> Loading:
+        return Loading(
+            canvas_hw=self.dataset.max_hw,
+            ignore_label=self.dataset.ignore_label,
+            num_classes=self.dataset.num_classes,
+            num_threads=THREADS.value,
+        )
 
 
 def prepare(name: str, source: Path, scratch: Path) -> Data:
@@ -145,33 +146,22 @@ def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
     source = data.dataset.source("train")
     num_batches = math.ceil(IMAGES.value / mean_size)
     random = RandomBatch(presence, batch_max=pair.batch_max)
-    reading = {"num_threads": THREADS.value}
     reads = {"discard": reads_of_discarding(presence, pair)}
     loaders = {
-        "index": by_sampler(source, sampler, num_batches, reading, **data.canvas),
+        "index": by_sampler(source, sampler, num_batches, data.loading),
         "random": by_sampler(
             source,
             random,
             math.ceil(IMAGES.value / pair.batch_max),
-            reading,
-            **data.canvas,
+            data.loading,
         ),
         "random of these sizes": by_sampler(
-            source, OfSizes(random, sampler), num_batches, reading, **data.canvas
+            source, OfSizes(random, sampler), num_batches, data.loading
         ),
     }
     if reads["discard"] <= MOST_READS.value:
-        loaders["discard"] = by_discarding(
-            source, pair, num_batches, THREADS.value, **data.canvas
-        )
-    torch = by_torch(
-        data.root,
-        sampler,
-        num_batches,
-        THREADS.value,
-        batch_size=pair.batch_max,
-        **data.canvas,
-    )
+        loaders["discard"] = by_discarding(source, pair, num_batches, data.loading)
+    torch = by_torch(data.root, sampler, num_batches, data.loading)
     if torch is not None:
         loaders["torch"] = torch
     seconds = time_loaders(loaders, watch)
@@ -241,7 +231,7 @@ def compare_reading(name: str, data: Data, watch: Stopwatch, table: Table) -> No
     source = data.dataset.source("train")
     loaders = {
         tuple(reading.values()): by_sampler(
-            source, sampler, num_batches, reading, **data.canvas
+            source, sampler, num_batches, dataclasses.replace(data.loading, **reading)
         )
         for reading in READING
     }

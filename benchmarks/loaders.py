@@ -7,7 +7,7 @@ import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.timing import Ratio, ratio
-from segloss.data import Batch, Sampler, iterate_batches, load_batch
+from segloss.data import Batch, Loading, Sampler, iterate_batches, load_batch
 
 # Batches read ahead: per worker, and at most by two workers together.
 PREFETCH = 4
@@ -160,25 +160,23 @@ def by_sampler(
     source: Any,
     sampler: Sampler,
     timed_batches: int,
-    reading: Mapping[str, int],
-    **canvas: Any,
+    loading: Loading,
 ) -> Loader:
     """The loader of a training run."""
     counted = Counted(source)
+    # With fewer batches than threads, some threads would be idle.
+    ahead = max(PREFETCH, loading.num_threads)
     start = functools.partial(
         iterate_batches,
         counted,
         sampler,
+        dataclasses.replace(loading, prefetch_batches=ahead),
         start=0,
         stop=1 + timed_batches + AHEAD,
         num_devices=1,
-        # With fewer batches than threads, some threads would be idle.
-        prefetch_batches=max(PREFETCH, reading["num_threads"]),
-        **reading,
-        **canvas,
     )
     # Worker processes count their own reads, which are not visible here.
-    source = None if reading.get("num_workers") else counted
+    source = None if loading.num_workers else counted
     return Loader(start, timed_batches, source)
 
 
@@ -194,18 +192,19 @@ class OfSizes:
 
 
 def by_discarding(
-    source: Any, pair: Pair, timed_batches: int, num_threads: int, **canvas: Any
+    source: Any, pair: Pair, timed_batches: int, loading: Loading
 ) -> Loader:
-    """The paper's procedure; each of `num_threads` threads fills its own batches."""
+    """The paper's procedure; each thread fills its own batches."""
     counted = Counted(source)
 
     def load(k: int) -> Batch:
-        samples = read_until_enough(counted, pair, canvas["ignore_label"], k)
+        samples = read_until_enough(counted, pair, loading.ignore_label, k)
         ids = np.arange(len(samples))
-        return load_batch(InMemory(samples), ids, batch_size=pair.batch_max, **canvas)
+        return load_batch(InMemory(samples), ids, loading, batch_size=pair.batch_max)
 
     options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=max(PREFETCH, num_threads)
+        num_threads=loading.num_threads,
+        prefetch_buffer_size=max(PREFETCH, loading.num_threads),
     )
     seeds = grain.MapDataset.range(1 + timed_batches + AHEAD)
     batches = seeds.map(load).to_iter_dataset(options)
@@ -274,10 +273,13 @@ def by_torch(
     root: Path,
     sampler: Sampler,
     timed_batches: int,
-    num_workers: int,
-    **canvas: Any,
+    loading: Loading,
 ) -> Loader | None:
-    """Torch's `DataLoader` with the same batches; None if torch is not installed."""
+    """Torch's `DataLoader` with the same batches; None if torch is not installed.
+
+    It has as many workers as the others have threads.
+    """
+    num_workers = loading.num_threads
     try:
         from torch.utils.data import DataLoader
     except ImportError:
@@ -286,7 +288,7 @@ def by_torch(
     batches = DataLoader(
         Files(root),
         batch_sampler=[sampler[k].tolist() for k in range(1 + timed_batches + AHEAD)],
-        collate_fn=functools.partial(_collate, canvas),
+        collate_fn=functools.partial(_collate, loading, sampler.batch_max),
         num_workers=num_workers,
         # Forking a process with JAX's threads can deadlock, and spawning takes seconds,
         # so spawned workers persist between calls.
@@ -301,9 +303,10 @@ def by_torch(
     return Loader(start, timed_batches)
 
 
-def _collate(canvas: Mapping[str, Any], samples: list[dict[str, Any]]) -> Any:
+def _collate(loading: Loading, batch_size: int, samples: list[dict[str, Any]]) -> Any:
     import torch
 
-    batch = load_batch(InMemory(samples), np.arange(len(samples)), **canvas)
+    ids = np.arange(len(samples))
+    batch = load_batch(InMemory(samples), ids, loading, batch_size=batch_size)
     # Tensors, because workers pass them through shared memory.
     return {name: torch.from_numpy(array) for name, array in batch.items()}

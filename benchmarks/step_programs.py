@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks import hlo
-from segloss.data import augment
+from segloss.data import Window, augment
 from segloss.devices import AXIS
 from segloss.losses import compound_loss
 from segloss.models import make_model
@@ -30,7 +30,12 @@ NETWORKS = {"unet": 512, "deeplab_v3": 513, "segnet": 512}
 NUM_CLASSES = 21
 CANVAS = 500  # pixels, the side of the largest images in PASCAL VOC
 # Kinds of sums over the chips, by a part of the names of their operations.
-KINDS = {"_moments": "BatchNorm", "loss": "losses", "gradients": "gradients"}
+KINDS = {
+    "_moments": "BatchNorm",
+    "loss": "losses",
+    "gradients": "gradients",
+    "metrics": "metrics",
+}
 _COLLECTIVE = re.compile(
     r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?$"
 )
@@ -58,19 +63,22 @@ def lower_step(
         loss=compound_loss(terms),
         optimizer=optimizer,
         augment=functools.partial(augment, crop_hw=(size, size)),
+        num_classes=NUM_CLASSES,
     )
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     rows = batch * len(devices)
     state = jax.eval_shape(
         functools.partial(make_state, model, optimizer, seed=0, image_hw=(size, size))
     )
-    arrays = dict(
-        images=((rows, CANVAS, CANVAS, 3), jnp.uint8),
-        labels=((rows, CANVAS, CANVAS), jnp.uint8),
-        valid=((rows, CANVAS, CANVAS), bool),
-        sample_valid=((rows,), bool),
+    shape = jax.ShapeDtypeStruct
+    pair = shape((rows, 2), jnp.int32)
+    batch = dict(
+        images=shape((rows, CANVAS, CANVAS, 3), jnp.uint8),
+        labels=shape((rows, CANVAS, CANVAS), jnp.uint8),
+        valid=shape((rows, CANVAS, CANVAS), bool),
+        sample_valid=shape((rows,), bool),
+        window=Window(shape((rows,), jnp.int32), pair, pair, pair),
     )
-    batch = {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
     specs = jax.P(), jax.P(AXIS)
 
     def place(tree: Any, spec: jax.P) -> Any:

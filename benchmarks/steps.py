@@ -70,6 +70,7 @@ def our_step(
         loss=make_loss("softmax_cross_entropy"),
         optimizer=optimizer,
         augment=as_they_are,
+        num_classes=NUM_CLASSES,
     )
     state = make_state(model, optimizer, seed=0, image_hw=batch["images"].shape[1:3])
     state = replicate(state, devices)

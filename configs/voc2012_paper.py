@@ -66,6 +66,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.augment = dict(
         scales=(0.5, 0.75, 1.0, 1.25, 1.5),  # from the reference; not in the paper
         antialias=False,  # like OpenCV in the reference
+        # In the paper, batch_cl classes are promised in the images, not in the crops.
+        keep_classes=False,
         flip_probability=0.5,  # from the reference, which does not change colours
         brightness=0.0,
         contrast=0.0,

@@ -62,6 +62,7 @@ REPOSITORY_PAGES = {
         for path in sorted((ROOT / "experiments").glob("*/README.md"))
     },
     ROOT / "experiments/voc2012/balance_batch_statistics.md": "voc2012_statistics.md",
+    ROOT / "experiments/voc2012/classes_in_crops.md": "voc2012_crops.md",
     ROOT / "benchmarks/RESULTS.md": "benchmarks.md",
     ROOT / "CONTRIBUTING.md": "contributing.md",
 }

@@ -14,6 +14,8 @@ from segloss.config import (
     Named,
     RunConfig,
     choose_sampler,
+    choose_windows,
+    index_windows,
     open_configured_dataset,
     parse_config,
 )
@@ -23,14 +25,19 @@ from segloss.data import (
     ClassIndex,
     ClassSets,
     Dataset,
+    Windows,
+    count_in_crops,
     estimate_acceptance,
     exposures,
 )
+from segloss.data.samplers import EpochSampler
 from segloss.losses.balancing import median_frequency
 from segloss.report import (
     acceptance_table,
+    class_crop_table,
     class_exposure_table,
     co_occurrence_table,
+    crop_table,
     dataset_figure,
     dataset_table,
     exposure_table,
@@ -40,6 +47,8 @@ from segloss.writing import write_json
 
 _EPOCHS = 20
 _TRIALS = 2_000
+# Images whose labels are read for each sampler, to see what is left after cropping.
+_CROPS = 200
 # The paper's values, tried in addition to the config's own.
 _BATCH_MAX = (4, 6, 9)
 # For hyperparameters that the config's own sampler may not have.
@@ -52,7 +61,8 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     Writes `inspect.json` and `figures/inspect.png`.
 
     Args:
-        config: the config of a run; only `seed`, `data` and `sampler` are used.
+        config: the config of a run; only `seed`, `data`, `augment` and `sampler` are
+            used.
         workdir: directory for the files.
 
     Returns:
@@ -68,6 +78,12 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         - `exposures`: for each sampler, `min`, `median` and `max` of how often a sample
           is drawn in `exposure_epochs` epochs, and for each class the share of the
           drawn images that have it, `class_share`.
+        - `crops`: for each sampler, the mean number of distinct classes of a batch in
+          its images, `classes_in_images`, and in its training crops,
+          `classes_in_crops`; the share of the batches that have `batch_cl` classes in
+          the crops, `share_with_batch_cl`, null if the sampler promises none; and for
+          each class its share of the labelled pixels of the crops, `pixel_share`.
+          Measured on the labels of about 200 images.
     """
     run, console, workdir = parse_config(config), make_console(), Path(workdir)
     dataset = open_configured_dataset(run)
@@ -76,7 +92,9 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     counts = np.asarray(index.pixel_counts)
     presence = index.presence()
     min_pixels = chosen.get("min_pixels", 1)
-    sets = ClassSets.from_counts(index.pixel_counts, min_pixels=min_pixels)
+    windows = choose_windows(run)(index)
+    planned = index_windows(dataset, index, run.sampler, windows)
+    sets = ClassSets.from_counts(planned.pixel_counts, min_pixels=min_pixels)
     if not chosen.get("count_background", True):
         sets = sets.without_background()
     weights = median_frequency(counts)
@@ -87,8 +105,9 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         "classes": _describe_classes(dataset, counts, presence, weights),
         "co_occurrence": _co_occurrence(presence).tolist(),
         "acceptance": _try_pairs(sets, chosen.get("batch_max"), console),
-        "exposures": _expose(run, index, presence, console),
+        **_try_samplers(run, dataset, index, windows, console),
         "exposure_epochs": _EPOCHS,
+        "crop": str(windows),
     }
     write_json(workdir / "inspect.json", statistics)
     figure = workdir / "figures" / "inspect.png"
@@ -99,6 +118,8 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         acceptance_table,
         exposure_table,
         class_exposure_table,
+        crop_table,
+        class_crop_table,
     )
     console.print(Group(*(table(statistics) for table in tables)))
     rounded = ", ".join(f"{weight:.4f}" for weight in weights)
@@ -150,14 +171,16 @@ def _try_pairs(
     return pairs
 
 
-def _expose(
+def _try_samplers(
     config: RunConfig,
+    dataset: Dataset,
     index: ClassIndex,
-    presence: Bool[np.ndarray, "n c"],
+    windows: Windows,
     console: Console,
 ) -> dict[str, dict[str, Any]]:
     """Draws with each sampler that can be made from the config's hyperparameters."""
-    found = {}
+    presence = index.presence()
+    exposed, cropped = {}, {}
     with make_progress(console) as progress:
         task = progress.add_task("samplers", total=len(SAMPLERS))
         for name, sampler_class in SAMPLERS.items():
@@ -167,18 +190,41 @@ def _expose(
                 for key, value in config.sampler.hyperparameters.items()
                 if key in known
             }
+            named = Named(name, chosen)
+            planned = index_windows(dataset, index, named, windows)
             progress.advance(task)
             try:
-                make = choose_sampler(Named(name, chosen), seed=config.seed)
-                sampler = make(index)
+                sampler = choose_sampler(named, seed=config.seed)(index, planned)
             except ValueError as error:
                 console.print(f"left out: {error}", soft_wrap=True)
                 continue
             drawn = exposures(sampler, _EPOCHS * sampler.batches_per_epoch)
-            found[name] = {
+            exposed[name] = {
                 "min": int(drawn.min()),
                 "median": float(np.median(drawn)),
                 "max": int(drawn.max()),
                 "class_share": (drawn @ presence / max(1, drawn.sum())).tolist(),
             }
-    return found
+            cropped[name] = _crop(dataset, sampler, windows)
+    return {"exposures": exposed, "crops": cropped}
+
+
+def _crop(dataset: Dataset, sampler: EpochSampler, windows: Windows) -> dict[str, Any]:
+    counted = count_in_crops(
+        dataset.source("train", images=False),
+        sampler,
+        windows,
+        range(-(-_CROPS // sampler.batch_max)),
+        num_classes=dataset.num_classes,
+        ignore_label=dataset.ignore_label,
+    )
+    pixels = counted.crop_pixels
+    promised = {"batch_cl": sampler.batch_cl, "first_class": sampler.first_class}
+    return {
+        "classes_in_images": float(counted.in_images.sum(axis=1).mean()),
+        "classes_in_crops": float(counted.in_crops.sum(axis=1).mean()),
+        "share_with_batch_cl": (
+            None if sampler.batch_cl is None else counted.share_with(**promised)
+        ),
+        "pixel_share": (pixels / max(1, pixels.sum())).tolist(),
+    }

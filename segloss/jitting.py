@@ -1,11 +1,13 @@
 """`jax.jit` that preserves the function's type for editors and type checkers."""
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
 
+_STATIC = (numbers.Number, str, type(None))
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -13,22 +15,22 @@ def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Funct
     """Decorator that applies `jax.jit` with the named arguments static.
 
     Arguments named in `scalars` are keyword-only numbers. A Python number is static, so
-    that the function can check it; an array is traced, so that a new value needs no
-    compilation.
+    that the function can check it; an array or a sequence is traced, so that a new
+    value needs no compilation.
     """
 
     def decorate(function: Function) -> Function:
         @functools.cache
         def compiled_with(traced: tuple[str, ...]) -> Callable[..., Any]:
-            numbers = (name for name in scalars if name not in traced)
-            return jax.jit(function, static_argnames=(*static, *numbers))
+            untraced = (name for name in scalars if name not in traced)
+            return jax.jit(function, static_argnames=(*static, *untraced))
 
         if not scalars:
             return cast(Function, compiled_with(()))
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            traced = (x for x in scalars if isinstance(kwargs.get(x), jax.Array))
+            traced = (x for x in scalars if not isinstance(kwargs.get(x), _STATIC))
             return compiled_with(tuple(traced))(*args, **kwargs)
 
         return cast(Function, call)

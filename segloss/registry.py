@@ -16,6 +16,7 @@ def bind(
     hyperparameters: Mapping[str, Any],
     *,
     later: Collection[str] = (),
+    elsewhere: Collection[str] = (),
     **given: Any,
 ) -> functools.partial:
     """Looks `name` up in `registry` and binds its keyword-only arguments.
@@ -26,6 +27,7 @@ def bind(
         name: name of the entry.
         hyperparameters: keyword-only arguments set by the user.
         later: names of arguments passed with each call; the user cannot set them.
+        elsewhere: names that the user may also set, but that are not bound here.
         **given: arguments set by the calling code; the user cannot set them. Arguments
             that the entry does not accept are ignored.
 
@@ -47,16 +49,17 @@ def bind(
         if p.kind is p.KEYWORD_ONLY and p.name not in {*_MODULE_FIELDS, *later}
     }
     given = {key: value for key, value in given.items() if key in parameters}
-    known = [key for key in parameters if key not in given]
+    known = [*elsewhere, *(key for key in parameters if key not in given)]
     for key in hyperparameters:
         if key not in known:
             raise ValueError(
                 f"{kind}: {name} has no hyperparameter {key!r}; "
                 f"known are {', '.join(known) or 'none'}."
             )
-    for key in known:
+    for key in known[len(elsewhere) :]:
         if parameters[key].default is inspect.Parameter.empty and (
             key not in hyperparameters
         ):
             raise ValueError(f"{kind}: {name} needs the hyperparameter {key!r}.")
-    return functools.partial(registry[name], **given, **hyperparameters)
+    bound = {k: v for k, v in hyperparameters.items() if k not in elsewhere}
+    return functools.partial(registry[name], **given, **bound)

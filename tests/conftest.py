@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.io
-from PIL import Image
+from PIL import Image, ImageFile
 
 # Read when the backend starts: the devices, and the threads without which jaxlib 0.10
 # can deadlock in collectives on CPU. Processes that tests start inherit them.
@@ -92,6 +92,21 @@ def research_data():
 def datasets_dir(tmp_path_factory):
     """Where the tests' datasets are prepared, once for all."""
     return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The mode of every image file whose pixels were decoded: L of labels."""
+    modes = []
+    load = ImageFile.ImageFile.load
+
+    def load_and_note(image):
+        if image.tile:  # else it is decoded already
+            modes.append(image.mode)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load_and_note)
+    return modes
 
 
 @pytest.fixture

@@ -102,6 +102,7 @@ def imports_of(path):
             {
                 *sys.stdlib_module_names,
                 "absl",
+                "configs",
                 "experiments",
                 "jax",
                 "jaxtyping",

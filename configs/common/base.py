@@ -31,7 +31,12 @@ def get_config(size: str = "full") -> ConfigDict:
         prefetch_batches=2,
         on_bad_sample="raise",
     )
-    config.augment = dict(scale_range=(0.5, 1.5), flip_probability=0.5)
+    config.augment = dict(
+        scale_range=(0.5, 1.5),
+        flip_probability=0.5,
+        # Crops keep the classes for which the sampler took an image.
+        keep_classes=True,
+    )
     config.model = dict(
         name="unet",
         depth=1 if smoke else 4,
@@ -53,6 +58,8 @@ def get_config(size: str = "full") -> ConfigDict:
         flip=False,
         window_hw=config_dict.placeholder(tuple),
         window_stride=2 / 3,
+        # Larger images are predicted in tiles; 1024x2048 pixels are still whole.
+        max_pixels=2**21,
         checkpoint="newest",
     )
     return config

@@ -43,6 +43,7 @@ def get_config(size: str = "full") -> ConfigDict:
         config = demo.get_config(size).unlock()
         # Large images with many classes, so that batches with `batch_cl` classes exist.
         config.data.update(train=10, val=4, image_hw=(128, 128))
+        config.augment.keep_classes = False
         return config.lock()
     config = camvid.get_config(size, LOSSES["ce"]).unlock()
     config.total_steps = TOTAL_STEPS
@@ -53,6 +54,7 @@ def get_config(size: str = "full") -> ConfigDict:
     # evaluation. Scores are computed at full size.
     config.data.crop_hw = (160, 208)
     config.augment.scale_range = (0.45, 0.65)
+    config.augment.keep_classes = False  # as in the paper
     config.evaluate.update(scales=(0.5,), batch_size=8)
     # With this few steps, large crops at low resolution work better: the loss after 150
     # steps is 0.8, against 1.2 with stride 2 and crops of 96x128.

@@ -1,6 +1,6 @@
 """Configs: parsed and checked once, stored with a run, and read back."""
 
-from segloss.config.inference import Inference, is_size
+from segloss.config.inference import MAX_PIXELS, Inference, is_size
 from segloss.config.parsed import (
     DataConfig,
     EvaluateConfig,
@@ -11,8 +11,11 @@ from segloss.config.parsed import (
     parse_named,
 )
 from segloss.config.parts import (
+    WINDOW_FIELDS,
     check_split,
     choose_sampler,
+    choose_windows,
+    index_windows,
     make_configured_model,
     open_configured_dataset,
 )
@@ -27,6 +30,8 @@ from segloss.config.stored import (
 )
 
 __all__ = [
+    "MAX_PIXELS",
+    "WINDOW_FIELDS",
     "DataConfig",
     "EvaluateConfig",
     "Inference",
@@ -38,8 +43,10 @@ __all__ = [
     "check_same_weights",
     "check_split",
     "choose_sampler",
+    "choose_windows",
     "differing_fields",
     "flat_fields",
+    "index_windows",
     "is_size",
     "make_configured_model",
     "open_configured_dataset",

@@ -4,6 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
+# An image of Cityscapes: 1024x2048 pixels.
+MAX_PIXELS = 2**21
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inference:
@@ -24,6 +27,10 @@ class Inference:
         window_stride: distance between windows as a share of their size, in (0, 1].
             PSPNet and mmsegmentation use 2 / 3 (341 pixels for windows of 512).
         size_multiple: both sides are padded to a multiple of this number of pixels.
+        max_pixels: images with more pixels, at scale 1 with padding, are predicted in
+            overlapping tiles, and their predictions are joined without averaging. Every
+            tile is predicted as an image of its own, with all of the above, so memory
+            does not grow with the image. See `segloss.trained.tiles.plan_tiles`.
 
     Raises:
         ValueError: at construction, if a field is out of range.
@@ -34,6 +41,7 @@ class Inference:
     window_hw: Any = None
     window_stride: Any = 2 / 3
     size_multiple: Any = 1
+    max_pixels: Any = MAX_PIXELS
 
     def __post_init__(self):
         if not _are_numbers(self.scales) or not self.scales or min(self.scales) <= 0:
@@ -44,18 +52,25 @@ class Inference:
             _refuse("window_hw", "None, or height and width in pixels", self.window_hw)
         if not _are_numbers((self.window_stride,)) or not 0 < self.window_stride <= 1:
             _refuse("window_stride", "in (0, 1]", self.window_stride)
-        if not isinstance(self.size_multiple, int) or self.size_multiple < 1:
-            _refuse("size_multiple", "an integer >= 1", self.size_multiple)
+        for field in ("size_multiple", "max_pixels"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                _refuse(field, "an integer >= 1", value)
 
     @property
     def name(self) -> str:
-        """The scales, flip and windows as part of a file name; empty by default."""
+        """The fields that differ from the defaults, as part of a file name.
+
+        `size_multiple` is left out.
+        """
         looks = [f"{scale:g}" for scale in self.scales]
         parts = [f"scales_{'_'.join(looks)}"] if looks != ["1"] else []
         parts += ["flip"] if self.flip else []
         if self.window_hw is not None:
             windows = "x".join(map(str, self.window_hw))
             parts.append(f"windows_{windows}_{self.window_stride:.3g}")
+        if self.max_pixels != MAX_PIXELS:
+            parts.append(f"max_pixels_{self.max_pixels}")
         return "_".join(parts)
 
     @property

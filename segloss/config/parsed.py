@@ -1,15 +1,16 @@
 """Parses a config into frozen dataclasses; all fields are checked and filled in."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from segloss.config.inference import Inference
+from segloss.config.inference import Inference, is_size
 from segloss.data import ON_BAD_SAMPLE
 from segloss.devices import MAPPINGS
-from segloss.losses import make_loss, scalars_of, takes_masks
+from segloss.losses import compound_loss, scalars_of, takes_masks
 
 # A section of a config, from a config file or from `config.json`.
 Section = ConfigDict | Mapping[str, Any]
@@ -155,9 +156,14 @@ def parse_config(config: ConfigDict) -> RunConfig:
             f"config.mapping must be {_one_of(MAPPINGS)}, got {mapping!r}."
         )
     _check_names("config", fields, FIELDS)
+    for name in ("augment", "data", "evaluate", "model"):
+        if not isinstance(fields[name], dict):
+            raise ValueError(
+                f"config.{name} must be a section with fields, got {fields[name]!r}."
+            )
+    _check_whole("config.seed", fields["seed"], 0)
     for name in _COUNTS:
-        if fields[name] < 1:
-            raise ValueError(f"config.{name} must be >= 1, got {fields[name]}.")
+        _check_whole(f"config.{name}", fields[name], 1)
     pretrained = fields["model"].pop("pretrained", None)
     if not isinstance(pretrained, str | None):
         raise ValueError(f"config.model.pretrained must be a path, got {pretrained!r}.")
@@ -184,7 +190,7 @@ def parse_named(kind: str, section: Section) -> Named:
         ValueError: if it has no `name`.
     """
     fields = plain(section)
-    if "name" not in fields:
+    if not isinstance(fields, dict) or "name" not in fields:
         raise ValueError(f"config.{kind} must have a field 'name'.")
     return Named(fields.pop("name"), fields)
 
@@ -220,13 +226,12 @@ def _parse_data(fields: dict[str, Any]) -> DataConfig:
             raise ValueError(f"config.data.{name} is missing.")
     loading = {name: fields.pop(name) for name in _LOADING}
     crop_hw = loading["crop_hw"]
-    if not isinstance(crop_hw, tuple) or len(crop_hw) != 2 or min(crop_hw) < 1:
+    if not is_size(crop_hw):
         raise ValueError(
             f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
         )
     for name in READING_AHEAD:
-        if loading[name] < 0:
-            raise ValueError(f"config.data.{name} must be >= 0, got {loading[name]}.")
+        _check_whole(f"config.data.{name}", loading[name], 0)
     if loading["on_bad_sample"] not in ON_BAD_SAMPLE:
         raise ValueError(
             f"config.data.on_bad_sample must be {_one_of(ON_BAD_SAMPLE)}, got "
@@ -238,10 +243,7 @@ def _parse_data(fields: dict[str, Any]) -> DataConfig:
 def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
     _check_names("config.evaluate", fields, _EVALUATE)
     inference = Inference(**{name: fields.pop(name) for name in _INFERENCE})
-    if fields["batch_size"] < 1:
-        raise ValueError(
-            f"config.evaluate.batch_size must be >= 1, got {fields['batch_size']}."
-        )
+    _check_whole("config.evaluate.batch_size", fields["batch_size"], 1)
     if fields["checkpoint"] not in ("newest", "best"):
         raise ValueError(
             "config.evaluate.checkpoint must be 'newest' or 'best', got "
@@ -253,11 +255,11 @@ def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
 def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Term, ...]:
     """Parses one loss, or several with a `weight` each, and checks their names."""
     terms = []
-    for fields in [section] if isinstance(section, Mapping) else section:
+    for fields in section if isinstance(section, tuple) else [section]:
         named = parse_named("loss", fields)
         chosen = dict(named.hyperparameters)
         weight = chosen.pop("weight", 1.0)
-        make_loss(named.name, **chosen)  # finds unknown names
+        compound_loss([(1, named.name, chosen)])  # finds unknown names
         able = ("weight", *scalars_of(named.name))
         for field, value in chosen.items():
             if isinstance(value, Mapping) and field not in ("class_weights", *able):
@@ -288,6 +290,13 @@ def _check_names(where: str, fields: dict[str, Any], known: tuple[str, ...]) -> 
     for field in known:
         if field not in fields:
             raise ValueError(f"{where}.{field} is missing.")
+
+
+def _check_whole(field: str, value: Any, low: int) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ValueError(f"{field} must be an integer, got {value!r}.")
+    if value < low:
+        raise ValueError(f"{field} must be >= {low}, got {value}.")
 
 
 def _one_of(choices: Sequence[str]) -> str:

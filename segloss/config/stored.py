@@ -127,18 +127,25 @@ def _to_json(config: ConfigDict) -> Any:
 def read_config(workdir: Path) -> ConfigDict:
     """Reads the config that the run in `workdir` was trained with.
 
-    Fields that were added after the run was trained get their defaults.
+    Fields of `data` and `evaluate` that were added after the run was trained get their
+    defaults.
 
     Raises:
         FileNotFoundError: if there is no `config.json`.
+        ValueError: if it is not JSON.
     """
     path = workdir / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing; train with this --workdir first, or give --config."
         )
-    config = _with_tuples(json.loads(path.read_text()))
-    sections = {name: x | config[name] for name, x in defaults().items()}
+    try:
+        config = _with_tuples(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not a stored config ({error}); restore it, or give --config."
+        ) from error
+    sections = {name: x | config.get(name, {}) for name, x in defaults().items()}
     return ConfigDict(config | sections)
 
 

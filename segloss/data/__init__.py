@@ -2,11 +2,14 @@
 
 from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex
+from segloss.data.crops import CropCounts, count_in_crops
 from segloss.data.daformer import read_daformer, write_daformer
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
 from segloss.data.loading.batches import (
+    ON_BAD_SAMPLE,
     BadSampleError,
     Batch,
+    Loading,
     load_batch,
     put_on_canvas,
     round_up,
@@ -14,12 +17,13 @@ from segloss.data.loading.batches import (
 from segloss.data.loading.decode import read_image, read_labels
 from segloss.data.loading.distances import signed_distances
 from segloss.data.loading.pipeline import (
-    ON_BAD_SAMPLE,
     InOrder,
     Sampler,
     count_rows,
     iterate_batches,
 )
+from segloss.data.loading.window import Window
+from segloss.data.loading.windows import Windows
 from segloss.data.samplers import (
     SAMPLERS,
     Acceptance,
@@ -48,16 +52,21 @@ __all__ = [
     "ClassIndex",
     "ClassSets",
     "ClassUniform",
+    "CropCounts",
     "Dataset",
     "ForegroundOversample",
     "GreedyCover",
     "InOrder",
+    "Loading",
     "RandomBatch",
     "RareClass",
     "RepeatFactor",
     "Sampler",
+    "Window",
+    "Windows",
     "augment",
     "bound_distinct_classes",
+    "count_in_crops",
     "count_rows",
     "estimate_acceptance",
     "exposures",

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from PIL import Image
 
 from segloss.console import make_progress
+from segloss.data.loading.windows import Windows
 from segloss.writing import replacing
 
 _TRAILER = b"\nsegloss class index of "
@@ -145,6 +146,8 @@ class LabelCounter:
         ignore_label: label of pixels that do not count.
         fingerprint: identifies the content of `source` and the two numbers above.
         parts_dir: directory for finished parts; None saves none.
+        windows: if given, only classes that one window can hold together are counted;
+            see `Windows.keepable`.
     """
 
     source: LabelSource
@@ -152,6 +155,7 @@ class LabelCounter:
     ignore_label: int
     fingerprint: str
     parts_dir: Path | None = None
+    windows: Windows | None = None
 
     @property
     def parts(self) -> list[range]:
@@ -176,7 +180,8 @@ class LabelCounter:
             make_progress(transient=True) as bar,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
-            task = bar.add_task("Counting classes", total=n)
+            what = "Finding windows" if self.windows else "Counting classes"
+            task = bar.add_task(what, total=n)
             for part in self.parts:
                 counts[part.start : part.stop] = self.count_part(part, pool.map)
                 bar.advance(task, len(part))
@@ -225,5 +230,7 @@ class LabelCounter:
                 f"ClassIndex.build: labels of {sample['stem']} must be < "
                 f"{self.num_classes} or ignore_label {self.ignore_label}, got {stray}."
             )
+        if self.windows is not None:
+            return self.windows.keepable(labels, self.num_classes, self.ignore_label)
         counts[self.ignore_label] = 0
         return counts[: self.num_classes]

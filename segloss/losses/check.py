@@ -87,10 +87,11 @@ def check_smooth(function: str, smooth: Scalar) -> None:
     if isinstance(smooth, Array):
         check_shape(function, "smooth", smooth)
         return
-    if smooth != 0 and not SMALLEST_DIVISOR <= smooth < math.inf:
+    number = isinstance(smooth, numbers.Real) and not isinstance(smooth, bool)
+    if not number or (smooth != 0 and not SMALLEST_DIVISOR <= smooth < math.inf):
         raise ValueError(
             f"{function}: smooth must be 0, or at least {SMALLEST_DIVISOR} and finite, "
-            f"got {smooth}."
+            f"got {smooth!r}."
         )
 
 

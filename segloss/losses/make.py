@@ -1,6 +1,7 @@
 """Losses chosen by name, as configs do, and sums of them."""
 
 import inspect
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -127,10 +128,10 @@ def compound_loss(
     for weight, name, _ in terms:
         if isinstance(weight, Array):
             check_shape("compound_loss", f"the weight of {name}", weight)
-        elif not 0 <= weight < float("inf"):
+        elif not isinstance(weight, numbers.Real) or not 0 <= weight < float("inf"):
             raise ValueError(
                 f"compound_loss: the weight of {name} must be at least 0 and finite, "
-                f"got {weight}."
+                f"got {weight!r}."
             )
     losses = [
         (

@@ -3,6 +3,8 @@
 These losses average over the elements of `labels`: one element per pixel and class.
 """
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -23,7 +25,7 @@ from segloss.losses.numerics import widen
 from segloss.losses.reduce import mean_over_pixels, valid_or_all
 
 
-@jit("normalize_by", "axis_name")
+@jit("normalize_by", "axis_name", scalars=("pos_weight",))
 def sigmoid_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
@@ -60,11 +62,13 @@ def sigmoid_cross_entropy(
         axis_name: mapped device axis; the loss covers the pixels of all its devices.
 
     Raises:
-        ValueError: if `normalize_by` is invalid, or an array's shape or type
-            does not match `logits`.
+        ValueError: if `pos_weight` or `normalize_by` is invalid, or an array's shape or
+            type does not match `logits`.
     """
     name = "sigmoid_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
+    if isinstance(pos_weight, numbers.Real | str):
+        check_range(name, "pos_weight", pos_weight, 0)
     check_arrays(
         name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
     )

@@ -23,6 +23,10 @@ class BatchNorm(nn.Module, kw_only=True):
     different numbers of valid samples, or none. If no device holds a valid sample, the
     running statistics are used and left unchanged. Invalid samples must be finite.
 
+    One value per channel has the variance 0: it is normalised to 0, whatever it is, and
+    the running variance goes to 0. If that is all that a batch can hold, as for the
+    mean of a single image, training is refused.
+
     Statistics and parameters are float32 and named as in flax.
 
     Attributes:
@@ -30,6 +34,9 @@ class BatchNorm(nn.Module, kw_only=True):
         epsilon: added to the variance, which is always the biased estimate.
         dtype: dtype of the output.
         axis_name: mapped device axis whose devices share statistics.
+
+    Raises:
+        ValueError: if `train`, and `x` has one value per channel over all devices.
     """
 
     momentum: float = 0.9
@@ -53,6 +60,7 @@ class BatchNorm(nn.Module, kw_only=True):
         x = x.astype(jnp.float32)
         mean, var = running_mean.value, running_var.value
         if train:
+            self._check_values(x)
             count, batch_mean, batch_var = self._moments(x, sample_valid)
             mean = jnp.where(count > 0, batch_mean, mean)
             var = jnp.where(count > 0, batch_var, var)
@@ -67,6 +75,17 @@ class BatchNorm(nn.Module, kw_only=True):
         shift = bias + (held - mean) * gain
         y = (x - like(x, held)) * like(x, gain) + like(x, shift)
         return y.astype(self.dtype)
+
+    def _check_values(self, x: Float[Array, "b *spatial c"]) -> None:
+        # `init` runs outside the mapped function, on images of any number.
+        if self.is_initializing() or math.prod(x.shape[:-1]) > 1:
+            return
+        if self.axis_name is None or jax.lax.psum(1, self.axis_name) == 1:
+            raise ValueError(
+                f"BatchNorm {'/'.join(self.path)}: a batch of one value per channel, "
+                f"{'x'.join(map(str, x.shape))}, has no variance; use norm='group', "
+                "norm='frozen' or larger batches."
+            )
 
     def _moments(
         self, x: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None

@@ -2,8 +2,10 @@
 
 from segloss.report.datasets import (
     acceptance_table,
+    class_crop_table,
     class_exposure_table,
     co_occurrence_table,
+    crop_table,
     dataset_figure,
     dataset_table,
     exposure_table,
@@ -28,9 +30,11 @@ from segloss.report.tables import (
 __all__ = [
     "Example",
     "acceptance_table",
+    "class_crop_table",
     "class_exposure_table",
     "class_table",
     "co_occurrence_table",
+    "crop_table",
     "curve_figure",
     "dataset_figure",
     "dataset_table",

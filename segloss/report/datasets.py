@@ -15,7 +15,7 @@ from rich.text import Text
 from segloss.report.figures import make_figure
 from segloss.report.tables import make_table
 
-_SIZE_INCHES = (13.0, 10.0)
+_SIZE_INCHES = (13.0, 15.0)
 # Companions that the table lists for each class; the figure shows all classes.
 _COMPANIONS = 3
 
@@ -72,16 +72,44 @@ def exposure_table(statistics: Mapping[str, Any]) -> Table:
 
 def class_exposure_table(statistics: Mapping[str, Any]) -> Table:
     """Share of the drawn images that have each class, a column per sampler."""
-    samplers = statistics["exposures"].values()
+    table = _by_class(statistics, "exposures", "class_share")
+    table.caption = "share of the images drawn that have the class"
+    return table
+
+
+def crop_table(statistics: Mapping[str, Any]) -> Table:
+    """Mean number of classes of a batch in its images and in its crops, by sampler."""
+    numbers = ("classes in images", "in crops", "batches with batch_cl")
+    table = make_table(["sampler"], numbers)
+    for name, row in statistics["crops"].items():
+        share = row["share_with_batch_cl"]
+        table.add_row(
+            name,
+            f"{row['classes_in_images']:.2f}",
+            f"{row['classes_in_crops']:.2f}",
+            "\N{EN DASH}" if share is None else f"{share:.0%}",
+        )
+    table.caption = f"distinct classes of a batch, in {statistics['crop']}"
+    return table
+
+
+def class_crop_table(statistics: Mapping[str, Any]) -> Table:
+    """Share of each class in the labelled pixels of the crops, a column per sampler."""
+    table = _by_class(statistics, "crops", "pixel_share")
+    table.caption = "share of the class in the labelled pixels of the crops"
+    return table
+
+
+def _by_class(statistics: Mapping[str, Any], section: str, key: str) -> Table:
+    """Shares with a row per class and a column per sampler."""
+    samplers = statistics[section]
     # Narrow, so that all fit on a line of 80 characters.
-    names = (name.replace("_", "\n") for name in statistics["exposures"])
-    table = make_table(["class"], names)
+    table = make_table(["class"], (name.replace("_", "\n") for name in samplers))
     table.padding = 0
     table.columns[0].no_wrap = True
     for c, row in enumerate(statistics["classes"]):
-        shares = (f"{sampler['class_share'][c]:.1%}" for sampler in samplers)
+        shares = (f"{sampler[key][c]:.1%}" for sampler in samplers.values())
         table.add_row(Text(row["name"]), *shares)
-    table.caption = "share of the images drawn that have the class"
     return table
 
 
@@ -98,14 +126,21 @@ def co_occurrence_table(statistics: Mapping[str, Any]) -> Table:
 
 
 def dataset_figure(statistics: Mapping[str, Any]) -> Figure:
-    """Draws a panel each for shares, co-occurrence, acceptance and exposures."""
+    """Draws a panel each for shares, co-occurrence, acceptance, exposures and crops."""
     figure = make_figure(*_SIZE_INCHES)
-    panels = figure.subplots(2, 2)
+    panels = figure.subplots(3, 2)
     names = [row["name"] for row in statistics["classes"]]
     _draw_shares(panels[0, 0], statistics["classes"])
     _draw_co_occurrence(panels[0, 1], np.array(statistics["co_occurrence"]), names)
     _draw_acceptance(panels[1, 0], statistics["acceptance"])
-    _draw_exposures(panels[1, 1], statistics, names)
+    title = "share of the images drawn that hold a class"
+    exposures = {k: v["class_share"] for k, v in statistics["exposures"].items()}
+    _draw_by_class(panels[1, 1], exposures, names, title)
+    _draw_crops(panels[2, 0], statistics["crops"], statistics["crop"])
+    title = "share of the labelled pixels of the crops"
+    pixels = {k: v["pixel_share"] for k, v in statistics["crops"].items()}
+    _draw_by_class(panels[2, 1], pixels, names, title)
+    panels[2, 1].set_xscale("symlog", linthresh=1e-3)
     title = f"{statistics['dataset']}, {statistics['num_images']} images"
     figure.suptitle(f"{title} of {statistics['split']}", fontsize=12)
     return figure
@@ -161,15 +196,34 @@ def _draw_acceptance(axes: Axes, pairs: Sequence[Mapping[str, Any]]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_exposures(
-    axes: Axes, statistics: Mapping[str, Any], names: Sequence[str]
+def _draw_by_class(
+    axes: Axes,
+    shares: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    title: str,
 ) -> None:
+    """Draws a line per sampler, a row per class."""
     rows = np.arange(len(names))
-    for name, row in statistics["exposures"].items():
-        axes.plot(row["class_share"], rows, "o-", ms=4, lw=0.8, label=name)
+    for name, values in shares.items():
+        axes.plot(values, rows, "o-", ms=4, lw=0.8, label=name)
     axes.set_yticks(rows, names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_title("share of the images drawn that hold a class", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
+
+
+def _draw_crops(axes: Axes, crops: Mapping[str, Mapping[str, Any]], crop: str) -> None:
+    rows = np.arange(len(crops))
+    for shift, key, label in (
+        (-0.2, "classes_in_images", "in the images"),
+        (0.2, "classes_in_crops", "in the crops"),
+    ):
+        values = [row[key] for row in crops.values()]
+        axes.barh(rows + shift, values, height=0.4, label=label)
+    axes.set_yticks(rows, [name.replace("_", " ") for name in crops], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(f"distinct classes of a batch, {crop}", fontsize=10)
+    axes.legend(fontsize=8)
+    axes.grid(axis="x", alpha=0.3)

@@ -5,6 +5,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 VOID_COLOR = (224, 224, 224)
+# Rows of an image that are blended at a time.
+_ROWS = 64
 
 
 def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
@@ -69,11 +71,18 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"overlay: alpha must be in [0, 1], got {alpha}.")
-    blend = (1 - alpha) * image + alpha * to_colors(labels, ignore_label=ignore_label)
-    clear = labels == ignore_label
-    if clear_background:
-        clear |= labels == 0
-    return np.where(clear[..., None], image, np.rint(blend).astype(np.uint8))
+    result = np.empty_like(image)
+    # A few rows at a time, since the sums are float64.
+    for start in range(0, len(image), _ROWS):
+        rows = slice(start, start + _ROWS)
+        colors = to_colors(labels[rows], ignore_label=ignore_label)
+        blend = (1 - alpha) * image[rows] + alpha * colors
+        clear = labels[rows] == ignore_label
+        if clear_background:
+            clear |= labels[rows] == 0
+        blend = np.rint(blend).astype(np.uint8)
+        result[rows] = np.where(clear[..., None], image[rows], blend)
+    return result
 
 
 def to_palette_png(

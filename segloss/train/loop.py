@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from segloss.config import write_config
 from segloss.console import make_console, make_progress
-from segloss.data import Batch, count_rows, iterate_batches
+from segloss.data import Batch, iterate_batches
 from segloss.devices import (
     first_replica,
     map_over_devices,
@@ -22,6 +22,7 @@ from segloss.devices import (
     replicate,
 )
 from segloss.provenance import current_commit
+from segloss.train.introduction import introduce
 from segloss.train.log import MetricWriter, StepMeter
 from segloss.train.setup import Setup, make_setup
 from segloss.train.signals import StopRequest, stop_on_signals
@@ -70,7 +71,7 @@ def train(
     with stop_on_signals(run.stop):
         with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
             write_config(config, workdir)
-            _introduce(setup, start, workdir, console)
+            introduce(setup, start, workdir, console)
             first_step = int(start.state.step)
             with (
                 MetricWriter(workdir, start_step=first_step) as writer,
@@ -122,6 +123,7 @@ class _Run:
             loss=self.setup.loss,
             optimizer=self.setup.optimizer,
             augment=self.setup.augment,
+            num_classes=self.setup.dataset.num_classes,
         )
         task = progress.add_task("train", total=last, completed=first)
         evaluate = config.evaluate_every_steps
@@ -248,59 +250,13 @@ class _Run:
 
 
 def _iterate_batches(setup: Setup, first: int) -> Generator[Batch, None, None]:
-    config, dataset = setup.config, setup.dataset
-    distances = "distances" in setup.loss_inputs
     return iterate_batches(
-        dataset.source("train"),
+        setup.dataset.source("train"),
         setup.sampler,
+        setup.loading,
         start=first,
-        stop=config.total_steps,
+        stop=setup.config.total_steps,
         num_devices=jax.device_count(),
-        canvas_hw=dataset.max_hw,
-        ignore_label=dataset.ignore_label,
-        num_classes=dataset.num_classes,
-        distance_classes=dataset.num_classes if distances else None,
-        num_threads=config.data.num_threads,
-        num_workers=config.data.num_workers,
-        prefetch_batches=config.data.prefetch_batches,
-        on_bad_sample=config.data.on_bad_sample,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-    )
-
-
-def _introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
-    """Prints the dataset, model, devices and steps, and describes the sampler."""
-    dataset, step = setup.dataset, int(start.state.step)
-    parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
-    lines = [
-        f"{dataset.name}: {len(dataset.source('train'))} training images of "
-        f"{dataset.num_classes} classes; {type(setup.model).__name__} with "
-        f"{parameters / 1e6:.2f} M parameters on {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s); "
-        + (f"resumes from step {step} of " if step else "trains for ")
-        + f"{setup.config.total_steps} steps in {workdir}"
-    ]
-    if step and start.pretrained:
-        lines.append(
-            f"the run started from the weights in {start.pretrained['file']}, SHA-256 "
-            f"{start.pretrained['sha256'][:16]}; the file is not read again"
-        )
-    lines.append(describe_unused_rows(setup.sampler.batch_max, jax.device_count()))
-    lines.append(setup.sampler.describe())
-    for line in filter(None, lines):
-        console.print(line, soft_wrap=True)
-
-
-def describe_unused_rows(batch_max: int, num_devices: int) -> str | None:
-    """One line about rows that no batch can fill; None if there are none."""
-    rows = count_rows(batch_max, num_devices)
-    unused = rows - batch_max
-    if not unused:
-        return None
-    fitting = " or ".join(str(n) for n in (rows - num_devices, rows) if n)
-    return (
-        f"sampler.batch_max={batch_max} on {num_devices} devices: every step computes "
-        f"{rows} rows, and {unused} of them never {'hold' if unused > 1 else 'holds'} "
-        f"an image; batch_max={fitting} has no such rows"
     )

@@ -71,8 +71,9 @@ class ScheduledLoss:
     def check(self, total_steps: int, trace: Callable[[Loss], None]) -> None:
         """Traces the loss with values of its schedules, which makes it check them.
 
-        Checks the smallest, largest, first and last value of each schedule. The valid
-        range of each hyperparameter is an interval, so all other values are valid too.
+        Checks the smallest, the smallest positive, the largest, the first and the last
+        value of each schedule. The valid range of each hyperparameter is an interval,
+        and may contain 0 in addition, so all other values are valid too.
 
         Raises:
             ValueError: if a value is out of range; it names the step.
@@ -80,7 +81,9 @@ class ScheduledLoss:
         by_step = jax.device_get(jax.vmap(self.values)(jnp.arange(total_steps)))
         steps = {0, total_steps - 1}
         for values in by_step.values():
-            steps |= {int(np.argmin(values)), int(np.argmax(values))}
+            positive = np.where(values > 0, values, np.inf)
+            found = np.argmin(values), np.argmin(positive), np.argmax(values)
+            steps |= set(map(int, found))
         for step in sorted(steps):
             try:
                 trace(self.make({k: float(v[step]) for k, v in by_step.items()}))

@@ -1,7 +1,8 @@
 """Makes the parts of a run from its config, and checks them before it starts."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,16 +13,20 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from segloss.config import (
+    WINDOW_FIELDS,
     Named,
     RunConfig,
     check_split,
     choose_sampler,
+    choose_windows,
+    index_windows,
     make_configured_model,
     open_configured_dataset,
     parse_config,
     parse_named,
 )
-from segloss.data import Dataset, Sampler, augment
+from segloss.data import Dataset, Loading, augment
+from segloss.data.samplers import EpochSampler
 from segloss.losses import compound_loss, inputs_of
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.registry import bind
@@ -41,16 +46,17 @@ class Setup:
     """The parts of a run, made from its config.
 
     Attributes:
-        loss_inputs: names of the arrays that the loss takes in addition to logits,
-            labels and valid.
+        sampler: chooses the samples of each batch.
+        loading: how samples become batches.
+        augment: scales, crops, flips and recolours a batch on the device.
     """
 
     config: RunConfig
     dataset: Dataset
     model: nn.Module
-    sampler: Sampler
+    sampler: EpochSampler
+    loading: Loading
     loss: Callable | ScheduledLoss
-    loss_inputs: frozenset[str]
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     augment: Callable
@@ -61,6 +67,7 @@ def make_setup(config: ConfigDict) -> Setup:
 
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
+            Also if a batch can hold a single image, and the model cannot train on one.
     """
     run = parse_config(config)
     make_sampler = choose_sampler(run.sampler, seed=run.seed)
@@ -69,8 +76,10 @@ def make_setup(config: ConfigDict) -> Setup:
         {"augment": augment},
         "augment",
         run.augment,
+        elsewhere=WINDOW_FIELDS,
         crop_hw=run.data.crop_hw,
     )
+    make_windows = choose_windows(run)
     terms = choose_terms(run)
     optimizer = make_configured_optimizer(run)
     dataset = open_configured_dataset(run)
@@ -78,16 +87,31 @@ def make_setup(config: ConfigDict) -> Setup:
     check_split(dataset, run.evaluate.final_split)
     index = dataset.class_index("train")
     loss = make_configured_loss(run, terms, np.asarray(index.pixel_counts))
-    loss_inputs = frozenset(x for term in run.loss for x in inputs_of(term.name))
+    uses_distances = any("distances" in inputs_of(term.name) for term in run.loss)
     num_outputs = run.count_outputs(dataset.num_classes)
-    _trace(augmentation, loss, loss_inputs, num_outputs, run.total_steps)
+    _trace(augmentation, loss, uses_distances, num_outputs, run.total_steps)
+    windows = make_windows(index)
+    planned = index_windows(dataset, index, run.sampler, windows)
+    sampler = make_sampler(index, planned)
+    if sampler.batch_min == 1:
+        _check_single_image(run, dataset.num_classes)
     return Setup(
         config=run,
         dataset=dataset,
         model=make_configured_model(run, dataset.num_classes),
-        sampler=make_sampler(index),
+        sampler=sampler,
+        loading=Loading(
+            canvas_hw=windows.canvas_hw(dataset.max_hw),
+            ignore_label=dataset.ignore_label,
+            num_classes=dataset.num_classes,
+            windows=windows,
+            distances=uses_distances,
+            num_threads=run.data.num_threads,
+            num_workers=run.data.num_workers,
+            prefetch_batches=run.data.prefetch_batches,
+            on_bad_sample=run.data.on_bad_sample,
+        ),
         loss=loss,
-        loss_inputs=loss_inputs,
         schedule=make_configured_schedule(run),
         optimizer=optimizer,
         augment=augmentation,
@@ -97,7 +121,7 @@ def make_setup(config: ConfigDict) -> Setup:
 def _trace(
     augmentation: Callable,
     loss: Callable | ScheduledLoss,
-    inputs: Iterable[str],
+    uses_distances: bool,
     num_outputs: int,
     total_steps: int,
 ) -> None:
@@ -107,14 +131,40 @@ def _trace(
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
     logits = shape((1, 2, 2, num_outputs), np.float32)
     jax.eval_shape(augmentation, keys, shape((1, 2, 2, 3), np.uint8), labels, valid)
+    inputs = {"distances": logits} if uses_distances else {}
 
     def trace(loss: Callable) -> None:
-        jax.eval_shape(loss, logits, labels, valid, **dict.fromkeys(inputs, logits))
+        jax.eval_shape(loss, logits, labels, valid, **inputs)
 
     if isinstance(loss, ScheduledLoss):
         loss.check(total_steps, trace)
     else:
         trace(loss)
+
+
+def _check_single_image(config: RunConfig, num_classes: int) -> None:
+    """Traces the model in training on a batch of one image.
+
+    Raises:
+        ValueError: if it normalises one value per channel; it names the cure.
+    """
+    model = make_configured_model(config, num_classes, axis_name=None)
+    images = jax.ShapeDtypeStruct((1, *config.data.crop_hw, 3), np.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(functools.partial(model.init, train=False), key, images)
+
+    def forward(variables, images, key):
+        how = dict(train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        return model.apply(variables, images, **how)
+
+    try:
+        jax.eval_shape(forward, variables, images, key)
+    except ValueError as error:
+        batch_cl = config.sampler.hyperparameters.get("batch_cl")
+        why = f", which alone has batch_cl={batch_cl} classes" if batch_cl else ""
+        raise ValueError(
+            f"config.model: config.sampler can make a batch of one image{why}. {error}"
+        ) from error
 
 
 def make_configured_loss(

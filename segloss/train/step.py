@@ -70,6 +70,7 @@ def train_step(
     loss: Callable | ScheduledLoss,
     optimizer: optax.GradientTransformation,
     augment: Callable,
+    num_classes: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one step on one device's part of the batch; needs the mapped axis `AXIS`.
 
@@ -79,7 +80,8 @@ def train_step(
     Returns:
         The next state and scalars by name, both equal on all devices. The scalars are
         `loss` of the global batch, `grad_norm` before clipping, `param_norm` after the
-        update, and the scheduled hyperparameters of the loss.
+        update, `classes_in_crops`, the number of distinct classes in the crops of the
+        global batch, and the scheduled hyperparameters of the loss.
     """
     loss, scheduled = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
@@ -104,10 +106,13 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
+    with jax.named_scope("metrics"):
+        shares = pixel_share(labels, valid, num_classes=num_classes, axis_name=AXIS)
     return state, {
         "loss": value,
         "grad_norm": optax.tree.norm(grads),
         "param_norm": optax.tree.norm(params),
+        "classes_in_crops": (shares > 0).sum(),
         **scheduled,
     }
 
@@ -162,17 +167,17 @@ def _augmented(
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
     """Augments this device's part of the batch.
 
-    Returns images, labels, valid, and a dict of the further arrays that the loss takes.
+    Returns images, labels, valid, and a dict with `distances` if the batch has them.
     """
     rows = batch["labels"].shape[0]
     # Keys depend on the place in the global batch, not on the number of devices.
     place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
     keys = jax.vmap(functools.partial(jax.random.fold_in, _step_key(state)))(place)
-    inputs = {k: batch[k] for k in ("distances",) if k in batch}
-    images, labels, valid, *maps = augment(
-        keys, batch["images"], batch["labels"], batch["valid"], **inputs
+    given = {name: batch[name] for name in ("window", "distances") if name in batch}
+    images, labels, valid, *distances = augment(
+        keys, batch["images"], batch["labels"], batch["valid"], **given
     )
-    return images, labels, valid, dict(zip(inputs, maps, strict=True))
+    return images, labels, valid, {"distances": distances[0]} if distances else {}
 
 
 def _forward(

@@ -69,6 +69,7 @@ class Watch:
             self._on_progress()
             progress.advance(task, images)
 
+        inference = config.evaluate.inference
         try:
             evaluation = evaluate(
                 self.evaluation_step,
@@ -76,7 +77,8 @@ class Watch:
                 dataset,
                 split,
                 batch_size=config.evaluate.batch_size,
-                size_multiple=config.evaluate.inference.size_multiple,
+                size_multiple=inference.size_multiple,
+                max_pixels=inference.max_pixels,
                 num_threads=config.data.num_threads,
                 on_batch=on_batch,
             )

@@ -125,8 +125,13 @@ class Checkpoints:
             parts = self._manager.restore(step, args=ocp.args.Composite(state=template))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(misfit) from error
-        # Orbax compares the names in the tree, but not the shapes.
-        if jax.tree.map(np.shape, parts.state) != jax.tree.map(np.shape, like):
+        # Orbax compares the names in the tree, but not the shapes. Where only some
+        # fields are restored, it leaves out and adds names below them silently.
+        stored = parts.state
+        if isinstance(like, dict):
+            tree = self._manager.item_metadata(step).state.tree
+            stored = {field: tree.get(field) for field in like}
+        if jax.tree.map(np.shape, stored) != jax.tree.map(np.shape, like):
             raise ValueError(misfit)
         return Restored(state=parts.state, step=step, meta=self.read_meta(which))
 

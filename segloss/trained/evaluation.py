@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +12,12 @@ from flax import linen as nn
 from jaxtyping import Float64, Int, Int64
 
 from segloss import metrics
-from segloss.config import Inference
-from segloss.data import Batch, Dataset, InOrder, iterate_batches, round_up
+from segloss.config import MAX_PIXELS, Inference
+from segloss.data import Batch, Dataset, InOrder, Loading, iterate_batches
+from segloss.data.colours import PAD_RGB
 from segloss.devices import shard
 from segloss.trained.inference import predict_labels
+from segloss.trained.tiles import Tile, Tiling, describe_tiles, plan_tiles
 
 # Takes the positions of images in a split, and the confusion of each.
 OnConfusions = Callable[[Int64[np.ndarray, " b"], Int[np.ndarray, "b c c"]], None]
@@ -61,6 +63,7 @@ def evaluate(
     *,
     batch_size: int,
     size_multiple: int,
+    max_pixels: int = MAX_PIXELS,
     num_threads: int = 2,
     on_batch: Callable[[int], None] = lambda images: None,
     on_confusions: OnConfusions = lambda ids, confusions: None,
@@ -68,8 +71,10 @@ def evaluate(
     """Computes the confusion of one split at the full size of the images.
 
     Each image is padded as for prediction, independently of the other images. Images
-    with the same padded size share batches, and each size is compiled once. Each image
-    and its labels are decoded once. The confusions of single images are not kept.
+    with the same padded size share batches, and each size is compiled once. An image
+    that is predicted in tiles is counted tile by tile, one tile on each device: a pixel
+    counts in the tile that predicts it (see `plan_tiles`). Each image and its labels
+    are decoded once. The confusions of single images are not kept.
 
     Args:
         evaluation_step: `evaluation_step`, mapped over the devices.
@@ -78,8 +83,10 @@ def evaluate(
         split: name of the split.
         batch_size: number of images in a batch, over all devices.
         size_multiple: both sides are padded to a multiple of this number of pixels.
+        max_pixels: images with more pixels are predicted in tiles.
         num_threads: number of threads that read ahead.
-        on_batch: called after each batch with its number of images.
+        on_batch: called after each batch with its number of images, and with 0 while
+            an image in tiles is not complete.
         on_confusions: called after each batch with the positions of its images in the
             split, and the confusion of each. Batches are grouped by size of image.
 
@@ -88,34 +95,90 @@ def evaluate(
             skips bad samples, because the score would be that of a smaller split.
     """
     source = dataset.source(split)
-    image_hw = np.array([source.label_hw(i) for i in range(len(source))])
+    sizes = dict(size_multiple=size_multiple, max_pixels=max_pixels)
+    tilings = [plan_tiles(source.label_hw(i), **sizes) for i in range(len(source))]
     groups = collections.defaultdict(list)
-    for i, hw in enumerate(image_hw.tolist()):
-        groups[round_up(tuple(hw), size_multiple)].append(i)
+    for i, tiling in enumerate(tilings):
+        groups[tiling.canvas_hw, tiling.is_whole].append(i)
+    step = functools.partial(evaluation_step, replicated_variables)
+    num_devices = jax.local_device_count()
     num_classes = dataset.num_classes
     total = np.zeros((num_classes, num_classes), np.int64)
     image_scores = np.full(len(source), np.nan)
-    for canvas_hw, ids in groups.items():
-        sampler = InOrder(np.array(ids), batch_max=batch_size)
+    for (canvas_hw, whole), ids in groups.items():
+        sampler = InOrder(np.array(ids), batch_max=batch_size if whole else 1)
         batches = iterate_batches(
             source,
             sampler,
+            Loading(
+                canvas_hw=canvas_hw,
+                ignore_label=dataset.ignore_label,
+                num_classes=num_classes,
+                # Decoded images wait in memory, which large ones would fill.
+                num_threads=num_threads if whole else min(num_threads, 1),
+                prefetch_batches=4 if whole else 1,
+            ),
             start=0,
             stop=len(sampler),
-            num_devices=jax.local_device_count(),
-            canvas_hw=canvas_hw,
-            ignore_label=dataset.ignore_label,
-            num_classes=num_classes,
-            num_threads=num_threads,
+            num_devices=num_devices if whole else 1,
         )
         for k, batch in enumerate(batches):
-            present = batch["sample_valid"]
-            batch["hw"] = np.full((len(present), 2), canvas_hw, np.int32)
-            batch["hw"][present] = image_hw[sampler[k]]
-            counts = np.asarray(evaluation_step(replicated_variables, shard(batch)))
-            counts = counts.reshape(-1, *counts.shape[2:])[present]
+            if whole:
+                counts = _count(step, batch)[batch["sample_valid"]]
+            else:
+                (i,) = sampler[k]
+                counts = _count_in_tiles(step, batch, tilings[i], on_batch)
             total += counts.sum(axis=0, dtype=np.int64)
             image_scores[sampler[k]] = metrics.mean_iou(counts)
             on_confusions(sampler[k], counts)
             on_batch(len(counts))
     return Evaluation(split, total, image_scores)
+
+
+def describe_large_images(dataset: Dataset, split: str, inference: Inference) -> str:
+    """One line about the images of a split that are predicted in tiles, or nothing."""
+    sizes = dict(size_multiple=inference.size_multiple, max_pixels=inference.max_pixels)
+    if plan_tiles(dataset.max_hw, **sizes).is_whole:
+        return ""
+    source = dataset.source(split)
+    tilings = (plan_tiles(source.label_hw(i), **sizes) for i in range(len(source)))
+    line = describe_tiles(tilings, max_pixels=inference.max_pixels)
+    return f"{split}: {line}" if line else ""
+
+
+def _count_in_tiles(
+    step: Callable, image: Batch, tiling: Tiling, on_tiles: Callable[[int], None]
+) -> Int64[np.ndarray, "1 c c"]:
+    """Counts one large image, a batch of its own, by batches of its tiles."""
+    rows, total = jax.local_device_count(), 0
+    for start in range(0, len(tiling.tiles), rows):
+        tiles = tiling.tiles[start : start + rows]
+        counts = _count(step, _cut_tiles(image, tiling, tiles, rows))
+        total += counts.sum(axis=0, keepdims=True, dtype=np.int64)
+        on_tiles(0)
+    return total
+
+
+def _cut_tiles(image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int) -> Batch:
+    """Makes a batch of `rows` tiles; those after the last one are padding."""
+    shape, (h, w) = (rows, *tiling.tile_hw), tiling.tile_hw
+    batch = Batch(
+        images=np.full((*shape, 3), PAD_RGB, np.uint8),
+        labels=np.zeros(shape, np.uint8),
+        valid=np.zeros(shape, bool),
+        sample_valid=np.arange(rows) < len(tiles),
+        hw=np.full((rows, 2), tiling.tile_hw, np.int32),
+    )
+    for row, tile in enumerate(tiles):
+        top, left = tile.corner
+        outer = 0, slice(top, top + h), slice(left, left + w)
+        batch["images"][row] = image["images"][outer]
+        batch["labels"][row] = image["labels"][outer]
+        batch["valid"][row][tile.kept_inside] = image["valid"][0][tile.kept]
+        batch["hw"][row] = tiling.hw_inside(tile)
+    return batch
+
+
+def _count(step: Callable, batch: Batch) -> Int[np.ndarray, "b c c"]:
+    counts = np.asarray(step(shard(batch)))
+    return counts.reshape(-1, *counts.shape[2:])

@@ -30,7 +30,7 @@ def export(
     Writes three files:
 
     - `exported/model.bin` maps any number of RGB images, uint8 `[b, h, w, 3]`, to class
-      ids, uint8 `[b, h, w]`.
+      ids, uint8 `[b, h, w]`. Images are predicted whole, whatever `max_pixels` is.
     - `exported/model.json` describes the classes and the origin of the model.
     - `exported/serving.py` loads the model; it needs only jax, numpy and flatbuffers.
 
@@ -106,7 +106,7 @@ def make_exported(
 
 
 def _predict(images: jax.Array, *, trained: TrainedModel) -> jax.Array:
-    """Same as `TrainedModel.predict`, for a batch of one size, possibly symbolic."""
+    """Predicts a batch of whole images of one size, possibly symbolic."""
     b, h, w, _ = images.shape
     canvas_hw = round_up((h, w), trained.inference.size_multiple)
     canvas = jnp.broadcast_to(jnp.array(PAD_RGB, jnp.uint8), (b, *canvas_hw, 3))

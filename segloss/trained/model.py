@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from segloss.config import Inference, RunConfig, make_configured_model, parse_config
-from segloss.data import put_on_canvas, round_up
+from segloss.data import put_on_canvas
 from segloss.trained.checkpoints import Checkpoints
 from segloss.trained.inference import predict_labels
+from segloss.trained.tiles import Tiling, plan_tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +44,30 @@ class TrainedModel:
         return functools.partial(predict, jax.device_put(self.variables))
 
     def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """Predicts the class ids of one RGB image; compiles once per padded size."""
-        h, w, _ = image.shape
-        canvas = put_on_canvas(image, round_up((h, w), self.inference.size_multiple))
-        return np.asarray(self._predict(canvas[None], np.array([[h, w]])))[0, :h, :w]
+        """Predicts the class ids of one RGB image of any size.
+
+        An image with more than `inference.max_pixels` is predicted in overlapping
+        tiles, one after the other: see `plan_tiles`. Compiles once per size of tile, or
+        per padded size of the other images.
+        """
+        tiling = self.tiling(image.shape[:2])
+        labels = np.empty(tiling.image_hw, np.uint8)
+        tile_h, tile_w = tiling.tile_hw
+        for tile in tiling.tiles:
+            top, left = tile.corner
+            part = image[top : top + tile_h, left : left + tile_w]
+            canvas = put_on_canvas(part, tiling.tile_hw)
+            predicted = self._predict(canvas[None], np.array([part.shape[:2]]))
+            labels[tile.kept] = np.asarray(predicted)[0][tile.kept_inside]
+        return labels
+
+    def tiling(self, hw: tuple[int, int]) -> Tiling:
+        """How an image of `hw` pixels is predicted: whole or in tiles."""
+        return plan_tiles(
+            hw,
+            size_multiple=self.inference.size_multiple,
+            max_pixels=self.inference.max_pixels,
+        )
 
 
 def load_trained(config: ConfigDict, workdir: str | Path) -> TrainedModel:

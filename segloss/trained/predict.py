@@ -17,6 +17,7 @@ from segloss.console import make_console, make_progress
 from segloss.data import read_image, read_labels
 from segloss.report import overlay, summary_table, to_palette_png
 from segloss.trained.model import TrainedModel, load_trained
+from segloss.trained.tiles import describe_tiles
 from segloss.writing import without_nan, write_json
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -53,7 +54,7 @@ def predict(
         (directory / kind).mkdir(parents=True)
     num_classes = len(trained.class_names)
     confusion = np.zeros((num_classes, num_classes), np.int64)
-    image_scores = {}
+    image_scores, tilings = {}, []
     with make_progress(console) as progress:
         task = progress.add_task("predict", total=len(paths))
         for path in paths:
@@ -62,6 +63,7 @@ def predict(
             # As in a dataset: the label's size may overrule the EXIF orientation.
             hw = None if labels is None else labels.shape
             image = _read(path, functools.partial(read_image, label_hw=hw))
+            tilings.append(trained.tiling(image.shape[:2]))
             predicted = trained.predict(image)
             to_palette_png(predicted).save(directory / "indices" / f"{path.stem}.png")
             blended = Image.fromarray(overlay(image, predicted))
@@ -72,6 +74,9 @@ def predict(
                 image_scores[path.stem] = float(metrics.mean_iou(counts))
             progress.advance(task)
     console.print(f"{len(paths)} predictions: {directory}", soft_wrap=True)
+    large = describe_tiles(tilings, max_pixels=trained.inference.max_pixels)
+    if large:
+        console.print(large, soft_wrap=True)
     if not image_scores:
         return None
     scores = {

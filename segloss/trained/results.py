@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -25,9 +26,17 @@ from segloss.devices import map_over_devices, replicate
 from segloss.provenance import versions
 from segloss.report import class_table, example_figure, save_figure, summary_table
 from segloss.trained.confusions import ConfusionStore
-from segloss.trained.evaluation import Evaluation, evaluate, evaluation_step
+from segloss.trained.evaluation import (
+    Evaluation,
+    describe_large_images,
+    evaluate,
+    evaluation_step,
+)
 from segloss.trained.model import TrainedModel, load_checkpoint
 from segloss.writing import replacing, without_nan, write_json
+
+# Images with a side of at least twice this are drawn with fewer pixels.
+_DRAWN_PX = 1024
 
 
 def evaluate_run(
@@ -36,7 +45,7 @@ def evaluate_run(
     """Evaluates a run's checkpoint and prints the scores as tables.
 
     Writes `evaluations/SPLIT_STEP/results.json` and a figure. If `config.evaluate` sets
-    scales, flip or windows, they are added to the name of the directory.
+    scales, flip, windows or `max_pixels`, they are added to the name of the directory.
 
     Args:
         config: the run's config.
@@ -57,8 +66,10 @@ def evaluate_run(
             f"{dataset.name} has {', '.join(dataset.class_names)}."
         )
     name = "_".join(filter(None, (split, str(trained.step), trained.inference.name)))
-    directory = workdir / "evaluations" / name
-    return final_evaluation(parsed, dataset, split, trained, directory, make_console())
+    directory, console = workdir / "evaluations" / name, make_console()
+    if line := describe_large_images(dataset, split, trained.inference):
+        console.print(line, soft_wrap=True)
+    return final_evaluation(parsed, dataset, split, trained, directory, console)
 
 
 def final_evaluation(
@@ -105,6 +116,7 @@ def final_evaluation(
             split,
             batch_size=config.evaluate.batch_size,
             size_multiple=trained.inference.size_multiple,
+            max_pixels=trained.inference.max_pixels,
             num_threads=config.data.num_threads,
             on_batch=on_batch,
             on_confusions=confusions.add,
@@ -214,20 +226,27 @@ def _draw_examples(
     on_progress: Callable[[], None],
 ) -> None:
     source = dataset.source(evaluation.split)
-    examples = []
+    examples, predicted = [], {}
     for rank, position, score in rank_images(evaluation):
-        sample = source[position]
-        examples.append(
-            {
-                "title": f"{rank} (mean IoU {score:.2f})  {sample['stem']}",
-                "image": sample["image"],
-                "labels": sample["labels"],
-                "predicted": trained.predict(sample["image"]),
-            }
-        )
+        if position not in predicted:  # of few images, one has several ranks
+            sample = source[position]
+            labels = trained.predict(sample["image"])
+            predicted[position] = (
+                sample["stem"],
+                _thin(image=sample["image"], labels=sample["labels"], predicted=labels),
+            )
+        stem, maps = predicted[position]
+        title = f"{rank} (mean IoU {score:.2f})  {stem}"
+        examples.append({"title": title, **maps})
         on_progress()
     if examples:
         figure = example_figure(
             examples, dataset.class_names, ignore_label=dataset.ignore_label
         )
         save_figure(figure, path)
+
+
+def _thin(**maps: UInt8[np.ndarray, "h w *_"]) -> dict[str, UInt8[np.ndarray, "..."]]:
+    """Keeps every n-th row and column of images that are larger than a figure needs."""
+    every = max(1, *(n // _DRAWN_PX for n in maps["labels"].shape))
+    return {name: x[::every, ::every].copy() for name, x in maps.items()}

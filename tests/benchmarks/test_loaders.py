@@ -13,11 +13,11 @@ from benchmarks.loaders import (
     read_until_enough,
     reads_of_discarding,
 )
-from segloss.data import BalanceBatch, RandomBatch
+from segloss.data import BalanceBatch, Loading, RandomBatch
 
 # Six samples hold class 0 alone, two all of 0, 1 and 2; void is 255.
 PRESENCE = np.array([[True, False, False]] * 6 + [[True] * 3] * 2)
-CANVAS = {"canvas_hw": (2, 3), "ignore_label": 255}
+LOADING = Loading(canvas_hw=(2, 3), ignore_label=255)
 
 
 def source():
@@ -46,10 +46,9 @@ def test_reads_of_discarding_are_those_of_a_sum_by_hand():
 def test_loaders_bring_the_same_images_and_count_what_they_read():
     balanced = BalanceBatch(PRESENCE, batch_cl=3, batch_max=2)
     random = RandomBatch(PRESENCE, batch_max=2)
-    reading = {"num_threads": 2}
-    index = by_sampler(source(), balanced, 5, reading, **CANVAS)
-    same = by_sampler(source(), OfSizes(random, balanced), 5, reading, **CANVAS)
-    discard = by_discarding(source(), Pair(2, 3), 5, 2, **CANVAS)
+    index = by_sampler(source(), balanced, 5, LOADING)
+    same = by_sampler(source(), OfSizes(random, balanced), 5, LOADING)
+    discard = by_discarding(source(), Pair(2, 3), 5, LOADING)
     for loader in (index, same, discard):
         loader.run(Stopwatch())
     sizes = [len(balanced[k]) for k in range(1 + 5 + AHEAD)]

@@ -29,11 +29,12 @@ def test_gradients_of_all_parameters_are_summed_once(sums):
 
 
 def test_norms_and_losses_sum_a_few_numbers_per_channel_and_class(sums):
-    assert sums.keys() == {"BatchNorm", "gradients", "losses"}
+    assert sums.keys() == {"BatchNorm", "gradients", "losses", "metrics"}
     # Sum, sum of squares and the gradients of both.
     channels = 2 + 2 + 4 + 4 + 2 + 2
     assert sums["BatchNorm"] >= 4 * 4 * channels
     assert sums["losses"] < 4 * 21 * 20
+    assert sums["metrics"] < 4 * 21 * 2
 
 
 def test_a_ring_of_one_sends_nothing_and_a_large_one_twice_the_sum():

@@ -16,6 +16,7 @@ from segloss.data import (
     BadSampleError,
     BalanceBatch,
     InOrder,
+    Loading,
     RandomBatch,
     iterate_batches,
     load_batch,
@@ -30,7 +31,7 @@ from segloss.data.datasets.builder import (
     Shard,
     encode_png,
 )
-from segloss.data.loading import pipeline
+from segloss.data.loading import batches as loading_batches
 
 
 class Source(list):
@@ -55,15 +56,15 @@ class Source(list):
 
 
 def test_batch_lies_on_a_canvas_with_the_rest_not_valid():
-    batch = load_batch(
-        Source(4), np.array([3, 1]), batch_size=3, canvas_hw=(8, 7), ignore_label=255
-    )
+    loading = Loading(canvas_hw=(8, 7), ignore_label=255)
+    batch = load_batch(Source(4), np.array([3, 1]), loading, batch_size=3)
     assert batch["images"].shape == (3, 8, 7, 3)
     np.testing.assert_array_equal(batch["images"][0, :7, :6], 3)
     np.testing.assert_array_equal(batch["images"][1, 5:], [[PAD_RGB] * 7] * 3)
     np.testing.assert_array_equal(batch["labels"][1, :5, :6], 1)
     assert batch["valid"].sum(axis=(1, 2)).tolist() == [7 * 6, 5 * 6, 0]
     assert batch["sample_valid"].tolist() == [True, True, False]
+    assert batch["hw"].tolist() == [[7, 6], [5, 6], [8, 7]]
 
 
 def test_distances_are_computed_on_request_and_placed_on_the_canvas(monkeypatch):
@@ -71,7 +72,7 @@ def test_distances_are_computed_on_request_and_placed_on_the_canvas(monkeypatch)
     for i in range(4):
         source[i]["labels"][1:, i:] = 255 if i == 1 else 2
     sampler = InOrder(np.array([3, 1, 2]), batch_max=3)
-    (batch,) = batches(source, sampler, stop=1, num_devices=4, distance_classes=3)
+    (batch,) = batches(source, sampler, stop=1, num_devices=4, distances=True)
     distances = batch["distances"]
     assert distances.shape == (4, 16, 6, 3)
     for row, i in enumerate([3, 1, 2]):
@@ -82,7 +83,7 @@ def test_distances_are_computed_on_request_and_placed_on_the_canvas(monkeypatch)
     assert (distances[0] < 0).any()
     assert not distances[3].any()
 
-    monkeypatch.delattr(pipeline, "signed_distances")
+    monkeypatch.delattr(loading_batches, "signed_distances")
     (plain,) = batches(source, sampler, stop=1, num_devices=4)
     assert batch.keys() - plain.keys() == {"distances"}
     for key in plain:
@@ -139,13 +140,13 @@ def spoilt(tmp_path, monkeypatch):
 def test_bad_sample_is_named_in_one_line(spoilt, i, message):
     order = InOrder(np.array([0, i]), batch_max=2)
     with pytest.raises(BadSampleError, match=message) as raised:
-        batches(spoilt, order, stop=1, num_classes=3)
+        batches(spoilt, order, stop=1)
     assert "\n" not in str(raised.value)
 
 
 def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
     order = InOrder(np.array([1, 0, 6, 0, 0, 0, 6]), batch_max=4)
-    options = dict(stop=2, num_classes=3, distance_classes=3, on_bad_sample="skip")
+    options = dict(stop=2, distances=True, on_bad_sample="skip")
     with pytest.warns(UserWarning, match="skipped") as told:
         first, second = batches(spoilt, order, **options)
     assert [str(w.message).split("'")[1] for w in told] == ["cut", "stray"]
@@ -178,15 +179,23 @@ def test_fewer_samples_than_a_batch_may_hold_make_batches_of_them_all(sampler):
 
 
 def test_image_larger_than_the_canvas_is_named():
+    loading = Loading(canvas_hw=(6, 6), ignore_label=255)
     with pytest.raises(ValueError, match=r"'s3' .* is 7x6, larger than the canvas 6x6"):
-        load_batch(
-            Source(4), np.array([3]), batch_size=1, canvas_hw=(6, 6), ignore_label=255
-        )
+        load_batch(Source(4), np.array([3]), loading, batch_size=1)
 
 
 def batches(source, sampler, **kwargs):
-    options = dict(start=0, stop=5, num_devices=1, canvas_hw=(16, 6), ignore_label=255)
-    return list(iterate_batches(source, sampler, **options | kwargs))
+    """The batches as a list; the arguments are those of `iterate_batches`."""
+    options = dict(start=0, stop=5, num_devices=1) | kwargs
+    where = {
+        name: options.pop(name)
+        for name in ("start", "stop", "num_devices", "process_index", "process_count")
+        if name in options
+    }
+    loading = Loading(
+        **dict(canvas_hw=(16, 6), ignore_label=255, num_classes=3) | options
+    )
+    return list(iterate_batches(source, sampler, loading, **where))
 
 
 class Shrinking:
@@ -200,12 +209,12 @@ class Shrinking:
 
 def test_padding_is_clean_though_memory_is_used_again():
     source, sampler = Source(4), Shrinking()
-    canvas = dict(canvas_hw=(16, 6), ignore_label=255)
+    loading = Loading(canvas_hw=(16, 6), ignore_label=255)
     chosen = dict(start=0, stop=40, num_devices=1)
     seen = set()
-    for k, batch in enumerate(iterate_batches(source, sampler, **chosen, **canvas)):
+    for k, batch in enumerate(iterate_batches(source, sampler, loading, **chosen)):
         seen.add(batch["images"].__array_interface__["data"][0])
-        fresh = load_batch(source, sampler[k], batch_size=3, **canvas)
+        fresh = load_batch(source, sampler[k], loading, batch_size=3)
         for name, array in batch.items():
             np.testing.assert_array_equal(array, fresh[name], err_msg=f"{k} {name}")
         with pytest.raises(ValueError, match="read-only"):
@@ -241,7 +250,7 @@ def test_batches_and_those_of_a_resumed_run_do_not_depend_on_who_reads(reading):
 KILLED = """
 import os, signal
 import numpy as np
-from segloss.data import RandomBatch, iterate_batches
+from segloss.data import Loading, RandomBatch, iterate_batches
 
 class Source:
     split = "train"
@@ -254,9 +263,10 @@ class Source:
         return {"image": np.stack([pixels] * 3, -1), "labels": pixels, "stem": str(i)}
 
 if __name__ == "__main__":
-    options = dict(num_devices=1, canvas_hw=(8, 8), ignore_label=255, num_workers=2)
+    loading = Loading(canvas_hw=(8, 8), ignore_label=255, num_workers=2)
     sampler = RandomBatch(np.ones((4, 1), bool), batch_max=2)
-    for batch in iterate_batches(Source(), sampler, start=0, stop=10**9, **options):
+    where = dict(start=0, stop=10**9, num_devices=1)
+    for batch in iterate_batches(Source(), sampler, loading, **where):
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -286,7 +296,7 @@ def test_bad_samples_and_dead_workers_are_named():
     bad = Source(6)
     bad[4]["labels"][0, 0] = 9
     sampler = InOrder(np.arange(6), batch_max=1)
-    options = dict(stop=6, num_workers=1, num_classes=3)
+    options = dict(stop=6, num_workers=1)
     with pytest.raises(BadSampleError, match="'s4' of split 'train' has labels"):
         batches(bad, sampler, **options)
     with pytest.raises(ChildProcessError, match="fewer num_workers"):

@@ -9,6 +9,7 @@ import pytest
 
 from segloss.data import (
     SAMPLERS,
+    BalanceBatch,
     ClassIndex,
     ClassSets,
     ClassUniform,
@@ -228,3 +229,33 @@ def test_class_sets_of_a_mapped_index_hold_what_has_enough_pixels(tmp_path):
     np.testing.assert_array_equal(without[:, 1:], counts[:, 1:] >= 2)
     with pytest.raises(ValueError, match="ClassSets: min_pixels must be >= 1, got 0"):
         ClassSets.from_counts(mapped, min_pixels=0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("num_samples", [1, 5, 60])
+def test_no_batch_is_smaller_than_batch_min(name, num_samples):
+    presence = PRESENCE[30:][:num_samples] if num_samples < 60 else PRESENCE
+    sampler = make(name, presence)
+    sizes = {len(sampler[k]) for k in range(40)}
+    assert 1 <= sampler.batch_min <= min(sizes)
+    if name in ("balance_batch", "greedy_cover"):
+        # Samples 30 to 35 hold three classes, so one of them can be a batch of its own.
+        assert sampler.batch_min == 1
+    else:
+        assert {sampler.batch_min} == sizes
+
+
+@pytest.mark.parametrize("name", ["balance_batch", "greedy_cover"])
+def test_batch_min_is_2_if_no_sample_alone_has_enough_classes(name):
+    presence = np.kron(np.eye(3, dtype=bool), np.ones((4, 1), bool))
+    sampler = make(name, presence, class_pixels=None)
+    assert sampler.batch_min == 2
+    assert min(len(sampler[k]) for k in range(20)) >= 3
+
+
+def test_batch_min_of_exact_batches_counts_samples_that_fit_exactly():
+    exact = dict(batch_max=7, batch_cl=2, exact=True)
+    # Of the samples that fit, some have exactly the two classes.
+    assert BalanceBatch(PRESENCE, **exact).batch_min == 1
+    presence = np.array([[True, False, False], [False, True, False], [True] * 3] * 4)
+    assert BalanceBatch(presence, **exact).batch_min == 2

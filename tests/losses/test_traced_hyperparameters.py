@@ -92,6 +92,25 @@ def test_a_traced_scalar_gives_what_the_number_gives_in_one_compilation(
     chex.clear_trace_counter()
 
 
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_a_value_that_is_no_number_in_range_is_named(name, argument, complete):
+    labels, valid, needed = arrays_of(name, complete)
+    for value in (-2.0, float("nan"), "1"):
+        with pytest.raises(ValueError, match=f": {argument} must be"):
+            LOSSES[name](LOGITS, labels, valid, **needed, **{argument: value})
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_an_array_of_numpy_is_taken_for_its_number(name, argument, complete):
+    labels, valid, needed = arrays_of(name, complete)
+    value = VALUES[argument][1]
+    losses = [
+        LOSSES[name](LOGITS, labels, valid, **needed, **{argument: x})
+        for x in (value, np.array(value, np.float32))
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["soft_dice", "soft_cldice"])
 def test_a_traced_smooth_of_0_leaves_an_absent_class_its_cost(name, complete):
     labels, valid, _ = arrays_of(name, complete)

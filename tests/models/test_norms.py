@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,3 +169,39 @@ def test_frozen_norm_uses_and_keeps_running_statistics_in_training():
         trained, Frozen("batch").apply(variables, x, train=False)
     )
     assert_trees_close(updated["batch_stats"], variables["batch_stats"], rtol=0)
+
+
+def test_batch_of_one_value_per_channel_is_refused():
+    norm = BatchNorm(name="pool_norm")
+    apply = functools.partial(norm.apply, VARIABLES, mutable=["batch_stats"])
+    one = X[:1, :1, :1]
+    message = (
+        "BatchNorm .*a batch of one value per channel, 1x1x1x4, has no variance; use "
+        "norm='group', norm='frozen' or larger batches"
+    )
+    with pytest.raises(ValueError, match=message):
+        apply(one, train=True)
+    apply(one, train=False)
+    norm.init(KEY, one, train=True)
+    for x in (X[:2, :1, :1], X[:1, :1, :2]):
+        apply(x, train=True)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_one_value_per_channel_on_each_device_is_refused_on_one(num_devices):
+    norm = BatchNorm(axis_name="devices")
+
+    def apply(x):
+        return norm.apply(VARIABLES, x, train=True, mutable=["batch_stats"])[0]
+
+    mapped = jax.pmap(apply, axis_name="devices", devices=jax.devices()[:num_devices])
+    ones = X[:num_devices, None, :1, :1]
+    if num_devices == 1:
+        with pytest.raises(ValueError, match="a batch of one value per channel"):
+            mapped(ones)
+    else:
+        # As of two samples on one device: each is one deviation from the mean.
+        expected = BatchNorm().apply(
+            VARIABLES, ones[:, 0], train=True, mutable=["batch_stats"]
+        )[0]
+        np.testing.assert_allclose(mapped(ones)[:, 0], expected, rtol=1e-5, atol=1e-5)

@@ -84,8 +84,6 @@ def test_network_learns_four_images_by_heart(run, four_images):
     optimizer = make_optimizer(steps, 1e-2)
     as_they_are = functools.partial(
         augment,
-        crop_hw=hw,
-        scale_range=(1.0, 1.0),
         flip_probability=0.0,
         brightness=0.0,
         contrast=0.0,
@@ -100,6 +98,7 @@ def test_network_learns_four_images_by_heart(run, four_images):
         loss=softmax_cross_entropy,
         optimizer=optimizer,
         augment=as_they_are,
+        num_classes=21,
     )
     state = replicate(make_state(model, optimizer, seed=0, image_hw=hw), device)
     batch = shard(batch, 1)

@@ -22,6 +22,7 @@ PROTOCOL = {
     "log_every_steps": 10,
     "augment": {  # paper: random scales; libs/datasets/base.py
         "scales": (0.5, 0.75, 1.0, 1.25, 1.5),  # SCALES
+        "keep_classes": False,  # paper: classes are promised in the images
         "antialias": False,  # cv2.resize(..., INTER_LINEAR)
         "flip_probability": 0.5,  # random.random() < 0.5
         "brightness": 0.0,  # colours as they are
@@ -76,6 +77,7 @@ PROTOCOL = {
         "flip": False,
         "window_hw": None,
         "window_stride": 2 / 3,
+        "max_pixels": 2**21,  # more than any image of VOC: all are whole
         "checkpoint": "newest",  # main.py: checkpoint_final.pth
     },
 }

@@ -73,3 +73,11 @@ def test_palette_png_holds_class_ids_and_shows_colors(tmp_path):
     np.testing.assert_array_equal(colors, voc_palette()[LABELS])
     with pytest.raises(ValueError, match=r"to_palette_png: .* got 0 to 256"):
         to_palette_png(np.array([[0, 256]]))
+
+
+def test_overlay_of_a_tall_image_is_that_of_its_parts():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (201, 5, 3), np.uint8)
+    labels = rng.choice(np.array([0, 1, 7, 255], np.uint8), (201, 5))
+    parts = [overlay(image[i : i + 50], labels[i : i + 50]) for i in range(0, 201, 50)]
+    np.testing.assert_array_equal(overlay(image, labels), np.concatenate(parts))

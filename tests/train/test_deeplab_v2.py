@@ -70,6 +70,7 @@ def test_loss_falls_over_5_steps_and_norms_stay(size, scales, smaller, learning_
         loss=make_loss("softmax_cross_entropy"),
         optimizer=optimizer,
         augment=as_it_is,
+        num_classes=21,
     )
     before = make_state(model, optimizer, seed=0, image_hw=(size, size))
     state, batch, losses = replicate(before, devices), shard(make_batch(size), 1), []

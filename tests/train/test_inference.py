@@ -189,6 +189,7 @@ def test_ways_to_predict_have_names():
     assert Inference(size_multiple=8).name == ""
     ways = Inference(scales=(0.75, 1), flip=True, window_hw=(64, 32), window_stride=0.5)
     assert ways.name == "scales_0.75_1_flip_windows_64x32_0.5"
+    assert Inference(max_pixels=2**20).name == "max_pixels_1048576"
 
 
 @pytest.mark.parametrize(
@@ -207,6 +208,7 @@ def test_ways_to_predict_have_names():
             dict(size_multiple=0),
             "evaluate.size_multiple must be an integer >= 1, got 0",
         ),
+        (dict(max_pixels=2.5), "max_pixels must be an integer >= 1, got 2.5"),
     ],
 )
 def test_field_out_of_range_is_named(fields, message):
@@ -246,3 +248,8 @@ def test_the_softmax_of_one_logit_is_its_sigmoid():
 def test_one_look_is_at_the_scale_nearest_1(scales, scale):
     inference = Inference(scales=scales, flip=True, size_multiple=8)
     assert inference.in_one_look == Inference(scales=(scale,), size_multiple=8)
+
+
+def test_one_look_is_in_the_same_windows_and_tiles():
+    inference = Inference(window_hw=(64, 64), max_pixels=4096)
+    assert inference.in_one_look == inference

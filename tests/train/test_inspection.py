@@ -50,8 +50,31 @@ def test_what_a_dataset_holds_and_what_samplers_make_of_it(config, tmp_path, cap
     out = capsys.readouterr().out
     assert "class_weights=(0.6667, 1.0000, 1.2857)" in out
     assert "box    │ ground 100%, bar 50%" in out
-    (row,) = [line for line in out.splitlines() if line.startswith("│ground│")]
-    assert row.count("%") == len(found["exposures"])
+    rows = [line for line in out.splitlines() if line.startswith("│ground│")]
+    # Shares of the images that are drawn, and of the pixels of their crops.
+    assert [row.count("%") for row in rows] == [len(found["exposures"])] * 2
+
+
+def test_classes_in_crops_are_told_for_each_sampler(config, tmp_path, capsys):
+    config.data.crop_hw = (2, 4)
+    config.augment.scale_range = (1.0, 1.0)
+    found = {}
+    for keep in (False, True):
+        config.augment.keep_classes = keep
+        crops = inspect_dataset(config, tmp_path / "run")["crops"]
+        found[keep] = crops["random"], crops["balance_batch"]
+    random, balance = found[False]
+    assert balance["classes_in_images"] == 3
+    # Two of at most nine rows show at most two classes.
+    assert balance["classes_in_crops"] < 3
+    assert balance["share_with_batch_cl"] < 1
+    assert random["share_with_batch_cl"] is None
+    assert sum(balance["pixel_share"]) == pytest.approx(1)
+    # Two crops hold three classes only if they are chosen to.
+    assert found[True][1]["classes_in_crops"] == 3
+    assert found[True][1]["share_with_batch_cl"] == 1
+    assert found[True][0] == random
+    assert "crops of 2x4 at scales 1 to 1" in capsys.readouterr().out
 
 
 def test_what_cannot_be_met_is_left_out_and_the_rest_is_shown(config, tmp_path, capsys):
@@ -59,6 +82,7 @@ def test_what_cannot_be_met_is_left_out_and_the_rest_is_shown(config, tmp_path, 
         name="balance_batch", batch_max=2, batch_cl=3, count_background=False
     )
     config.sampler.min_pixels = 5
+    config.augment.keep_classes = False
     found = inspect_dataset(config, tmp_path / "run")
     # From 5 pixels on, box is in image a alone, and bar, which has 4, in none.
     assert {p["batch_cl"] for p in found["acceptance"]} == {1}

@@ -54,11 +54,10 @@ def batches_of(setup):
     return iterate_batches(
         setup.dataset.source("train"),
         setup.sampler,
+        setup.loading,
         start=0,
         stop=4,
         num_devices=jax.device_count(),
-        canvas_hw=setup.dataset.max_hw,
-        ignore_label=setup.dataset.ignore_label,
     )
 
 
@@ -70,6 +69,7 @@ def step_of(setup):
         loss=setup.loss,
         optimizer=setup.optimizer,
         augment=setup.augment,
+        num_classes=setup.dataset.num_classes,
     )
 
 
@@ -271,6 +271,17 @@ def of(**fields):
             ),
             "config.loss after 1 steps: compound_loss: the weight of soft_dice must be "
             "at least 0 and finite, got -2",
+        ),
+        (
+            dict(
+                name="soft_dice",
+                smooth=dict(
+                    name="piecewise_constant",
+                    values=(1.0, 1e-20, 0.0),
+                    boundaries=(1, 2),
+                ),
+            ),
+            "config.loss after 1 steps: soft_dice: smooth must be 0, or at least 1e-18",
         ),
         (
             dict(name="softmax_cross_entropy", label_smoothing=of(end_value=1.5)),

@@ -11,6 +11,18 @@ from segloss.train.setup import choose_terms, make_configured_loss
     [
         ("sead", 1, "config has no field 'sead'; known are seed, total_steps"),
         ("total_steps", 0, "config.total_steps must be >= 1, got 0"),
+        ("total_steps", 2.5, "config.total_steps must be an integer, got 2.5"),
+        ("seed", "x", "config.seed must be an integer, got 'x'"),
+        ("model", "unet", "config.model must be a section with fields, got 'unet'"),
+        ("augment", None, "config.augment must be a section with fields, got None"),
+        ("sampler", "random", "config.sampler must have a field 'name'"),
+        ("data.crop_hw", ("a", "b"), "data.crop_hw must be height and width .* got"),
+        ("data.num_threads", "2", "config.data.num_threads must be an integer, got"),
+        ("evaluate.batch_size", None, "evaluate.batch_size must be an integer, got"),
+        ("loss", None, "config.loss must have a field 'name'"),
+        ("loss.weight", "1", "weight of softmax_cross_entropy must be .*, got '1'"),
+        ("loss.weight", (1, 2), r"weight of softmax_cross_entropy .*, got \(1, 2\)"),
+        ("loss.gama", 2.0, "known are class_weights, label_smoothing, normalize_by\\."),
         ("data.name", "voc", "no dataset is named 'voc'; known are camvid, folder"),
         ("data.sise", 3, "longtail_scenes has no hyperparameter 'sise'; known are"),
         ("data.crop_hw", (32,), "data.crop_hw must be height and width .* got"),
@@ -19,7 +31,7 @@ from segloss.train.setup import choose_terms, make_configured_loss
         ("augment.zoom", 2, "augment has no hyperparameter 'zoom'; known are scale"),
         ("sampler.batch_size", 2, "balance_batch has no .* 'batch_size'; known are"),
         ("sampler.batch_cl", 200, "the largest batch_cl reachable"),
-        ("sampler.min_pixels", 0, "ClassSets: min_pixels must be >= 1, got 0"),
+        ("sampler.min_pixels", 0, "config.sampler.min_pixels must be >= 1, got 0"),
         ("model.name", "u-net", "no model is named 'u-net'; known are .*unet"),
         ("model.deep", 2, "unet has no hyperparameter 'deep'; known are"),
         ("loss.name", "dice", "no loss is named 'dice'; known are"),
@@ -48,7 +60,8 @@ def test_wrong_field_is_named_with_what_is_known(tiny_config, path, value, messa
     section = tiny_config
     for parent in parents:
         section = section[parent]
-    section[field] = value
+    with tiny_config.ignore_type():
+        section[field] = value
     with pytest.raises(ValueError, match=message):
         make_setup(tiny_config)
 
@@ -75,6 +88,7 @@ def test_missing_field_is_named(tiny_config, path, message):
 
 def test_sampler_counts_a_class_from_min_pixels_on(tiny_config):
     tiny_config.sampler.min_pixels = 100
+    tiny_config.augment.keep_classes = False
     setup = make_setup(tiny_config)
     counts = setup.dataset.class_index("train").pixel_counts
     assert ((counts > 0) != (counts >= 100)).any()
@@ -253,3 +267,70 @@ def test_class_weights_by_name_of_one_logit_are_refused(tiny_config):
         ValueError, match="class_weights by name need one logit per class"
     ):
         value_of(tiny_config, loss, BINARY_LOGITS, BINARY_LABELS, pixel_counts=[[2, 1]])
+
+
+DEEPLAB = dict(stage_sizes=(1, 1, 1, 1), width=4)
+ALONE = dict(name="balance_batch", batch_max=9, batch_cl=1)
+
+
+def set_up(config, model, sampler, crop_hw=(32, 32)):
+    with config.ignore_type():
+        config.model, config.sampler = model, sampler
+    config.data.crop_hw = crop_hw
+    return make_setup(config)
+
+
+@pytest.mark.parametrize("name", ["deeplab_v3", "deeplab_v3_plus"])
+@pytest.mark.parametrize(
+    "sampler", [ALONE, dict(name="random", batch_max=1)], ids=lambda x: x["name"]
+)
+def test_image_pooling_of_a_single_image_with_batch_norm_is_refused(
+    tiny_config, name, sampler
+):
+    message = (
+        "config.model: config.sampler can make a batch of one image.*. BatchNorm "
+        ".*pool_norm: a batch of one value per channel, 1x1x1x16, has no variance; "
+        "use norm='group', norm='frozen' or larger batches"
+    )
+    with pytest.raises(ValueError, match=message):
+        set_up(tiny_config, dict(name=name, **DEEPLAB), sampler)
+
+
+@pytest.mark.parametrize(
+    ("model", "sampler"),
+    [
+        (dict(norm="group"), ALONE),
+        (dict(norm="frozen"), ALONE),
+        (dict(norm="batch"), dict(name="random", batch_max=2)),
+        # No image of the demo holds 12 classes alone.
+        (dict(norm="batch"), dict(name="balance_batch", batch_max=9, batch_cl=12)),
+    ],
+    ids=str,
+)
+def test_each_cure_of_a_single_image_is_accepted(tiny_config, model, sampler):
+    set_up(tiny_config, dict(name="deeplab_v3", **DEEPLAB, **model), sampler)
+
+
+def test_wrapped_network_is_traced_at_each_scale(tiny_config):
+    network = dict(name="deeplab_v3", **DEEPLAB)
+    model = dict(name="multi_scale", scales=(0.5, 1.0), network=network)
+    with pytest.raises(
+        ValueError, match=r"alone has batch_cl=1 classes\. BatchNorm .*pool_norm"
+    ):
+        set_up(tiny_config, model, ALONE)
+    network = dict(name="unet", depth=4, width=4)
+    model = dict(name="multi_scale", scales=(0.5, 1.0), network=network)
+    with pytest.raises(
+        ValueError, match=r"alone has batch_cl=1 classes\. BatchNorm .*bottom"
+    ):
+        set_up(tiny_config, model, ALONE)  # 16x16 at scale 0.5, halved 4 times
+
+
+@pytest.mark.parametrize(("side", "refused"), [(16, True), (17, False), (32, False)])
+def test_unet_is_refused_only_if_its_bottom_is_one_pixel(tiny_config, side, refused):
+    model = dict(name="unet", depth=4, width=4, norm="batch")
+    if refused:
+        with pytest.raises(ValueError, match=r"BatchNorm bottom/.*1x1x1x64"):
+            set_up(tiny_config, model, ALONE, (side, side))
+    else:
+        set_up(tiny_config, model, ALONE, (side, side))

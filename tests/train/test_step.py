@@ -27,23 +27,21 @@ def begin(setup, num_devices, *, mapping="pmap"):
         loss=setup.loss,
         optimizer=setup.optimizer,
         augment=setup.augment,
+        num_classes=setup.dataset.num_classes,
     )
     state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
     return train_step, replicate(state, devices)
 
 
 def first_batches(setup, num_steps):
-    distances = "distances" in setup.loss_inputs
     return iterate_batches(
         setup.dataset.source("train"),
         setup.sampler,
+        setup.loading,
         start=0,
         stop=num_steps,
         # The same global batch of 8 rows for 1, 2 and 4 devices.
         num_devices=4,
-        canvas_hw=setup.dataset.max_hw,
-        ignore_label=setup.dataset.ignore_label,
-        distance_classes=setup.dataset.num_classes if distances else None,
     )
 
 
@@ -163,11 +161,7 @@ def test_attention_is_that_of_the_batch_under_the_loss(tiny_config):
     )
     state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
     batch = load_batch(
-        setup.dataset.source("train"),
-        setup.sampler[0],
-        batch_size=16,
-        canvas_hw=setup.dataset.max_hw,
-        ignore_label=setup.dataset.ignore_label,
+        setup.dataset.source("train"), setup.sampler[0], setup.loading, batch_size=16
     )
     shares = first_replica(attention_step(replicate(state), shard(batch)))
     pixels, gradient = (

@@ -86,12 +86,14 @@ def test_signal_during_evaluation_saves_without_waiting_for_its_end(
 def test_stops_at_the_best_step_change_neither_scores_nor_results(
     tiny_config, tmp_path, monkeypatch
 ):
+    tiny_config.seed = 6  # of which step 7 is better than step 8
     tiny_config.evaluate.checkpoint = "best"
     tiny_config.total_steps = 8
     tiny_config.evaluate_every_steps = 7
     tiny_config.checkpoint_every_steps = 8
     whole = train(tiny_config, tmp_path / "whole")
     best = whole["step"]
+    assert best == 7
     scores = kept_scores(tmp_path / "whole")
     assert scores[best] == max(scores.values()) > 0
 

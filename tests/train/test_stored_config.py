@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -32,14 +34,14 @@ def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):
 def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_path):
     del tiny_config.data.num_workers
     del tiny_config.data.on_bad_sample
-    for field in ("scales", "flip", "window_hw", "window_stride"):
+    for field in ("scales", "flip", "window_hw", "window_stride", "max_pixels"):
         del tiny_config.evaluate[field]
     write_config(tiny_config, tmp_path)
     read = read_config(tmp_path)
     parse_config(read)
     assert (read.data.num_workers, read.data.on_bad_sample) == (0, "raise")
     assert parse_config(read).evaluate.inference == Inference(
-        scales=(1.0,), flip=False, window_hw=None
+        scales=(1.0,), flip=False, window_hw=None, max_pixels=2**21
     )
 
 
@@ -81,6 +83,20 @@ def test_change_that_cannot_be_made_is_named(tiny_config, change, message):
 
 def test_config_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="train with this --workdir first"):
+        read_config(tmp_path)
+
+
+def test_stored_config_that_is_incomplete_or_damaged_is_named(tiny_config, tmp_path):
+    write_config(tiny_config, tmp_path)
+    path = tmp_path / "config.json"
+    whole = path.read_text()
+    fields = json.loads(whole)
+    del fields["evaluate"]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"config.evaluate.split is missing"):
+        parse_config(read_config(tmp_path))
+    path.write_text(whole[:40])
+    with pytest.raises(ValueError, match=r"config.json is not a stored config"):
         read_config(tmp_path)
 
 

@@ -24,6 +24,7 @@ from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.voc2012 import voc2012
 from segloss.data.loading.batches import BadSampleError
+from segloss.data.loading.windows import Windows
 from segloss.registry import bind
 
 DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
@@ -147,24 +148,29 @@ class Dataset:
             )
         return SampleSource(self.data_dir, split, images=images)
 
-    def class_index(self, split: str) -> ClassIndex:
+    def class_index(self, split: str, windows: Windows | None = None) -> ClassIndex:
         """Returns the class index of `split`; the first call counts and saves it.
 
         A count that was killed resumes where it stopped.
+
+        Args:
+            split: name of the split.
+            windows: if given, the index has only classes that one window can hold
+                together, and their pixels in it; see `Windows.keepable`.
 
         Raises:
             ValueError: if there is no such split, or the saved file is damaged or
                 belongs to other data.
         """
-        counter = self.label_counter(split)
-        path = self.class_index_path(split)
+        counter = self.label_counter(split, windows)
+        path = self.class_index_path(split, windows)
         if not path.exists():
-            ClassIndex(counter.count(), self.fingerprint).save(path)
+            ClassIndex(counter.count(), counter.fingerprint).save(path)
         shutil.rmtree(counter.parts_dir, ignore_errors=True)
         shape = len(counter.source), self.num_classes
-        return ClassIndex.load(path, self.fingerprint, shape)
+        return ClassIndex.load(path, counter.fingerprint, shape)
 
-    def label_counter(self, split: str) -> LabelCounter:
+    def label_counter(self, split: str, windows: Windows | None = None) -> LabelCounter:
         """Returns the counter of `split`, which saves its parts next to the records.
 
         Raises:
@@ -174,13 +180,18 @@ class Dataset:
             source=self.source(split, images=False),
             num_classes=self.num_classes,
             ignore_label=self.ignore_label,
-            fingerprint=self.fingerprint,
-            parts_dir=self.class_index_path(split).with_suffix(".parts"),
+            fingerprint="-".join(
+                [self.fingerprint, *([windows.digest] if windows else [])]
+            ),
+            parts_dir=self.class_index_path(split, windows).with_suffix(".parts"),
+            windows=windows,
         )
 
-    def class_index_path(self, split: str) -> Path:
+    def class_index_path(self, split: str, windows: Windows | None = None) -> Path:
         """Path of the class index of `split`, whether it exists or not."""
-        return self.data_dir / f"class_index-{split}.npy"
+        if windows is None:
+            return self.data_dir / f"class_index-{split}.npy"
+        return self.data_dir / f"window_index-{split}-{windows.digest}.npy"
 
 
 def open_dataset(name: str, **hyperparameters: Any) -> Dataset:

@@ -1,13 +1,18 @@
 """One batch of fixed shape, read from the samples that were chosen."""
 
+import dataclasses
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int, UInt8
+from jaxtyping import Bool, Float16, Int, Int32, UInt8
 
 from segloss.data.colours import PAD_RGB
 from segloss.data.loading.canvases import Canvases
 from segloss.data.loading.distances import signed_distances
+from segloss.data.loading.window import SCALE_ONE, Window
+from segloss.data.loading.windows import Windows
+
+ON_BAD_SAMPLE = ("raise", "skip")
 
 
 class Batch(TypedDict):
@@ -17,10 +22,61 @@ class Batch(TypedDict):
     labels: UInt8[np.ndarray, "b h w"]
     valid: Bool[np.ndarray, "b h w"]
     sample_valid: Bool[np.ndarray, " b"]
+    # Height and width of the image, or of its window, without padding.
+    hw: Int32[np.ndarray, "b 2"]
+    # Only for training.
+    window: NotRequired[Window]
     # Only if the loss needs them.
     distances: NotRequired[Float16[np.ndarray, "b h w c"]]
     # True for bad samples, which are also not valid; only if bad samples are skipped.
     sample_skipped: NotRequired[Bool[np.ndarray, " b"]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How samples become batches.
+
+    Attributes:
+        canvas_hw: height and width of a batch. Images, or their windows, are placed in
+            the upper left corner.
+        ignore_label: label of pixels that do not count.
+        num_classes: all other labels must be less than this; None skips the check.
+        windows: draws the window of each image that a batch holds; None takes whole
+            images.
+        distances: whether to compute the signed distances that `boundary_loss` needs.
+        num_threads: number of reading threads, per worker if there are any; 0 reads a
+            batch only when it is requested.
+        num_workers: number of reading processes; 0 reads in this process. Workers are
+            spawned, which takes seconds and requires a main module without side effects
+            on import. They stop when the iterator is closed.
+        prefetch_batches: number of batches to read ahead, per worker if there are any.
+        on_bad_sample: "raise" stops at a bad sample. "skip" marks it as not valid,
+            warns about it once, and adds `sample_skipped` to the batches. A batch with
+            a skipped sample may lack classes that the sampler promised.
+
+    Raises:
+        ValueError: at construction, if `on_bad_sample` is unknown, or `distances` is
+            True without `num_classes`.
+    """
+
+    canvas_hw: tuple[int, int]
+    ignore_label: int
+    num_classes: int | None = None
+    windows: Windows | None = None
+    distances: bool = False
+    num_threads: int = 2
+    num_workers: int = 0
+    prefetch_batches: int = 4
+    on_bad_sample: str = "raise"
+
+    def __post_init__(self) -> None:
+        if self.on_bad_sample not in ON_BAD_SAMPLE:
+            raise ValueError(
+                "Loading: on_bad_sample must be 'raise' or 'skip', "
+                f"got {self.on_bad_sample!r}."
+            )
+        if self.distances and self.num_classes is None:
+            raise ValueError("Loading: distances need num_classes, got None.")
 
 
 class Memory(NamedTuple):
@@ -98,112 +154,137 @@ def _fill(
 def load_batch(
     source: Source,
     ids: Int[np.ndarray, " n"],
+    loading: Loading,
     *,
     batch_size: int,
-    canvas_hw: tuple[int, int],
-    ignore_label: int,
-    num_classes: int | None = None,
-    distance_classes: int | None = None,
+    batch: int = 0,
+    owed: Bool[np.ndarray, "n c"] | None = None,
 ) -> Batch:
     """Reads the samples `ids` into a batch of fixed shape; the rest is padding.
 
     Args:
         source: samples with images and labels.
         ids: samples to read, at most `batch_size`.
+        loading: how samples become batches.
         batch_size: number of rows of the batch; rows from `len(ids)` on are not valid.
-        canvas_hw: height and width of the batch. Images are placed in the upper left
-            corner.
-        ignore_label: label of pixels that do not count.
-        num_classes: all other labels must be less than this; None skips the check.
-        distance_classes: number of classes for which to compute signed distances; None
-            computes none.
+        batch: index of the batch, from which its windows are drawn.
+        owed: True for the classes that the window of each sample must keep.
 
     Raises:
         BadSampleError: if a sample cannot be decoded or is larger than the canvas, or
             its labels are out of range or differ from the image in size.
 
     >>> import numpy as np
+    >>> from segloss.data import Loading
     >>> class Source(list):
     ...     split = "train"
     >>> image, labels = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8)
     >>> source = Source([{"image": image, "labels": labels, "stem": "a"}])
-    >>> batch = load_batch(
-    ...     source, np.array([0]), batch_size=2, canvas_hw=(2, 3), ignore_label=255
-    ... )
+    >>> loading = Loading(canvas_hw=(2, 3), ignore_label=255)
+    >>> batch = load_batch(source, np.array([0]), loading, batch_size=2)
     >>> batch["images"].shape, batch["sample_valid"].tolist()
     ((2, 2, 3, 3), [True, False])
     """
-    return load_into(
-        source,
-        ids,
-        Memory.of(batch_size, canvas_hw, ignore_label),
-        ignore_label=ignore_label,
-        num_classes=num_classes,
-        distance_classes=distance_classes,
-        skip_bad=False,
-    )[0]
+    memory = Memory.of(batch_size, loading.canvas_hw, loading.ignore_label)
+    chosen = Chosen(ids, owed, batch, first_row=0)
+    loading = dataclasses.replace(loading, on_bad_sample="raise")
+    return load_into(memory, source, chosen, loading)[0]
+
+
+class Chosen(NamedTuple):
+    """The samples of one process in a batch.
+
+    Attributes:
+        ids: samples to read.
+        owed: True for the classes that the window of each sample must keep, or None.
+        batch: index of the batch.
+        first_row: place of the first sample in the global batch.
+    """
+
+    ids: Int[np.ndarray, " n"]
+    owed: Bool[np.ndarray, "n c"] | None
+    batch: int
+    first_row: int
 
 
 def load_into(
-    source: Source,
-    ids: Int[np.ndarray, " n"],
-    memory: Memory,
-    *,
-    ignore_label: int,
-    num_classes: int | None,
-    distance_classes: int | None,
-    skip_bad: bool,
+    memory: Memory, source: Source, chosen: Chosen, loading: Loading
 ) -> tuple[Batch, list[str]]:
     """Returns the batch, and a message for each sample that it skips."""
+    ids = chosen.ids
     images, labels, valid = (canvases.take(len(ids)) for canvases in memory)
     valid = valid.view(bool)
-    batch_size, canvas_hw = len(labels), labels.shape[1:]
-    distances = np.zeros((*labels.shape, distance_classes or 0), np.float16)
-    sample_valid = np.zeros(batch_size, bool)
+    rows, canvas_hw = len(labels), labels.shape[1:]
+    hw = np.tile(np.array(canvas_hw, np.int32), (rows, 1))
+    sample_valid = np.zeros(rows, bool)
+    batch = Batch(
+        images=images, labels=labels, valid=valid, sample_valid=sample_valid, hw=hw
+    )
+    if loading.distances:
+        batch["distances"] = np.zeros((*labels.shape, loading.num_classes), np.float16)
+    if loading.windows is not None:
+        batch["window"] = Window(
+            scale=np.full(rows, SCALE_ONE, np.int32),
+            offset=np.zeros((rows, 2), np.int32),
+            start=np.zeros((rows, 2), np.int32),
+            hw=hw,
+        )
     faults = []
     for row, i in enumerate(ids):
         try:
-            sample = _read(source, int(i), canvas_hw, ignore_label, num_classes)
+            sample = _read(source, int(i), loading)
         except BadSampleError as error:
-            if not skip_bad:
+            if loading.on_bad_sample == "raise":
                 raise
             faults.append(str(error))
             continue
-        h, w = sample["labels"].shape
-        _fill(images[row], sample["image"])
-        labels[row, :h, :w] = sample["labels"]
-        valid[row, :h, :w] = sample["labels"] != ignore_label
+        window = _whole(sample["labels"].shape)
+        if loading.windows is not None:
+            window = _draw(loading, chosen, row, sample["labels"])
+            for field, value in zip(batch["window"], window, strict=True):
+                field[row] = value
+        h, w = hw[row] = window.hw
+        _fill(images[row], sample["image"][window.slices])
+        labels[row, :h, :w] = sample["labels"][window.slices]
+        valid[row, :h, :w] = labels[row, :h, :w] != loading.ignore_label
         sample_valid[row] = True
-        if distance_classes is not None:
-            distances[row, :h, :w] = signed_distances(
+        if loading.distances:
+            # Of the whole image: boundaries outside the window count.
+            of_image = signed_distances(
                 sample["labels"],
-                valid[row, :h, :w],
-                num_classes=distance_classes,
+                sample["labels"] != loading.ignore_label,
+                num_classes=loading.num_classes,
             )
-    batch = Batch(images=images, labels=labels, valid=valid, sample_valid=sample_valid)
-    if distance_classes is not None:
-        batch["distances"] = distances
-    if skip_bad:
-        batch["sample_skipped"] = (np.arange(batch_size) < len(ids)) & ~sample_valid
+            batch["distances"][row, :h, :w] = of_image[window.slices]
+    if loading.on_bad_sample == "skip":
+        batch["sample_skipped"] = (np.arange(rows) < len(ids)) & ~sample_valid
     return batch, faults
 
 
-def _read(
-    source: Source,
-    i: int,
-    canvas_hw: tuple[int, int],
-    ignore_label: int,
-    num_classes: int | None,
-) -> dict[str, Any]:
+def _whole(hw: tuple[int, ...]) -> Window:
+    return Window(SCALE_ONE, (0, 0), (0, 0), hw)
+
+
+def _draw(
+    loading: Loading, chosen: Chosen, row: int, labels: UInt8[np.ndarray, "h w"]
+) -> Window:
+    owed = np.zeros(0, bool) if chosen.owed is None else chosen.owed[row]
+    place = {"batch": chosen.batch, "row": chosen.first_row + row}
+    return loading.windows.draw(labels, owed, **place)[0]
+
+
+def _read(source: Source, i: int, loading: Loading) -> dict[str, Any]:
     """Reads sample i and checks that it fits into a batch."""
     sample = source[i]
     image, labels = sample["image"], sample["labels"]
+    ignore_label, num_classes = loading.ignore_label, loading.num_classes
+    max_hw = labels.shape if loading.windows is not None else loading.canvas_hw
     if image.shape != (*labels.shape, 3):
         fault = f"must be RGB and match its labels {labels.shape}, got {image.shape}"
-    elif labels.shape[0] > canvas_hw[0] or labels.shape[1] > canvas_hw[1]:
-        size, canvas = ("x".join(map(str, hw)) for hw in (labels.shape, canvas_hw))
+    elif labels.shape[0] > max_hw[0] or labels.shape[1] > max_hw[1]:
+        size, canvas = ("x".join(map(str, hw)) for hw in (labels.shape, max_hw))
         fault = f"is {size}, larger than the canvas {canvas}"
-    elif num_classes and ((labels >= num_classes) & (labels != ignore_label)).any():
+    elif num_classes and _has_stray(labels, num_classes, ignore_label):
         stray = [int(x) for x in np.unique(labels) if x >= num_classes]
         stray = [x for x in stray if x != ignore_label]
         fault = f"has labels {stray}; must be < {num_classes} or {ignore_label}"
@@ -212,3 +293,10 @@ def _read(
     raise BadSampleError(
         f"sample {sample['stem']!r} of split {source.split!r} {fault}."
     )
+
+
+def _has_stray(
+    labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
+) -> bool:
+    beyond = labels >= num_classes
+    return bool(beyond.any() and (labels[beyond] != ignore_label).any())

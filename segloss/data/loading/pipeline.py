@@ -13,11 +13,16 @@ from typing import Any, Protocol, runtime_checkable
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
-from segloss.data.loading.batches import Batch, Memory, Source, load_into
-
-ON_BAD_SAMPLE = ("raise", "skip")
+from segloss.data.loading.batches import (
+    Batch,
+    Chosen,
+    Loading,
+    Memory,
+    Source,
+    load_into,
+)
 
 
 @runtime_checkable
@@ -27,6 +32,13 @@ class Sampler(Protocol):
     batch_max: int
 
     def __getitem__(self, k: int) -> Int64[np.ndarray, " b"]: ...
+
+
+@runtime_checkable
+class OwingSampler(Sampler, Protocol):
+    """Also tells for which classes it took each sample, which windows then keep."""
+
+    def owed(self, k: int) -> Bool[np.ndarray, "b c"]: ...
 
 
 class InOrder:
@@ -61,99 +73,75 @@ def count_rows(batch_max: int, num_devices: int) -> int:
 def iterate_batches(
     source: Source,
     sampler: Sampler,
+    loading: Loading,
     *,
     start: int,
     stop: int,
     num_devices: int,
-    canvas_hw: tuple[int, int],
-    ignore_label: int,
-    num_classes: int | None = None,
-    distance_classes: int | None = None,
-    num_threads: int = 2,
-    num_workers: int = 0,
-    prefetch_batches: int = 4,
-    on_bad_sample: str = "raise",
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[Batch, None, None]:
     """Yields batches `start` to `stop - 1` of a sampler, prefetched by grain.
 
     Batches are padded to a multiple of `num_devices`, the number of devices of all
-    processes, and each process reads its own share of the rows. The sampler is a pure
-    function of k, so processes agree without communication, and resuming needs only
-    `start`. The number of threads and workers does not affect the batches.
+    processes, and each process reads its own share of the rows. Samples and windows are
+    pure functions of k and of the row, so processes agree without communication, and
+    resuming needs only `start`. The number of threads and workers does not affect the
+    batches.
 
     Args:
         source: samples with images and labels; must be picklable if there are workers.
         sampler: chooses the samples of batch k; must be picklable if there are workers.
+        loading: how samples become batches, and who reads them.
         start: index of the first batch.
         stop: index after the last batch.
         num_devices: number of devices of all processes.
-        canvas_hw: height and width of the batches; see `load_batch`.
-        ignore_label: label of pixels that do not count.
-        num_classes: all other labels must be less than this; None skips the check.
-        distance_classes: number of classes for which to compute signed distances; None
-            computes none.
-        num_threads: number of reading threads, per worker if there are any; 0 reads a
-            batch only when it is requested.
-        num_workers: number of reading processes; 0 reads in this process. Workers are
-            spawned, which takes seconds and requires a main module without side effects
-            on import. They stop when the iterator is closed.
-        prefetch_batches: number of batches to read ahead, per worker if there are any.
-        on_bad_sample: "raise" stops at a bad sample. "skip" marks it as not valid,
-            warns about it once, and adds `sample_skipped` to the batches. A batch with
-            a skipped sample may lack classes that the sampler promised.
         process_index: index of this process in the run.
         process_count: number of processes in the run.
 
     Raises:
         BadSampleError: see `load_batch`.
         ChildProcessError: if a worker is killed.
-        ValueError: if `on_bad_sample` is unknown.
     """
-    if on_bad_sample not in ON_BAD_SAMPLE:
-        raise ValueError(
-            "iterate_batches: on_bad_sample must be 'raise' or 'skip', "
-            f"got {on_bad_sample!r}."
-        )
     share = count_rows(sampler.batch_max, num_devices) // process_count
-    first = process_index * share
     # A partial of a module-level function, since it is pickled for the workers.
     load = functools.partial(
         _load_share,
+        Memory.of(share, loading.canvas_hw, loading.ignore_label),
         source,
         sampler,
-        slice(first, first + share),
-        Memory.of(share, canvas_hw, ignore_label),
-        ignore_label=ignore_label,
-        num_classes=num_classes,
-        distance_classes=distance_classes,
-        skip_bad=on_bad_sample == "skip",
+        loading,
+        slice(process_index * share, (process_index + 1) * share),
     )
     read_ahead = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=prefetch_batches
+        num_threads=loading.num_threads, prefetch_buffer_size=loading.prefetch_batches
     )
     loaded = grain.MapDataset.range(start, stop).map(load).to_iter_dataset(read_ahead)
-    if num_workers:
+    if loading.num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # or grain refuses to start workers
-        workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
+        workers = grain.MultiprocessingOptions(
+            loading.num_workers, per_worker_buffer_size=1
+        )
         loaded = loaded.mp_prefetch(workers, _end_with_parent)
     return _iterate(loaded)
 
 
 def _load_share(
+    memory: Memory,
     source: Source,
     sampler: Sampler,
+    loading: Loading,
     rows: slice,
-    memory: Memory,
     k: int,
-    **options: Any,
 ) -> tuple[Batch, list[str]]:
-    batch, faults = load_into(source, sampler[k][rows], memory, **options)
-    for array in batch.values():
+    keeping = loading.windows is not None and loading.windows.keep_classes
+    owed = sampler.owed(k)[rows] if keeping else None
+    chosen = Chosen(sampler[k][rows], owed, k, rows.start)
+    batch, faults = load_into(memory, source, chosen, loading)
+    for name in ("images", "labels", "valid"):
         # The memory is reused, so writing to padding would show in a later batch.
-        array.flags.writeable = False
+        batch[name].flags.writeable = False
     return batch, faults
 
 

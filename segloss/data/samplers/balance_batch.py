@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+from jaxtyping import Bool
 
 from segloss.data.samplers.class_sets import ClassSets, Presence
 from segloss.data.samplers.epochs import EpochSampler, Plan
@@ -69,7 +70,7 @@ class BalanceBatch(EpochSampler):
         count_background: bool = True,
         max_attempts: int = 1_000,
     ):
-        super().__init__(len(presence), batch_max, seed)
+        super().__init__(presence, batch_max, seed)
         check_pair(self._name, batch_cl, batch_max)
         if on_reject not in ("drop", "requeue"):
             raise ValueError(
@@ -81,6 +82,7 @@ class BalanceBatch(EpochSampler):
                 f"{self._name}: max_attempts must be >= 1, got {max_attempts}."
             )
         self.batch_cl = batch_cl
+        self.first_class = 0 if count_background else 1
         self.exact = exact
         self.on_reject = on_reject
         sets = ClassSets.of(presence)
@@ -96,6 +98,17 @@ class BalanceBatch(EpochSampler):
         first = self._first_deal(max_attempts)
         self.batches_per_epoch = len(first)
         self._plans = {0: first}
+
+    def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
+        """True for the classes that each sample adds to those before it in batch k."""
+        return self.class_sets.added_by(self[k])
+
+    @property
+    def batch_min(self) -> int:
+        """1 if a sample alone makes a batch, else 2; most batches are larger."""
+        sizes = self.class_sets.sizes()
+        enough = sizes == self.batch_cl if self.exact else sizes >= self.batch_cl
+        return 1 if enough.any() else min(2, super().batch_min)
 
     def describe(self) -> str:
         """Predicts the share of successful attempts and the size of the batches."""

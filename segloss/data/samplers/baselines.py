@@ -1,5 +1,7 @@
 """Baselines for Balance-batch: samplers without a guarantee for single batches."""
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -27,8 +29,10 @@ class RandomBatch(EpochSampler):
     [0, 1, 2, 3, 4, 5]
     """
 
+    takes_for_classes = False
+
     def __init__(self, presence: Presence, *, batch_max: int, seed: int = 0):
-        super().__init__(len(presence), batch_max, seed)
+        super().__init__(presence, batch_max, seed)
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
@@ -61,6 +65,8 @@ class RepeatFactor(EpochSampler):
     array([2., 1., 1.])
     """
 
+    takes_for_classes = False
+
     def __init__(
         self,
         presence: Presence,
@@ -69,7 +75,7 @@ class RepeatFactor(EpochSampler):
         threshold: float | int,
         seed: int = 0,
     ):
-        super().__init__(len(presence), batch_max, seed)
+        super().__init__(presence, batch_max, seed)
         if not 0 < threshold <= 1:
             raise ValueError(
                 f"{self._name}: threshold must be in (0, 1], got {threshold}."
@@ -93,6 +99,8 @@ class RepeatFactor(EpochSampler):
 class _ClassFirst(EpochSampler):
     """Draws a class for each position of a batch, then a sample with that class.
 
+    A sample owes the class for which it was drawn.
+
     All draws are independent, so a batch can contain a sample twice. Classes without
     samples and samples without classes are never drawn.
     """
@@ -104,7 +112,7 @@ class _ClassFirst(EpochSampler):
         seed: int,
         weights: Float[np.ndarray, " c"],
     ):
-        super().__init__(len(presence), batch_max, seed)
+        super().__init__(presence, batch_max, seed)
         sets = ClassSets.of(presence)
         self._holders = [
             sets.holders(c) if w > 0 else np.empty(0, np.int32)
@@ -117,6 +125,11 @@ class _ClassFirst(EpochSampler):
         self.class_probs = weights / weights.sum()
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
+    @property
+    def batch_min(self) -> int:
+        """Every batch has `batch_max` ids, even if there are fewer samples."""
+        return self.batch_max
+
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         size = self.batches_per_epoch * self.batch_max
         ids = np.empty(size, np.int64)
@@ -125,7 +138,7 @@ class _ClassFirst(EpochSampler):
             places = np.flatnonzero(classes == c)
             if len(places):
                 ids[places] = rng.choice(holders, len(places))
-        return Plan.cut(ids, self.batch_max)
+        return Plan.cut(ids, self.batch_max, classes)
 
 
 class ClassUniform(_ClassFirst):
@@ -160,7 +173,8 @@ class RareClass(_ClassFirst):
     its share of the labelled pixels; then a sample is drawn uniformly among those with
     class c. In the paper a sample needs at least 3,000 pixels of a class; choose that
     with `min_pixels` of `ClassIndex.presence`. The paper also repeats a random crop
-    that misses the class. This sampler chooses samples only.
+    that misses the class; here, each sample owes the class for which it was drawn, and
+    `Windows.keep_classes` keeps it in the crop.
 
     All draws are independent, so a batch can contain a sample twice. Classes without
     samples and samples without classes are never drawn.
@@ -218,7 +232,9 @@ class ForegroundOversample(EpochSampler):
     Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z). The last samples of each batch
     are drawn among those with foreground, and the others among all samples. nnU-Net
     instead draws all of them among all samples, and then moves the patches of the last
-    ones onto their foreground, if they have any. Here crops remain random.
+    ones onto their foreground, if they have any. As there, each of the last samples
+    owes one of its foreground classes, drawn uniformly, which `Windows.keep_classes`
+    keeps in the crop.
 
     All draws are independent, so a batch can contain a sample twice.
 
@@ -247,13 +263,14 @@ class ForegroundOversample(EpochSampler):
         foreground_fraction: float | int = 0.33,
         seed: int = 0,
     ):
-        super().__init__(len(presence), batch_max, seed)
+        super().__init__(presence, batch_max, seed)
         if not 0 <= foreground_fraction <= 1:
             raise ValueError(
                 f"{self._name}: foreground_fraction must be in [0, 1], "
                 f"got {foreground_fraction}."
             )
         foreground = ClassSets.of(presence).without_background()
+        self._sets = foreground
         self._foreground = np.flatnonzero(foreground.words.any(axis=1))
         if not len(self._foreground):
             raise ValueError(
@@ -262,9 +279,27 @@ class ForegroundOversample(EpochSampler):
         self._num_free = round(batch_max * (1 - foreground_fraction))
         self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
+    @property
+    def batch_min(self) -> int:
+        """Every batch has `batch_max` ids, even if there are fewer samples."""
+        return self.batch_max
+
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         shape = self.batches_per_epoch, self.batch_max
         ids = rng.integers(self.num_samples, size=shape)
         forced = ids[:, self._num_free :]
         forced[:] = rng.choice(self._foreground, forced.shape)
-        return Plan.cut(ids.ravel(), self.batch_max)
+        classes = np.full(shape, -1)
+        classes[:, self._num_free :] = self._draw_classes(forced.ravel(), rng).reshape(
+            forced.shape
+        )
+        return Plan.cut(ids.ravel(), self.batch_max, classes.ravel())
+
+    def _draw_classes(
+        self, ids: Int[np.ndarray, " m"], rng: np.random.Generator
+    ) -> Int[np.ndarray, " m"]:
+        """Draws one of the foreground classes of each sample."""
+        sets = dataclasses.replace(self._sets, words=self._sets.words[ids])
+        nth = (rng.random(len(ids)) * sets.sizes()).astype(np.int64)
+        places = np.cumsum(sets.presence(), axis=1, dtype=np.int32)
+        return (places > nth[:, None]).argmax(axis=1)

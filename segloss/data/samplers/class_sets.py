@@ -82,6 +82,20 @@ class ClassSets:
             counts += self.presence(start, start + _CHUNK).sum(axis=0)
         return counts
 
+    def added_by(self, ids: Int[np.ndarray, " m"]) -> Bool[np.ndarray, "m c"]:
+        """True for the classes that each of `ids` adds to those of the ids before it.
+
+        >>> import numpy as np
+        >>> sets = ClassSets.of(np.array([[True, False], [True, True]]))
+        >>> sets.added_by(np.array([0, 1]))
+        array([[ True, False],
+               [False,  True]])
+        """
+        words = self.words[ids]
+        held = np.bitwise_or.accumulate(words, axis=0)
+        words[1:] &= ~held[:-1]
+        return dataclasses.replace(self, words=words).presence()
+
     def without_background(self) -> "ClassSets":
         """A copy without class 0."""
         words = self.words.copy()
@@ -100,6 +114,13 @@ class ClassSets:
 
 # Accepted by samplers: True where a sample has a class, or the same packed.
 Presence = Bool[np.ndarray, "n c"] | ClassSets
+
+
+def count_classes(presence: Presence) -> int:
+    """Number of classes of a presence matrix or of `ClassSets`."""
+    if isinstance(presence, ClassSets):
+        return presence.num_classes
+    return presence.shape[1]
 
 
 def _pack(values: np.ndarray, threshold: int) -> ClassSets:

@@ -9,10 +9,12 @@ import dataclasses
 import operator
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
+
+from segloss.data.samplers.class_sets import Presence, count_classes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,20 +24,29 @@ class Plan:
     Attributes:
         ids: concatenated sample ids of all batches.
         offsets: batch `i` is `ids[offsets[i] : offsets[i + 1]]`.
+        classes: the class for which each sample was drawn, -1 for none; None if no
+            sample was drawn for a single class.
     """
 
     ids: Int64[np.ndarray, " m"]
     offsets: Int64[np.ndarray, " b_and_1"]
+    classes: Int64[np.ndarray, " m"] | None = None
 
     @classmethod
-    def cut(cls, ids: Int64[np.ndarray, " m"], batch_max: int) -> "Plan":
+    def cut(
+        cls,
+        ids: Int64[np.ndarray, " m"],
+        batch_max: int,
+        classes: Int64[np.ndarray, " m"] | None = None,
+    ) -> "Plan":
         """Cuts ids into batches of `batch_max` and drops the remainder.
 
         Fewer than `batch_max` ids give one short batch.
         """
         size = min(batch_max, len(ids))
         offsets = np.arange(0, len(ids) + 1, size)
-        return cls(ids[: offsets[-1]], offsets)
+        end = offsets[-1]
+        return cls(ids[:end], offsets, None if classes is None else classes[:end])
 
     @classmethod
     def join(cls, plans: "Sequence[Plan]", max_batches: int | None = None) -> "Plan":
@@ -45,17 +56,20 @@ class Plan:
         sizes = np.concatenate([np.diff(plan.offsets) for plan in plans])[:max_batches]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         ids = np.concatenate([plan.ids for plan in plans])[: offsets[-1]]
-        return cls(ids, offsets)
+        if plans[0].classes is None:
+            return cls(ids, offsets)
+        classes = np.concatenate([plan.classes for plan in plans])[: offsets[-1]]
+        return cls(ids, offsets, classes)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, i: int) -> Int64[np.ndarray, " n"]:
-        return self.ids[self.offsets[i] : self.offsets[i + 1]]
-
 
 class EpochSampler(abc.ABC):
     """Base class of samplers: random access to batches that are planned by epoch.
+
+    `sampler[k]` is an int64 array of the ids of batch k; `sampler.owed(k)` tells for
+    which classes each of them was taken.
 
     A deal distributes the shuffled samples into batches once. Every epoch has the
     number of batches of the first deal of epoch 0: an epoch with too few continues with
@@ -66,12 +80,22 @@ class EpochSampler(abc.ABC):
         num_samples: number of samples; ids are less than this.
         batch_max: largest number of ids in a batch.
         seed: seed of all random draws.
+        num_classes: number of classes.
         batches_per_epoch: number of batches of an epoch, at least 1; set by subclasses.
+        batch_cl: number of distinct classes that every batch has; None if the sampler
+            promises none.
+        first_class: 1 if the background, class 0, is not one of them, else 0.
+        takes_for_classes: whether samples are taken for classes that they have. If not,
+            `owed` is always False.
     """
 
     batches_per_epoch: int
+    batch_cl: int | None = None
+    first_class: int = 0
+    takes_for_classes: ClassVar[bool] = True
 
-    def __init__(self, num_samples: int, batch_max: int, seed: int):
+    def __init__(self, presence: Presence, batch_max: int, seed: int):
+        num_samples = len(presence)
         if num_samples < 1:
             raise ValueError(f"{self._name}: presence must hold a sample, got none.")
         if not isinstance(batch_max, int | np.integer) or batch_max < 1:
@@ -81,17 +105,33 @@ class EpochSampler(abc.ABC):
         if seed < 0:
             raise ValueError(f"{self._name}: seed must be >= 0, got {seed}.")
         self.num_samples = num_samples
+        self.num_classes = count_classes(presence)
         self.batch_max = batch_max
         self.seed = seed
         self._plans: dict[int, Plan] = {}
         self._planning = threading.Lock()
 
     def __getitem__(self, k: int) -> Int64[np.ndarray, " b"]:
-        k = operator.index(k)
-        if k < 0:
-            raise IndexError(f"{self._name}: batch must be >= 0, got {k}.")
-        epoch, position = divmod(k, self.batches_per_epoch)
-        return self._epoch(epoch)[position].copy()
+        plan, places = self._find(k)
+        return plan.ids[places].copy()
+
+    def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
+        """True for the classes for which each sample of batch k was taken.
+
+        A training crop must keep these classes, or the batch that the network sees is
+        not the one that the sampler planned; see `Windows.keep_classes`.
+        """
+        plan, places = self._find(k)
+        owed = np.zeros((places.stop - places.start, self.num_classes), bool)
+        if plan.classes is not None:
+            classes = plan.classes[places]
+            owed[classes >= 0, classes[classes >= 0]] = True
+        return owed
+
+    @property
+    def batch_min(self) -> int:
+        """A number of ids that no batch falls below, at least 1."""
+        return min(self.batch_max, self.num_samples)
 
     def describe(self) -> str:
         """Returns what a run should say about the sampler before it starts."""
@@ -107,6 +147,15 @@ class EpochSampler(abc.ABC):
     @property
     def _name(self) -> str:
         return type(self).__name__
+
+    def _find(self, k: int) -> tuple[Plan, slice]:
+        """The plan that contains batch k, and the batch's part of it."""
+        k = operator.index(k)
+        if k < 0:
+            raise IndexError(f"{self._name}: batch must be >= 0, got {k}.")
+        epoch, position = divmod(k, self.batches_per_epoch)
+        plan = self._epoch(epoch)
+        return plan, slice(*plan.offsets[position : position + 2].tolist())
 
     def _epoch(self, epoch: int) -> Plan:
         plan = self._plans.get(epoch)

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+from jaxtyping import Bool
 
 from segloss.data.samplers.class_sets import ClassSets, Presence
 from segloss.data.samplers.epochs import EpochSampler, Plan
@@ -66,9 +67,10 @@ class GreedyCover(EpochSampler):
         seed: int = 0,
         count_background: bool = True,
     ):
-        super().__init__(len(presence), batch_max, seed)
+        super().__init__(presence, batch_max, seed)
         check_pair(self._name, batch_cl, batch_max)
         self.batch_cl = batch_cl
+        self.first_class = 0 if count_background else 1
         sets = ClassSets.of(presence)
         self.class_sets = sets if count_background else sets.without_background()
         self._cover = covering_sets(self._name, self.class_sets, batch_cl, batch_max)
@@ -86,6 +88,16 @@ class GreedyCover(EpochSampler):
                 "for them; lower batch_cl or raise batch_max.",
                 stacklevel=2,
             )
+
+    def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
+        """True for the classes that each sample adds to those before it in batch k."""
+        return self.class_sets.added_by(self[k])
+
+    @property
+    def batch_min(self) -> int:
+        """1 if a sample alone has `batch_cl` classes, else 2; most are larger."""
+        enough = self.class_sets.sizes() >= self.batch_cl
+        return 1 if enough.any() else min(2, super().batch_min)
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         # Imported here, since importing numba takes most of a second.

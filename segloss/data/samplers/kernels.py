@@ -1,23 +1,10 @@
-"""Sequential loops of the samplers, compiled by numba.
+"""Sequential loops of the samplers, compiled by numba."""
 
-They release the GIL while they run. They are compiled once: numba caches the machine
-code next to this file, or in the user's cache directory.
-"""
-
-from collections.abc import Callable
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-
-def compiled(function: Callable) -> Callable:
-    """Compiles a function with numba, and caches the machine code if possible."""
-    try:
-        return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # numba found no writable cache directory
-        return numba.njit(function, nogil=True)
-
+from segloss.data.compiling import compiled
 
 # Bit masks of pairs, nibbles and bytes. LLVM compiles the steps below to one popcount.
 _ODD, _PAIRS, _NIBBLES, _BYTES = (

@@ -1,0 +1,225 @@
+"""What windows cost: keeping classes in crops, and one large image among small ones.
+
+python -m benchmarks.windows --output=windows.md
+
+The first table compares the loader of Balance-batch with and without
+`augment.keep_classes`, on CamVid and on the VOC sample: images per second, interleaved,
+and windows drawn per image. The second loads images of 48 x 48 in training crops and
+trains a small U-Net on them, with and without one image of 2000 x 3000 among them. Each
+is done in a process of its own: images per second, and the process's peak memory.
+"""
+
+import functools
+import json
+import math
+import multiprocessing
+import re
+import shutil
+import statistics
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from benchmarks.data import CAMVID, IMAGES, OUTPUT, ROUNDS, VOC, Data, prepare
+from benchmarks.environment import command, publish, versions
+from benchmarks.loaders import Loader, Stopwatch, by_sampler
+from benchmarks.timing import interleave, ratio
+from configs import folder
+from segloss import cli
+from segloss.data import (
+    BalanceBatch,
+    ClassSets,
+    Loading,
+    RandomBatch,
+    Windows,
+    count_in_crops,
+    open_dataset,
+)
+from segloss.report import make_table
+from segloss.train import train
+
+CROPS = {"CamVid": (256, 256), "VOC sample": (321, 321)}
+PAIRS = ((9, 8), (4, 4))
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+LEAST_OF_PLAIN = 0.95
+# Images in the second table, and how often each is loaded.
+COUNTS, EPOCHS = {"load": 2_000, "train": 200}, 3
+PACKAGES = ("grain", "array_record", "numpy", "pillow")
+
+
+def loaders_of(
+    name: str, data: Data, pair: tuple[int, int]
+) -> tuple[dict[bool, Loader], float]:
+    """Loaders without and with kept classes, and the windows drawn per image."""
+    index = data.dataset.class_index("train")
+    samples = ClassSets.from_counts(index.pixel_counts).samples_per_class()
+    rare_first = tuple(np.argsort(samples, kind="stable").tolist())
+    loaders, tries = {}, 1.0
+    for keep in (False, True):
+        windows = Windows(
+            crop_hw=CROPS[name], scales=SCALES, keep_classes=keep, rare_first=rare_first
+        )
+        planned = data.dataset.class_index("train", windows) if keep else index
+        batch_max, batch_cl = pair
+        sampler = BalanceBatch(
+            planned.presence(), batch_max=batch_max, batch_cl=batch_cl
+        )
+        loading = Loading(
+            canvas_hw=windows.canvas_hw(data.dataset.max_hw),
+            ignore_label=data.dataset.ignore_label,
+            num_classes=data.dataset.num_classes,
+            windows=windows,
+        )
+        mean_size = np.mean([len(sampler[k]) for k in range(50)])
+        source = data.dataset.source("train")
+        loaders[keep] = by_sampler(
+            source, sampler, math.ceil(IMAGES.value / mean_size), loading
+        )
+        tries = count_in_crops(
+            source,
+            sampler,
+            windows,
+            range(50),
+            num_classes=data.dataset.num_classes,
+            ignore_label=data.dataset.ignore_label,
+        ).tries
+    return loaders, tries
+
+
+def keeping_table(scratch: Path) -> Table:
+    """The table of loaders with and without kept classes."""
+    table = make_table(
+        ("data", "batch_max, batch_cl"),
+        ("images/s without", "with", "windows drawn an image", "x without"),
+        ("bar met",),
+    )
+    for name, flag in (("CamVid", CAMVID), ("VOC sample", VOC)):
+        data = prepare(name, Path(flag.value), scratch)
+        for pair in PAIRS:
+            loaders, tries = loaders_of(name, data, pair)
+            watch = Stopwatch()
+            calls = {k: functools.partial(v.run, watch) for k, v in loaders.items()}
+            seconds = interleave(calls, ROUNDS.value, clock=watch)
+            speeds = {
+                k: v.timed_images / np.array(seconds[k]) for k, v in loaders.items()
+            }
+            against = ratio((1 / speeds[False]).tolist(), (1 / speeds[True]).tolist())
+            table.add_row(
+                name,
+                ", ".join(map(str, pair)),
+                f"{statistics.median(speeds[False]):.0f}",
+                f"{statistics.median(speeds[True]):.0f}",
+                f"{tries:.2f}",
+                str(against),
+                "yes" if against.median >= LEAST_OF_PLAIN else "no",
+            )
+    return table
+
+
+def write_images(root: Path, count: int, *, large: bool) -> None:
+    """Writes training images of 48 x 48, the last perhaps of 2000 x 3000."""
+    rng = np.random.default_rng(0)
+    sizes = [(48, 48)] * (count - large) + [(2000, 3000)] * large
+    root.mkdir()
+    (root / "classes.txt").write_text("0 ground\n1 thing\n")
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+    for i, (h, w) in enumerate(sizes):
+        image = rng.integers(0, 256, (h // 4, w // 4, 3), np.uint8).repeat(4, 0)
+        Image.fromarray(image.repeat(4, 1)).save(root / f"train/images/{i}.jpg")
+        labels = np.zeros((h, w), np.uint8)
+        labels[: h // 2, : w // 2] = 1
+        Image.fromarray(labels).save(root / f"train/labels/{i}.png")
+    for path in ("images/0.jpg", "labels/0.png"):
+        shutil.copy(root / "train" / path, root / "val" / path)
+
+
+def use_small(work: str, *, large: bool) -> tuple[float, float]:
+    """Loads or trains on small images; returns images/s and peak memory in MB."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch, "root")
+        write_images(root, COUNTS[work], large=large)
+        open_dataset("folder", root=root, data_dir=scratch).class_index("train")
+        # Forget the peak of preparing the dataset (Linux).
+        Path("/proc/self/clear_refs").write_text("5")
+        speed = {"load": load, "train": train_unet}[work](root, Path(scratch))
+        status = Path("/proc/self/status").read_text()
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return speed, int(peak) / 1024
+
+
+def load(root: Path, scratch: Path) -> float:
+    """Loads the images in training crops of 48 x 48; returns images per second."""
+    dataset = open_dataset("folder", root=root, data_dir=scratch)
+    presence = dataset.class_index("train").presence()
+    windows = Windows(crop_hw=(48, 48))
+    loading = Loading(
+        canvas_hw=windows.canvas_hw(dataset.max_hw),
+        ignore_label=255,
+        num_classes=2,
+        windows=windows,
+    )
+    sampler = RandomBatch(presence, batch_max=8)
+    batches = EPOCHS * len(presence) // 8
+    loader = by_sampler(dataset.source("train"), sampler, batches, loading)
+    watch = Stopwatch()
+    start = watch()
+    loader.run(watch)
+    return loader.timed_images / (watch() - start)
+
+
+def train_unet(root: Path, scratch: Path) -> float:
+    """Trains the default U-Net for 60 steps; returns the mean images per second."""
+    config = folder.get_config().unlock()
+    config.data.update(root=str(root), data_dir=str(scratch), crop_hw=(48, 48))
+    config.sampler.batch_max = 8
+    config.schedule.warmup_steps = 10
+    config.total_steps = config.evaluate_every_steps = 60
+    config.evaluate.update(split="val", final_split="val")
+    train(config, scratch / "run")
+    lines = (scratch / "run/metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line).get("images_per_second") for line in lines]
+    # The first is measured while the step is compiled.
+    return statistics.mean([speed for speed in speeds if speed][1:])
+
+
+def large_table() -> Table:
+    """The table of small images without and with a large one."""
+    numbers = ("images/s", "x without", "peak memory, MB", "more, MB")
+    table = make_table(("work", "images"), numbers)
+    for work, count in COUNTS.items():
+        found = {}
+        for large in (False, True):
+            # A process of its own, whose memory no other work has raised.
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, spawn) as pool:
+                found[large] = pool.submit(use_small, work, large=large).result()
+        for large, (speed, memory) in found.items():
+            table.add_row(
+                work,
+                f"{count - large} of 48x48" + ", 1 of 2000x3000" * large,
+                f"{speed:.0f}",
+                f"{speed / found[False][0]:.2f}",
+                f"{memory:.0f}",
+                f"{memory - found[False][1]:+.0f}",
+            )
+    return table
+
+
+def main(argv: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        tables = keeping_table(Path(scratch)), large_table()
+    notes = (
+        f"{command('benchmarks.windows')}\n\n{IMAGES.value} images per call, median of "
+        f"{ROUNDS.value} rounds; {versions(PACKAGES)}."
+    )
+    publish(tables, notes, OUTPUT.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

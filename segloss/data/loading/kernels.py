@@ -1,0 +1,42 @@
+"""Sequential loops over the pixels of a crop, compiled by numba."""
+
+from typing import no_type_check
+
+import numpy as np
+
+from segloss.data.compiling import compiled
+from segloss.data.loading.window import SCALE_ONE
+
+
+# `no_type_check` keeps jaxtyping's import hook from wrapping what numba compiles.
+@compiled
+@no_type_check
+def holds(labels, crop_hw, scale, offset, classes, min_pixels):
+    """Whether a crop holds enough pixels of each class; see `nearest_source`.
+
+    Stops as soon as it does, which is after few pixels where the classes are large.
+    """
+    missing = np.zeros(256, np.int64)
+    for c in classes:
+        missing[c] = min_pixels
+    left = len(classes)
+    columns = np.empty(crop_hw[1], np.int64)
+    size = 0
+    for j in range(crop_hw[1]):
+        column = (2 * (offset[1] + j) + 1) * (SCALE_ONE // 2) // scale
+        if 0 <= column < labels.shape[1]:
+            columns[size] = column
+            size += 1
+    for i in range(crop_hw[0]):
+        row = (2 * (offset[0] + i) + 1) * (SCALE_ONE // 2) // scale
+        if not 0 <= row < labels.shape[0]:
+            continue
+        for column in columns[:size]:
+            c = labels[row, column]
+            if missing[c] > 0:
+                missing[c] -= 1
+                if missing[c] == 0:
+                    left -= 1
+                    if left == 0:
+                        return True
+    return False

@@ -1,0 +1,67 @@
+"""The windows of a grid of positions: all are examined where random draws fail."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from segloss.data.loading.window import nearest_source, scaled_size
+
+# Positions in the grid are this fraction of a crop apart.
+_GRID_STEP = 1 / 8
+
+
+def grid_positions(size: int, crop: int, scale: int) -> Int[np.ndarray, " n"]:
+    """Evenly spaced positions of a crop along one side, with the first and the last.
+
+    A single position where the scaled image fits into the crop.
+    """
+    slack = max(0, scaled_size(size, scale) - crop)
+    intervals = -(-slack // max(1, int(crop * _GRID_STEP)))
+    return np.linspace(0, slack, 1 + intervals).round().astype(np.int64)
+
+
+def count_in_grid(
+    labels: UInt8[np.ndarray, "h w"],
+    crop_hw: tuple[int, int],
+    scale: int,
+    num_classes: int,
+) -> Int[np.ndarray, "rows columns c"]:
+    """Pixels of each class, after scaling, in each window of the grid."""
+    lines, blocks, first, last = [], [], [], []
+    for size, crop in zip(labels.shape, crop_hw, strict=True):
+        scaled = scaled_size(size, scale)
+        begin = grid_positions(size, crop, scale)
+        end = np.minimum(begin + crop, scaled)
+        begin = np.maximum(begin, 0)
+        # Between two neighbouring edges, all pixels are in the same windows.
+        edges = np.unique(np.concatenate([begin, end]))
+        pixels = np.arange(edges[0], edges[-1])
+        lines.append(nearest_source(pixels, scale))
+        blocks.append(np.searchsorted(edges, pixels, side="right") - 1)
+        first.append(np.searchsorted(edges, begin))
+        last.append(np.searchsorted(edges, end))
+    seen = np.minimum(labels[lines[0][:, None], lines[1]], num_classes)
+    shape = blocks[0][-1] + 1, blocks[1][-1] + 1, num_classes + 1
+    place = blocks[0][:, None] * shape[1] + blocks[1]
+    counts = np.bincount(
+        (place * shape[2] + seen).ravel(), minlength=int(np.prod(shape))
+    ).reshape(shape)[..., :-1]
+    for axis in range(2):
+        total = np.cumsum(counts, axis=axis)
+        total = np.concatenate([np.zeros_like(total.take([0], axis)), total], axis=axis)
+        counts = total.take(last[axis], axis) - total.take(first[axis], axis)
+    return counts
+
+
+def most_kept(
+    enough: Bool[np.ndarray, "rows columns c"], order: Sequence[int]
+) -> tuple[list[int], Bool[np.ndarray, "rows columns"]]:
+    """Classes that one window holds, preferred in an order; and all such windows."""
+    kept, alive = [], np.ones(enough.shape[:2], bool)
+    for c in order:
+        still = alive & enough[..., c]
+        if still.any():
+            kept.append(c)
+            alive = still
+    return kept, alive

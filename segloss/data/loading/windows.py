@@ -1,0 +1,324 @@
+"""Windows: the part of an image that a random scale and crop will see.
+
+They are chosen on the host, so that a batch holds no more of an image than its crop
+needs, and so that a crop keeps the classes for which its image was sampled. Images are
+scaled later, on the device; the host knows exactly which labels it will pick.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int32, UInt8
+
+from segloss.data.loading.window import (
+    SCALE_ONE,
+    Window,
+    in_units,
+    interpolation_margin,
+    nearest_source,
+    scaled_size,
+)
+from segloss.data.loading.window_grid import count_in_grid, grid_positions, most_kept
+
+# Windows to draw at random, first anywhere and then around a pixel of a class, before
+# all windows of a grid are examined.
+_TRIES = 10
+# Number of scales in the grid if `scale_range` is continuous.
+_GRID_SCALES = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """Draws windows, as pure functions of the seed, the batch and the row.
+
+    A scale is drawn, then a position of the crop with equal probability for each pixel.
+    A scaled image that is smaller than the crop is placed at random in it.
+
+    With `keep_classes`, a window must hold at least `min_pixels` pixels, counted after
+    scaling, of each class that its sample owes (see `EpochSampler.owed`). Windows are
+    drawn in three stages until one does:
+
+    1. Ten windows as above. If one of them is accepted, its distribution is that of all
+       windows, restricted to those that hold what is owed.
+    2. Ten windows at a random scale and position around a random pixel of the rarest
+       owed class. Windows with many ways to cover such pixels are more likely.
+    3. A window from a grid of scales and positions, with equal probability for each
+       scale and then for each position that holds what is owed. If there is none,
+       classes are given up, the most frequent first.
+
+    Attributes:
+        crop_hw: height and width of the crop, in pixels after scaling.
+        scale_range: smallest and largest scale factor; factors are drawn uniformly.
+        scales: scale factors to choose from with equal probability, instead of
+            `scale_range`. Factors are rounded to multiples of 1 / 4096.
+        keep_classes: whether windows must hold what their samples owe.
+        min_pixels: number of pixels that must be kept of a class, at least 1.
+        rare_first: class ids in the order in which they are kept; None means 0, 1, ...
+        seed: seed of the draws, at least 0.
+
+    Raises:
+        ValueError: at construction, if an attribute is out of range.
+
+    >>> import numpy as np
+    >>> windows = Windows(crop_hw=(4, 4), scales=(0.5,), keep_classes=True)
+    >>> labels = np.zeros((64, 64), np.uint8)
+    >>> labels[40:44, 20:24] = 1  # 2 x 2 pixels at scale 0.5
+    >>> owed = np.array([False, True])
+    >>> window, tries = windows.draw(labels, owed, batch=0, row=0)
+    >>> int(windows.crop(labels, window).sum()) >= 1
+    True
+    """
+
+    crop_hw: tuple[int, int]
+    scale_range: tuple[float, float] = (0.5, 1.5)
+    scales: tuple[float | int, ...] | None = None
+    keep_classes: bool = False
+    min_pixels: int = 1
+    rare_first: tuple[int, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ValueError(
+                "augment: scale_range must be 0 < low <= high, "
+                f"got {tuple(self.scale_range)}."
+            )
+        if self.scales is not None and not (self.scales and min(self.scales) > 0):
+            raise ValueError(
+                "augment: scales must be one or more numbers > 0, or None, "
+                f"got {self.scales}."
+            )
+        if not isinstance(self.keep_classes, bool):
+            raise ValueError(
+                f"augment: keep_classes must be True or False, got {self.keep_classes}."
+            )
+        if self.min_pixels < 1:
+            raise ValueError(
+                f"Windows: min_pixels must be >= 1, got {self.min_pixels}."
+            )
+        order = self.rare_first or ()
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(
+                f"Windows: rare_first must have every class once, got {order}."
+            )
+        h, w = self.crop_hw
+        if self.keep_classes and self.min_pixels > h * w:
+            raise ValueError(
+                f"augment: keep_classes needs min_pixels <= {h * w}, the pixels of a "
+                f"crop of {h}x{w}, got {self.min_pixels}; lower min_pixels or use "
+                "keep_classes=False."
+            )
+
+    def canvas_hw(self, max_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that hold every window of images up to `max_hw`.
+
+        >>> Windows(crop_hw=(4, 8), scales=(0.5, 1.0)).canvas_hw((1_000, 15))
+        (12, 15)
+        """
+        scale = min(self._grid_scales)
+        # From the first pixel of the crop to the last, and the interpolation's margin.
+        sizes = [
+            (2 * n - 2) * (SCALE_ONE // 2) // scale
+            + 2
+            + 2 * interpolation_margin(scale)
+            for n in self.crop_hw
+        ]
+        return min(sizes[0], max_hw[0]), min(sizes[1], max_hw[1])
+
+    def draw(
+        self,
+        labels: UInt8[np.ndarray, "h w"],
+        owed: Bool[np.ndarray, " c"],
+        *,
+        batch: int,
+        row: int,
+    ) -> tuple[Window, int]:
+        """Draws the window of a sample.
+
+        Args:
+            labels: class ids; labels from `len(owed)` on are void.
+            owed: True for the classes that the sample owes; used with `keep_classes`.
+            batch: index of the batch.
+            row: place of the sample in the global batch.
+
+        Returns:
+            The window, and the number of windows that were drawn to find it.
+        """
+        # The samplers' keys are `[seed, epoch]`, which NumPy fills up with zeros.
+        rng = np.random.default_rng([self.seed, batch, row, 1])
+        if not (self.keep_classes and owed.any()):
+            return self._anywhere(labels.shape, rng), 1
+        chosen = [c for c in self._order(len(owed)) if owed[c]]
+        tries = 0
+        for window in self._candidates(labels, chosen[0], rng):
+            tries += 1
+            if self._keeps(labels, window, chosen):
+                return window, tries
+        return self._from_grid(labels, chosen, rng), tries + 1
+
+    def crop(
+        self, labels: UInt8[np.ndarray, "h w"], window: Window
+    ) -> UInt8[np.ndarray, "_ _"]:
+        """The labels that the crop of a window shows, without what is not image."""
+        lines = []
+        for size, crop, offset in zip(
+            labels.shape, self.crop_hw, window.offset, strict=True
+        ):
+            line = nearest_source(np.arange(offset, offset + crop), window.scale)
+            lines.append(line[(line >= 0) & (line < size)])
+        return labels[lines[0][:, None], lines[1]]
+
+    def keepable(
+        self, labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
+    ) -> Int32[np.ndarray, " c"]:
+        """Finds classes that one window can hold together.
+
+        The rarest class is chosen first, then the next one that fits into a window with
+        it, and so on. Larger scales are tried only if a class is too small at the
+        smallest one; the scale with the most classes is used.
+
+        Args:
+            labels: class ids.
+            num_classes: class ids are in `[0, num_classes)`.
+            ignore_label: label of pixels that do not count.
+
+        Returns:
+            The number of pixels of each class, after scaling, in such a window of the
+            grid; 0 for all other classes. `draw` keeps every subset of these classes.
+        """
+        best = np.zeros(num_classes, np.int32)
+        order = [c for c in self._order(num_classes) if c != ignore_label]
+        present = {*order} & {*np.unique(labels).tolist()}
+        for scale in self._grid_scales:
+            counts = count_in_grid(labels, self.crop_hw, scale, num_classes)
+            enough = counts >= self.min_pixels
+            kept, alive = most_kept(enough, order)
+            if len(kept) > np.count_nonzero(best):
+                best[:] = 0
+                best[kept] = counts[tuple(np.argwhere(alive)[0])][kept]
+            # A larger scale shows less of the image; it helps only small regions.
+            if present <= {*np.flatnonzero(enough.any(axis=(0, 1))).tolist()}:
+                break
+        return best
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that depend on what `keepable` returns, and nothing else."""
+        order = None if self.rare_first is None else list(self.rare_first)
+        identity = [self.crop_hw, self._grid_scales, self.min_pixels, order]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        scales = self.scales or self.scale_range
+        low, high = min(scales), max(scales)
+        size = "x".join(map(str, self.crop_hw))
+        return f"crops of {size} at scales {low:g} to {high:g}"
+
+    @functools.cached_property
+    def _grid_scales(self) -> list[int]:
+        scales = self.scales
+        if scales is None:
+            scales = np.linspace(*self.scale_range, _GRID_SCALES)
+        return sorted({in_units(scale) for scale in scales})
+
+    def _order(self, num_classes: int) -> Sequence[int]:
+        if self.rare_first is None:
+            return range(num_classes)
+        if len(self.rare_first) != num_classes:
+            raise ValueError(
+                f"Windows: rare_first must have {num_classes} classes, "
+                f"got {len(self.rare_first)}."
+            )
+        return self.rare_first
+
+    def _candidates(
+        self, labels: UInt8[np.ndarray, "h w"], rarest: int, rng: np.random.Generator
+    ) -> Iterator[Window]:
+        for _ in range(_TRIES):
+            yield self._anywhere(labels.shape, rng)
+        pixels = np.flatnonzero(labels == rarest)
+        for _ in range(_TRIES if len(pixels) else 0):
+            pixel = divmod(int(rng.choice(pixels)), labels.shape[1])
+            yield self._around(pixel, labels.shape, rng)
+
+    def _draw_scale(self, rng: np.random.Generator) -> int:
+        if self.scales is not None:
+            return in_units(self.scales[rng.integers(len(self.scales))])
+        return in_units(rng.uniform(*self.scale_range))
+
+    def _anywhere(self, hw: tuple[int, ...], rng: np.random.Generator) -> Window:
+        scale = self._draw_scale(rng)
+        offset = []
+        for size, crop in zip(hw, self.crop_hw, strict=True):
+            first, last = _offsets(size, crop, scale)
+            offset.append(int(rng.integers(first, last + 1)))
+        return self._at(scale, offset, hw)
+
+    def _around(
+        self, pixel: tuple[int, int], hw: tuple[int, ...], rng: np.random.Generator
+    ) -> Window:
+        scale = self._draw_scale(rng)
+        offset = []
+        for place, size, crop in zip(pixel, hw, self.crop_hw, strict=True):
+            first, last = _offsets(size, crop, scale)
+            scaled = place * scale // SCALE_ONE
+            first = min(max(first, scaled - crop + 1), last)
+            last = max(min(last, scaled), first)
+            offset.append(int(rng.integers(first, last + 1)))
+        return self._at(scale, offset, hw)
+
+    def _at(self, scale: int, offset: list[int], hw: tuple[int, ...]) -> Window:
+        start, window_hw = [], []
+        for size, crop, first in zip(hw, self.crop_hw, offset, strict=True):
+            top = nearest_source(first, scale) - interpolation_margin(scale)
+            end = (
+                nearest_source(first + crop - 1, scale)
+                + interpolation_margin(scale)
+                + 1
+            )
+            top = min(max(top, 0), size - 1)
+            start.append(top)
+            window_hw.append(max(min(end, size), top + 1) - top)
+        return Window(scale, tuple(offset), tuple(start), tuple(window_hw))
+
+    def _keeps(
+        self, labels: UInt8[np.ndarray, "h w"], window: Window, owed: list[int]
+    ) -> bool:
+        # Imported here, since importing numba takes most of a second.
+        from segloss.data.loading import kernels
+
+        place = self.crop_hw, window.scale, window.offset
+        return kernels.holds(labels, *place, np.array(owed), self.min_pixels)
+
+    def _from_grid(
+        self,
+        labels: UInt8[np.ndarray, "h w"],
+        owed: list[int],
+        rng: np.random.Generator,
+    ) -> Window:
+        best: list[bool] = []
+        for each in rng.permutation(self._grid_scales).tolist():
+            counts = count_in_grid(labels, self.crop_hw, each, 1 + max(owed))
+            enough = counts >= self.min_pixels
+            kept, alive = most_kept(enough, owed)
+            held = [c in kept for c in owed]
+            if held > best:  # the first class that only one of them holds decides
+                best, scale, places = held, each, np.argwhere(alive)
+            if all(held):
+                break
+        place = places[rng.integers(len(places))]
+        offset = [
+            int(grid_positions(size, crop, scale)[i])
+            for size, crop, i in zip(labels.shape, self.crop_hw, place, strict=True)
+        ]
+        return self._at(scale, offset, labels.shape)
+
+
+def _offsets(size: int, crop: int, scale: int) -> tuple[int, int]:
+    """The first and the last position of a crop along one side."""
+    slack = scaled_size(size, scale) - crop
+    return min(0, slack), max(0, slack)

@@ -1,0 +1,108 @@
+"""What a run says before it starts: its parts, and what its batches will hold."""
+
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from segloss.config import index_windows
+from segloss.data import BadSampleError, ClassSets, count_in_crops, count_rows
+from segloss.train.setup import Setup
+from segloss.train.start import Start
+from segloss.trained.evaluation import describe_large_images
+
+# Images whose labels are read to measure what crops hold.
+_IMAGES = 200
+
+
+def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
+    """Prints the dataset, model, devices and steps, the sampler, and its crops."""
+    dataset, step = setup.dataset, int(start.state.step)
+    parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
+    lines = [
+        f"{dataset.name}: {len(dataset.source('train'))} training images of "
+        f"{dataset.num_classes} classes; {type(setup.model).__name__} with "
+        f"{parameters / 1e6:.2f} M parameters on {jax.device_count()} "
+        f"{jax.devices()[0].platform} device(s); "
+        + (f"resumes from step {step} of " if step else "trains for ")
+        + f"{setup.config.total_steps} steps in {workdir}"
+    ]
+    if step and start.pretrained:
+        lines.append(
+            f"the run started from the weights in {start.pretrained['file']}, SHA-256 "
+            f"{start.pretrained['sha256'][:16]}; the file is not read again"
+        )
+    lines += [
+        describe_unused_rows(setup.sampler.batch_max, jax.device_count()),
+        setup.sampler.describe(),
+        describe_uncounted(setup),
+        describe_crops(setup),
+    ]
+    evaluate = setup.config.evaluate
+    for split in dict.fromkeys((evaluate.split, evaluate.final_split)):
+        lines.append(describe_large_images(dataset, split, evaluate.inference))
+    for line in filter(None, lines):
+        console.print(line, soft_wrap=True)
+
+
+def describe_unused_rows(batch_max: int, num_devices: int) -> str:
+    """One line about rows that no batch can fill; empty if there are none."""
+    rows = count_rows(batch_max, num_devices)
+    unused = rows - batch_max
+    if not unused:
+        return ""
+    fitting = " or ".join(str(n) for n in (rows - num_devices, rows) if n)
+    return (
+        f"sampler.batch_max={batch_max} on {num_devices} devices: every step computes "
+        f"{rows} rows, and {unused} of them never {'hold' if unused > 1 else 'holds'} "
+        f"an image; batch_max={fitting} has no such rows"
+    )
+
+
+def describe_uncounted(setup: Setup) -> str:
+    """One line about classes of images that crops cannot keep; empty if there are none.
+
+    The sampler does not count on them.
+    """
+    config, windows = setup.config, setup.loading.windows
+    index = setup.dataset.class_index("train")
+    planned = index_windows(setup.dataset, index, config.sampler, windows)
+    if planned is index:
+        return ""
+    sets = [ClassSets.from_counts(x.pixel_counts) for x in (index, planned)]
+    held, kept = (int(x.samples_per_class().sum()) for x in sets)
+    if held == kept:
+        return ""
+    return (
+        f"augment.keep_classes: {held - kept:,} of {held:,} classes of single images "
+        f"are not counted on; none of the {windows} holds {windows.min_pixels} or more "
+        "pixels of them together with the rarer classes of the image"
+    )
+
+
+def describe_crops(setup: Setup) -> str:
+    """One line about the classes in the crops of the first batches."""
+    windows, sampler = setup.loading.windows, setup.sampler
+    batches = range(-(-_IMAGES // sampler.batch_max))
+    try:
+        counted = count_in_crops(
+            setup.dataset.source("train", images=False),
+            sampler,
+            windows,
+            batches,
+            num_classes=setup.dataset.num_classes,
+            ignore_label=setup.dataset.ignore_label,
+        )
+    except BadSampleError as error:  # the run skips it, or stops at it in its turn
+        return f"the classes in crops are not measured: {error}"
+    images, crops = (
+        x.sum(axis=1).mean() for x in (counted.in_images, counted.in_crops)
+    )
+    line = (
+        f"the first {len(batches)} batches have on average {images:.1f} classes in "
+        f"their images, and {crops:.1f} in {windows}"
+    )
+    if sampler.batch_cl is None:
+        return line
+    share = counted.share_with(sampler.batch_cl, first_class=sampler.first_class)
+    return f"{line}; {share:.0%} of them keep batch_cl={sampler.batch_cl} in the crops"
