@@ -41,6 +41,15 @@ def test_source_gives_image_labels_and_stem(tiny):
     assert sample["image"].dtype == sample["labels"].dtype == np.uint8
 
 
+def test_opened_image_is_decoded_where_it_is_sliced(tiny):
+    source = tiny.source("train")
+    whole, opened = source[4], source.opened(np.int64(4))
+    assert opened["image"].shape == whole["image"].shape
+    for part in [np.s_[3:9, 10:64], np.s_[:, 5:6], np.s_[:40, :64]]:
+        np.testing.assert_array_equal(opened["image"][part], whole["image"][part])
+    np.testing.assert_array_equal(opened["labels"], whole["labels"])
+
+
 def test_source_survives_pickling(tiny):
     source = tiny.source("val")
     copy = pickle.loads(pickle.dumps(source))
@@ -49,7 +58,8 @@ def test_source_survives_pickling(tiny):
 
 
 def test_source_without_images_decodes_none(tiny):
-    assert tiny.source("val", images=False)[0].keys() == {"labels", "stem"}
+    source = tiny.source("val", images=False)
+    assert source[0].keys() == source.opened(0).keys() == {"labels", "stem"}
 
 
 def test_source_knows_the_size_of_labels(tiny):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.voc2012 import voc2012
 from segloss.data.loading.batches import BadSampleError
+from segloss.data.loading.decode import StoredImage
 from segloss.data.loading.windows import Windows
 from segloss.registry import bind
 
@@ -57,17 +59,27 @@ class SampleSource:
         return len(self._records)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        sample = self.opened(i)
+        if self._images:
+            sample["image"] = sample["image"][:, :]
+        return sample
+
+    def opened(self, i: SupportsIndex) -> dict[str, Any]:
+        """Returns sample i with its image as a `StoredImage`, not yet decoded."""
         fields = self._read(operator.index(i))
         stem = fields["stem"].decode()
-        sample = {"labels": self._decode("labels", fields), "stem": stem}
+        with self._faults_named("labels", stem):
+            labels = np.asarray(Image.open(io.BytesIO(fields["labels"])))
+        sample = {"labels": labels, "stem": stem}
         if self._images:
-            sample["image"] = self._decode("image", fields)
+            faults_named = functools.partial(self._faults_named, "image", stem)
+            sample["image"] = StoredImage(fields["image"], faults_named)
         return sample
 
     def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
         """Height and width of the labels of sample i, which are not decoded."""
         fields = self._read(operator.index(i))
-        with self._faults_named("labels", fields):
+        with self._faults_named("labels", fields["stem"].decode()):
             return Image.open(io.BytesIO(fields["labels"])).size[::-1]
 
     def _read(self, i: int) -> dict[str, bytes]:
@@ -91,20 +103,15 @@ class SampleSource:
             ) from error
         return fields
 
-    def _decode(self, kind: str, fields: dict[str, bytes]) -> np.ndarray:
-        # TFDS would use OpenCV if it is installed, which decodes differently.
-        with self._faults_named(kind, fields):
-            return np.asarray(Image.open(io.BytesIO(fields[kind])))
-
     @contextlib.contextmanager
-    def _faults_named(self, kind: str, fields: dict[str, bytes]) -> Iterator[None]:
+    def _faults_named(self, kind: str, stem: str) -> Iterator[None]:
         try:
             yield
         # Decoders raise many kinds of errors on broken bytes.
         except Exception as error:
             raise BadSampleError(
-                f"{kind} of sample {fields['stem'].decode()!r} of split {self.split!r} "
-                f"cannot be decoded ({error})."
+                f"{kind} of sample {stem!r} of split {self.split!r} cannot be decoded "
+                f"({error})."
             ) from error
 
 

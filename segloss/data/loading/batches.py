@@ -115,6 +115,13 @@ class Source(Protocol):
     def __getitem__(self, i: int) -> dict[str, Any]: ...
 
 
+@runtime_checkable
+class OpeningSource(Source, Protocol):
+    """Can also return samples whose images are decoded only when they are sliced."""
+
+    def opened(self, i: int) -> dict[str, Any]: ...
+
+
 def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
     """Rounds height and width up to multiples of `multiple`.
 
@@ -230,52 +237,41 @@ def load_into(
             hw=hw,
         )
     faults = []
-    for row, i in enumerate(ids):
+    for row in range(len(ids)):
         try:
-            sample = _read(source, int(i), loading)
+            image, of_image, window = _read(source, chosen, row, loading)
         except BadSampleError as error:
             if loading.on_bad_sample == "raise":
                 raise
             faults.append(str(error))
             continue
-        window = _whole(sample["labels"].shape)
         if loading.windows is not None:
-            window = _draw(loading, chosen, row, sample["labels"])
             for field, value in zip(batch["window"], window, strict=True):
                 field[row] = value
         h, w = hw[row] = window.hw
-        _fill(images[row], sample["image"][window.slices])
-        labels[row, :h, :w] = sample["labels"][window.slices]
+        _fill(images[row], image)
+        labels[row, :h, :w] = of_image[window.slices]
         valid[row, :h, :w] = labels[row, :h, :w] != loading.ignore_label
         sample_valid[row] = True
         if loading.distances:
             # Of the whole image: boundaries outside the window count.
-            of_image = signed_distances(
-                sample["labels"],
-                sample["labels"] != loading.ignore_label,
+            distances = signed_distances(
+                of_image,
+                of_image != loading.ignore_label,
                 num_classes=loading.num_classes,
             )
-            batch["distances"][row, :h, :w] = of_image[window.slices]
+            batch["distances"][row, :h, :w] = distances[window.slices]
     if loading.on_bad_sample == "skip":
         batch["sample_skipped"] = (np.arange(rows) < len(ids)) & ~sample_valid
     return batch, faults
 
 
-def _whole(hw: tuple[int, ...]) -> Window:
-    return Window(SCALE_ONE, (0, 0), (0, 0), hw)
-
-
-def _draw(
-    loading: Loading, chosen: Chosen, row: int, labels: UInt8[np.ndarray, "h w"]
-) -> Window:
-    owed = np.zeros(0, bool) if chosen.owed is None else chosen.owed[row]
-    place = {"batch": chosen.batch, "row": chosen.first_row + row}
-    return loading.windows.draw(labels, owed, **place)[0]
-
-
-def _read(source: Source, i: int, loading: Loading) -> dict[str, Any]:
-    """Reads sample i and checks that it fits into a batch."""
-    sample = source[i]
+def _read(
+    source: Source, chosen: Chosen, row: int, loading: Loading
+) -> tuple[UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "h w"], Window]:
+    """Reads the image of a window, and the labels of the whole image."""
+    i = int(chosen.ids[row])
+    sample = source.opened(i) if isinstance(source, OpeningSource) else source[i]
     image, labels = sample["image"], sample["labels"]
     ignore_label, num_classes = loading.ignore_label, loading.num_classes
     max_hw = labels.shape if loading.windows is not None else loading.canvas_hw
@@ -289,10 +285,21 @@ def _read(source: Source, i: int, loading: Loading) -> dict[str, Any]:
         stray = [x for x in stray if x != ignore_label]
         fault = f"has labels {stray}; must be < {num_classes} or {ignore_label}"
     else:
-        return sample
+        window = _draw(loading, chosen, row, labels)
+        return image[window.slices], labels, window
     raise BadSampleError(
         f"sample {sample['stem']!r} of split {source.split!r} {fault}."
     )
+
+
+def _draw(
+    loading: Loading, chosen: Chosen, row: int, labels: UInt8[np.ndarray, "h w"]
+) -> Window:
+    if loading.windows is None:
+        return Window(SCALE_ONE, (0, 0), (0, 0), labels.shape)
+    owed = np.zeros(0, bool) if chosen.owed is None else chosen.owed[row]
+    place = {"batch": chosen.batch, "row": chosen.first_row + row}
+    return loading.windows.draw(labels, owed, **place)[0]
 
 
 def _has_stray(
