@@ -65,6 +65,10 @@ class Counted:
         self.read.append(i)
         return self.source[i]
 
+    def opened(self, i: int) -> dict[str, Any]:
+        self.read.append(i)
+        return self.source.opened(i)
+
 
 @dataclasses.dataclass
 class Loader:

@@ -63,7 +63,7 @@ def code_fingerprint(root: pathlib.Path | None = None) -> str:
 
 
 class _OnlyComputing(ast.NodeTransformer):
-    """Takes out what a program says."""
+    """Removes docstrings, messages of exceptions, and calls that print or log."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         said = node.value

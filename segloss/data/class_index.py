@@ -165,7 +165,9 @@ class LabelCounter:
         return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
     def count(self) -> Int[np.ndarray, "n c"]:
-        """Returns the counts of all samples; parts in `parts_dir` are only read.
+        """Counts the pixels of each class in every sample.
+
+        Parts that `parts_dir` already holds are read from there.
 
         Raises:
             ValueError: if the labels of a sample are not uint8 [h, w], or a label is

@@ -22,13 +22,15 @@ from segloss.losses.softmax import one_hot, softmax
 class RegionSums(NamedTuple):
     """Weighted sums over valid pixels; one row per image, or one for the whole batch.
 
-    p is the probability of the class, t its label and n the power. Each term is
-    multiplied by the weight of its pixel.
+    The sums are over pixels. For one class, p is the predicted probability, t the label
+    (0, 1, or between them for soft labels), and n the power. Each term is multiplied by
+    the weight of its pixel.
 
     Attributes:
         over: `sum(max(p - t, 0)^n)`, the soft false positives.
         under: `sum(max(t - p, 0)^n)`, the soft false negatives.
-        hits: `sum(p^n) - over`; for n = 1 the soft true positives `sum(min(p, t))`.
+        hits: `sum(p^n) - over`. For n = 1, it is the soft true positives,
+            `sum(min(p, t))`.
         labelled: `sum(t^n)`.
     """
 

@@ -21,7 +21,7 @@ _IN_FLIGHT = 10
 
 
 class NonFiniteError(FloatingPointError):
-    """A quantity of a step was NaN or infinite."""
+    """A logged value, such as the loss or the gradient norm, is NaN or infinite."""
 
 
 class MetricWriter:

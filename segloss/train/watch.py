@@ -54,7 +54,7 @@ class Watch:
         )
 
     def attention(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        """Shares of the classes in the gradient of the step on this batch."""
+        """Returns each class's share of the gradient and of the pixels of a batch."""
         # Wait for the result: two concurrent programs with collectives can deadlock on
         # CPU devices.
         return jax.block_until_ready(self._attention_step(state, batch))

@@ -19,7 +19,7 @@ from segloss.data.samplers.class_sets import Presence, count_classes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """A sequence of batches, stored in flat arrays.
+    """The batches of an epoch, stored as flat arrays to save memory.
 
     Attributes:
         ids: concatenated sample ids of all batches.

@@ -166,7 +166,10 @@ def deal_covers(
 @compiled
 @no_type_check
 def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
-    """Fills a batch up to `batch_cl` classes; returns its size, or 0 on failure."""
+    """Adds samples to `lead` in `batch` until they hold `batch_cl` classes together.
+
+    Returns the number of samples, or 0 if the batch is full before.
+    """
     starts, members, cursor, level, uses = lists
     held = words[lead].copy()
     classes = np.int64(0)
