@@ -1,4 +1,4 @@
-"""Datasets, the class index, batch samplers, augmentation and data loading."""
+"""Datasets, pixel counts per class, batch samplers, augmentation and data loading."""
 
 from segloss.data.augment import augment, normalize
 from segloss.data.class_index import ClassIndex

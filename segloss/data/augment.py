@@ -65,19 +65,21 @@ def augment(
         Float[Array, "b ch cw c"],
     ]
 ):
-    """Scales and crops images to their windows, and flips and recolours them at random.
+    """Scales and crops images as `window` says, and flips and recolours them at random.
 
     Args:
         keys: one PRNG key per sample, so the result does not depend on how the batch is
             split among devices.
         images: RGB in [0, 255].
         labels: class ids.
-        valid: True where a pixel counts.
-        window: the scale and crop of each sample, and which part of the image the
-            arrays hold, as `Windows.draw` chose them; arrays `[b]` or `[b, 2]`. None
-            neither scales nor crops.
-        distances: signed distances to class boundaries in pixels, or None. They are
-            scaled with the image, and still refer to boundaries outside the crop.
+        valid: True where a pixel counts; False elsewhere, such as in padding.
+        window: the scale and crop of each sample, and the part of the full image that
+            the arrays hold, as `Windows.draw` chose them. The field `scale` is an array
+            `[b]`, the others are `[b, 2]`. Pixels of the crop outside the image are
+            padding and not valid. None neither scales nor crops.
+        distances: signed distances to class boundaries in pixels (see
+            `signed_distances`), or None. They are multiplied by the scale; boundaries
+            outside the crop still count.
         crop_hw: height and width of the crop, in pixels after scaling; needed with
             `window`.
         antialias: True smooths an image before it is reduced. False interpolates
@@ -88,8 +90,8 @@ def augment(
         saturation: largest relative change of the saturation, in [0, 1).
 
     Returns:
-        Images in [0, 1], labels, valid and, if given, distances, all of the size
-        `crop_hw`.
+        Images in [0, 1], labels, valid and, if given, distances. Their height and width
+        are `crop_hw`, or those of the input without `window`.
 
     Raises:
         ValueError: if a hyperparameter is out of range, or `antialias` is neither True
@@ -120,7 +122,7 @@ def augment(
             raise ValueError(f"augment: {name} must be in [0, 1), got {value}.")
 
     def one(key, image, labels, valid, window, distances):
-        # A single draw, since XLA:CPU takes a second to compile each.
+        # A single draw of four numbers, since XLA:CPU takes a second to compile a draw.
         mirror, bright, contr, satur = jax.random.uniform(key, (4,))
         maps = labels, valid, distances
         image = image.astype(jnp.float32)
@@ -144,7 +146,11 @@ def augment(
 
 
 def _scale_and_crop(image, maps, window, *, crop_hw, antialias):
-    """Scales and crops one image, and its labels, valid and distances."""
+    """Scales and crops one image, and its maps: `(labels, valid, distances)`.
+
+    Returns the image and the maps. Pixels outside the image get `PAD_RGB` and False in
+    `valid`.
+    """
     scale = window.scale / SCALE_ONE
     # The rows and columns of the arrays that the crop shows.
     row, col = (

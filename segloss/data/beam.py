@@ -22,11 +22,12 @@ def prepare_on_beam(
     options: Sequence[str] = (),
     **hyperparameters: Any,
 ) -> Dataset:
-    """Prepares a dataset and the class indices of its splits with Beam, and opens it.
+    """Writes a dataset and the class index of each split with Beam, and opens it.
 
-    Shards, fingerprint and indices equal those of `open_dataset` and `class_index`,
-    which reuse them later. The unit of work is a shard, or a part of an index. Work
-    that was finished earlier is not repeated.
+    A class index holds the pixel counts of each class in each sample. Records and
+    indices equal those that `open_dataset` and `Dataset.class_index` write without
+    Beam; these functions reuse them later. Workers process a record file or a range of
+    samples at a time. A dataset, indices and ranges that are already written are kept.
 
     Args:
         name: key of `DATASETS`.
@@ -56,12 +57,17 @@ def prepare_on_beam(
 def count_on_beam(
     counter: LabelCounter, *, runner: str = "DirectRunner", options: Sequence[str] = ()
 ) -> None:
-    """Counts the parts of a class index that are not in `counter.parts_dir` yet.
+    """Counts the pixels of each class in each sample, and writes the counts to files.
+
+    Each part (range of samples in `counter.parts`) becomes one file in
+    `counter.parts_dir`. Valid files that are already there are kept. `counter.count`
+    joins the files later.
 
     Args:
-        counter: every worker must see its `parts_dir` and the files of its source.
-        runner: name of the Beam runner.
-        options: Beam options.
+        counter: says what to count; must have a `parts_dir`. Every worker must see that
+            directory and the files of `counter.source` under the same paths.
+        runner: name of the Beam runner; DirectRunner runs on this machine.
+        options: Beam options, such as "--direct_num_workers=2".
     """
     counter.parts_dir.mkdir(exist_ok=True)
     with beam.Pipeline(runner=runner, options=PipelineOptions([*options])) as pipeline:

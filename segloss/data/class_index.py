@@ -21,7 +21,7 @@ _TRAILER = b"\nsegloss class index of "
 
 @runtime_checkable
 class LabelSource(Protocol):
-    """Random access to `{"labels": uint8 [h, w], "stem": str}`."""
+    """Samples by position: `source[i]` is `{"labels": uint8 [h, w], "stem": name}`."""
 
     def __len__(self) -> int: ...
 
@@ -33,9 +33,9 @@ class ClassIndex:
     """Pixel counts of each class in each sample of one split.
 
     Attributes:
-        pixel_counts: number of pixels of class `c` in sample `n`, in the order of the
-            split's source; int32. A loaded index memory-maps the file.
-        fingerprint: fingerprint of the dataset.
+        pixel_counts: int32; row `n`, column `c` is the number of pixels of class `c` in
+            sample `n` of the split. A loaded index memory-maps the file.
+        fingerprint: text that identifies the samples and how they were counted.
 
     >>> import numpy as np
     >>> index = ClassIndex(np.array([[9, 0], [5, 4]], np.int32), fingerprint="toy")
@@ -56,7 +56,13 @@ class ClassIndex:
         ignore_label: int,
         fingerprint: str,
     ) -> "ClassIndex":
-        """Counts the labels of every sample; see `LabelCounter` for the arguments.
+        """Counts the pixels of each class in every sample.
+
+        Args:
+            source: samples; only their labels and stems are used.
+            num_classes: class ids are in `[0, num_classes)`.
+            ignore_label: label of pixels that do not count.
+            fingerprint: text that identifies the dataset; stored in the index.
 
         Raises:
             ValueError: if the labels of a sample are not uint8 [h, w], or a label is
@@ -66,7 +72,11 @@ class ClassIndex:
         return cls(counter.count(), fingerprint)
 
     def presence(self, min_pixels: int = 1) -> Bool[np.ndarray, "n c"]:
-        """True where a sample has at least `min_pixels` (>= 1) pixels of a class."""
+        """Returns True where a sample has at least `min_pixels` pixels of a class.
+
+        Raises:
+            ValueError: if `min_pixels` is less than 1.
+        """
         if min_pixels < 1:
             raise ValueError(
                 f"ClassIndex.presence: min_pixels must be >= 1, got {min_pixels}."
@@ -74,9 +84,9 @@ class ClassIndex:
         return np.asarray(self.pixel_counts >= min_pixels)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the index atomically.
+        """Writes the index to `path`; an existing file is replaced atomically.
 
-        The file is a .npy array, readable by NumPy, followed by the fingerprint.
+        The file is a .npy array that `np.load` reads, followed by the fingerprint.
         """
         with replacing(path) as unfinished, unfinished.open("wb") as file:
             np.save(file, np.asarray(self.pixel_counts))
@@ -89,7 +99,7 @@ class ClassIndex:
         fingerprint: str | None = None,
         shape: tuple[int, int] | None = None,
     ) -> "ClassIndex":
-        """Memory-maps a saved index.
+        """Opens an index that `save` wrote, and memory-maps its counts.
 
         Args:
             path: file written by `save`.
@@ -97,7 +107,8 @@ class ClassIndex:
             shape: expected numbers of samples and of classes; None accepts any.
 
         Raises:
-            ValueError: if the file is damaged, or belongs to another dataset.
+            ValueError: if the file is damaged, or its fingerprint or shape differs from
+                the expected one.
         """
 
         def refuse(problem: str) -> ValueError:
@@ -135,19 +146,22 @@ class ClassIndex:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelCounter:
-    """Counts the labels of one split part by part, without decoding images.
+    """Counts the pixels of each class in the samples of a split, without their images.
 
-    If `parts_dir` is given, every finished part is saved there atomically. A count that
-    was killed then resumes where it stopped, and several processes can share the work.
+    The samples are counted in parts, i.e. ranges of samples. If `parts_dir` is given,
+    the counts of each finished part are saved there atomically. A count that was killed
+    then resumes where it stopped, and several processes can share the work.
 
     Attributes:
         source: samples; only their labels and stems are used.
         num_classes: class ids are in `[0, num_classes)`.
         ignore_label: label of pixels that do not count.
-        fingerprint: identifies the content of `source` and the two numbers above.
-        parts_dir: directory for finished parts; None saves none.
-        windows: if given, only classes that one window can hold together are counted;
-            see `Windows.keepable`.
+        fingerprint: text that identifies everything that affects the counts. A saved
+            part with another fingerprint is counted again.
+        parts_dir: directory for the counts of finished parts; None saves none.
+        windows: None counts whole images. Otherwise only classes that one random crop
+            can hold together are counted, by their pixels in it; see
+            `Windows.keepable`.
     """
 
     source: LabelSource
@@ -159,7 +173,10 @@ class LabelCounter:
 
     @property
     def parts(self) -> list[range]:
-        """Sample ranges of the parts: at most 1000, each of 128 samples or more."""
+        """Ranges of samples that are counted and saved as one unit.
+
+        There are at most 1000; each has at least 128 samples, except for the last.
+        """
         n = len(self.source)
         size = max(128, -(-n // 1000))
         return [range(start, min(start + size, n)) for start in range(0, n, size)]
@@ -167,7 +184,8 @@ class LabelCounter:
     def count(self) -> Int[np.ndarray, "n c"]:
         """Counts the pixels of each class in every sample.
 
-        Parts that `parts_dir` already holds are read from there.
+        Parts (ranges of samples) that are saved in `parts_dir` are read from there, and
+        newly counted ones are saved there.
 
         Raises:
             ValueError: if the labels of a sample are not uint8 [h, w], or a label is
@@ -190,11 +208,15 @@ class LabelCounter:
         return counts
 
     def count_part(self, part: range, map: Callable = map) -> Int[np.ndarray, "m c"]:
-        """Counts the samples in `part`, or reads their counts from `parts_dir`.
+        """Returns the pixels of each class in each sample of `part`.
+
+        If `parts_dir` is given, the counts are read from there, or counted and saved
+        there.
 
         Args:
             part: an element of `parts`.
-            map: function that applies another to each sample, such as a pool's `map`.
+            map: replaces the built-in `map` over the samples, such as a thread pool's
+                `map`.
         """
         if self.parts_dir is None:
             return self._count_samples(part, map)

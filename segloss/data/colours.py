@@ -1,4 +1,4 @@
-"""Colours that the host, the devices and exported models share."""
+"""Colour constants for data loading, augmentation and exported models."""
 
 # ImageNet's mean and standard deviation per channel, for images in [0, 1].
 MEAN_RGB = (0.485, 0.456, 0.406)

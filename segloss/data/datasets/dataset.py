@@ -1,4 +1,4 @@
-"""Opens datasets by name: they are prepared once and then read by random access."""
+"""Opens datasets by name. They are converted once and then read by random access."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
 
 
 class SampleSource:
-    """Random access to the samples of one split; picklable.
+    """Random access to the samples of one split of a prepared dataset; picklable.
 
     `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
     With `images=False` the image is neither decoded nor included.
@@ -65,7 +65,7 @@ class SampleSource:
         return sample
 
     def opened(self, i: SupportsIndex) -> dict[str, Any]:
-        """Returns sample i with its image as a `StoredImage`, not yet decoded."""
+        """Returns sample i with its image as a `StoredImage`, decoded when sliced."""
         fields = self._read(operator.index(i))
         stem = fields["stem"].decode()
         with self._faults_named("labels", stem):
@@ -77,7 +77,7 @@ class SampleSource:
         return sample
 
     def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
-        """Height and width of the labels of sample i, which are not decoded."""
+        """Returns height and width of the labels of sample i without decoding them."""
         fields = self._read(operator.index(i))
         with self._faults_named("labels", fields["stem"].decode()):
             return Image.open(io.BytesIO(fields["labels"])).size[::-1]
@@ -117,11 +117,11 @@ class SampleSource:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset.
+    """A prepared dataset: one whose samples are stored in array_record files.
 
     Attributes:
         name: key of `DATASETS`.
-        data_dir: directory of its records.
+        data_dir: directory of the array_record files.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
         max_hw: the largest height and the largest width of all splits, in pixels.
@@ -143,7 +143,7 @@ class Dataset:
         return len(self.class_names)
 
     def source(self, split: str, *, images: bool = True) -> SampleSource:
-        """Returns the samples of `split`; `images=False` omits the images.
+        """Opens the samples of `split`; `images=False` omits their images.
 
         Raises:
             ValueError: if there is no such split; lists the known ones.
@@ -156,14 +156,16 @@ class Dataset:
         return SampleSource(self.data_dir, split, images=images)
 
     def class_index(self, split: str, windows: Windows | None = None) -> ClassIndex:
-        """Returns the class index of `split`; the first call counts and saves it.
+        """Returns the pixel counts of each class in each sample of `split`.
 
-        A count that was killed resumes where it stopped.
+        The first call counts and saves them in `data_dir`; later calls open the file. A
+        count that was killed resumes where it stopped.
 
         Args:
             split: name of the split.
-            windows: if given, the index has only classes that one window can hold
-                together, and their pixels in it; see `Windows.keepable`.
+            windows: None counts whole images. Otherwise only classes that one random
+                crop can hold together are counted, by their pixels in it; see
+                `Windows.keepable`.
 
         Raises:
             ValueError: if there is no such split, or the saved file is damaged or
@@ -178,7 +180,9 @@ class Dataset:
         return ClassIndex.load(path, counter.fingerprint, shape)
 
     def label_counter(self, split: str, windows: Windows | None = None) -> LabelCounter:
-        """Returns the counter of `split`, which saves its parts next to the records.
+        """Returns the counter that computes `class_index(split, windows)`.
+
+        It saves the counts of finished ranges of samples in a folder in `data_dir`.
 
         Raises:
             ValueError: if there is no such split.
@@ -195,18 +199,18 @@ class Dataset:
         )
 
     def class_index_path(self, split: str, windows: Windows | None = None) -> Path:
-        """Path of the class index of `split`, whether it exists or not."""
+        """Returns where `class_index(split, windows)` is saved; it need not exist."""
         if windows is None:
             return self.data_dir / f"class_index-{split}.npy"
         return self.data_dir / f"window_index-{split}-{windows.digest}.npy"
 
 
 def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
-    """Opens a dataset, and prepares it first if necessary.
+    """Opens a dataset by name; the first call converts it to array_record files.
 
     Args:
         name: key of `DATASETS`.
-        **hyperparameters: keyword arguments of `DATASETS[name]`.
+        **hyperparameters: keyword arguments of the function `DATASETS[name]`.
 
     Raises:
         ValueError: if the name or a hyperparameter is unknown, or out of range.

@@ -1,7 +1,7 @@
 """Pairs, checks and writes image and label files.
 
-Shared by all datasets that are made from files. A builder lists pairs and faults, and
-writes nothing unless every file is valid.
+Shared by all datasets that are made from files. Pairs of files, and faults such as a
+missing label, are listed first. Nothing is written unless every file is valid.
 """
 
 import collections
@@ -42,7 +42,7 @@ class Fault:
 
     Attributes:
         path: the file, relative to the root.
-        problem: rule, value and remedy in one line.
+        problem: the rule that is broken, the value found and the remedy, in one line.
     """
 
     path: str
@@ -56,6 +56,7 @@ class DatasetError(ValueError):
     """The files of a dataset are missing or invalid.
 
     Attributes:
+        root: folder of the dataset.
         faults: all faults; each is one line of the message.
         dataset: name of the builder.
         instructions: where to get the data and how to arrange them; the last lines of
@@ -98,7 +99,8 @@ class Pair:
         stem: name of the sample.
         image: path of the image.
         labels: path of the label image.
-        read_labels: function that decodes the label; see `decode.read_labels`.
+        read_labels: function that decodes the bytes of the label image; takes and
+            returns the same as `decode.read_labels`.
     """
 
     stem: str
@@ -113,7 +115,7 @@ class FilesConfig(SegmentationConfig):
 
     Attributes:
         root: folder of the dataset.
-        pairs: split name to the files of its samples.
+        pairs: the files of the samples of each split, by the split's name.
         faults: faults found so far; reported with those found inside the files.
     """
 
@@ -123,7 +125,7 @@ class FilesConfig(SegmentationConfig):
 
 
 class FilesBuilder(SegmentationBuilder, skip_registration=True):
-    """Builder of pairs of files; checks every file before it writes anything."""
+    """TFDS builder of pairs of image and label files; checks all before it writes."""
 
     @classmethod
     def make(
@@ -137,7 +139,16 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         instructions: str,
         data_dir: str | os.PathLike[str] | None,
     ) -> "FilesBuilder":
-        """Makes the builder of a well-known dataset; empty splits are left out.
+        """Makes the builder of a public dataset; splits without pairs are left out.
+
+        Args:
+            root: folder of the dataset.
+            pairs: the files of the samples of each split.
+            faults: faults found while listing the files.
+            class_names: names of the class ids 0, 1, ...
+            ignore_label: label of pixels that do not count.
+            instructions: where to get the files; the end of an error's message.
+            data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
         Raises:
             DatasetError: if there is a fault, or no pair at all.
@@ -161,7 +172,9 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **options: Any) -> None:
-        """Prepares the dataset, unless it exists already.
+        """Checks all files and writes the dataset, unless it exists already.
+
+        TFDS's `download_and_prepare` receives `options`.
 
         Raises:
             DatasetError: if any file is missing or invalid; nothing is written then.
@@ -183,7 +196,11 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
 def pair_up(
     root: Path, images_dir: Path, labels_dir: Path
 ) -> tuple[list[Pair], list[Fault]]:
-    """Pairs the images and labels of two folders under `root` by their stems."""
+    """Pairs the images and labels of two folders by their stems.
+
+    Returns the pairs, sorted by stem, and a fault for each file that lacks a partner or
+    shares its stem with another file of the folder. Faults name paths below `root`.
+    """
     found: list[dict[str, list[Path]]] = []
     for directory, suffixes in (
         (images_dir, IMAGE_SUFFIXES),
@@ -214,7 +231,10 @@ def pair_up(
 
 
 def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
-    """Sorted files of a folder with one of the suffixes; empty if it does not exist."""
+    """Returns the files of a folder that have one of the suffixes, sorted by name.
+
+    Hidden files are left out. The list is empty if the folder does not exist.
+    """
     if not directory.is_dir():
         return []
     files = (
@@ -228,7 +248,10 @@ def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
 def check_sizes(
     found: Mapping[str, Collection[Any]], expected: Mapping[str, int]
 ) -> list[Fault]:
-    """Returns a fault for every split with another number of samples than expected."""
+    """Returns a fault for each split that does not have the expected number of samples.
+
+    `found` maps a split to its samples, `expected` to their number.
+    """
     return [
         Fault(
             split,
@@ -241,18 +264,18 @@ def check_sizes(
 
 
 def abridge(names: Collection[str]) -> str:
-    """The first names, and the number of the others."""
+    """Returns a text with the first five names, sorted, and the number of the others."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return shown + f" and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
 
 
 def relative(root: Path, path: Path) -> str:
-    """`path` relative to `root`, with forward slashes."""
+    """Returns `path` relative to `root`, with forward slashes."""
     return path.relative_to(root).as_posix()
 
 
 def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
-    """Names a dataset after its folder and a hash of its files.
+    """Returns a name for a dataset: that of its folder, and a hash of its files.
 
     The name does not change if the folder is moved to another directory.
 
@@ -271,7 +294,10 @@ def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
 
 
 def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
-    """`make_name` for pairs, which may share files; also depends on the splits."""
+    """Returns `make_name` of the files of all pairs; depends on the splits as well.
+
+    A file that several pairs share is hashed once.
+    """
     stems = {
         split: [pair.stem for pair in of_split] for split, of_split in pairs.items()
     }
@@ -284,10 +310,10 @@ def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
 
 
 def check(dataset: str, config: FilesConfig) -> None:
-    """Reads every file and checks that it is valid.
+    """Reads every image and label file of `config`, and checks that it is valid.
 
     Raises:
-        DatasetError: if there is any fault; lists all of them.
+        DatasetError: if there is any fault; lists all of them, and names `dataset`.
     """
     # A sample may be in two splits.
     pairs = dict.fromkeys(
@@ -332,7 +358,10 @@ def _try(
     root: Path,
     faults: list[Fault],
 ) -> Image.Image | None:
-    """Returns the pixels of a file; if invalid, returns None and adds a fault."""
+    """Decodes the file with `read` and returns its pixels.
+
+    If that fails, adds a fault to `faults` and returns None.
+    """
     try:
         return read(path.read_bytes())[0]
     except UnfitError as error:
@@ -381,7 +410,7 @@ def _encode_all(pairs: list[Pair]) -> Iterator[Sample]:
 
 
 def _cut(pairs: list[Pair]) -> Iterator[list[Pair]]:
-    """Splits pairs into shards of about `_SHARD_BYTES` each."""
+    """Splits `pairs` into lists whose files have about `_SHARD_BYTES` in total."""
     shard, size = [], 0
     for pair in pairs:
         size += pair.image.stat().st_size + pair.labels.stat().st_size

@@ -26,7 +26,7 @@ MAX_LABEL = 255
 
 
 class Folder(FilesBuilder, skip_registration=True):
-    """Builder of a folder's data; checks every file before it writes anything."""
+    """TFDS builder of images and labels in folders; checks all files before it writes."""
 
 
 def folder(
@@ -35,12 +35,14 @@ def folder(
     ignore_label: int = 255,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Folder:
-    """Makes the builder of a folder, laid out as this module's docstring shows.
+    """Makes the TFDS builder of your own images and labels.
 
-    One split is enough, and images may differ in size. This function only lists the
-    files; the builder reads them when it prepares the dataset. The name of the dataset
-    depends on the names, sizes and modification times of its files, so changed files
-    give a new dataset, and unchanged files reuse the prepared one.
+    `root` contains `classes.txt` and the folders `SPLIT/images` and `SPLIT/labels` of
+    the splits train, val and test; the docstring of this module shows the details. One
+    split is enough, and images may differ in size. This function only lists the files;
+    the builder reads them when it prepares the dataset. The name of the dataset depends
+    on the names, sizes and modification times of its files, so changed files give a new
+    dataset, and unchanged files reuse the prepared one.
 
     Args:
         root: folder with the data.
@@ -49,7 +51,8 @@ def folder(
 
     Raises:
         ValueError: if `ignore_label` is out of range.
-        DatasetError: if `root` is not a folder.
+        DatasetError: if `root` is not a folder. The builder raises it for all other
+            faults.
     """
     if not 0 <= ignore_label <= MAX_LABEL:
         raise ValueError(f"folder: ignore_label must be in 0..255, got {ignore_label}.")
@@ -116,7 +119,10 @@ def _read_classes(root: Path, ignore_label: int) -> tuple[tuple[str, ...], list[
 def _class_problem(
     index: str, name: str, names: list[str], ignore_label: int
 ) -> str | None:
-    """Describes the fault of the line after `names`; None if the line is valid."""
+    """Returns what is wrong with the line `index name` of classes.txt, or None.
+
+    `names` are the classes of the lines before. The text continues "line N must".
+    """
     expected = len(names)
     if index != str(expected) or not name:
         return f"be `{expected} NAME`, got `{index} {name}`; indices count up from 0"

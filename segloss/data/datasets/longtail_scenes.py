@@ -1,4 +1,4 @@
-"""The embedded dataset: synthetic scenes with PASCAL VOC 2012's class statistics."""
+"""The built-in dataset: synthetic scenes with PASCAL VOC 2012's class statistics."""
 
 import dataclasses
 import functools
@@ -69,7 +69,7 @@ _MAX_FILL = 0.8  # of all objects of one image
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class LongtailScenesConfig(SegmentationConfig):
-    """Configuration of `longtail_scenes`; its name contains all of these values.
+    """Configuration of `longtail_scenes`; `name` contains all values below.
 
     Attributes:
         split_sizes: number of images of each split.
@@ -83,7 +83,7 @@ class LongtailScenesConfig(SegmentationConfig):
 
 
 class LongtailScenes(SegmentationBuilder, skip_registration=True):
-    """Builder of the scenes: sample `i` is a function of (config, split, i)."""
+    """TFDS builder of synthetic scenes; sample `i` depends on config, split and i."""
 
     VERSION = tfds.core.Version("1.0.0")  # increase it if any pixel changes
 
@@ -103,11 +103,12 @@ def longtail_scenes(
     seed: int = 0,
     data_dir: str | PathLike[str] | None = None,
 ) -> LongtailScenes:
-    """Makes the builder of scenes with 20 object classes, as rare as those of VOC.
+    """Makes the TFDS builder of synthetic scenes with 20 classes of objects.
 
-    A class appears in `round(share * n)` of `n` images, but in at least 1 image of
-    train and 2 of val. `share` is its share of the images of VOC 2012 train_aug; the
-    shares of pixels follow VOC's as well.
+    Each class is as frequent as one of the 20 classes of VOC 2012. If that class is in
+    the fraction `share` of VOC's train_aug images, it is in `round(share * n)` of the
+    `n` images of a split, but in at least 1 image of train and 2 of val. The shares of
+    pixels follow VOC's as well.
 
     Args:
         train: number of training images.
@@ -145,7 +146,7 @@ def longtail_scenes(
 
 
 def draw_split(config: LongtailScenesConfig, split: str) -> Iterator[Sample]:
-    """Draws the samples of one split in order."""
+    """Draws the samples of one split, one after the other, and encodes them as PNG."""
     split_seed = (config.seed, _SPLITS.index(split))
     # 0 seeds the plan; the images start at 1. NumPy ignores a trailing 0 in a seed.
     plan = plan_split(
@@ -167,15 +168,18 @@ def draw_split(config: LongtailScenesConfig, split: str) -> Iterator[Sample]:
 def plan_split(
     rng: np.random.Generator, num_images: int, *, min_images: int
 ) -> list[list[Part]]:
-    """Assigns classes and their areas to images, with exactly VOC's shares of images.
+    """Chooses the classes of each image and the area of each class.
+
+    The number of images with a class is VOC's share, rounded, or `min_images` if that
+    is more.
 
     Args:
-        rng: source of the assignment and of the areas' order.
-        num_images: number of images; each gets at least one object.
-        min_images: least number of images for every class, however rare.
+        rng: source of randomness.
+        num_images: number of images; each gets at least one class.
+        min_images: smallest number of images with each class.
 
     Returns:
-        The objects of each image, at most one entry per class.
+        For each image, its classes with their areas; a class occurs at most once.
     """
     dealt = []
     for class_id, (images, percent) in enumerate(
@@ -193,7 +197,7 @@ def plan_split(
 
 
 def _area_factors(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Quantiles of a clipped log-normal in random order, scaled to a mean of 1."""
+    """Returns `count` quantiles of a clipped log-normal, shuffled, with a mean of 1."""
     normal = statistics.NormalDist(sigma=0.45)
     quantiles = [normal.inv_cdf((k + 0.5) / count) for k in range(count)]
     factors = np.clip(np.exp(quantiles), 0.35, 1.9)
@@ -203,7 +207,11 @@ def _area_factors(rng: np.random.Generator, count: int) -> np.ndarray:
 def _choose_image(
     rng: np.random.Generator, plan: Sequence[Sequence[Part]], part: Part
 ) -> int:
-    """A random image without the class and with room; else the emptiest without it."""
+    """Returns the index of an image in `plan` to which `part` can be added.
+
+    It is a random image that lacks the class and has room for its area. If none has
+    room, it is the one with the smallest filled area among those that lack the class.
+    """
 
     def holds(parts: Sequence[Part]) -> bool:
         return any(p.class_id == part.class_id for p in parts)
@@ -215,6 +223,6 @@ def _choose_image(
 
 
 def _fit(parts: Sequence[Part]) -> list[Part]:
-    """Shrinks the objects of an image if they would cover too much of it."""
+    """Scales the areas of an image down if their sum exceeds `_MAX_FILL`."""
     shrink = min(1.0, _MAX_FILL / sum(part.area_fraction for part in parts))
     return [Part(p.class_id, p.area_fraction * shrink) for p in parts]

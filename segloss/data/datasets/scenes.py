@@ -30,7 +30,7 @@ class Look:
 
     Attributes:
         name: texture and shape in words.
-        shape: `(m, n1, n2, n3)` of the superformula.
+        shape: `(m, n1, n2, n3)` of the superformula; see `_outline`.
         aspect: width divided by height.
         texture: key of `TEXTURES`.
         wavelength_px: period of the texture in pixels.
@@ -59,12 +59,12 @@ def draw_scene(
     looks: Sequence[Look],
     image_hw: tuple[int, int],
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-    """Draws `parts` on a background, large ones first.
+    """Draws one to three objects of each class in `parts`, large objects first.
 
     Args:
         rng: source of positions, angles, colours and light.
-        parts: classes to show; class `k` looks like `looks[k - 1]`, 0 is background.
-        looks: appearances of the classes.
+        parts: classes to show, with their areas.
+        looks: appearance of class `k` is `looks[k - 1]`; 0 is the background.
         image_hw: height and width in pixels.
 
     Returns:
@@ -107,10 +107,11 @@ class _Body:
 def _outline(
     m: Number, n1: Number, n2: Number, n3: Number
 ) -> tuple[Float[np.ndarray, " t"], ...]:
-    """Superformula outline: angles, radii (for the unit circle's area) and slopes.
+    """Returns the angles, radii and slopes of points on a superformula outline.
 
-    r = (|cos(m t / 4)|^n2 + |sin(m t / 4)|^n3)^(-1 / n1), Gielis 2003, eq. 3. A slope
-    is the norm of the gradient of `distance - r(angle)` on the outline.
+    r = (|cos(m t / 4)|^n2 + |sin(m t / 4)|^n3)^(-1 / n1), Gielis 2003, eq. 3, scaled to
+    the area of the unit circle. A slope is the norm of the gradient of `d - r(angle)`
+    on the outline, where d is the distance from the centre.
     """
     angle = np.linspace(-np.pi, np.pi, 1441)
     turn = (angle - np.pi / 2) * m / 4  # points a symmetry axis upwards
@@ -140,7 +141,13 @@ def _place(
     yx: np.ndarray,
     owner: np.ndarray,
 ) -> _Body:
-    """Places an object at random, so that enough of all earlier ones stays visible."""
+    """Places an object at random without hiding too much of those placed earlier.
+
+    The first of up to 12 random positions is taken that leaves 60 % of what is visible
+    of every earlier object; else the one that leaves most of the worst-hidden object.
+    `yx` holds the coordinates of all pixels, and `owner` the number of the object that
+    is visible at each pixel, 0 for none.
+    """
     hw = np.array(owner.shape, np.float64)
     target = area_fraction * hw.prod()
     before = np.bincount(owner.ravel())
@@ -164,7 +171,7 @@ def _place(
 
 
 def _split(rng: np.random.Generator, part: Part) -> list[Part]:
-    """Splits the area of `part` among one to three objects."""
+    """Splits the area of `part` among one to three objects of its class."""
     count = rng.choice((1, 2, 3), p=(0.65, 0.23, 0.12))
     sizes = rng.uniform(0.5, 1, count)
     areas = part.area_fraction * sizes / sizes.sum()
@@ -172,7 +179,11 @@ def _split(rng: np.random.Generator, part: Part) -> list[Part]:
 
 
 def _edges(owner: np.ndarray) -> Bool[np.ndarray, "h w"]:
-    """True on a 1 px line along one side of every boundary between two objects."""
+    """Returns True on a 1 px line along every boundary of an object.
+
+    `owner` holds the number of the object at each pixel; the line is on one side of the
+    boundary.
+    """
     edge = np.zeros(owner.shape, bool)
     edge[:, :-1] |= owner[:, :-1] != owner[:, 1:]
     edge[:-1] |= owner[:-1] != owner[1:]
@@ -183,7 +194,7 @@ def _edges(owner: np.ndarray) -> Bool[np.ndarray, "h w"]:
 
 
 def _wave(phase: Grid, sharpness: float = 1.5) -> Grid:
-    """Bands in [0, 1] with soft edges; one period per unit of `phase`."""
+    """Returns bands in [0, 1] with soft edges; one period per unit of `phase`."""
     return np.clip(0.5 + sharpness * np.sin(2 * np.pi * phase), 0, 1)
 
 
@@ -224,7 +235,10 @@ TEXTURES: dict[str, Callable[[Grid, Grid, Grid], Grid]] = {
 def _value_noise(
     rng: np.random.Generator, yx: np.ndarray, wavelength_yx: tuple[float, float]
 ) -> Grid:
-    """Smooth random field in [0, 1] with features of about `wavelength_yx` px."""
+    """Returns a smooth random field in [0, 1] with features of about `wavelength_yx` px.
+
+    `yx` holds the coordinates of all pixels.
+    """
     y, x = (c / w for c, w in zip(yx, wavelength_yx, strict=True))
     knots = rng.random((int(y.max()) + 2, int(x.max()) + 2))
     j, i = y.astype(int), x.astype(int)
@@ -290,7 +304,7 @@ def _rgb(hsv: tuple[float, float, float]) -> Float[np.ndarray, "3"]:
 
 
 def _tint(color: str, hue: float, saturation: float, value: float) -> np.ndarray:
-    """Shifts the hue of `#rrggbb`, and multiplies its saturation and value."""
+    """Returns the RGB of `#rrggbb` with a shifted hue and scaled saturation and value."""
     rgb = bytes.fromhex(color.removeprefix("#"))
     h, s, v = colorsys.rgb_to_hsv(*(channel / 255 for channel in rgb))
     return _rgb((h + hue, s * saturation, v * value))
@@ -311,7 +325,7 @@ def _draw_background(
 
 
 def _cast_shadow(canvas: np.ndarray, body: _Body, unit: float) -> None:
-    """Darkens the background up to about 5 px around the object."""
+    """Darkens `canvas` in place, under the object and up to about 5 px around it."""
     reach = np.clip(1 + body.depth / (5 * unit), 0, 1)
     canvas *= 1 - 0.35 * (reach * reach)[..., None]
 
@@ -324,7 +338,7 @@ def _paint(
     light: np.ndarray,
     unit: float,
 ) -> None:
-    """Draws the textured, shaded object onto the canvas, with a smooth outline."""
+    """Draws the textured, shaded object onto `canvas` in place; smooths its outline."""
     if look.texture == "glow":  # runs once from the centre to the outline
         wavelength = 1.3 * body.radius_px
     else:

@@ -50,7 +50,10 @@ Instead of the second archive, label images made from it can be used:
 
 
 class Voc2012(FilesBuilder, skip_registration=True):
-    """Builder of VOC 2012 with SBD; checks every file before it writes anything."""
+    """TFDS builder of PASCAL VOC 2012 with the additional labels of SBD.
+
+    Checks every image and label file before it writes the dataset.
+    """
 
 
 def voc2012(
@@ -59,30 +62,33 @@ def voc2012(
     partial: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Voc2012:
-    """Makes the builder of VOC 2012, laid out as this module's docstring shows.
+    """Makes the TFDS builder of VOC 2012 from the files in `root`.
 
-    VOC 2012 is Everingham et al. 2010 (doi:10.1007/s11263-009-0275-4), SBD Hariharan et
-    al. 2011 (doi:10.1109/ICCV.2011.6126343). The splits, each sorted by id, are:
+    The docstring of this module shows the layout of the files. VOC 2012 is Everingham
+    et al. 2010 (doi:10.1007/s11263-009-0275-4), SBD Hariharan et al. 2011
+    (doi:10.1109/ICCV.2011.6126343). The splits, each sorted by image id, are:
 
     - `train`: the 10,582 images usually called train_aug. These are VOC's train and
       SBD's train and val, without VOC's val.
     - `train_official`: the 1,464 of them that VOC itself labels.
     - `val`: VOC's 1,449 images.
 
-    VOC's labels, in which 255 is void, are used for the images that VOC labels; SBD's
-    labels have no void. Label images take precedence over .mat files, and train_aug.txt
-    over SBD's lists. Without any list, all of SBD's labels outside VOC's val are used.
+    Images that VOC labels get VOC's labels, in which 255 is void. The others get SBD's
+    labels, which have no void: from SegmentationClassAug/ID.png if it exists, else from
+    cls/ID.mat. The ids of SBD are those of train_aug.txt if it exists, else those of
+    SBD's own lists. Without any list, all of SBD's labels outside VOC's val are used.
     The folder `VOC2012` may also be directly in `root`.
 
     Args:
         root: folder in which the archives were unpacked.
-        partial: True accepts fewer samples and splits. Missing files that a list names
-            are skipped; existing files must still be valid.
+        partial: False requires all images. True accepts fewer samples and splits:
+            missing files that a list names are skipped, but existing files must be
+            valid.
         data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
-        DatasetError: if anything is missing or invalid; lists all faults and says where
-            to get the files.
+        DatasetError: if a file is missing or a list is invalid; lists all faults and
+            says where to get the files. Images are checked when the builder writes.
     """
     root = Path(root).expanduser().resolve()
     found = (root / "VOCdevkit/VOC2012", root / "VOC2012")
@@ -103,7 +109,14 @@ def voc2012(
 
 
 def read_mat(data: bytes) -> tuple[Image.Image, bool]:
-    """Decodes the class ids of one of SBD's .mat files, like `decode.read_labels`.
+    """Decodes the class ids in a .mat file of SBD.
+
+    Args:
+        data: content of the file.
+
+    Returns:
+        The class ids as an 8-bit grey image, and False: the bytes of the file cannot be
+        stored as an image. `decode.read_labels` returns the same for other files.
 
     Raises:
         UnfitError: if the file is empty or lacks `GTcls.Segmentation`, uint8 [h, w].
@@ -165,7 +178,11 @@ def _list_pairs(
 def _read_splits(
     root: Path, voc: Path, sbd: Path, labelled: Set[str], faults: list[Fault]
 ) -> dict[str, Set[str]]:
-    """Reads the ids of each split; `labelled` are the ids with a label of SBD."""
+    """Returns the image ids of each split; adds a fault for each problem to `faults`.
+
+    `voc` and `sbd` are the folders of the two archives. The ids with a label of SBD,
+    `labelled`, are used if there is no list of ids for SBD.
+    """
     lists = voc / "ImageSets/Segmentation"
     official = _read_ids(root, lists / "train.txt", faults)
     val = _read_ids(root, lists / "val.txt", faults)
@@ -186,7 +203,10 @@ def _read_splits(
 
 
 def _read_ids(root: Path, path: Path, faults: list[Fault]) -> set[str]:
-    """Reads the ids of a list; lines may also be paths, of which the stem is the id."""
+    """Returns the image ids in the list `path`, one a line; adds faults to `faults`.
+
+    If a line is a path, its stem is the id.
+    """
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
