@@ -294,9 +294,9 @@ def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
 
 
 def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
-    """Returns `make_name` of the files of all pairs; depends on the splits as well.
+    """Returns a dataset's name: the folder's, and a hash of all files and splits.
 
-    A file that several pairs share is hashed once.
+    It is `make_name` of the files; a file that several pairs share is hashed once.
     """
     stems = {
         split: [pair.stem for pair in of_split] for split, of_split in pairs.items()
@@ -310,7 +310,7 @@ def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
 
 
 def check(dataset: str, config: FilesConfig) -> None:
-    """Reads every image and label file of `config`, and checks that it is valid.
+    """Reads every image and label file of `config` and checks that it is valid.
 
     Raises:
         DatasetError: if there is any fault; lists all of them, and names `dataset`.
@@ -410,7 +410,7 @@ def _encode_all(pairs: list[Pair]) -> Iterator[Sample]:
 
 
 def _cut(pairs: list[Pair]) -> Iterator[list[Pair]]:
-    """Splits `pairs` into lists whose files have about `_SHARD_BYTES` in total."""
+    """Splits `pairs` into lists; the files of each have about `_SHARD_BYTES` bytes."""
     shard, size = [], 0
     for pair in pairs:
         size += pair.image.stat().st_size + pair.labels.stat().st_size

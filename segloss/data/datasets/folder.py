@@ -26,7 +26,7 @@ MAX_LABEL = 255
 
 
 class Folder(FilesBuilder, skip_registration=True):
-    """TFDS builder of images and labels in folders; checks all files before it writes."""
+    """TFDS builder of images and labels in folders; checks all before it writes any."""
 
 
 def folder(

@@ -235,9 +235,9 @@ TEXTURES: dict[str, Callable[[Grid, Grid, Grid], Grid]] = {
 def _value_noise(
     rng: np.random.Generator, yx: np.ndarray, wavelength_yx: tuple[float, float]
 ) -> Grid:
-    """Returns a smooth random field in [0, 1] with features of about `wavelength_yx` px.
+    """Returns a smooth random field in [0, 1].
 
-    `yx` holds the coordinates of all pixels.
+    Its features have about `wavelength_yx` px; `yx` holds the coordinates of all pixels.
     """
     y, x = (c / w for c, w in zip(yx, wavelength_yx, strict=True))
     knots = rng.random((int(y.max()) + 2, int(x.max()) + 2))
@@ -304,7 +304,7 @@ def _rgb(hsv: tuple[float, float, float]) -> Float[np.ndarray, "3"]:
 
 
 def _tint(color: str, hue: float, saturation: float, value: float) -> np.ndarray:
-    """Returns the RGB of `#rrggbb` with a shifted hue and scaled saturation and value."""
+    """Returns the RGB of `#rrggbb`, its hue shifted, saturation and value scaled."""
     rgb = bytes.fromhex(color.removeprefix("#"))
     h, s, v = colorsys.rgb_to_hsv(*(channel / 255 for channel in rgb))
     return _rgb((h + hue, s * saturation, v * value))

@@ -180,8 +180,8 @@ def _read_splits(
 ) -> dict[str, Set[str]]:
     """Returns the image ids of each split; adds a fault for each problem to `faults`.
 
-    `voc` and `sbd` are the folders of the two archives. The ids with a label of SBD,
-    `labelled`, are used if there is no list of ids for SBD.
+    `voc` and `sbd` are the folders with the lists of VOC 2012 and SBD. The ids with a
+    label of SBD, `labelled`, are used if there is no list for SBD.
     """
     lists = voc / "ImageSets/Segmentation"
     official = _read_ids(root, lists / "train.txt", faults)

@@ -1,7 +1,7 @@
-"""Samplers choose the samples of batch k from the class index, without reading images.
+"""Samplers choose the samples of each batch by their classes, without reading images.
 
-`sampler[k]` is an int64 array of sample ids, a pure function of the sampler's arguments
-and k.
+`sampler[k]` is an int64 array of the sample ids of batch k. It depends only on the
+sampler's arguments and k.
 """
 
 from segloss.data.samplers.balance_batch import BalanceBatch

@@ -14,7 +14,7 @@ from segloss.data.samplers.planning import (
     nearest_pair,
 )
 
-# A pair that this many attempts do not satisfy is refused, so that planning ends.
+# If this many attempts fail, `batch_cl` and `batch_max` are refused: planning must end.
 _LAST_ATTEMPT = 1_000_000
 # Requeued samples are dealt again while at least this fraction of them finds a batch.
 _WORTHWHILE = 0.01
@@ -44,12 +44,12 @@ class BalanceBatch(EpochSampler):
             epoch yields fewer, some samples are used twice.
         count_background: True counts class 0 as one of the `batch_cl` classes.
         max_attempts: if a batch takes more attempts than this on average, a warning
-            names the nearest practical pair.
+            names the largest `batch_cl` that does not.
 
     Raises:
-        ValueError: if an argument is out of range, if no batch can satisfy the pair, or
-            if one million attempts do not. The message gives the largest reachable
-            `batch_cl`, or bounds of it.
+        ValueError: if an argument is out of range, if no `batch_max` samples have
+            `batch_cl` classes, or if one million attempts fail. The message gives the
+            largest reachable or practical `batch_cl`, or bounds of it.
 
     >>> import numpy as np
     >>> presence = np.eye(4, dtype=bool)  # each sample has one of four classes
@@ -100,27 +100,38 @@ class BalanceBatch(EpochSampler):
         self._plans = {0: first}
 
     def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
-        """True for the classes that each sample adds to those before it in batch k."""
+        """Returns True for the classes of each sample that its crop must keep.
+
+        They are the classes that no sample before it in batch k has.
+        """
         return self.class_sets.added_by(self[k])
 
     @property
     def batch_min(self) -> int:
-        """1 if a sample alone makes a batch, else 2; most batches are larger."""
+        """Least possible number of samples in a batch.
+
+        It is 1 if some sample has enough classes alone, or if batches are limited to
+        one sample; else 2. Most batches are larger.
+        """
         sizes = self.class_sets.sizes()
         enough = sizes == self.batch_cl if self.exact else sizes >= self.batch_cl
         return 1 if enough.any() else min(2, super().batch_min)
 
     def describe(self) -> str:
-        """Predicts the share of successful attempts and the size of the batches."""
+        """Returns a line that predicts the acceptance rate and the batch size.
+
+        It is empty with `exact=True`.
+        """
         if self.exact:  # `estimate_acceptance` does not model exact=True
             return ""
         pair = {"batch_cl": self.batch_cl, "batch_max": self.batch_max}
         return str(estimate_acceptance(self.class_sets, **pair))
 
     def _first_deal(self, max_attempts: int) -> Plan:
-        """Returns the first deal with a batch, which proves that the pair is feasible.
+        """Deals the samples of epoch 0 until there is a batch; returns its batches.
 
-        Raises ValueError after a million attempts; warns above `max_attempts`.
+        Raises a ValueError after a million failed attempts to fill a batch, or if no
+        batch is possible. Warns if a batch takes more than `max_attempts` on average.
         """
         rng, attempts, batches = self._rng(0), 0, 0
         while batches == 0:
@@ -179,9 +190,10 @@ class BalanceBatch(EpochSampler):
     def _deal_once(
         self, rng: np.random.Generator, share: float | int = 1
     ) -> tuple[Plan, int, int]:
-        """Deals a share of the samples.
+        """Shuffles a share (0 to 1) of the samples and distributes them into batches.
 
-        Returns the batches, and the attempts and batches of the first turn.
+        Returns all batches, the number of attempts before any discarded sample is dealt
+        again, and the number of batches that these attempts gave.
         """
         if share == 1:
             order = rng.permutation(self.num_samples)

@@ -10,7 +10,9 @@ from segloss.data.samplers.epochs import EpochSampler, Plan
 
 
 class RandomBatch(EpochSampler):
-    """Random batches: each epoch is shuffled and cut, and the remainder is dropped.
+    """Random batches: each epoch shuffles the samples and cuts them into batches.
+
+    The samples that remain after the last full batch are left out of the epoch.
 
     Args:
         presence: True where a sample has a class, `[n, c]`, or `ClassSets`; only n is
@@ -51,7 +53,7 @@ class RepeatFactor(EpochSampler):
 
     Args:
         presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
-        batch_max: samples per batch; a smaller epoch is a single batch.
+        batch_max: samples per batch; an epoch with fewer is a single batch.
         threshold: share of the samples below which a class is repeated, in (0, 1].
             The paper's 0.001 suits a thousand classes; with twenty it repeats nothing.
         seed: seed of the rounding and the shuffles, at least 0.
@@ -99,7 +101,8 @@ class RepeatFactor(EpochSampler):
 class _ClassFirst(EpochSampler):
     """Draws a class for each position of a batch, then a sample with that class.
 
-    A sample owes the class for which it was drawn.
+    The class c is drawn with a probability proportional to `weights[c]`. `owed` marks
+    the class for which each sample was drawn.
 
     All draws are independent, so a batch can contain a sample twice. Classes without
     samples and samples without classes are never drawn.
@@ -173,8 +176,8 @@ class RareClass(_ClassFirst):
     its share of the labelled pixels; then a sample is drawn uniformly among those with
     class c. In the paper a sample needs at least 3,000 pixels of a class; choose that
     with `min_pixels` of `ClassIndex.presence`. The paper also repeats a random crop
-    that misses the class; here, each sample owes the class for which it was drawn, and
-    `Windows.keep_classes` keeps it in the crop.
+    that misses the class. Here `owed` marks the class for which each sample was drawn,
+    and crops keep it with `Windows.keep_classes`.
 
     All draws are independent, so a batch can contain a sample twice. Classes without
     samples and samples without classes are never drawn.
@@ -232,9 +235,9 @@ class ForegroundOversample(EpochSampler):
     Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z). The last samples of each batch
     are drawn among those with foreground, and the others among all samples. nnU-Net
     instead draws all of them among all samples, and then moves the patches of the last
-    ones onto their foreground, if they have any. As there, each of the last samples
-    owes one of its foreground classes, drawn uniformly, which `Windows.keep_classes`
-    keeps in the crop.
+    ones onto their foreground, if they have any. Like nnU-Net, the sampler draws one
+    foreground class of each of the last samples uniformly; `owed` marks it, and crops
+    keep it with `Windows.keep_classes`.
 
     All draws are independent, so a batch can contain a sample twice.
 
@@ -242,8 +245,8 @@ class ForegroundOversample(EpochSampler):
         presence: True where a sample has a class, `[n, c]`, or `ClassSets`; class 0 is
             the background.
         batch_max: samples per batch.
-        foreground_fraction: share of a batch that must have foreground, in [0, 1]; the
-            default gives three of nine samples.
+        foreground_fraction: share of the samples of a batch that must have foreground,
+            in [0, 1]; the default gives three of nine samples.
         seed: seed of the draws, at least 0.
 
     Raises:
@@ -298,7 +301,7 @@ class ForegroundOversample(EpochSampler):
     def _draw_classes(
         self, ids: Int[np.ndarray, " m"], rng: np.random.Generator
     ) -> Int[np.ndarray, " m"]:
-        """Draws one of the foreground classes of each sample."""
+        """Draws one foreground class uniformly for each of the sample ids `ids`."""
         sets = dataclasses.replace(self._sets, words=self._sets.words[ids])
         nth = (rng.random(len(ids)) * sets.sizes()).astype(np.int64)
         places = np.cumsum(sets.presence(), axis=1, dtype=np.int32)

@@ -14,12 +14,13 @@ _BITS = 64
 class ClassSets:
     """The set of classes of each sample, as one bit per class.
 
-    Every sampler accepts it instead of `presence`. It takes an eighth of the memory if
-    there are many classes.
+    Every sampler accepts this instead of a boolean matrix [samples, classes]. With many
+    classes it takes an eighth of the memory.
 
     Attributes:
-        words: bit `c % 64` of word `c // 64` is set if sample `n` has class `c`.
-        num_classes: number of bits in use.
+        words: row `n` is for sample `n`; bit `c % 64` of column `c // 64` is set if the
+            sample has class `c`.
+        num_classes: number of classes, i.e. of bits in use per row.
 
     >>> import numpy as np
     >>> sets = ClassSets.from_counts(np.array([[9, 0], [5, 4]]), min_pixels=5)
@@ -33,7 +34,7 @@ class ClassSets:
 
     @classmethod
     def of(cls, presence: "Presence") -> "ClassSets":
-        """Packs `presence`; returns `ClassSets` unchanged."""
+        """Packs a boolean matrix [samples, classes]; returns `ClassSets` unchanged."""
         return presence if isinstance(presence, ClassSets) else _pack(presence, 1)
 
     @classmethod
@@ -43,8 +44,8 @@ class ClassSets:
         """Packs the classes that have at least `min_pixels` pixels in a sample.
 
         Args:
-            pixel_counts: pixel counts of a class index; mapped files are read in
-                chunks.
+            pixel_counts: number of pixels of class `c` in sample `n`; a memory-mapped
+                file is read in chunks.
             min_pixels: number of pixels from which a class counts, at least 1.
 
         Raises:
@@ -58,32 +59,37 @@ class ClassSets:
         return len(self.words)
 
     def sizes(self) -> Int[np.ndarray, " n"]:
-        """Number of classes of each sample."""
+        """Returns the number of classes of each sample."""
         return np.bitwise_count(self.words).sum(axis=1, dtype=np.int64)
 
     def presence(
         self, start: int = 0, stop: int | None = None
     ) -> Bool[np.ndarray, "m c"]:
-        """Unpacks samples `start` to `stop - 1`: True where a sample has a class."""
+        """Returns True where a sample has a class, for samples `start` to `stop - 1`.
+
+        None means up to the last sample.
+        """
         rows = np.ascontiguousarray(self.words[start:stop].astype("<u8", copy=False))
         bits = np.unpackbits(rows.view(np.uint8), axis=1, bitorder="little")
         return bits[:, : self.num_classes].astype(bool)
 
     def holders(self, c: int) -> Int[np.ndarray, " m"]:
-        """Ids of the samples with class `c`."""
+        """Returns the ids of the samples with class `c`."""
         word, bit = divmod(c, _BITS)
         mask = np.uint64(1 << bit)
         return np.flatnonzero(self.words[:, word] & mask).astype(np.int32)
 
     def samples_per_class(self) -> Int[np.ndarray, " c"]:
-        """Number of samples with each class."""
+        """Returns the number of samples with each class."""
         counts = np.zeros(self.num_classes, np.int64)
         for start in range(0, len(self), _CHUNK):
             counts += self.presence(start, start + _CHUNK).sum(axis=0)
         return counts
 
     def added_by(self, ids: Int[np.ndarray, " m"]) -> Bool[np.ndarray, "m c"]:
-        """True for the classes that each of `ids` adds to those of the ids before it.
+        """Returns True where a sample has a class that none before it in `ids` has.
+
+        Row i is for the sample `ids[i]`.
 
         >>> import numpy as np
         >>> sets = ClassSets.of(np.array([[True, False], [True, True]]))
@@ -97,13 +103,13 @@ class ClassSets:
         return dataclasses.replace(self, words=words).presence()
 
     def without_background(self) -> "ClassSets":
-        """A copy without class 0."""
+        """Returns a copy in which no sample has class 0, the background."""
         words = self.words.copy()
         words[:, 0] &= ~np.uint64(1)
         return dataclasses.replace(self, words=words)
 
     def distinct(self) -> "ClassSets":
-        """The unique class sets."""
+        """Returns each class set that occurs once, in sorted order."""
         words = self.words
         if words.shape[1] == 1:  # much faster than np.unique over rows
             unique = np.unique(words[:, 0])[:, None]
@@ -117,7 +123,7 @@ Presence = Bool[np.ndarray, "n c"] | ClassSets
 
 
 def count_classes(presence: Presence) -> int:
-    """Number of classes of a presence matrix or of `ClassSets`."""
+    """Returns the number of classes, i.e. of columns if `presence` is a matrix."""
     if isinstance(presence, ClassSets):
         return presence.num_classes
     return presence.shape[1]

@@ -1,7 +1,7 @@
 """Base class of the samplers, which plan their batches epoch by epoch.
 
-A sampler is a pure function of its arguments and k. `sampler[k]` is an int64 array with
-the ids of batch k, for any k >= 0; `batch_max` is the largest number of ids in a batch.
+`sampler[k]` is an int64 array with the sample ids of batch k, for any k >= 0. It
+depends only on the sampler's arguments and k.
 """
 
 import abc
@@ -19,13 +19,13 @@ from segloss.data.samplers.class_sets import Presence, count_classes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """The batches of an epoch, stored as flat arrays to save memory.
+    """The batches of an epoch, or of some of it, as flat arrays to save memory.
 
     Attributes:
         ids: concatenated sample ids of all batches.
         offsets: batch `i` is `ids[offsets[i] : offsets[i + 1]]`.
-        classes: the class for which each sample was drawn, -1 for none; None if no
-            sample was drawn for a single class.
+        classes: for each of `ids`, the class for which the sample was drawn, -1 for
+            none. None if the sampler does not draw samples for a single class.
     """
 
     ids: Int64[np.ndarray, " m"]
@@ -39,9 +39,9 @@ class Plan:
         batch_max: int,
         classes: Int64[np.ndarray, " m"] | None = None,
     ) -> "Plan":
-        """Cuts ids into batches of `batch_max` and drops the remainder.
+        """Cuts `ids`, and `classes` likewise, into consecutive batches of `batch_max`.
 
-        Fewer than `batch_max` ids give one short batch.
+        The remainder is dropped. Fewer than `batch_max` ids give one short batch.
         """
         size = min(batch_max, len(ids))
         offsets = np.arange(0, len(ids) + 1, size)
@@ -50,7 +50,7 @@ class Plan:
 
     @classmethod
     def join(cls, plans: "Sequence[Plan]", max_batches: int | None = None) -> "Plan":
-        """Concatenates plans and keeps at most the first `max_batches` batches."""
+        """Concatenates plans and keeps the first `max_batches` batches; None keeps all."""
         if len(plans) == 1 and max_batches in (None, len(plans[0])):
             return plans[0]
         sizes = np.concatenate([np.diff(plan.offsets) for plan in plans])[:max_batches]
@@ -68,25 +68,26 @@ class Plan:
 class EpochSampler(abc.ABC):
     """Base class of samplers: random access to batches that are planned by epoch.
 
-    `sampler[k]` is an int64 array of the ids of batch k; `sampler.owed(k)` tells for
-    which classes each of them was taken.
+    `sampler[k]` is an int64 array of the sample ids of batch k. `sampler.owed(k)` marks
+    the classes for which each of these samples was chosen.
 
-    A deal distributes the shuffled samples into batches once. Every epoch has the
-    number of batches of the first deal of epoch 0: an epoch with too few continues with
-    another deal, and an epoch with too many is truncated. Batch k is therefore in epoch
-    `k // batches_per_epoch`, and only that epoch must be planned to get it.
+    A deal distributes the samples into batches once, in random order. Every epoch has
+    the number of batches of the first deal of epoch 0: an epoch with too few continues
+    with another deal, and an epoch with too many is truncated. Batch k is therefore in
+    epoch `k // batches_per_epoch`, and only that epoch must be planned to get it.
 
     Attributes:
-        num_samples: number of samples; ids are less than this.
-        batch_max: largest number of ids in a batch.
+        num_samples: number of samples; sample ids are less than this.
+        batch_max: largest number of samples in a batch.
         seed: seed of all random draws.
         num_classes: number of classes.
         batches_per_epoch: number of batches of an epoch, at least 1; set by subclasses.
-        batch_cl: number of distinct classes that every batch has; None if the sampler
+        batch_cl: least number of distinct classes in every batch; None if the sampler
             promises none.
-        first_class: 1 if the background, class 0, is not one of them, else 0.
-        takes_for_classes: whether samples are taken for classes that they have. If not,
-            `owed` is always False.
+        first_class: 1 if class 0, the background, does not count towards `batch_cl`;
+            0 if it does.
+        takes_for_classes: True if the sampler chooses samples for certain classes of
+            theirs, which `owed` marks. False if `owed` marks none.
     """
 
     batches_per_epoch: int
@@ -116,10 +117,11 @@ class EpochSampler(abc.ABC):
         return plan.ids[places].copy()
 
     def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
-        """True for the classes for which each sample of batch k was taken.
+        """Returns True for the classes for which each sample of batch k was chosen.
 
-        A training crop must keep these classes, or the batch that the network sees is
-        not the one that the sampler planned; see `Windows.keep_classes`.
+        Row i is for the sample `self[k][i]`. If the training crop of a sample loses
+        such a class, the network sees another batch than the sampler planned;
+        `Windows.keep_classes` prevents it.
         """
         plan, places = self._find(k)
         owed = np.zeros((places.stop - places.start, self.num_classes), bool)
@@ -130,11 +132,11 @@ class EpochSampler(abc.ABC):
 
     @property
     def batch_min(self) -> int:
-        """A number of ids that no batch falls below, at least 1."""
+        """Every batch has at least this many samples; at least 1."""
         return min(self.batch_max, self.num_samples)
 
     def describe(self) -> str:
-        """Returns what a run should say about the sampler before it starts."""
+        """Returns a line about the sampler to show before training; may be empty."""
         return ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class EpochSampler(abc.ABC):
         return type(self).__name__
 
     def _find(self, k: int) -> tuple[Plan, slice]:
-        """The plan that contains batch k, and the batch's part of it."""
+        """Returns the plan of the epoch of batch k, and the batch's slice of its ids."""
         k = operator.index(k)
         if k < 0:
             raise IndexError(f"{self._name}: batch must be >= 0, got {k}.")
@@ -183,7 +185,10 @@ class EpochSampler(abc.ABC):
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         """Distributes the samples into batches once; may return no batch.
 
-        If `missing` is given, only the first `missing` batches will be used.
+        Args:
+            rng: source of randomness.
+            missing: number of batches that the epoch still needs. The result may have
+                more or fewer; more are dropped. None means that all are used.
         """
 
 

@@ -48,8 +48,9 @@ class GreedyCover(EpochSampler):
         count_background: True counts class 0 as one of the `batch_cl` classes.
 
     Raises:
-        ValueError: if an argument is out of range, or no batch can satisfy the pair.
-            The message gives the largest reachable `batch_cl`, or bounds of it.
+        ValueError: if an argument is out of range, or no `batch_max` samples have
+            `batch_cl` classes. The message gives the largest reachable `batch_cl`, or
+            bounds of it.
 
     >>> import numpy as np
     >>> presence = np.array([[True, False]] * 3 + [[False, True]])  # class 1 is rare
@@ -90,12 +91,19 @@ class GreedyCover(EpochSampler):
             )
 
     def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
-        """True for the classes that each sample adds to those before it in batch k."""
+        """Returns True for the classes of each sample that its crop must keep.
+
+        They are the classes that no sample before it in batch k has.
+        """
         return self.class_sets.added_by(self[k])
 
     @property
     def batch_min(self) -> int:
-        """1 if a sample alone has `batch_cl` classes, else 2; most are larger."""
+        """Least possible number of samples in a batch.
+
+        It is 1 if some sample has `batch_cl` classes alone, or if batches are limited
+        to one sample; else 2. Most batches are larger.
+        """
         enough = self.class_sets.sizes() >= self.batch_cl
         return 1 if enough.any() else min(2, super().batch_min)
 

@@ -25,7 +25,10 @@ def count_bits(word):
 @compiled
 @no_type_check
 def count_new(words, sample, held):
-    """Number of classes that a sample adds to those already held."""
+    """Returns how many classes of a sample are not in the class set `held`.
+
+    `words[i]` holds the classes of sample i, as bits.
+    """
     gain = 0
     for j in range(words.shape[1]):
         gain += count_bits(words[sample, j] & ~held[j])
@@ -42,11 +45,11 @@ def add_classes(words, sample, held):
 @compiled
 @no_type_check
 def deal_by_rule(order, words, batch_cl, batch_max, exact):
-    """Applies the rule of Balance-batch to samples in a given order.
+    """Applies the rule of `BalanceBatch` to the sample ids `order`.
 
-    `words[i]` holds the classes of sample `order[i]`. Returns the sample ids of all
-    batches, their offsets, the ids of the samples in no batch, and the number of
-    complete attempts.
+    `words[i]` holds the classes of sample `order[i]`, as bits. Returns the sample ids
+    of all batches, the offsets of the batches in them, the ids of the samples in no
+    batch, and the number of attempts that gave a batch or drew `batch_max` samples.
     """
     n = len(order)
     ids, left = np.empty(n, np.int64), np.empty(n, np.int64)
@@ -97,7 +100,11 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
 @compiled
 @no_type_check
 def list_members(words, num_classes):
-    """Lists the samples of each class: `members[starts[c] : starts[c + 1]]`, sorted."""
+    """Lists the samples of each class; `words[i]` holds the classes of sample i as bits.
+
+    Returns `starts` and `members`; `members[starts[c] : starts[c + 1]]` are the samples
+    of class c, sorted.
+    """
     one = np.uint64(1)
     starts = np.zeros(num_classes + 1, np.int64)
     for i in range(len(words)):
@@ -126,13 +133,14 @@ def list_members(words, num_classes):
 def deal_covers(
     words, rare_first, num_classes, batch_cl, batch_max, most_batches, depth, deep
 ):
-    """Makes batches of `batch_cl` classes for `GreedyCover`.
+    """Makes up to `most_batches` batches of `batch_cl` classes for `GreedyCover`.
 
-    Each sample, in order, leads a batch unless an earlier batch has it. The first
-    search considers `depth` samples of each missing class. If it fails, a second one
-    considers `deep` samples and prefers those that add the most classes. If that fails
-    too, the sample is left out. Returns the positions of the samples of all batches,
-    and the offsets of the batches.
+    `words[i]` holds the classes of the i-th sample, as bits. Each sample, in order,
+    leads a batch (is the first in it) unless an earlier batch has it. The first search
+    for the others considers `depth` samples of each missing class. If it fails, a
+    second one considers `deep` samples and prefers those that add the most classes. If
+    that fails too, the sample is left out. Returns the positions i of the samples of
+    all batches, concatenated, and the offsets of the batches in them.
     """
     n = len(words)
     starts, members = list_members(words, num_classes)
@@ -166,9 +174,11 @@ def deal_covers(
 @compiled
 @no_type_check
 def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
-    """Adds samples to `lead` in `batch` until they hold `batch_cl` classes together.
+    """Writes `lead` and further samples to `batch` until they have `batch_cl` classes.
 
-    Returns the number of samples, or 0 if the batch is full before.
+    Considers `depth` samples of each missing class; `lists` are arrays of
+    `deal_covers`. If `most` is True, it prefers samples that add the most classes, else
+    the least used that add enough. Returns the number of samples, or 0 on failure.
     """
     starts, members, cursor, level, uses = lists
     held = words[lead].copy()

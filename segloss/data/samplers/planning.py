@@ -1,4 +1,4 @@
-"""Predicts the effect of a pair (batch_cl, batch_max) before training."""
+"""Predicts how `batch_cl` and `batch_max` of Balance-batch work out, before training."""
 
 import dataclasses
 
@@ -17,6 +17,9 @@ _SECONDS = 10
 @dataclasses.dataclass(frozen=True)
 class Acceptance:
     """Statistics of random attempts at Balance-batch; `str` gives a one-line summary.
+
+    An attempt draws samples until they have `batch_cl` classes; it fails if `batch_max`
+    samples do not.
 
     Attributes:
         acceptance: share of the attempts that reach `batch_cl` classes.
@@ -63,9 +66,9 @@ def estimate_acceptance(
 ) -> Acceptance:
     """Estimates how often attempts of Balance-batch succeed, by simulation.
 
-    Each attempt draws `batch_max` samples of a fresh shuffle. This models an attempt
-    anywhere in an epoch, since the remaining samples are equally random. Only the last
-    attempt of an epoch, which may run out of samples, is not modelled.
+    An attempt succeeds if its first `batch_max` random samples have at least `batch_cl`
+    distinct classes. The last attempt of an epoch, which may run out of samples, is not
+    modelled.
 
     Args:
         presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
@@ -75,7 +78,8 @@ def estimate_acceptance(
         seed: seed of the draws, at least 0.
 
     Raises:
-        ValueError: if an argument is out of range, or no batch can satisfy the pair.
+        ValueError: if an argument is out of range, or no `batch_max` samples have
+            `batch_cl` classes.
 
     >>> import numpy as np
     >>> presence = np.eye(4, dtype=bool)  # each sample has one of four classes
@@ -113,10 +117,10 @@ def estimate_acceptance(
 def nearest_pair(
     sets: ClassSets, *, batch_max: int, max_attempts: int
 ) -> tuple[int, float] | None:
-    """Finds the largest practical `batch_cl`, and its acceptance.
+    """Returns the largest practical `batch_cl`, and its share of successful attempts.
 
-    A batch of it takes at most `max_attempts` attempts on average. None if even
-    `batch_cl=1` takes more.
+    Practical means that a batch takes at most `max_attempts` random attempts of
+    `batch_max` samples on average. Returns None if even `batch_cl=1` takes more.
     """
     trials = max(10_000, 10 * max_attempts)
     most = _classes_by_draw(sets, batch_max, trials, seed=0)[:, -1]
@@ -128,7 +132,10 @@ def nearest_pair(
 def _classes_by_draw(
     sets: ClassSets, batch_max: int, trials: int, seed: int
 ) -> Int[np.ndarray, "t m"]:
-    """Number of distinct classes after each sample of each simulated attempt."""
+    """Simulates `trials` attempts of up to `batch_max` random samples.
+
+    Returns, for each attempt, the number of distinct classes after each sample.
+    """
     rng = np.random.default_rng(seed)
     size = min(batch_max, len(sets))
     per_shuffle = len(sets) // size
@@ -143,7 +150,7 @@ def _classes_by_draw(
 
 
 def check_pair(where: str, batch_cl: int, batch_max: int) -> None:
-    """Raises a ValueError unless both values are integers >= 1."""
+    """Raises a ValueError that starts with `where` unless both are integers >= 1."""
     for name, value in dict(batch_cl=batch_cl, batch_max=batch_max).items():
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{where}: {name} must be an integer >= 1, got {value}.")
@@ -152,7 +159,15 @@ def check_pair(where: str, batch_cl: int, batch_max: int) -> None:
 def check_reachable(
     where: str, sets: ClassSets, batch_cl: int, batch_max: int, *, exact: bool = False
 ) -> None:
-    """Raises an error if it is proven that no samples satisfy the pair.
+    """Raises an error if provably no `batch_max` samples have `batch_cl` classes.
+
+    Args:
+        where: start of the message.
+        sets: class sets of the samples.
+        batch_cl: number of distinct classes that the samples must have together.
+        batch_max: largest number of samples.
+        exact: True requires exactly `batch_cl` classes, False at least so many. True
+            checks nothing if there are more than 1,000 different class sets.
 
     Raises:
         ValueError: the message gives the largest reachable `batch_cl`, or bounds of it.
@@ -187,10 +202,11 @@ def check_reachable(
 def covering_sets(
     where: str, sets: ClassSets, batch_cl: int, batch_max: int
 ) -> ClassSets:
-    """Finds at most `batch_max` class sets with `batch_cl` classes in their union.
+    """Finds at most `batch_max` class sets with `batch_cl` or more classes in total.
 
     Raises:
-        ValueError: if there are none, or the search did not find any.
+        ValueError: if there are none, or the search did not find any. The message
+            starts with `where`.
     """
     distinct = sets.distinct()
     chosen, _ = _cover_greedily(distinct.words, batch_max)
@@ -214,13 +230,14 @@ def covering_sets(
 def bound_distinct_classes(
     presence: Presence, *, batch_max: int, enough: int | None = None
 ) -> tuple[int, int]:
-    """Lower and upper bound of the most classes that `batch_max` samples can have.
+    """Bounds the largest number of distinct classes that `batch_max` samples can have.
 
-    The bounds are equal for at most 1,000 distinct class sets, for which an integer
-    program is solved, unless that takes longer than 10 seconds. Otherwise the lower
-    bound is the result of greedy selection, at least 1 - 1/e of the optimum. The upper
-    bound is the smallest one of its steps: the classes held so far plus the `batch_max`
-    largest gains (Nemhauser et al. 1978, doi:10.1007/BF01588971).
+    Returns a lower and an upper bound. Greedy selection gives the lower one, at least
+    1 - 1/e of the optimum. Each of its steps gives an upper bound, the classes so far
+    plus the `batch_max` largest gains, and the smallest is taken (Nemhauser et al. 1978,
+    doi:10.1007/BF01588971). If they differ and there are at most 1,000 different class
+    sets, an integer program finds the optimum, and both bounds are equal, unless it
+    takes longer than 10 seconds.
 
     Args:
         presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
@@ -246,9 +263,9 @@ def bound_distinct_classes(
 def most_distinct_classes(
     presence: Presence, *, batch_max: int, at_most: int | None = None
 ) -> int:
-    """The largest number of distinct classes that `batch_max` samples can have.
+    """Returns the largest number of distinct classes that `batch_max` samples can have.
 
-    This is maximum coverage, solved exactly as an integer program over the distinct
+    This is maximum coverage, solved exactly as an integer program over the different
     class sets.
 
     Args:
@@ -268,7 +285,10 @@ def most_distinct_classes(
 def _cover_greedily(
     words: UInt64[np.ndarray, "p w"], batch_max: int
 ) -> tuple[list[int], int]:
-    """Chooses sets greedily; also returns an upper bound for any choice."""
+    """Chooses up to `batch_max` rows of `words`, each with the most new classes.
+
+    Returns the rows, and an upper bound on the number of classes of any choice.
+    """
     held, chosen = np.zeros_like(words[0]), []
     most = _count(np.bitwise_or.reduce(words))
     for _ in range(min(batch_max, len(words))):
@@ -288,9 +308,10 @@ def _cover_exactly(
     at_most: int | None,
     seconds: float | int = np.inf,
 ) -> Int[np.ndarray, " m"] | None:
-    """Rows of at most `batch_max` distinct sets with the largest union.
+    """Returns the rows of at most `batch_max` class sets with the largest union.
 
-    None if optimality is not proven within the time limit.
+    Unions of more than `at_most` classes are ignored; None considers all. Returns None
+    if the optimum is not proven within `seconds`.
     """
     rows = np.arange(len(distinct))
     if at_most is None:
@@ -323,7 +344,7 @@ def _cover_exactly(
 
 
 def _is_maximal(words: UInt64[np.ndarray, "p w"]) -> Bool[np.ndarray, " p"]:
-    """True for the distinct sets that are no subset of another; these suffice."""
+    """Returns True for the class sets that are no subset of another one in `words`."""
     inside = [(words & ~other == 0).all(axis=1) for other in words]
     return np.sum(inside, axis=0) == 1  # each set is a subset of itself
 
