@@ -248,7 +248,7 @@ def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
 def check_sizes(
     found: Mapping[str, Collection[Any]], expected: Mapping[str, int]
 ) -> list[Fault]:
-    """Returns a fault for each split that does not have the expected number of samples.
+    """Returns a fault for each split without the expected number of samples.
 
     `found` maps a split to its samples, `expected` to their number.
     """
@@ -410,7 +410,7 @@ def _encode_all(pairs: list[Pair]) -> Iterator[Sample]:
 
 
 def _cut(pairs: list[Pair]) -> Iterator[list[Pair]]:
-    """Splits `pairs` into lists; the files of each have about `_SHARD_BYTES` bytes."""
+    """Splits `pairs` into lists; the files of a list have about `_SHARD_BYTES` bytes."""
     shard, size = [], 0
     for pair in pairs:
         size += pair.image.stat().st_size + pair.labels.stat().st_size

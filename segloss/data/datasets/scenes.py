@@ -237,7 +237,7 @@ def _value_noise(
 ) -> Grid:
     """Returns a smooth random field in [0, 1].
 
-    Its features have about `wavelength_yx` px; `yx` holds the coordinates of all pixels.
+    Features have about `wavelength_yx` px. `yx` holds the coordinates of all pixels.
     """
     y, x = (c / w for c, w in zip(yx, wavelength_yx, strict=True))
     knots = rng.random((int(y.max()) + 2, int(x.max()) + 2))

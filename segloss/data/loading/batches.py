@@ -1,4 +1,4 @@
-"""One batch of fixed shape, read from the samples that were chosen."""
+"""Reads chosen samples into one batch of fixed shape."""
 
 import dataclasses
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
@@ -16,13 +16,18 @@ ON_BAD_SAMPLE = ("raise", "skip")
 
 
 class Batch(TypedDict):
-    """One batch of fixed shape; `valid` and `sample_valid` are False for padding."""
+    """One batch of fixed shape; rows and pixels that no image fills are padding.
+
+    `valid` is True where a pixel counts, and False in padding and where the label is
+    the ignore label. `sample_valid` is True for rows with a sample.
+    """
 
     images: UInt8[np.ndarray, "b h w 3"]
     labels: UInt8[np.ndarray, "b h w"]
     valid: Bool[np.ndarray, "b h w"]
     sample_valid: Bool[np.ndarray, " b"]
-    # Height and width of the image, or of its window, without padding.
+    # Height and width of the image, or of its window, without padding. The window is
+    # the part of the image that a random scale and crop needs.
     hw: Int32[np.ndarray, "b 2"]
     # Only for training.
     window: NotRequired[Window]
@@ -37,20 +42,21 @@ class Loading:
     """How samples become batches.
 
     Attributes:
-        canvas_hw: height and width of a batch. Images, or their windows, are placed in
-            the upper left corner.
+        canvas_hw: height and width of a batch's arrays. Images, or their windows, are
+            placed in the upper left corner.
         ignore_label: label of pixels that do not count.
         num_classes: all other labels must be less than this; None skips the check.
-        windows: draws the window of each image that a batch holds; None takes whole
-            images.
-        distances: whether to compute the signed distances that `boundary_loss` needs.
+        windows: draws a random window of each image, the part that a scaled crop needs,
+            and only this is put into the batch. None takes whole images.
+        distances: True adds the signed distances that `boundary_loss` needs.
         num_threads: number of reading threads, per worker if there are any; 0 reads a
             batch only when it is requested.
         num_workers: number of reading processes; 0 reads in this process. Workers are
             spawned, which takes seconds and requires a main module without side effects
             on import. They stop when the iterator is closed.
         prefetch_batches: number of batches to read ahead, per worker if there are any.
-        on_bad_sample: "raise" stops at a bad sample. "skip" marks it as not valid,
+        on_bad_sample: what to do if a sample cannot be decoded, or its size or labels
+            are invalid. "raise" raises `BadSampleError`. "skip" marks it as not valid,
             warns about it once, and adds `sample_skipped` to the batches. A batch with
             a skipped sample may lack classes that the sampler promised.
 
@@ -80,7 +86,7 @@ class Loading:
 
 
 class Memory(NamedTuple):
-    """Pools of arrays for batches of one shape."""
+    """Pools from which the large arrays of batches of one shape are taken."""
 
     images: Canvases
     labels: Canvases
@@ -97,7 +103,10 @@ class Memory(NamedTuple):
 
 
 class BadSampleError(ValueError):
-    """A sample that cannot be used; the message names it and its split."""
+    """A sample cannot be decoded, or its size or labels are invalid.
+
+    The message names the sample and its split.
+    """
 
 
 @runtime_checkable
@@ -117,7 +126,10 @@ class Source(Protocol):
 
 @runtime_checkable
 class OpeningSource(Source, Protocol):
-    """Can also return samples whose images are decoded only when they are sliced."""
+    """Source that can also leave an image encoded until it is sliced.
+
+    `source.opened(i)` is `source[i]` with a `StoredImage` in place of the image array.
+    """
 
     def opened(self, i: int) -> dict[str, Any]: ...
 
@@ -125,7 +137,8 @@ class OpeningSource(Source, Protocol):
 def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
     """Rounds height and width up to multiples of `multiple`.
 
-    They are integers, or symbolic dimensions when a model is exported for any size.
+    Height and width are integers, or JAX's symbolic dimensions when a model is exported
+    for any size.
 
     >>> round_up((30, 64), 32)
     (32, 64)
@@ -136,7 +149,7 @@ def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
 def put_on_canvas(
     image: UInt8[np.ndarray, "h w 3"], canvas_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Places an image in the upper left corner, padded with ImageNet's mean colour.
+    """Pads an image at the bottom and right with ImageNet's mean colour to `canvas_hw`.
 
     >>> import numpy as np
     >>> put_on_canvas(np.zeros((1, 1, 3), np.uint8), (1, 2)).tolist()
@@ -171,11 +184,13 @@ def load_batch(
 
     Args:
         source: samples with images and labels.
-        ids: samples to read, at most `batch_size`.
-        loading: how samples become batches.
+        ids: ids of the samples to read, at most `batch_size`.
+        loading: how samples become batches; `on_bad_sample` is ignored, and a bad
+            sample raises.
         batch_size: number of rows of the batch; rows from `len(ids)` on are not valid.
-        batch: index of the batch, from which its windows are drawn.
-        owed: True for the classes that the window of each sample must keep.
+        batch: index of the batch; part of the seed of random windows.
+        owed: True for the classes that the random window of each sample must keep, if
+            `loading.windows` keeps classes; None keeps none.
 
     Raises:
         BadSampleError: if a sample cannot be decoded or is larger than the canvas, or
@@ -199,13 +214,14 @@ def load_batch(
 
 
 class Chosen(NamedTuple):
-    """The samples of one process in a batch.
+    """The samples of a batch that one process reads.
 
     Attributes:
-        ids: samples to read.
-        owed: True for the classes that the window of each sample must keep, or None.
+        ids: ids of the samples.
+        owed: True for the classes that the random window of each sample must keep;
+            None keeps none.
         batch: index of the batch.
-        first_row: place of the first sample in the global batch.
+        first_row: row of the first sample in the batch of all processes.
     """
 
     ids: Int[np.ndarray, " n"]
@@ -217,7 +233,13 @@ class Chosen(NamedTuple):
 def load_into(
     memory: Memory, source: Source, chosen: Chosen, loading: Loading
 ) -> tuple[Batch, list[str]]:
-    """Returns the batch, and a message for each sample that it skips."""
+    """Reads `chosen` into a batch whose large arrays are taken from `memory`.
+
+    Returns the batch, and a message for each bad sample that is skipped.
+
+    Raises:
+        BadSampleError: if a sample is bad and `loading.on_bad_sample` is "raise".
+    """
     ids = chosen.ids
     images, labels, valid = (canvases.take(len(ids)) for canvases in memory)
     valid = valid.view(bool)
@@ -269,7 +291,10 @@ def load_into(
 def _read(
     source: Source, chosen: Chosen, row: int, loading: Loading
 ) -> tuple[UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "h w"], Window]:
-    """Reads the image of a window, and the labels of the whole image."""
+    """Reads sample `chosen.ids[row]` and draws its window.
+
+    Returns the image in the window, the labels of the whole image, and the window.
+    """
     i = int(chosen.ids[row])
     sample = source.opened(i) if isinstance(source, OpeningSource) else source[i]
     image, labels = sample["image"], sample["labels"]

@@ -11,11 +11,11 @@ _ALIGNMENT = 64  # bytes
 
 
 class Canvases:
-    """A pool of arrays of one shape that are filled with one value.
+    """A pool of uint8 arrays of one shape, filled with one value.
 
-    A batch with few samples is mostly padding. Filling all of it again would take a
-    considerable part of the time to decode its images, so only rows that were written
-    are cleared.
+    An array returns to the pool once nothing refers to it. Only the rows that were
+    written are then filled again: a batch with few samples is mostly padding, and
+    filling all of it would take a considerable part of the time to decode its images.
     """
 
     def __init__(self, shape: tuple[int, ...], value: int):
@@ -24,7 +24,7 @@ class Canvases:
         self._free: list[UInt8[np.ndarray, ...]] = []
 
     def take(self, rows: int) -> UInt8[np.ndarray, "..."]:
-        """Returns an array; the caller may write only its first `rows` rows."""
+        """Returns a filled array; the caller may write only its first `rows` rows."""
         try:
             memory = self._free.pop()
         except IndexError:
@@ -40,7 +40,10 @@ class Canvases:
 
 
 class _Loan:
-    """Owner of an array's memory; NumPy keeps it alive while NumPy or JAX uses it."""
+    """Owner of an array's memory, which it returns to the pool when it is deleted.
+
+    NumPy keeps this object alive as long as NumPy or JAX uses the memory.
+    """
 
     def __init__(self, memory: UInt8[np.ndarray, "..."], rows: int, canvases: Canvases):
         self.__array_interface__ = memory.__array_interface__
@@ -51,7 +54,7 @@ class _Loan:
 
 
 def _aligned(shape: tuple[int, ...], value: int) -> UInt8[np.ndarray, "..."]:
-    """Allocates bytes at an aligned address, which XLA:CPU uses without a copy."""
+    """Returns a uint8 array at an aligned address, which XLA:CPU uses without a copy."""
     size = math.prod(shape)
     memory = np.full(size + _ALIGNMENT, value, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

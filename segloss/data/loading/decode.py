@@ -1,4 +1,4 @@
-"""Decodes image and label files, and tells if their bytes can be stored unchanged."""
+"""Decodes image and label files; tells whether their bytes can be stored unchanged."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ _MODES_TO_RGB = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbC
 
 
 class UnfitError(ValueError):
-    """A readable file of an unsupported kind."""
+    """A file is empty, or of an unsupported format, mode or bit depth."""
 
 
 def read_image(
@@ -24,9 +24,9 @@ def read_image(
 ) -> tuple[Image.Image, bool]:
     """Decodes an image to RGB.
 
-    The EXIF orientation is applied, as annotation tools do; labels have none. There is
-    one exception: if only the stored pixels match the size of the label, the label was
-    drawn on them, and the orientation is ignored.
+    The EXIF orientation is applied, as annotation tools do. There is one exception: if
+    the size of the label matches the stored pixels but not the turned ones, the label
+    was drawn on the stored pixels, and the orientation is ignored.
 
     Args:
         data: content of the file.
@@ -69,7 +69,7 @@ def read_image(
 
 
 def read_labels(data: bytes) -> tuple[Image.Image, bool]:
-    """Decodes a label image to class ids in mode L.
+    """Decodes a label image to class ids, as an 8-bit grey image (mode L).
 
     The class ids of a palette image are its indices.
 
@@ -115,6 +115,11 @@ class StoredImage:
 
     Attributes:
         shape: height, width and number of channels; without the last if it is 1.
+
+    Args:
+        data: content of the image file.
+        faults_named: returns a context manager that turns errors of the decoder into
+            `BadSampleError`.
     """
 
     def __init__(
@@ -130,7 +135,11 @@ class StoredImage:
         self.shape = (*self._image.size[::-1], channels)[: 2 + (channels > 1)]
 
     def __getitem__(self, slices: tuple[slice, slice]) -> np.ndarray:
-        """Decodes rows and columns; raises `BadSampleError` if it fails."""
+        """Decodes the image, and returns the rows and columns of two slices.
+
+        Raises:
+            BadSampleError: if the image cannot be decoded.
+        """
         (top, bottom, _), (left, right, _) = (
             part.indices(size) for part, size in zip(slices, self.shape, strict=False)
         )

@@ -12,9 +12,11 @@ from segloss.data.loading.window import SCALE_ONE
 @compiled
 @no_type_check
 def holds(labels, crop_hw, scale, offset, classes, min_pixels):
-    """Whether a crop holds enough pixels of each class; see `nearest_source`.
+    """Returns whether a crop has at least `min_pixels` pixels of each of `classes`.
 
-    Stops as soon as it does, which is after few pixels where the classes are large.
+    The crop starts at `offset` in the image scaled by `scale / SCALE_ONE`; its pixels
+    are those of `nearest_source`. The loop stops as soon as the answer is True, which
+    is after few pixels if the classes are large.
     """
     missing = np.zeros(256, np.int64)
     for c in classes:

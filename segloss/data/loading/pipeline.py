@@ -1,4 +1,4 @@
-"""Batches of a sampler, read ahead by grain in threads or processes."""
+"""Reads the batches that a sampler chooses, ahead of time in threads or processes."""
 
 import contextlib
 import functools
@@ -27,7 +27,10 @@ from segloss.data.loading.batches import (
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Chooses the samples of batch k; see `segloss.data.samplers`."""
+    """Chooses samples: `sampler[k]` are the sample ids of batch k.
+
+    There are at most `batch_max` ids in a batch. See `segloss.data.samplers`.
+    """
 
     batch_max: int
 
@@ -36,13 +39,17 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class OwingSampler(Sampler, Protocol):
-    """Also tells for which classes it took each sample, which windows then keep."""
+    """Sampler that also tells for which classes it chose each sample.
+
+    `owed(k)` has a row for each sample of batch k, which is True for these classes. A
+    training crop should keep them; see `Windows.keep_classes`.
+    """
 
     def owed(self, k: int) -> Bool[np.ndarray, "b c"]: ...
 
 
 class InOrder:
-    """Sampler for evaluation: each of `ids` once and in order, the last batch short.
+    """Sampler for evaluation: cuts `ids` into batches in order; the last may be short.
 
     >>> import numpy as np
     >>> batches = InOrder(np.arange(5), batch_max=2)
@@ -62,7 +69,9 @@ class InOrder:
 
 
 def count_rows(batch_max: int, num_devices: int) -> int:
-    """Rows that a batch has on the devices: `batch_max` rounded up to a multiple.
+    """Returns `batch_max` rounded up to a multiple of `num_devices`.
+
+    This is the number of rows of a batch, including padding, on all devices together.
 
     >>> count_rows(9, num_devices=8)
     16
@@ -83,16 +92,17 @@ def iterate_batches(
 ) -> Generator[Batch, None, None]:
     """Yields batches `start` to `stop - 1` of a sampler, prefetched by grain.
 
-    Batches are padded to a multiple of `num_devices`, the number of devices of all
-    processes, and each process reads its own share of the rows. Samples and windows are
-    pure functions of k and of the row, so processes agree without communication, and
-    resuming needs only `start`. The number of threads and workers does not affect the
-    batches.
+    Batches are padded to a multiple of `num_devices` rows, and each process reads its
+    own share of the rows. Samples and random windows depend only on the sampler,
+    `loading`, the index k of the batch and the row. Processes therefore agree without
+    communication, and resuming needs only `start`. The number of threads and workers
+    does not affect the batches.
 
     Args:
         source: samples with images and labels; must be picklable if there are workers.
-        sampler: chooses the samples of batch k; must be picklable if there are workers.
-        loading: how samples become batches, and who reads them.
+        sampler: `sampler[k]` are the sample ids of batch k; must be picklable if there
+            are workers.
+        loading: how samples become batches, and the number of threads and workers.
         start: index of the first batch.
         stop: index after the last batch.
         num_devices: number of devices of all processes.
@@ -100,7 +110,8 @@ def iterate_batches(
         process_count: number of processes in the run.
 
     Raises:
-        BadSampleError: see `load_batch`.
+        BadSampleError: if a sample is bad (see `load_batch`), unless
+            `loading.on_bad_sample` is "skip".
         ChildProcessError: if a worker is killed.
     """
     share = count_rows(sampler.batch_max, num_devices) // process_count
@@ -175,7 +186,10 @@ def _unless_workers_die(loaded: Iterator[Any]) -> Iterator[Any]:
 
 
 def _end_with_parent(worker: int, num_workers: int) -> None:
-    """Ends this worker when its parent has ended, even if the parent was killed."""
+    """Makes this worker exit when its parent exits, even if the parent was killed.
+
+    grain calls this in each worker; the arguments are not used.
+    """
 
     def wait() -> None:
         multiprocessing.parent_process().join()

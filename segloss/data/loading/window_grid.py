@@ -1,4 +1,4 @@
-"""The windows of a grid of positions: all are examined where random draws fail."""
+"""Examines all crops on a grid of positions; used where random draws fail."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,15 @@ _GRID_STEP = 1 / 8
 
 
 def grid_positions(size: int, crop: int, scale: int) -> Int[np.ndarray, " n"]:
-    """Evenly spaced positions of a crop along one side, with the first and the last.
+    """Returns evenly spaced positions of a crop along one side of a scaled image.
 
-    A single position where the scaled image fits into the crop.
+    The first and the last possible position are included. If the scaled image fits into
+    the crop, the only position is 0.
+
+    Args:
+        size: height or width of the image in pixels.
+        crop: height or width of the crop in pixels.
+        scale: scale factor times `SCALE_ONE`.
     """
     slack = max(0, scaled_size(size, scale) - crop)
     intervals = -(-slack // max(1, int(crop * _GRID_STEP)))
@@ -27,7 +33,11 @@ def count_in_grid(
     scale: int,
     num_classes: int,
 ) -> Int[np.ndarray, "rows columns c"]:
-    """Pixels of each class, after scaling, in each window of the grid."""
+    """Counts the pixels of each class in the crop at each position of the grid.
+
+    Pixels are counted after scaling by `scale / SCALE_ONE`; labels from `num_classes`
+    on do not count. Rows and columns of the result are those of `grid_positions`.
+    """
     lines, blocks, first, last = [], [], [], []
     for size, crop in zip(labels.shape, crop_hw, strict=True):
         scaled = scaled_size(size, scale)
@@ -57,7 +67,12 @@ def count_in_grid(
 def most_kept(
     enough: Bool[np.ndarray, "rows columns c"], order: Sequence[int]
 ) -> tuple[list[int], Bool[np.ndarray, "rows columns"]]:
-    """Classes that one window holds, preferred in an order; and all such windows."""
+    """Chooses classes that a single crop of the grid holds together.
+
+    Each class of `order` in turn is chosen if some crop holds it along with those
+    chosen before; `enough` is True where a crop holds a class. Returns the chosen
+    classes, and True for the crops that hold all of them.
+    """
     kept, alive = [], np.ones(enough.shape[:2], bool)
     for c in order:
         still = alive & enough[..., c]

@@ -1,8 +1,8 @@
-"""Windows: the part of an image that a random scale and crop will see.
+"""Draws windows: the parts of images that random scaling and cropping need.
 
-They are chosen on the host, so that a batch holds no more of an image than its crop
+Windows are drawn on the host, so that a batch holds no more of an image than its crop
 needs, and so that a crop keeps the classes for which its image was sampled. Images are
-scaled later, on the device; the host knows exactly which labels it will pick.
+scaled later, on the device; the host computes exactly which labels the device picks.
 """
 
 import dataclasses
@@ -33,31 +33,38 @@ _GRID_SCALES = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """Draws windows, as pure functions of the seed, the batch and the row.
+    """Draws a random scale and crop of each image, and the window that it needs.
 
-    A scale is drawn, then a position of the crop with equal probability for each pixel.
-    A scaled image that is smaller than the crop is placed at random in it.
+    The window is the part of the unscaled image that the crop shows, with a margin for
+    interpolation. It depends only on the seed, the index of the batch, the row in the
+    batch, and the sample.
 
-    With `keep_classes`, a window must hold at least `min_pixels` pixels, counted after
-    scaling, of each class that its sample owes (see `EpochSampler.owed`). Windows are
-    drawn in three stages until one does:
+    A scale is drawn, then one of the possible positions of the crop in the scaled
+    image, with equal probability. A scaled image that is smaller than the crop is
+    placed at random in it.
 
-    1. Ten windows as above. If one of them is accepted, its distribution is that of all
-       windows, restricted to those that hold what is owed.
-    2. Ten windows at a random scale and position around a random pixel of the rarest
-       owed class. Windows with many ways to cover such pixels are more likely.
-    3. A window from a grid of scales and positions, with equal probability for each
-       scale and then for each position that holds what is owed. If there is none,
-       classes are given up, the most frequent first.
+    With `keep_classes`, a crop must hold at least `min_pixels` pixels, counted after
+    scaling, of each owed class. These are the classes for which the sampler chose the
+    sample; see `EpochSampler.owed`. Crops are drawn in three stages until one does:
+
+    1. Ten crops as above. If one of them is accepted, its distribution is that of all
+       crops, restricted to those that hold the owed classes.
+    2. Ten crops at a random scale and position around a random pixel of the rarest
+       owed class. Crops with more pixels of that class are more likely.
+    3. A crop from a grid of scales and positions, with equal probability for each
+       scale and then for each position that holds the owed classes. If there is none,
+       owed classes are given up, the most frequent first.
 
     Attributes:
         crop_hw: height and width of the crop, in pixels after scaling.
         scale_range: smallest and largest scale factor; factors are drawn uniformly.
         scales: scale factors to choose from with equal probability, instead of
-            `scale_range`. Factors are rounded to multiples of 1 / 4096.
-        keep_classes: whether windows must hold what their samples owe.
+            `scale_range`; None uses `scale_range`. Factors are rounded to multiples of
+            1 / 4096.
+        keep_classes: True makes crops keep the owed classes; False ignores them.
         min_pixels: number of pixels that must be kept of a class, at least 1.
-        rare_first: class ids in the order in which they are kept; None means 0, 1, ...
+        rare_first: all class ids, the rarest first: the order of priority in which
+            classes are kept. None means 0, 1, ...
         seed: seed of the draws, at least 0.
 
     Raises:
@@ -114,7 +121,7 @@ class Windows:
             )
 
     def canvas_hw(self, max_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that hold every window of images up to `max_hw`.
+        """Returns a height and width that hold every window of images up to `max_hw`.
 
         >>> Windows(crop_hw=(4, 8), scales=(0.5, 1.0)).canvas_hw((1_000, 15))
         (12, 15)
@@ -137,13 +144,14 @@ class Windows:
         batch: int,
         row: int,
     ) -> tuple[Window, int]:
-        """Draws the window of a sample.
+        """Draws the scale, crop and window of a sample.
 
         Args:
-            labels: class ids; labels from `len(owed)` on are void.
-            owed: True for the classes that the sample owes; used with `keep_classes`.
+            labels: class ids of the whole image; labels from `len(owed)` on are void.
+            owed: True for the classes that the crop must keep; ignored unless
+                `keep_classes` is True.
             batch: index of the batch.
-            row: place of the sample in the global batch.
+            row: row of the sample in the batch of all processes.
 
         Returns:
             The window, and the number of windows that were drawn to find it.
@@ -163,7 +171,10 @@ class Windows:
     def crop(
         self, labels: UInt8[np.ndarray, "h w"], window: Window
     ) -> UInt8[np.ndarray, "_ _"]:
-        """The labels that the crop of a window shows, without what is not image."""
+        """Returns the scaled labels in the crop of `window`, without padding.
+
+        `labels` are those of the whole image.
+        """
         lines = []
         for size, crop, offset in zip(
             labels.shape, self.crop_hw, window.offset, strict=True
@@ -175,20 +186,22 @@ class Windows:
     def keepable(
         self, labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
     ) -> Int32[np.ndarray, " c"]:
-        """Finds classes that one window can hold together.
+        """Finds classes of an image that one crop can hold together.
 
-        The rarest class is chosen first, then the next one that fits into a window with
-        it, and so on. Larger scales are tried only if a class is too small at the
-        smallest one; the scale with the most classes is used.
+        Crops on a grid of scales and positions are examined. The first class of
+        `rare_first` is chosen first, then the next one that fits into a crop with it,
+        and so on. Larger scales are tried only if a class is too small at the smallest
+        one; the scale with the most classes is used.
 
         Args:
-            labels: class ids.
+            labels: class ids of the whole image.
             num_classes: class ids are in `[0, num_classes)`.
             ignore_label: label of pixels that do not count.
 
         Returns:
-            The number of pixels of each class, after scaling, in such a window of the
-            grid; 0 for all other classes. `draw` keeps every subset of these classes.
+            The number of pixels of each chosen class, after scaling, in a crop that
+            holds all of them; 0 for all other classes. With `keep_classes`, `draw`
+            keeps any of the chosen classes that are owed.
         """
         best = np.zeros(num_classes, np.int32)
         order = [c for c in self._order(num_classes) if c != ignore_label]
@@ -207,7 +220,7 @@ class Windows:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that depend on what `keepable` returns, and nothing else."""
+        """Hash of the attributes that affect what `keepable` returns; 16 hex digits."""
         order = None if self.rare_first is None else list(self.rare_first)
         identity = [self.crop_hw, self._grid_scales, self.min_pixels, order]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -319,6 +332,10 @@ class Windows:
 
 
 def _offsets(size: int, crop: int, scale: int) -> tuple[int, int]:
-    """The first and the last position of a crop along one side."""
+    """Returns the first and the last possible position of a crop along one side.
+
+    `size` and `crop` are lengths of the image and the crop in pixels, `scale` the
+    factor times `SCALE_ONE`. Positions are negative if the scaled image is smaller.
+    """
     slack = scaled_size(size, scale) - crop
     return min(0, slack), max(0, slack)

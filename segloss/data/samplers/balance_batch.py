@@ -108,10 +108,9 @@ class BalanceBatch(EpochSampler):
 
     @property
     def batch_min(self) -> int:
-        """Least possible number of samples in a batch.
+        """Every batch has at least this many samples; most batches have more.
 
-        It is 1 if some sample has enough classes alone, or if batches are limited to
-        one sample; else 2. Most batches are larger.
+        It is 1 if some sample has enough classes alone, else 2.
         """
         sizes = self.class_sets.sizes()
         enough = sizes == self.batch_cl if self.exact else sizes >= self.batch_cl

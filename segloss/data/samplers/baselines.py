@@ -130,7 +130,7 @@ class _ClassFirst(EpochSampler):
 
     @property
     def batch_min(self) -> int:
-        """Every batch has `batch_max` ids, even if there are fewer samples."""
+        """Every batch has `batch_max` samples; they repeat if the dataset has fewer."""
         return self.batch_max
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
@@ -284,7 +284,7 @@ class ForegroundOversample(EpochSampler):
 
     @property
     def batch_min(self) -> int:
-        """Every batch has `batch_max` ids, even if there are fewer samples."""
+        """Every batch has `batch_max` samples; they repeat if the dataset has fewer."""
         return self.batch_max
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:

@@ -50,7 +50,7 @@ class Plan:
 
     @classmethod
     def join(cls, plans: "Sequence[Plan]", max_batches: int | None = None) -> "Plan":
-        """Concatenates plans and keeps the first `max_batches` batches; None keeps all."""
+        """Concatenates plans; keeps the first `max_batches` batches, or all if None."""
         if len(plans) == 1 and max_batches in (None, len(plans[0])):
             return plans[0]
         sizes = np.concatenate([np.diff(plan.offsets) for plan in plans])[:max_batches]
@@ -68,8 +68,8 @@ class Plan:
 class EpochSampler(abc.ABC):
     """Base class of samplers: random access to batches that are planned by epoch.
 
-    `sampler[k]` is an int64 array of the sample ids of batch k. `sampler.owed(k)` marks
-    the classes for which each of these samples was chosen.
+    `sampler[k]` is an int64 array of sample ids, those of batch k. `sampler.owed(k)`
+    marks the classes for which each of these samples was chosen.
 
     A deal distributes the samples into batches once, in random order. Every epoch has
     the number of batches of the first deal of epoch 0: an epoch with too few continues
@@ -151,7 +151,7 @@ class EpochSampler(abc.ABC):
         return type(self).__name__
 
     def _find(self, k: int) -> tuple[Plan, slice]:
-        """Returns the plan of the epoch of batch k, and the batch's slice of its ids."""
+        """Returns the plan that contains batch k, and the batch's slice of its ids."""
         k = operator.index(k)
         if k < 0:
             raise IndexError(f"{self._name}: batch must be >= 0, got {k}.")

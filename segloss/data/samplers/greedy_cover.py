@@ -34,8 +34,9 @@ class GreedyCover(EpochSampler):
 
     Exceptions: every epoch is truncated to the number of batches of the first, so its
     last leads may be left out. A lead for which the search finds no batch is left out
-    too; this happens only for pairs close to the largest reachable. If the search finds
-    no batch at all, the batches repeat one cover that is computed once.
+    too; this happens only if `batch_cl` is close to the largest number reachable with
+    `batch_max`. If the search finds no batch at all, every batch has samples with the
+    same few class sets, which have `batch_cl` classes together and are computed once.
 
     Classes that occur in no sample never count. If the dataset has fewer than
     `batch_max` samples, a batch holds at most all of them.
@@ -99,10 +100,9 @@ class GreedyCover(EpochSampler):
 
     @property
     def batch_min(self) -> int:
-        """Least possible number of samples in a batch.
+        """Every batch has at least this many samples; most batches have more.
 
-        It is 1 if some sample has `batch_cl` classes alone, or if batches are limited
-        to one sample; else 2. Most batches are larger.
+        It is 1 if some sample has `batch_cl` classes alone, else 2.
         """
         enough = self.class_sets.sizes() >= self.batch_cl
         return 1 if enough.any() else min(2, super().batch_min)

@@ -100,7 +100,7 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
 @compiled
 @no_type_check
 def list_members(words, num_classes):
-    """Lists the samples of each class; `words[i]` holds the classes of sample i as bits.
+    """Lists the samples of each class, where `words[i]` holds the classes of sample i.
 
     Returns `starts` and `members`; `members[starts[c] : starts[c + 1]]` are the samples
     of class c, sorted.

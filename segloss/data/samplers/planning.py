@@ -1,4 +1,4 @@
-"""Predicts how `batch_cl` and `batch_max` of Balance-batch work out, before training."""
+"""Predicts the effect of `batch_cl` and `batch_max` of Balance-batch."""
 
 import dataclasses
 
@@ -234,10 +234,10 @@ def bound_distinct_classes(
 
     Returns a lower and an upper bound. Greedy selection gives the lower one, at least
     1 - 1/e of the optimum. Each of its steps gives an upper bound, the classes so far
-    plus the `batch_max` largest gains, and the smallest is taken (Nemhauser et al. 1978,
-    doi:10.1007/BF01588971). If they differ and there are at most 1,000 different class
-    sets, an integer program finds the optimum, and both bounds are equal, unless it
-    takes longer than 10 seconds.
+    plus the `batch_max` largest gains; the smallest is returned (Nemhauser et al. 1978,
+    doi:10.1007/BF01588971). If the bounds differ and there are at most 1,000 different
+    class sets, an integer program finds the optimum, and both bounds are equal, unless
+    it takes longer than 10 seconds.
 
     Args:
         presence: True where a sample has a class, `[n, c]`, or `ClassSets`.
@@ -263,7 +263,7 @@ def bound_distinct_classes(
 def most_distinct_classes(
     presence: Presence, *, batch_max: int, at_most: int | None = None
 ) -> int:
-    """Returns the largest number of distinct classes that `batch_max` samples can have.
+    """Returns the largest number of distinct classes that `batch_max` samples have.
 
     This is maximum coverage, solved exactly as an integer program over the different
     class sets.
