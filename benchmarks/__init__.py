@@ -1,1 +1,1 @@
-"""Benchmarks of speed and memory; each compares with peers in the same run."""
+"""Benchmarks of speed and memory; most compare with other libraries in the same run."""

@@ -17,7 +17,8 @@ class Candidate(NamedTuple):
 
     Attributes:
         call: does the work, and returns when it is complete.
-        memory: temporary memory in multiples of the logits; None if unknown.
+        memory: temporary memory as a multiple of the size of the logits; None if
+            unknown.
         floor_bytes: least number of bytes that must be read and written.
     """
 
@@ -62,7 +63,12 @@ def make_candidates(
     *,
     calls: int,
 ) -> tuple[dict[Key, Candidate], list[str]]:
-    """Returns the candidates of each row and its peers, and a message per failure."""
+    """Compiles each loss and its peers as value and gradient, for each dtype.
+
+    Returns what to time, by (dtype, row, "ours" or the peer's library), including a
+    copy of the logits; and a message for each peer that fails. `calls` is the number of
+    calls that are timed together.
+    """
     inputs = make_inputs(shape)
 
     @functools.cache

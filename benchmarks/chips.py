@@ -18,7 +18,7 @@ from benchmarks import hlo
 
 
 class Chip(NamedTuple):
-    """A chip to compile for.
+    """A chip, and how to compile for it on a machine without it.
 
     Attributes:
         title: name in tables.
@@ -97,7 +97,8 @@ class Compiled(NamedTuple):
         temporary_bytes: memory needed in addition to arguments and results.
         compile_seconds: CPU seconds of compilation, summed over all cores; they depend
             little on the load of the machine.
-        unknown_loops: number of loops with an unknown trip count, counted once.
+        unknown_loops: number of loops with an unknown trip count; `traffic_bytes` has
+            their bodies once.
     """
 
     traffic_bytes: int
@@ -107,14 +108,14 @@ class Compiled(NamedTuple):
 
 
 def installed() -> list[str]:
-    """Names of the chips for which this environment has a compiler."""
+    """Returns the keys of `CHIPS` for which this environment has a compiler."""
     return [
         name for name, chip in CHIPS.items() if importlib.util.find_spec(chip.package)
     ]
 
 
 def devices(name: str, topology: str | None = None) -> list[jax.Device]:
-    """Returns chips to compile for; call it before JAX initialises its backends.
+    """Returns devices to compile for; call this before JAX initialises its backends.
 
     Args:
         name: a key of `CHIPS`.
@@ -146,7 +147,7 @@ def _find_no_gpu() -> None:
 
 
 def lower(device: jax.Device, function: Callable, *shapes: Any) -> jax.stages.Lowered:
-    """Lowers a function for one chip; arguments are trees of shapes and dtypes."""
+    """Lowers a function for one chip; `shapes` are its arguments, as shapes and dtypes."""
     place = jax.sharding.SingleDeviceSharding(device)
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
@@ -155,7 +156,7 @@ def lower(device: jax.Device, function: Callable, *shapes: Any) -> jax.stages.Lo
 
 
 def measure(lowered: jax.stages.Lowered) -> Compiled:
-    """Compiles a lowered function and reads the compiler's figures."""
+    """Compiles a lowered function; returns its traffic, memory and compile time."""
     start = time.process_time()
     compiled = lowered.compile()
     seconds = time.process_time() - start

@@ -12,10 +12,11 @@ it needs in addition to arguments and results. Both are in multiples of the logi
 a metric, of its inputs), exact and reproducible. Compile times are CPU seconds on this
 machine: compare them only within one run.
 
-The textbook formula is a direct implementation (`benchmarks/textbook.py`). The floor
-reads logits and labels once for the sums over classes or pixels, reads them again for
-the gradient, and writes the gradient. A sigmoid loss treats each element independently
-and reads them once. For variants only our own figures are shown.
+The textbook formula is a direct implementation (`benchmarks/textbook.py`). The floor is
+the traffic that a loss needs at least: it reads logits and labels once for the sums over
+classes or pixels, reads them again for the gradient, and writes the gradient. A sigmoid
+loss treats each element independently and reads the logits once. For variants only our
+own figures are shown.
 
 Results are stored in `--results`, one file per chip; a program found there is not
 compiled again. `--output` contains the tables of all chips with results. Chips without
@@ -72,7 +73,11 @@ def measure_all(
     cases: Mapping[Key, Case],
     path: Path,
 ) -> None:
-    """Compiles the programs missing from the file; saves it after each of them."""
+    """Compiles the programs `names` that the file of results lacks.
+
+    The JSON file at `path` is written after each program. Results of other versions of
+    the compilers are discarded.
+    """
     stored = read(path)
     compilers = versions(COMPILERS)
     if stored.get("compilers") != compilers:
@@ -98,7 +103,11 @@ def measure(
     inputs: Sequence[Any],
     programs: dict[str, dict[str, Any]],
 ) -> str:
-    """Compiles a function unless `programs` has it; returns its key in `programs`."""
+    """Compiles a function unless `programs` has its figures; returns its key there.
+
+    The key is a hash of the lowered program. If compilation fails, the figures are
+    `{"failure": REASON}`.
+    """
     try:
         lowered = chips.lower(device, function, *inputs)
         name = hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
@@ -120,7 +129,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def measured(chip: str, path: Path, names: Sequence[Name]) -> Measured:
-    """Reads the stored results of the given names from the file of a chip."""
+    """Returns the results and failures of `names` that the file at `path` has."""
     stored, results, failures = read(path), {}, {}
     for name in names:
         program = stored.get("names", {}).get(_stored_name(name))
@@ -135,7 +144,7 @@ def measured(chip: str, path: Path, names: Sequence[Name]) -> Measured:
 
 
 def describe(of_chips: Mapping[str, Measured]) -> Iterator[str]:
-    """Yields the command, the versions for each chip, and the failures."""
+    """Yields lines with the command, the versions for each chip, and the failures."""
     yield f"{command('benchmarks.compiled')}\n\nLogits {SHAPE.value}."
     for chip, found in of_chips.items():
         yield f"- {CHIPS[chip].title}: {found.versions}"

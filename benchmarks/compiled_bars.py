@@ -30,10 +30,12 @@ _OVERLAP = (
 
 
 class Bars(NamedTuple):
-    """Limits of float32 losses and of metrics on a chip, in units of `unit_bytes`.
+    """Limits of float32 losses and of metrics on a chip, as multiples of the logits.
+
+    The limits of a metric are multiples of its inputs.
 
     Attributes:
-        traffic: limit of traffic for each pattern of names.
+        traffic: limit of traffic, by a regular expression for the names of cases.
         temporaries: limit of temporaries for every loss except `lovasz_softmax`.
         lovasz_temporaries: limit of temporaries for `lovasz_softmax`, which sorts.
     """
@@ -64,7 +66,7 @@ BARS: Mapping[str, Bars] = MappingProxyType(
 
 
 def references(name: str, case: Case) -> list[tuple[str, str]]:
-    """Other cases, as (name, candidate), that the bars of this case compare with."""
+    """Returns (name, candidate) of the programs to which the bars of a case refer."""
     others = [(CROSS_ENTROPY, OPTAX)]
     if case.plain:
         others.append((case.plain, OURS))
@@ -76,7 +78,7 @@ def references(name: str, case: Case) -> list[tuple[str, str]]:
 def missed_bars(
     chip: str, key: Key, cases: Mapping[Key, Case], results: Results
 ) -> list[str]:
-    """Describes each bar that our implementation misses."""
+    """Describes each bar that our implementation of a case misses on a chip."""
     return [
         f"{what} {value:.2f} > {limit:.2f}"
         for what, value, limit in _limits(chip, key, cases, results)
@@ -87,7 +89,10 @@ def missed_bars(
 def _limits(
     chip: str, key: Key, cases: Mapping[Key, Case], results: Results
 ) -> Iterator[tuple[str, float, float | None]]:
-    """Yields what is limited, its value, and the limit (None if there is none)."""
+    """Yields what is limited, such as "traffic", its value, and the limit.
+
+    The limit is None if the result to which it refers is missing.
+    """
     dtype, name = key
     case, ours = cases[key], results[*key, OURS]
     traffic = ours.traffic_bytes / case.unit_bytes

@@ -19,14 +19,17 @@ CROSS_ENTROPY = "softmax_cross_entropy"
 
 
 class Case(NamedTuple):
-    """A loss or a metric.
+    """A loss or a metric to compile.
 
     Attributes:
-        candidates: our function and those to compare with, by name.
-        inputs: trees of shapes and dtypes.
-        unit_bytes: size of the logits, or of a metric's inputs; the unit of figures.
+        candidates: functions to compile: "ours", and those to compare with, such as
+            "textbook", "optax" and "keras".
+        inputs: trees of shapes and dtypes, one for each argument.
+        unit_bytes: bytes of the logits, or of a metric's inputs; figures are multiples
+            of it.
         floor_bytes: least number of bytes that must be read and written.
-        plain: name of the case that this is a variant of, or None.
+        plain: name of the case of which this is a variant, such as another option; None
+            if it is no variant.
         is_loss: False for a metric.
     """
 
@@ -59,7 +62,10 @@ VARIED = (
 
 
 def make_cases(shape: tuple[int, ...], dtypes: list[str]) -> dict[Key, Case]:
-    """Every loss and its variants for each dtype, and the counts of the metrics."""
+    """Returns the cases of every loss and its variants, and of the metrics.
+
+    `shape` and `dtypes` are those of the logits; the last axis holds the classes.
+    """
     cases = {}
     for dtype in dtypes:
         named = loss_cases(shape, dtype) | variants(shape, dtype)
@@ -68,7 +74,7 @@ def make_cases(shape: tuple[int, ...], dtypes: list[str]) -> dict[Key, Case]:
 
 
 def loss_cases(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
-    """The rows of `benchmarks.losses`, with the textbook formulas added."""
+    """Returns a case for each loss of `benchmarks.losses`, with its textbook formula."""
     shapes = input_shapes(shape, dtype)
     cases = {}
     for name, row in make_rows(shape[-1]).items():
@@ -103,7 +109,10 @@ def _num_bytes(tree: Any) -> int:
 
 
 def variants(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
-    """Variants of some losses: one or three spatial axes, and options."""
+    """Returns variants of some losses: one or three spatial axes, and options.
+
+    Names are those of the loss and the variant, such as "soft_dice + 3d".
+    """
     batch, *spatial, classes = shape
     pixels = math.prod(spatial)
     side = round(pixels ** (1 / 3))
@@ -126,7 +135,7 @@ def variants(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
 def _options(
     name: str, row: Row, shape: tuple[int, ...], dtype: str
 ) -> Iterator[tuple[str, tuple[Callable, tuple[Any, ...]]]]:
-    """Yields the loss with each of its options, and the inputs of that variant."""
+    """Yields each option of the loss `name`, with the loss and the inputs for it."""
     known = inspect.signature(losses.LOSSES[name]).parameters
     shapes = input_shapes(shape, dtype)
     logits, labels = shapes[row.inputs]
@@ -167,7 +176,7 @@ def _takes(loss: Callable, inputs: tuple[Any, ...]) -> bool:
 
 
 def metric_cases(shape: tuple[int, ...]) -> dict[Key, Case]:
-    """Counts that the metrics compute on the device."""
+    """Returns cases for the counts that the metrics compute on the device."""
     *pixels, classes = shape
     of_classes = dict(num_classes=classes)
     ids = jax.ShapeDtypeStruct(tuple(pixels), jnp.int32)

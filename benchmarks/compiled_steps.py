@@ -38,7 +38,11 @@ PACKAGES = ("jax", "flax", "optax", "libtpu", "jax-cuda12-plugin")
 
 
 def compile_one(folder: Path) -> None:
-    """Compiles the step selected by the flags, and saves its result."""
+    """Compiles the step that the flags select, and writes its figures to `folder`.
+
+    The file is `NETWORK.CHIP.json`; with `--keep_hlo` the compiled program is written
+    to `NETWORK.CHIP.hlo`.
+    """
     name = CHIP.value
     devices = chips.devices(*(("v5e", name) if name.startswith("v5e") else (name,)))
     size = SIZE.value or NETWORKS[NETWORK.value]

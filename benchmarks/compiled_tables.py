@@ -23,7 +23,14 @@ Name = tuple[str, str, str]  # dtype, case, and "ours" or the name of a peer
 
 
 class Measured(NamedTuple):
-    """Stored results of a chip for the requested names."""
+    """Stored results of a chip.
+
+    Attributes:
+        chip: key of `CHIPS`.
+        results: figures of each compiled program, by its name.
+        failures: reason for each program that does not compile.
+        versions: versions of the packages that were used.
+    """
 
     chip: str
     results: Results
@@ -32,7 +39,11 @@ class Measured(NamedTuple):
 
 
 def wanted(picked: Mapping[Key, Case], cases: Mapping[Key, Case]) -> list[Name]:
-    """All candidates of the selected cases, and those that their bars compare with."""
+    """Returns the names of the programs that the tables of the `picked` cases need.
+
+    They are all candidates of these cases, and those of other cases to which the limits
+    ("bars") refer.
+    """
     names = {
         (*key, who): None for key, case in picked.items() for who in case.candidates
     }
@@ -48,7 +59,10 @@ def loss_table(
     picked: Mapping[Key, Case],
     cases: Mapping[Key, Case],
 ) -> Table:
-    """A row for each chip, dtype and case, without variants."""
+    """Makes the table of losses and metrics: a row for each chip, dtype and case.
+
+    Variants are left out.
+    """
     peers = (TEXTBOOK, OPTAX, KERAS)
     columns = ("floor", "traffic", *peers, "temporaries", *(f"of {x}" for x in peers))
     columns += ("compile s", "x optax's CE")
@@ -80,7 +94,10 @@ def variant_table(
     picked: Mapping[Key, Case],
     cases: Mapping[Key, Case],
 ) -> Table:
-    """A row for each variant: traffic, its ratio to the plain case, temporaries."""
+    """Makes the table of variants, a row for each dtype and variant.
+
+    For each chip it has traffic, its ratio to that of the plain case, and temporaries.
+    """
     columns = (
         column
         for chip in of_chips
@@ -123,7 +140,10 @@ def temporaries(compiled: Compiled | None, case: Case) -> str:
 
 
 def misses(key: Key, cases: Mapping[Key, Case], found: Measured) -> list[str]:
-    """Bars that our implementation misses; empty if it is not compiled yet."""
+    """Describes each limit ("bar") that our implementation misses.
+
+    Returns ["does not compile"] if it does not, and nothing if it has not been tried.
+    """
     if (*key, OURS) in found.failures:
         return ["does not compile"]
     if (*key, OURS) not in found.results:

@@ -85,7 +85,7 @@ PACKAGES = ("jax", "grain", "array_record", "pillow", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set, and the folder of its files."""
+    """A prepared data set, and the folder of the files of its training split."""
 
     dataset: Dataset
     root: Path
@@ -105,7 +105,13 @@ class Data:
 
 
 def prepare(name: str, source: Path, scratch: Path) -> Data:
-    """Opens the training images of CamVid, or of the available part of train_aug."""
+    """Links training images to a folder in `scratch`, and opens it as a data set.
+
+    Args:
+        name: "CamVid"; any other name is VOC 2012's train_aug.
+        source: the folder CamVid in the `folder` format, or VOC2012 of a VOCdevkit.
+        scratch: existing directory for the links and the prepared data set.
+    """
     root = scratch / name
     train = root / "train"
     if name == "CamVid":
@@ -133,10 +139,10 @@ def prepare(name: str, source: Path, scratch: Path) -> Data:
 
 
 def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
-    """Times the loaders of one pair.
+    """Times the loaders with one pair of `batch_max` and `batch_cl`.
 
     Raises:
-        ValueError: if no batch can satisfy the pair.
+        ValueError: if no `batch_max` images have `batch_cl` classes.
     """
     presence = data.presence
     start = time.perf_counter()
@@ -177,7 +183,7 @@ def measure(data: Data, pair: Pair, watch: Stopwatch) -> Measured:
 
 
 def plan(sampler: BalanceBatch, epochs: int = 3) -> tuple[float, float]:
-    """Returns the images per batch, and the planning time of an epoch per image."""
+    """Returns the mean images per batch, and the seconds per image to plan an epoch."""
     seconds, sizes = [], []
     for epoch in range(1, 1 + epochs):
         first = epoch * sampler.batches_per_epoch
@@ -198,7 +204,10 @@ def time_loaders(
 
 
 def loader_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
-    """A row for each data set and pair; no numbers if no batch satisfies the pair."""
+    """Makes the table of loaders, with a row for each data set and pair.
+
+    Where `measured` has an error message, the row shows it instead of numbers.
+    """
     numbers = ("mean batch", "decoded: index", "discard", "images/s: index")
     numbers += (*(f"x {other}" for other in OTHERS), "planning", "start, ms")
     table = make_table(["data", "batch_max, batch_cl"], numbers, ["bars met"])
@@ -225,7 +234,10 @@ def loader_table(measured: Mapping[tuple[str, Pair], Measured | str]) -> Table:
 
 
 def compare_reading(name: str, data: Data, watch: Stopwatch, table: Table) -> None:
-    """Times ways to read ahead with the random loader, and adds them to the table."""
+    """Times random batches with each number of threads and workers in `READING`.
+
+    Adds a row for each to `table`.
+    """
     sampler = RandomBatch(data.presence, batch_max=9)
     num_batches = math.ceil(IMAGES.value / 9)
     source = data.dataset.source("train")
@@ -269,7 +281,7 @@ def find_data(scratch: Path) -> Iterator[tuple[str, Data]]:
 
 
 def describe() -> str:
-    """Describes the run: command, machine and versions."""
+    """Returns a text with the run's command, machine and versions."""
     return (
         f"{command('benchmarks.data')}\n\n{IMAGES.value} images per call, median of "
         f"{ROUNDS.value} rounds, {THREADS.value} threads (torch: workers) on "

@@ -1,4 +1,4 @@
-"""What all benchmarks say of a run: its command, device, versions and tables."""
+"""What all benchmarks report about a run: command, device, versions and tables."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def command(module: str) -> str:
 
 
 def versions(packages: Iterable[str]) -> str:
-    """Returns the versions of Python and of the installed packages among these."""
+    """Returns the version of Python, and of those `packages` that are installed."""
     found = [f"python {platform.python_version()}"]
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -33,14 +33,14 @@ def versions(packages: Iterable[str]) -> str:
 
 
 def device() -> str:
-    """Describes the first device, and the number of CPUs."""
+    """Returns a text with the kind of JAX's first device and the number of CPUs."""
     first = jax.devices()[0]
     cpus = len(os.sched_getaffinity(0))
     return f"one {first.device_kind} ({first.platform}), {cpus} CPUs"
 
 
 def publish(tables: Sequence[Table], notes: str, path: str | None) -> None:
-    """Prints tables and notes, and writes them as markdown if there is a path."""
+    """Prints tables and notes; also writes them to `path` as markdown, unless None."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(*tables, notes, soft_wrap=True)
     if path is not None:

@@ -15,15 +15,16 @@ from typing import NamedTuple
 
 
 class Instruction(NamedTuple):
-    """One line of HLO.
+    """One line of HLO, `NAME = TYPE OPCODE(ARGUMENTS), ATTRIBUTES`, as text.
 
     Attributes:
         name: name of the result.
         type: dtype, shape and layout of the result, or of each element of a tuple.
         opcode: name of the operation.
-        arguments: operands; for a parameter its number, for a constant its value.
+        arguments: names of the operands; for a parameter its number, for a constant its
+            value.
         attributes: the rest of the line.
-        is_root: whether its result is the result of its computation.
+        is_root: True if its result is the result of its computation.
     """
 
     name: str
@@ -53,7 +54,8 @@ class Traffic(NamedTuple):
 
     Attributes:
         num_bytes: number of bytes read and written.
-        unknown_loops: number of loops with an unknown trip count, counted once.
+        unknown_loops: number of loops with an unknown trip count; `num_bytes` has their
+            bodies once.
     """
 
     num_bytes: int
@@ -113,7 +115,7 @@ def _parse_instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Index just after the bracket that closes the one at `start`."""
+    """Returns the index just after the bracket that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
@@ -125,7 +127,10 @@ def _closing(text: str, start: int) -> int:
 
 
 def bytes_of(type_: str) -> int:
-    """Bytes that a type takes in memory, including the padding of its layout."""
+    """Returns the bytes of an HLO type such as `f32[8,128]{1,0:T(8,128)}` in memory.
+
+    Includes the padding of the type's layout.
+    """
     return sum(
         _item_bytes(dtype, math.prod(_padded(shape, layout)))
         for dtype, shape, layout in _arrays(type_)
@@ -133,7 +138,7 @@ def bytes_of(type_: str) -> int:
 
 
 def _arrays(type_: str) -> Iterator[tuple[str, list[int], str]]:
-    """Yields the dtype, shape and layout of each array of a type."""
+    """Yields the dtype, shape and layout of each array in an HLO type."""
     for dtype, shape, layout in re.findall(
         r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?", type_
     ):
@@ -148,7 +153,10 @@ def _item_bytes(dtype: str, count: int) -> int:
 
 
 def _padded(shape: list[int], layout: str) -> list[int]:
-    """Padded shape: `{2,1,0:T(8,128)}` tiles the last two axes by 8 and 128."""
+    """Returns the shape in memory, padded to whole tiles.
+
+    For example, the layout `2,1,0:T(8,128)` tiles the last two axes by 8 and 128.
+    """
     order, _, tiling = layout.partition(":")
     tile = re.match(r"T\(([\d,]+)\)", tiling)
     if tile is None:
@@ -173,7 +181,8 @@ def traffic(module: Module, *, every_round: bool = True) -> Traffic:
 
     Args:
         module: the program.
-        every_round: False counts the body of each loop once.
+        every_round: True multiplies the body of a loop by its trip count; False counts
+            the body once.
     """
 
     def of_computation(name: str) -> Traffic:
@@ -238,7 +247,10 @@ def _bytes_moved(
 
 
 def _shares_read(fused: Computation) -> dict[str, float]:
-    """Fraction of each instruction's result that the rest of the fusion reads."""
+    """Returns the fraction of each instruction's result that the others read.
+
+    `fused` are the instructions of a fusion, by name.
+    """
     shares = {name: float(part.is_root) for name, part in fused.items()}
     for user in reversed(fused.values()):
         size = _num_elements(user.type)
@@ -271,7 +283,7 @@ def _bytes_written(fused: Computation) -> int:
 def trip_count(
     loop: Instruction, computation: Computation, module: Module
 ) -> int | None:
-    """Trip count of a loop; None if it cannot be determined from the text.
+    """Returns the trip count of a loop; None if the text does not determine it.
 
     On a GPU, XLA annotates it. On a TPU it is derived if the loop adds a constant to a
     counter until the counter reaches another constant, as in `jax.lax.scan`.
@@ -309,7 +321,10 @@ def _root(computation: Computation) -> Instruction:
 def _element(
     of: Instruction, index: int, computation: Computation
 ) -> Instruction | None:
-    """Element of a tuple; None if the tuple is not built by a `tuple` instruction."""
+    """Returns the instruction of element `index` of the tuple `of`.
+
+    None if the tuple is not built by a `tuple` instruction.
+    """
     if of.opcode != "tuple":
         return None
     return _behind_copies(computation[of.operands[index]], computation)

@@ -59,7 +59,7 @@ def main(_: list[str]) -> None:
 
 
 def _run(way: str, directory: str) -> str:
-    """Runs one way in a new process and returns what it printed."""
+    """Runs `_measure` in a new process and returns what it printed."""
     command = [sys.executable, "-m", "benchmarks.large_images"]
     command += [f"--way={way}", f"--workdir={directory}", "--verbosity=-1"]
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
@@ -73,7 +73,10 @@ def _config(directory: Path) -> ConfigDict:
 
 
 def _write_images(root: Path, side: int) -> None:
-    """Writes a `folder` dataset: 16 small images to train on, a large one in `val`."""
+    """Writes images and labels in the `folder` format: 16 small ones in train, one in val.
+
+    The image of val has `side` x `side` pixels.
+    """
     rng = np.random.default_rng(0)
     sizes = {"train": 16 * [_BLOCK], "val": [side]}
     for split, sides in sizes.items():
@@ -89,7 +92,10 @@ def _write_images(root: Path, side: int) -> None:
 
 
 def _measure(way: str, directory: Path) -> None:
-    """Prints the resident memory at the start and at its peak in MiB, and seconds."""
+    """Runs `way` and prints resident MiB at its start, at the peak, and its seconds.
+
+    "prepare" instead saves a checkpoint with random weights, and prints nothing.
+    """
     import jax
 
     from segloss.config import open_configured_dataset, parse_config

@@ -27,14 +27,19 @@ MOST_PLANNING = 0.01
 
 
 class Pair(NamedTuple):
-    """The two numbers of Balance-batch."""
+    """The two parameters of Balance-batch.
+
+    Attributes:
+        batch_max: largest number of images in a batch.
+        batch_cl: least number of distinct classes in a batch.
+    """
 
     batch_max: int
     batch_cl: int
 
 
 class Stopwatch:
-    """Clock in seconds that stands still inside `paused`."""
+    """Clock: calling it returns seconds, without those spent inside `paused`."""
 
     def __init__(self) -> None:
         self._paused_seconds = 0.0
@@ -51,7 +56,7 @@ class Stopwatch:
 
 
 class Counted:
-    """A source that records each sample read from it; reading decodes a sample."""
+    """Wraps a source of samples and lists the id of each sample that is read."""
 
     def __init__(self, source: Any):
         self.source = source
@@ -76,10 +81,11 @@ class Loader:
 
     Attributes:
         start: creates an iterator of `1 + timed_batches + AHEAD` batches.
-        timed_batches: number of batches loaded while the clock runs.
-        source: the source it reads from; None if reads cannot be counted.
-        timed_images: number of images loaded while the clock ran.
-        reads_per_image: samples decoded per sample in a batch.
+        timed_batches: number of batches to load while the clock runs.
+        source: the source of its samples; None if reads cannot be counted.
+        timed_images: number of images that the last run loaded while the clock ran.
+        reads_per_image: samples read per sample in a batch in the last run; None if
+            unknown.
     """
 
     start: Callable[[], Iterable[Batch]]
@@ -89,7 +95,7 @@ class Loader:
     reads_per_image: float | None = None
 
     def run(self, watch: Stopwatch) -> None:
-        """Loads all batches to the device.
+        """Loads all batches to the device, and pauses `watch` at start and end.
 
         The first batch is not timed because it includes startup. The last `AHEAD`
         batches are not timed, so that as many batches are read ahead when the clock
@@ -119,11 +125,13 @@ class Loader:
 class Measured:
     """Results for one pair (batch_max, batch_cl).
 
+    Loaders have the names of `benchmarks.data`, such as "index" and "random".
+
     Attributes:
-        mean_size: images per batch.
+        mean_size: mean number of images in a batch of Balance-batch.
         images: number of images timed per call, by loader.
-        seconds: seconds of each call, by loader and round.
-        reads: samples decoded per image, by loader.
+        seconds: seconds of each call, a list by round for each loader.
+        reads: samples decoded per image, by loader; None if unknown.
         start_seconds: seconds to create the sampler, once.
         planning_seconds: seconds per image to plan an epoch.
     """
@@ -139,7 +147,10 @@ class Measured:
         return [t / self.images[loader] for t in self.seconds[loader]]
 
     def speed_over(self, other: str) -> Ratio | None:
-        """Images per second of "index" relative to another loader."""
+        """Returns the images per second of "index" divided by those of `other`.
+
+        None if `other` was not run.
+        """
         if other not in self.seconds:
             return None
         return ratio(self.per_image(other), self.per_image("index"))
@@ -149,7 +160,7 @@ class Measured:
         return self.planning_seconds / statistics.median(self.per_image("index"))
 
     def missed(self) -> list[str]:
-        """Describes the bars that are missed."""
+        """Describes each limit of the benchmark that the loader "index" misses."""
         missed = []
         if self.reads["index"] != 1:
             missed.append(f"decoded {self.reads['index']:.2f} > 1")
@@ -166,7 +177,10 @@ def by_sampler(
     timed_batches: int,
     loading: Loading,
 ) -> Loader:
-    """The loader of a training run."""
+    """Returns segloss's own loader, as in a training run.
+
+    It loads the batches of `sampler`; `timed_batches` of them are timed.
+    """
     counted = Counted(source)
     # With fewer batches than threads, some threads would be idle.
     ahead = max(PREFETCH, loading.num_threads)
@@ -185,7 +199,7 @@ def by_sampler(
 
 
 class OfSizes:
-    """Samples of one sampler in batches of the sizes of another."""
+    """Sampler: batch k has samples of `chosen`[k], as many as `sizes`[k] has."""
 
     def __init__(self, chosen: Sampler, sizes: Sampler):
         self.batch_max = sizes.batch_max
@@ -198,7 +212,10 @@ class OfSizes:
 def by_discarding(
     source: Any, pair: Pair, timed_batches: int, loading: Loading
 ) -> Loader:
-    """The paper's procedure; each thread fills its own batches."""
+    """Returns a loader that reads and discards samples, as in the Balance-batch paper.
+
+    See `read_until_enough`. Each thread fills its own batches.
+    """
     counted = Counted(source)
 
     def load(k: int) -> Batch:
@@ -218,9 +235,9 @@ def by_discarding(
 def read_until_enough(
     source: Any, pair: Pair, ignore_label: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Reads the samples of one batch without a class index.
+    """Returns the samples of one batch, without knowing their classes in advance.
 
-    Reads samples until the batch contains `batch_cl` distinct classes. If `batch_max`
+    Reads random samples until they have `batch_cl` distinct classes. If `batch_max`
     samples are not enough, discards them and starts again.
     """
     rng = np.random.default_rng(seed)
@@ -236,7 +253,11 @@ def read_until_enough(
 def reads_of_discarding(
     presence: np.ndarray, pair: Pair, *, attempts: int = 2_000
 ) -> float:
-    """Estimates how many samples `read_until_enough` reads per sample it keeps."""
+    """Estimates how many samples `read_until_enough` reads per sample that it returns.
+
+    `presence` is True where a sample has a class. The result is infinite if no
+    simulated attempt succeeds.
+    """
     rng = np.random.default_rng(0)
     drawn = kept = 0
     for _ in range(attempts):
@@ -249,13 +270,16 @@ def reads_of_discarding(
 
 
 class InMemory(list):
-    """A source of samples already in memory."""
+    """A source of samples that are already in memory: a list of them."""
 
     split = "read"
 
 
 class Files(Sequence):
-    """A source that reads the image and label files of a split, for torch."""
+    """A source that reads image and label files, for torch.
+
+    `root` is the folder of a split, with `images` and `labels`.
+    """
 
     split = "files"
 
@@ -279,9 +303,9 @@ def by_torch(
     timed_batches: int,
     loading: Loading,
 ) -> Loader | None:
-    """Torch's `DataLoader` with the same batches; None if torch is not installed.
+    """Returns torch's `DataLoader` with the batches of `sampler`.
 
-    It has as many workers as the others have threads.
+    It has `loading.num_threads` workers. Returns None if torch is not installed.
     """
     num_workers = loading.num_threads
     try:

@@ -1,7 +1,7 @@
 """Rows of the loss benchmarks: our losses and their counterparts in optax and keras.
 
-Every candidate is a function `(logits, labels) -> scalar` of channels-last logits. It
-computes other inputs, such as one-hot labels, from the labels itself.
+Every loss is a function `(logits, labels) -> scalar` of channels-last logits. It
+computes other inputs, such as one-hot labels, from the labels.
 """
 
 import functools
@@ -30,8 +30,8 @@ class Row(NamedTuple):
 
     Attributes:
         loss: our loss.
-        inputs: kind of its inputs, a key of `make_inputs`.
-        peers: counterparts in optax and keras, by library.
+        inputs: kind of its inputs, a key of the result of `make_inputs`.
+        peers: counterparts, by library: "optax" and "keras".
     """
 
     loss: Loss
@@ -40,11 +40,13 @@ class Row(NamedTuple):
 
 
 def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, Any]]:
-    """Creates float32 logits, mostly correct, and labels of each kind.
+    """Creates random inputs of losses: (logits, labels) for each kind of labels.
 
-    "ids" are class ids in square regions; the first class covers more than half of the
-    pixels. "void" adds void pixels, "tags" are one-hot labels, "binary" the logits and
-    tags of the first class only, "distances" ids with a distance per class.
+    The logits are float32 of the given shape and mostly correct. "ids" are class ids in
+    square regions; the first class covers more than half of the pixels. "void" is the
+    same with void pixels, and "tags" are one-hot labels. "binary" has the logits and
+    tags of the first class only. "distances" are ids together with a distance of each
+    pixel for each class.
     """
     rng = np.random.default_rng(seed)
     *pixels, num_classes = shape
@@ -69,7 +71,10 @@ def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, A
 def input_shapes(
     shape: tuple[int, ...], dtype: str
 ) -> dict[str, tuple[jax.ShapeDtypeStruct, Any]]:
-    """Shapes and dtypes of `make_inputs`, to compile without running."""
+    """Returns the shapes and dtypes of the arrays of `make_inputs`, without the arrays.
+
+    `shape` and `dtype` are those of the logits.
+    """
     logits = jax.ShapeDtypeStruct(shape, dtype)
     scores = jax.ShapeDtypeStruct(shape[:-1], dtype)
     ids = jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
@@ -131,7 +136,7 @@ def _optax_focal_tversky(logits, labels):
 
 @functools.cache
 def keras_losses() -> dict[str, Loss]:
-    """Losses of keras by name; empty if keras is not installed."""
+    """Returns the losses of keras by a short name; empty if keras is not installed."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
         from keras import losses as keras
@@ -164,7 +169,7 @@ def keras_losses() -> dict[str, Loss]:
 
 
 def make_rows(num_classes: int) -> dict[str, Row]:
-    """All rows of the benchmarks, by name."""
+    """Returns all rows of the loss benchmarks, by name."""
 
     def keras(name: str) -> dict[str, Loss]:
         return {"keras": keras_losses()[name]} if keras_losses() else {}
@@ -243,14 +248,14 @@ def make_rows(num_classes: int) -> dict[str, Row]:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """Parses a shape of logits such as 4x321x321x21."""
+    """Parses the flag `--shape`, a shape of logits such as 4x321x321x21."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,4}", text):
         raise app.UsageError(f"--shape must have the form 4x321x321x21, got {text!r}.")
     return tuple(int(size) for size in text.split("x"))
 
 
 def pick(rows: Mapping[str, T], pattern: str) -> dict[str, T]:
-    """Selects the rows with names that match the pattern of `--only`."""
+    """Selects the rows with names that match `pattern`, the value of `--only`."""
     try:
         picked = {name for name in rows if re.search(pattern, name)}
     except re.error as error:

@@ -79,7 +79,10 @@ def loss_table(
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
 ) -> Table:
-    """A row for each loss and dtype; ratios are our time divided by the other's."""
+    """Makes the table with a row for each loss and dtype.
+
+    Ratios are our time divided by the floor, or by that of the fastest peer.
+    """
     table = make_table(
         ["dtype", "loss"],
         ["ms", "floor ms", "x floor", "memory x logits"],
@@ -111,7 +114,11 @@ def compare(
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
 ) -> tuple[str, str, list[str]]:
-    """Returns the fastest peer, the peer with the least memory, and missed bars."""
+    """Compares a loss with its peers.
+
+    Returns texts: the fastest peer and our time divided by its time; the peer with the
+    least memory and its memory; and a list of the bars that our loss misses.
+    """
     ours = (dtype, name, OURS)
     peers = [key for key in candidates if key[:2] == ours[:2] and key != ours]
     if not peers:
@@ -132,7 +139,7 @@ def milliseconds(times: Sequence[float]) -> str:
 
 
 def describe(bytes_per_second: float) -> str:
-    """Describes the run: command, device, copy speed and versions."""
+    """Returns a text with the run's command, device, copy speed and versions."""
     return (
         f"{command('benchmarks.losses')}\n\n{SHAPE.value}, median of {ROUNDS.value} "
         f"rounds on {device()}, copying {bytes_per_second / 1e9:.1f} GB/s; "

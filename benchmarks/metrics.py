@@ -1,4 +1,4 @@
-"""Time of the metrics' device counts, compared with peers.
+"""Time of the counts that metrics compute on the device, compared with other libraries.
 
 python -m benchmarks.metrics
 python -m benchmarks.metrics --shape=4x1024x2048 --classes=19 --rounds=5
@@ -34,7 +34,11 @@ VOID = 255
 
 
 def make_inputs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns predicted ids, labels in square patches, and 95 % valid pixels."""
+    """Returns predicted class ids, labels, and a boolean array of valid pixels.
+
+    Labels form squares of 32 pixels; about 90 % of the predictions are right and 95 % of
+    the pixels valid.
+    """
     rng = np.random.default_rng(0)
     rows = rng.integers(0, CLASSES.value, (shape[0], *(1 + n // 32 for n in shape[1:])))
     for axis, size in enumerate(shape[1:], start=1):
@@ -129,7 +133,7 @@ def torch_candidates(
 
 
 def main(argv: list[str]) -> None:
-    """Times all candidates and prints the table."""
+    """Times all functions and prints a table of milliseconds and ratios."""
     keep_freed_memory()
     inputs = make_inputs(tuple(map(int, SHAPE.value.split("x"))))
     candidates = our_candidates(*inputs) | numpy_candidates(*inputs)

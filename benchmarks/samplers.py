@@ -1,11 +1,12 @@
-"""Planning speed and memory of the samplers on a synthetic class index.
+"""Speed and memory of the samplers when they choose batches on a synthetic class index.
 
 python -m benchmarks.samplers
 python -m benchmarks.samplers --samples=10000000 --classes=150 --rounds=1
 
-The index is a memory-mapped array on disk, like a real class index. Each sampler plans
-in its own process, on one core. Speeds are per second of CPU time, as the median over
-epochs: for the samples in the set, and for the samples dealt into batches. The peak
+The index is a memory-mapped array on disk with the pixel counts of each class in each
+sample, like a real class index. Each sampler plans in its own process, on one core.
+Speeds are per second of CPU time, as the median over epochs: the samples in the index,
+and the samples that are put into batches. The peak
 memory is that of the process, including pages of the mapped file but without the
 imports.
 """
@@ -41,13 +42,22 @@ INDEX = flags.DEFINE_string("index", None, "Class index to use instead.")
 
 
 def peak_mib() -> float:
-    """Peak memory of this process; that of `getrusage` includes its parent's."""
+    """Returns the peak memory of this process in MiB.
+
+    `getrusage` cannot be used, since its value includes the parent's peak.
+    """
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
 
 def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
-    """Measures one sampler: set-up seconds, samples per second and peak MiB."""
+    """Measures the sampler `CASES[label]` on the class index at `path`.
+
+    Returns the CPU seconds to pack the index ("packing") and to create the sampler
+    ("setup"); the samples per second that are put into batches ("used") and that are in
+    the index ("seen"), as medians over `rounds` epochs; the peak memory in MiB ("mib");
+    and the samples in batches per sample of the index ("share").
+    """
     importlib.import_module(
         "segloss.data.samplers.kernels"
     )  # import numba before measuring
@@ -81,7 +91,7 @@ def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table."""
+    """Prints a table with a row per sampler, or with `--only` the figures as JSON."""
     if ONLY.value:
         print(json.dumps(measure(ONLY.value, Path(INDEX.value), ROUNDS.value)))
         return

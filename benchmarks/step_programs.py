@@ -44,7 +44,15 @@ _COLLECTIVE = re.compile(
 def lower_step(
     devices: list[jax.Device], network: str, *, size: int, batch: int, **hyperparameters
 ) -> jax.stages.Lowered:
-    """Lowers the step for all `devices`, with `batch` images per device."""
+    """Lowers the training step of `network` for all `devices`, from shapes only.
+
+    Args:
+        devices: chips that share the batch.
+        network: key of `NETWORKS`.
+        size: height and width of the crops in pixels.
+        batch: number of images per device.
+        **hyperparameters: further arguments of the network.
+    """
     model = make_model(
         network,
         num_classes=NUM_CLASSES,
@@ -96,7 +104,11 @@ def lower_step(
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Counts the collectives of a compiled step, and the bytes of each kind of sum."""
+    """Counts the collectives in the HLO text of a compiled step, and their bytes.
+
+    Returns "counts", the number of collectives by operation such as all-reduce, and
+    "num_bytes", the bytes of their operands by kind: a value of `KINDS`, or "other".
+    """
     counts, num_bytes = Counter(), Counter()
     for computation in hlo.parse(text).computations.values():
         for instruction in computation.values():
@@ -110,7 +122,7 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
 
 def _kinds(instruction: hlo.Instruction) -> list[str]:
-    """Kind of each operand of a collective.
+    """Returns the kind of each operand of a collective: a value of `KINDS`, or "other".
 
     XLA merges collectives and names the result after all of them, or after only one.
     """
@@ -131,7 +143,8 @@ def measure(
 
     Args:
         lowered: the step.
-        flops: counts the operations if the compiler does not report them.
+        flops: returns the number of operations; called if the compiler does not report
+            them.
     """
     start = time.perf_counter()
     compiled = lowered.compile()
@@ -159,7 +172,7 @@ def ring_bytes(num_bytes: float, num_chips: int) -> float:
 
 
 def program_table(results: list[dict[str, Any]]) -> Table:
-    """A row for each step."""
+    """Makes a table of results of `measure`, with a row for each step."""
     columns = ("memory, GB", "TFLOP", "traffic, GB", "FLOP/byte", "collectives")
     wires = ("gradients", "BatchNorm", "losses")
     columns += (*(f"wire: {kind}, MB" for kind in wires), "losses' share")

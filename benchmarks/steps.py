@@ -51,14 +51,17 @@ def make_batch(size: int, batch: int) -> Batch:
 
 
 def as_they_are(keys, images, labels, valid):
-    """Scales the images and does nothing else; replaces augmentation."""
+    """Replaces augmentation: scales images to [0, 1] and changes nothing else."""
     return images / 255, labels, valid
 
 
 def our_step(
     name: str, batch: Batch, *, dtype: str, calls: int
 ) -> tuple[Candidate, float]:
-    """Returns our step on one device, and its FLOPs."""
+    """Returns the training step of segloss on one device, and its number of FLOPs.
+
+    `name` is the network; a call of the candidate runs `calls` steps.
+    """
     model = make_model(name, num_classes=NUM_CLASSES, dtype=dtype, axis_name=AXIS)
     optimizer = sgd(constant(10**9, learning_rate=1e-3), weight_decay=5e-4)
     devices = jax.devices()[:1]
@@ -121,7 +124,10 @@ def torch_step(
 
 
 def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
-    """Returns a large matrix product and its FLOPs, for devices of unknown peak."""
+    """Returns `calls` large matrix products to time, and the FLOPs of one product.
+
+    Its speed stands for the peak of a device whose data sheet is unknown.
+    """
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
     multiply = jax.jit(jnp.matmul)
@@ -137,7 +143,11 @@ def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
 def make_candidates(
     names: list[str], batch: Batch, *, dtype: str, calls: int, torch_compile: bool
 ) -> tuple[dict[Key, Candidate], dict[str, float], list[str]]:
-    """Returns the candidates, the FLOPs of each network, and a message per failure."""
+    """Returns the steps of segloss and torch to time, for each network in `names`.
+
+    Torch's step is compiled if `torch_compile` is True and this works, else eager. Also
+    returns the FLOPs of a step by network, and a message for each step that fails.
+    """
     candidates, flops, failures = {}, {}, []
     options = dict(dtype=dtype, calls=calls)
     for name in names:
@@ -165,7 +175,10 @@ def step_table(
     batch_size: int,
     peak: float,
 ) -> Table:
-    """A row for each step; `x ours` is its time divided by ours."""
+    """Makes the table with a row for each step; `x ours` is its time divided by ours.
+
+    `flops` are those of a step by network, and `peak` is the device's FLOP/s.
+    """
     numbers = ("ms", "images/s", "peak GB", "TFLOP", "share of peak", "x ours")
     table = make_table(["network", "step of"], numbers)
     for (name, way), candidate in candidates.items():

@@ -1,4 +1,7 @@
-"""Synthetic class index of any size, and the samplers to benchmark on it."""
+"""A synthetic class index (pixel counts of each class in each sample) for benchmarks.
+
+`CASES` are the samplers to benchmark on it.
+"""
 
 from pathlib import Path
 
@@ -23,7 +26,10 @@ CASES = {
 
 
 def write_index(path: Path, num_samples: int, num_classes: int) -> None:
-    """Writes an index in which samples hold class 0 and one to four rarer classes."""
+    """Writes a .npy array of pixel counts, int32 [num_samples, num_classes].
+
+    Each sample has class 0 and one to four other classes; higher ids are rarer.
+    """
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(2, num_classes + 1)
     counts = np.lib.format.open_memmap(

@@ -1,8 +1,8 @@
 """Direct implementations of the losses from the papers' formulas, for comparison.
 
 They use a softmax or `logsumexp`, a `where` on the label, float32 and automatic
-differentiation, without optimising speed or memory. Each is a function `(logits,
-labels)` for a row of `benchmarks.loss_rows`, and returns the same value as our loss.
+differentiation, without optimising speed or memory. Each loss is a function `(logits,
+labels)` for a row of `benchmarks.loss_rows`, and returns the same value as ours.
 """
 
 import functools
@@ -21,7 +21,7 @@ def _is_label(logits: Array, labels: Array) -> Array:
 
 
 def _log_prob(logits: Array, labels: Array) -> Array:
-    """Log probability of each pixel's label."""
+    """Returns the log of the softmax probability of each pixel's label."""
     logits = logits.astype(jnp.float32)
     at_label = jnp.where(_is_label(logits, labels), logits, 0).sum(-1)
     return at_label - jax.nn.logsumexp(logits, axis=-1)
@@ -94,7 +94,10 @@ def sigmoid_focal(logits: Array, tags: Array) -> Array:
 def _region_sums(
     logits: Array, labels: Array, power: int = 1
 ) -> tuple[Array, Array, Array]:
-    """`sum(p t)`, `sum(p^power)` and `sum(t)` of each class."""
+    """Returns `sum(p t)`, `sum(p^power)` and `sum(t)` over the pixels for each class.
+
+    p is the softmax probability of the class, and t is 1 where it is the label, else 0.
+    """
     probs = jax.nn.softmax(logits.astype(jnp.float32))
     is_label = _is_label(logits, labels)
     probs = jnp.where((labels != VOID)[..., None], probs, 0)
@@ -127,7 +130,10 @@ def generalized_dice(logits: Array, labels: Array) -> Array:
 
 
 def _lovasz(errors: Array, is_label: Array) -> Array:
-    """Algorithm 1 of the paper, as in its authors' code; axis 0 holds the pixels."""
+    """Returns the Lovasz extension of the Jaccard loss over axis 0, the pixels.
+
+    Algorithm 1 of Berman et al. 2018 (arXiv:1705.08790), as in its authors' code.
+    """
     order = jnp.argsort(-errors, axis=0)
     errors, is_label = (jnp.take_along_axis(x, order, 0) for x in (errors, is_label))
     is_label = is_label.astype(jnp.float32)

@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
 
 
 class Ratio(NamedTuple):
-    """Time of one candidate divided by that of another, over the rounds."""
+    """Statistics over the rounds: time of one candidate divided by that of another."""
 
     median: float
     lowest: float
@@ -71,6 +71,9 @@ def interleave(
 
 
 def ratio(seconds: Sequence[float], reference: Sequence[float]) -> Ratio:
-    """`seconds / reference` per round, so that the load during a round cancels."""
+    """Returns the median, lowest and highest of `seconds / reference` per round.
+
+    Dividing within a round cancels the load of the machine during that round.
+    """
     ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))

@@ -5,12 +5,15 @@ import warnings
 
 
 def import_smp():
-    """Imports segmentation_models_pytorch."""
+    """Returns the module segmentation_models_pytorch."""
     return import_with_torchvision("segmentation_models_pytorch")
 
 
 def import_with_torchvision(name):
-    """Imports a module that needs torchvision."""
+    """Returns the module `name`, which imports torchvision.
+
+    This works even if torchvision cannot find its CUDA operators.
+    """
     import torch
 
     with warnings.catch_warnings():

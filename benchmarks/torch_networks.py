@@ -25,7 +25,7 @@ def double_conv(c: int, features: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """The same layers as `segloss.models.UNet` with its defaults."""
+    """U-Net with the same layers as `segloss.models.UNet` with its defaults."""
 
     def __init__(self, num_classes: int, depth: int = 4, width: int = 64):
         super().__init__()
@@ -51,7 +51,7 @@ class UNet(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """DeepLab v3 of torchvision, without its auxiliary head."""
+    """DeepLab v3 of torchvision with ResNet-101, without the auxiliary classifier."""
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -79,9 +79,11 @@ def make_step(
     device: str,
     compiled: bool,
 ) -> Callable[[], None]:
-    """Creates a training step on one batch, equivalent to that of `segloss`.
+    """Returns a function that trains the network for one step on the given batch.
 
-    It uses channels-last memory format, autocast for bfloat16, and SGD with momentum.
+    Like the step that `segloss` is timed with, it uses cross-entropy and SGD with
+    momentum and weight decay. It uses channels-last memory format, and autocast for
+    bfloat16. `compiled` applies `torch.compile` to the network.
     """
     layout = torch.channels_last
     network = network.train().to(device=device, memory_format=layout)
@@ -114,12 +116,12 @@ def await_device(device: str) -> None:
 
 
 def allocated_bytes(device: str) -> int:
-    """GPU memory in use by tensors; 0 on CPU, where torch does not count it."""
+    """Returns the GPU memory in use by tensors; 0 on CPU, where torch has no count."""
     return torch.cuda.memory_allocated() if device == "cuda" else 0
 
 
 def peak_bytes(step: Callable[[], None], device: str) -> int | None:
-    """Peak memory of tensors during a step; None on CPU."""
+    """Runs a step; returns the peak memory of tensors in bytes, or None on CPU."""
     if device != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats()

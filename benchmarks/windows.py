@@ -1,13 +1,14 @@
-"""What windows cost: keeping classes in crops, and one large image among small ones.
+"""Cost of keeping classes in training crops, and of one large image among small ones.
 
 python -m benchmarks.windows --output=windows.md
 
-The first table compares the loader of Balance-batch with and without
-`augment.keep_classes`, on CamVid and on the VOC sample: images per second, interleaved,
-and windows drawn per image. The second loads images of 48 x 48 in training crops and
-trains a small U-Net on them, with and without one image of 2000 x 3000 among them. The
-dataset is prepared before. Each is done in a process of its own: images per second, and
-the process's peak memory.
+A window is the part of an image that a random scale and crop needs. The first table
+compares the loader of Balance-batch with and without `augment.keep_classes`, on CamVid
+and on the VOC sample: images per second, and windows drawn per image. The loaders take
+turns. The second table loads images of 48 x 48 in training crops, and trains a small
+U-Net on them, with and without one image of 2000 x 3000 among them: images per second,
+and the peak memory of the process. Each of these runs has a process of its own, and the
+dataset is prepared in another one before.
 """
 
 import functools
@@ -57,7 +58,12 @@ PACKAGES = ("grain", "array_record", "numpy", "pillow")
 def loaders_of(
     name: str, data: Data, pair: tuple[int, int]
 ) -> tuple[dict[bool, Loader], float]:
-    """Loaders without and with kept classes, and the windows drawn per image."""
+    """Returns loaders by whether crops keep the owed classes (False and True).
+
+    Owed are the classes for which Balance-batch chose an image. `name` is that of the
+    data, and `pair` is (batch_max, batch_cl). Also returns the mean number of windows
+    drawn per image if classes are kept.
+    """
     index = data.dataset.class_index("train")
     samples = ClassSets.from_counts(index.pixel_counts).samples_per_class()
     rare_first = tuple(np.argsort(samples, kind="stable").tolist())
@@ -94,7 +100,7 @@ def loaders_of(
 
 
 def keeping_table(scratch: Path) -> Table:
-    """The table of loaders with and without kept classes."""
+    """Times the loaders with and without kept classes, and makes their table."""
     table = make_table(
         ("data", "batch_max, batch_cl"),
         ("images/s without", "with", "windows drawn an image", "x without"),
@@ -124,7 +130,10 @@ def keeping_table(scratch: Path) -> Table:
 
 
 def write_images(root: Path, count: int, *, large: bool) -> None:
-    """Writes training images of 48 x 48, the last perhaps of 2000 x 3000."""
+    """Writes `count` training images of 48 x 48 and their labels to the folder `root`.
+
+    If `large` is True, the last image has 2000 x 3000 pixels.
+    """
     rng = np.random.default_rng(0)
     sizes = [(48, 48)] * (count - large) + [(2000, 3000)] * large
     root.mkdir(parents=True)
@@ -143,13 +152,19 @@ def write_images(root: Path, count: int, *, large: bool) -> None:
 
 
 def prepare_small(root: Path, count: int, *, large: bool) -> None:
-    """Writes the images, prepares them as a dataset and counts their classes."""
+    """Writes `count` images to `root`, and a dataset with its class index next to it.
+
+    If `large` is True, one image has 2000 x 3000 pixels.
+    """
     write_images(root, count, large=large)
     open_dataset("folder", root=root, data_dir=root.parent).class_index("train")
 
 
 def use_small(work: str, root: Path) -> tuple[float, float]:
-    """Loads or trains on small images; returns images/s and peak memory in MB."""
+    """Runs `work`, which is "load" or "train", on the images in the folder `root`.
+
+    Returns the images per second, and the peak memory of this process in MiB.
+    """
     speed = {"load": load, "train": train_unet}[work](root, root.parent)
     status = Path("/proc/self/status").read_text()
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
@@ -157,13 +172,13 @@ def use_small(work: str, root: Path) -> tuple[float, float]:
 
 
 def alone(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls a function in a process of its own, whose memory no other work raised."""
+    """Calls a function in a new process, so its peak memory is that of this work."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args, **kwargs).result()
 
 
 def load(root: Path, scratch: Path) -> float:
-    """Loads the images in training crops of 48 x 48; returns images per second."""
+    """Loads the images in `root` in crops of 48 x 48; returns images per second."""
     dataset = open_dataset("folder", root=root, data_dir=scratch)
     presence = dataset.class_index("train").presence()
     windows = Windows(crop_hw=(48, 48))
@@ -183,7 +198,10 @@ def load(root: Path, scratch: Path) -> float:
 
 
 def train_unet(root: Path, scratch: Path) -> float:
-    """Trains the default U-Net for 60 steps; returns the mean images per second."""
+    """Trains the U-Net of `configs/folder.py` for 60 steps on the images in `root`.
+
+    Returns the mean images per second, without the time to compile.
+    """
     config = folder.get_config().unlock()
     config.data.update(root=str(root), data_dir=str(scratch), crop_hw=(48, 48))
     config.sampler.batch_max = 8
@@ -199,7 +217,7 @@ def train_unet(root: Path, scratch: Path) -> float:
 
 
 def large_table() -> Table:
-    """The table of small images without and with a large one."""
+    """Measures small images without and with a large one, and makes their table."""
     numbers = ("images/s", "x without", "peak memory, MB", "more, MB")
     table = make_table(("work", "images"), numbers)
     for work, count in COUNTS.items():

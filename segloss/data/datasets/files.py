@@ -264,7 +264,7 @@ def check_sizes(
 
 
 def abridge(names: Collection[str]) -> str:
-    """Returns a text with the first five names, sorted, and the number of the others."""
+    """Returns a text with the first five sorted names and the number of the others."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return shown + f" and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
 
@@ -313,7 +313,7 @@ def check(dataset: str, config: FilesConfig) -> None:
     """Reads every image and label file of `config` and checks that it is valid.
 
     Raises:
-        DatasetError: if there is any fault; lists all of them, and names `dataset`.
+        DatasetError: if there is any fault; names `dataset` and lists all faults.
     """
     # A sample may be in two splits.
     pairs = dict.fromkeys(
@@ -410,7 +410,7 @@ def _encode_all(pairs: list[Pair]) -> Iterator[Sample]:
 
 
 def _cut(pairs: list[Pair]) -> Iterator[list[Pair]]:
-    """Splits `pairs` into lists; the files of a list have about `_SHARD_BYTES` bytes."""
+    """Splits `pairs` into lists with about `_SHARD_BYTES` bytes of files each."""
     shard, size = [], 0
     for pair in pairs:
         size += pair.image.stat().st_size + pair.labels.stat().st_size

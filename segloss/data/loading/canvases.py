@@ -54,7 +54,7 @@ class _Loan:
 
 
 def _aligned(shape: tuple[int, ...], value: int) -> UInt8[np.ndarray, "..."]:
-    """Returns a uint8 array at an aligned address, which XLA:CPU uses without a copy."""
+    """Returns a uint8 array at an aligned address; XLA:CPU uses it without a copy."""
     size = math.prod(shape)
     memory = np.full(size + _ALIGNMENT, value, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
