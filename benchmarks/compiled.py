@@ -13,10 +13,10 @@ a metric, of its inputs), exact and reproducible. Compile times are CPU seconds 
 machine: compare them only within one run.
 
 The textbook formula is a direct implementation (`benchmarks/textbook.py`). The floor is
-the traffic that a loss needs at least: it reads logits and labels once for the sums over
-classes or pixels, reads them again for the gradient, and writes the gradient. A sigmoid
-loss treats each element independently and reads the logits once. For variants only our
-own figures are shown.
+the least traffic of a loss: it reads logits and labels once for the sums over classes
+or pixels, reads them again for the gradient, and writes the gradient. A sigmoid loss
+treats each element independently and reads the logits once. For variants only our own
+figures are shown.
 
 Results are stored in `--results`, one file per chip; a program found there is not
 compiled again. `--output` contains the tables of all chips with results. Chips without

@@ -74,7 +74,7 @@ def make_cases(shape: tuple[int, ...], dtypes: list[str]) -> dict[Key, Case]:
 
 
 def loss_cases(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
-    """Returns a case for each loss of `benchmarks.losses`, with its textbook formula."""
+    """Returns a case for each row of `benchmarks.losses`, with its textbook formula."""
     shapes = input_shapes(shape, dtype)
     cases = {}
     for name, row in make_rows(shape[-1]).items():

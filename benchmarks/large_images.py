@@ -41,7 +41,7 @@ _MIB = 2**20
 
 
 def main(_: list[str]) -> None:
-    """Prints a table with one row per way."""
+    """Prints a table of memory and time, one row per way; see the module's docstring."""
     if WAY.value:
         _measure(WAY.value, Path(WORKDIR.value))
         return
@@ -73,9 +73,9 @@ def _config(directory: Path) -> ConfigDict:
 
 
 def _write_images(root: Path, side: int) -> None:
-    """Writes images and labels in the `folder` format: 16 small ones in train, one in val.
+    """Writes a dataset in the `folder` format to `root`.
 
-    The image of val has `side` x `side` pixels.
+    It has 16 small images in train, and one of `side` x `side` pixels in val.
     """
     rng = np.random.default_rng(0)
     sizes = {"train": 16 * [_BLOCK], "val": [side]}

@@ -25,7 +25,7 @@ def get_config(size: str = "full", loss: Loss | None = None) -> ConfigDict:
     config.augment.scale_range = (0.75, 1.5)
     # Random batches, since one or two of these images already have all classes.
     config.sampler = dict(name="random", batch_max=4 if smoke else 6)
-    # The network runs at half the image's resolution, a quarter of the work.
+    # The network runs at half the image's resolution, which is a quarter of the work.
     config.model.input_stride = 2
     config.loss = loss or [
         dict(name="softmax_cross_entropy", weight=1.0),

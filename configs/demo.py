@@ -1,6 +1,9 @@
 """U-Net on the embedded scenes with Balance-batch; add `:smoke` for a short test run.
 
 python run.py --config=configs/demo.py --workdir=runs/demo
+
+The embedded scenes are synthetic images that segloss draws itself, so nothing must be
+downloaded. Every batch of at most 9 images has at least 8 distinct classes.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@ python run.py --config=configs/folder_balance_batch.py --config.data.root=DIR \
     --config.sampler.batch_cl=4 --workdir=runs/folder
 
 Every batch of at most `batch_max` images has at least `batch_cl` distinct classes.
-Choose `batch_cl` for your data. If no batch can reach it, an error gives the largest
-reachable value.
+Choose `batch_cl` for your data. If no batch can have so many classes, an error gives
+the largest number that is possible.
 """
 
 from ml_collections import ConfigDict

@@ -127,7 +127,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def sampler(batch_max: int, batch_cl: int | None = None) -> dict:
-    """Sampler config: Balance-batch, or random batches if `batch_cl` is None."""
+    """Returns the sampler's fields: Balance-batch, or random if `batch_cl` is None."""
     if batch_cl is None:
         return dict(name="random", batch_max=batch_max)
     return dict(name="balance_batch", batch_max=batch_max, batch_cl=batch_cl)

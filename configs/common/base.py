@@ -1,19 +1,22 @@
-"""What the training configs share. It names no dataset, sampler or loss."""
+"""Fields that all training configs share; the dataset, sampler and loss are not set."""
 
 from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict, config_dict
 
-# One loss or several. A field of a config cannot change from one to the other, so a
-# config that builds on another one says which it wants.
+# The fields of one loss, or of several to add. `ConfigDict` does not let a field change
+# its type from one to the other, so `get_config` of a dataset takes the loss.
 Loss = Mapping | Sequence[Mapping]
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    """Returns an unlocked config with the fields that `configs/` set alike.
+    """Returns an unlocked config with the fields that all training configs share.
 
     Args:
-        size: "full", or "smoke" for a run of seconds.
+        size: "full", or "smoke" for a test run of seconds.
+
+    Raises:
+        ValueError: if `size` is neither.
     """
     if size not in ("full", "smoke"):
         raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
@@ -34,7 +37,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config.augment = dict(
         scale_range=(0.5, 1.5),
         flip_probability=0.5,
-        # Crops keep the classes for which the sampler took an image.
+        # Crops keep the classes for which the sampler chose the image.
         keep_classes=True,
     )
     config.model = dict(

@@ -54,7 +54,7 @@ def get_config(size: str = "full") -> ConfigDict:
     # evaluation. Scores are computed at full size.
     config.data.crop_hw = (160, 208)
     config.augment.scale_range = (0.45, 0.65)
-    config.augment.keep_classes = False  # as in the paper
+    config.augment.keep_classes = False  # as in the Balance-batch paper
     config.evaluate.update(scales=(0.5,), batch_size=8)
     # With this few steps, large crops at low resolution work better: the loss after 150
     # steps is 0.8, against 1.2 with stride 2 and crops of 96x128.

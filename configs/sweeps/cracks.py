@@ -47,7 +47,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config.data.num_threads = 1
     config.data.crop_hw = (128, 192)
     config.augment.scale_range = (0.75, 1.25)
-    config.augment.keep_classes = False  # as in the paper
+    config.augment.keep_classes = False  # as in the Balance-batch paper
     # Random batches, since every image has both classes.
     config.sampler.batch_max = 4
     config.model.update(depth=3, width=8)

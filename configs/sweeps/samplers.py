@@ -37,9 +37,11 @@ SAMPLERS = (
 
 
 def _arms() -> dict[tuple[str, str], dict]:
-    """All samplers at equal steps; those with smaller batches also at equal images.
+    """Returns the overrides of each arm, i.e. variant that the study compares.
 
-    The keys are the two parts of the arms' names: loss and batches.
+    There is one for each loss and sampler at equal steps. Samplers with smaller batches
+    than random ones have a second one, which trains on as many images. The keys are
+    (loss, sampler), or (loss, "SAMPLER-images") for the second one.
     """
     arms = {}
     for sampler in SAMPLERS:

@@ -1,4 +1,4 @@
-r"""Figure 1 of the paper: cross-entropy with random batches and Balance-batch.
+r"""Figure 1 of the Balance-batch paper: cross-entropy, random and Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/voc2012_fig1.py \
     --config.data.root=DIR --config.model.pretrained=FILE --workdir=runs/voc2012_fig1
@@ -18,7 +18,7 @@ QUESTION = (
     "IoU, and what does Balance-batch add to random batches of 9?"
 )
 PAPER = "ce"
-# The first ones have numbers in the paper.
+# The values of `batch_cl` with numbers in the paper come first.
 COMPARISONS = voc2012_figures.compare(9, (8, 12, 2, 3, 4, 5, 6, 7, 9, 10, 11))
 
 

@@ -1,4 +1,4 @@
-r"""Figure 3 of the paper: soft IoU with random batches and Balance-batch.
+r"""Figure 3 of the Balance-batch paper: soft IoU, random and Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/voc2012_fig3.py \
     --config.data.root=DIR --config.model.pretrained=FILE --workdir=runs/voc2012_fig3
@@ -18,7 +18,7 @@ QUESTION = (
     "IoU, and what does Balance-batch add to random batches of 4?"
 )
 PAPER = "soft_iou"
-# The first ones have numbers in the paper.
+# The values of `batch_cl` with numbers in the paper come first.
 COMPARISONS = voc2012_figures.compare(4, (4, 3, 2, 5, 6))
 
 

@@ -1,4 +1,4 @@
-r"""Figure 5 of the paper: soft Dice with random batches and Balance-batch.
+r"""Figure 5 of the Balance-batch paper: soft Dice, random and Balance-batch.
 
 python -m experiments.run --config=configs/sweeps/voc2012_fig5.py \
     --config.data.root=DIR --config.model.pretrained=FILE --workdir=runs/voc2012_fig5
@@ -18,7 +18,7 @@ QUESTION = (
     "IoU, and what does Balance-batch add to random batches of 6?"
 )
 PAPER = "soft_dice"
-# The first ones have numbers in the paper.
+# The values of `batch_cl` with numbers in the paper come first.
 COMPARISONS = voc2012_figures.compare(6, (8, 7, 2, 3, 4, 5, 6))
 
 

@@ -1,4 +1,4 @@
-r"""Figures 2, 4 and 6 of the paper: predictions with and without Balance-batch.
+r"""Figures 2, 4 and 6 of the Balance-batch paper: predictions with and without it.
 
 python -m experiments.run --config=configs/sweeps/voc2012_qualitative.py \
     --config.data.root=DIR --config.model.pretrained=FILE \

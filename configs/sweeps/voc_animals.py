@@ -52,7 +52,7 @@ def get_config(size: str = "full") -> ConfigDict:
     # at 256.
     config.data.crop_hw = (96, 96)
     config.augment.scale_range = (0.375, 0.625)
-    config.augment.keep_classes = False  # as in the paper
+    config.augment.keep_classes = False  # as in the Balance-batch paper
     config.evaluate.update(scales=(0.5,), batch_size=8)
     config.model.update(depth=4, width=12, input_stride=2)
     config.sampler = dict(name="random", batch_max=BATCH_MAX)

@@ -1,4 +1,7 @@
-"""Building blocks that several sweeps share."""
+"""Building blocks of sweeps, i.e. of the lists of runs of a study.
+
+An arm is a variant that a study compares; it is trained with several seeds.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -6,7 +9,11 @@ SEEDS = (0, 1, 2)
 
 
 def with_seeds(arms: Mapping[str, Mapping]) -> Iterator[dict]:
-    """Yields a run per seed and arm, seeds first: early stops leave whole seeds."""
+    """Yields the overrides of one run for each seed and arm.
+
+    All arms come with the first seed, then all with the second, so that a study that is
+    stopped early has seeds with all arms. `arms` maps names to overrides of the config.
+    """
     for seed in SEEDS:
         for arm, overrides in arms.items():
             yield {"arm": arm, "seed": seed, **overrides}
@@ -15,7 +22,10 @@ def with_seeds(arms: Mapping[str, Mapping]) -> Iterator[dict]:
 def steps_at_equal_images(
     total_steps: int, *, batch_max: int, mean_batch_size: float
 ) -> int:
-    """Number of steps with smaller batches that use as many images as `total_steps`."""
+    """Returns the number of steps with batches of `mean_batch_size` images.
+
+    They use as many images as `total_steps` with `batch_max` images.
+    """
     return round(total_steps * batch_max / mean_batch_size)
 
 
@@ -27,17 +37,17 @@ def random_and_balance_batch(
     mean_batch_sizes: Mapping[int, float],
     **fields: int,
 ) -> dict[str, dict]:
-    """Makes the arms (variants that a study compares) of each loss.
+    """Returns the arms of each loss: variants that a study compares, by name.
 
-    These are random batches, and for each `batch_cl` Balance-batch at equal steps and
-    at equal images.
+    `LOSS-random` has random batches. For each `batch_cl`, `LOSS-cl8` (if it is 8) is
+    Balance-batch for as many steps, and `LOSS-cl8-images` for as many images.
 
     Args:
-        losses: name (the prefix of the arms' names) to config of a loss.
+        losses: config of each loss, by the name to use in the names of arms.
         total_steps: number of steps with random batches.
-        batch_max: largest batch of both samplers.
-        mean_batch_sizes: `batch_cl` to the mean number of images in a batch.
-        **fields: further fields of Balance-batch.
+        batch_max: largest number of images in a batch.
+        mean_batch_sizes: mean number of images in a batch, by `batch_cl`.
+        **fields: further fields of the config of Balance-batch.
     """
     arms = {}
     for name, loss in losses.items():
@@ -59,7 +69,11 @@ def random_and_balance_batch(
 def balance_batch_with_random(
     losses: Iterable[str], classes: Iterable[int]
 ) -> tuple[tuple[str, str], ...]:
-    """Compares these arms with random batches: at equal steps, then at equal images."""
+    """Returns the comparisons of the arms of `random_and_balance_batch`.
+
+    Each is a pair: an arm with Balance-batch, and the arm of the same loss with random
+    batches. `classes` are the values of `batch_cl`. Arms at equal steps come first.
+    """
     return tuple(
         (f"{loss}-cl{batch_cl}{images}", f"{loss}-random")
         for images in ("", "-images")

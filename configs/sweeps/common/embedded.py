@@ -1,4 +1,7 @@
-"""Samplers of the studies on the embedded scenes, which take hours on two CPU cores."""
+"""Samplers of the studies on the embedded scenes: synthetic images drawn by segloss.
+
+The studies take hours on two CPU cores.
+"""
 
 from configs import demo
 from configs.sweeps.common.arms import steps_at_equal_images
@@ -12,7 +15,11 @@ BALANCE_BATCH = dict(name="balance_batch", batch_max=BATCH_MAX, batch_cl=BATCH_C
 
 
 def equal_images(sampler: str) -> int:
-    """Number of steps in which a sampler uses as many images as random batches."""
+    """Returns the steps in which a sampler uses as many images as random batches.
+
+    `sampler` is a key of `MEAN_BATCH_SIZES`; the demo's `total_steps` are those of
+    random batches.
+    """
     return steps_at_equal_images(
         demo.get_config().total_steps,
         batch_max=BATCH_MAX,

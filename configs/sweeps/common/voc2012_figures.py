@@ -1,4 +1,4 @@
-"""Arms of the paper's figures: random batches of all sizes, and Balance-batch.
+"""Arms (compared variants) of the figures of the Balance-batch paper.
 
 `random9` uses random batches of nine images. `cl8` is Balance-batch with `batch_cl` 8
 for the same number of steps. `cl8-images` runs until it has used as many images as
@@ -36,7 +36,13 @@ MEAN_BATCH_SIZES = {
 
 
 def get_config(size: str, *, loss: str, batch_max: int) -> ConfigDict:
-    """Returns the paper's config with random batches of `batch_max`."""
+    """Returns the config of `configs/voc2012_paper.py` with random batches.
+
+    Args:
+        size: "full", or "smoke" for a test run of seconds.
+        loss: "ce", "soft_iou" or "soft_dice".
+        batch_max: number of images in a batch.
+    """
     if size not in ("full", "smoke"):
         raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
     smoke = "smoke," if size == "smoke" else ""
@@ -44,12 +50,17 @@ def get_config(size: str, *, loss: str, batch_max: int) -> ConfigDict:
 
 
 def random_batches(sizes: Iterable[int] = BATCH_SIZES) -> dict[str, dict]:
-    """Makes one arm per batch size."""
+    """Returns an arm (overrides of the config, by name) for each size of random batch."""
     return {f"random{n}": {"sampler": voc2012_paper.sampler(n)} for n in sizes}
 
 
 def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
-    """Makes two arms per `batch_cl`: at equal steps, and at equal images."""
+    """Returns two arms (overrides of the config, by name) for each `batch_cl`.
+
+    `cl8` is Balance-batch for as many steps as random batches, and `cl8-images` for as
+    many images as random batches of `batch_max`. `classes` are the values of
+    `batch_cl`.
+    """
     arms = {}
     for batch_cl in classes:
         chosen = {"sampler": voc2012_paper.sampler(batch_max, batch_cl)}
@@ -64,7 +75,10 @@ def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
 
 
 def compare(batch_max: int, classes: Iterable[int]) -> tuple[tuple[str, str], ...]:
-    """Compares both arms of each `batch_cl` with random batches of `batch_max`."""
+    """Returns pairs of arms to compare: each of Balance-batch with random batches.
+
+    `classes` are the values of `batch_cl`; random batches have `batch_max` images.
+    """
     return tuple(
         (f"cl{batch_cl}{images}", f"random{batch_max}")
         for batch_cl in classes
