@@ -1,4 +1,4 @@
-# Every target sets up what it needs: make demo, make test, make lint, make help.
+# Every target installs what it needs: make demo, make test, make lint, make help.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,8 @@ RUNS := runs/$(if $(filter-out full,$(SIZE)),$(SIZE)-)
 # Where `make smoke` tries studies out; `make smoke-cracks` tries one.
 TRIED := runs/smoke-studies
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/datasets
-# The stamp names the interpreter and the pins, so that a change of either installs anew.
+# The file's name has the Python version and a checksum of the pinned versions, so that
+# `make setup` installs again if either changes.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 
@@ -32,7 +33,7 @@ $(STAMP): $(PINS)
 	@touch $@
 
 demo: setup  ## train the embedded default, evaluate it, show table and pictures
-	@# A finished demo starts over, an interrupted one goes on from its checkpoint.
+	@# A finished demo starts over, an interrupted one resumes from its checkpoint.
 	@if [ -f $(RUNS)demo/results.json ]; then rm -rf $(RUNS)demo; fi
 	$(BIN)/python run.py --config=configs/demo.py:$(SIZE) --workdir=$(RUNS)demo
 
@@ -49,7 +50,7 @@ smoke: setup  ## try every study out on embedded data, from its sweep to its pag
 	rm -rf $(TRIED)
 	$(MAKE) --jobs=2 --keep-going --output-sync $(patsubst configs/sweeps/%.py,smoke-%,$(wildcard configs/sweeps/*.py))
 
-# Data sets of its own, because two processes cannot prepare one at the same time.
+# Each study has its own data sets: two processes cannot prepare one at the same time.
 smoke-%: export TFDS_DATA_DIR = $(CURDIR)/$(TRIED)/$*/.data
 smoke-%: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(TRIED)/.compiled
 smoke-%: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0

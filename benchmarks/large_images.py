@@ -41,7 +41,7 @@ _MIB = 2**20
 
 
 def main(_: list[str]) -> None:
-    """Prints a table of memory and time, one row per way; see the module's docstring."""
+    """Prints a table of memory and time, one row per way (see the module)."""
     if WAY.value:
         _measure(WAY.value, Path(WORKDIR.value))
         return

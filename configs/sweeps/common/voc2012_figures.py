@@ -50,7 +50,7 @@ def get_config(size: str, *, loss: str, batch_max: int) -> ConfigDict:
 
 
 def random_batches(sizes: Iterable[int] = BATCH_SIZES) -> dict[str, dict]:
-    """Returns an arm (overrides of the config, by name) for each size of random batch."""
+    """Returns an arm (overrides of the config, by name) for each random batch size."""
     return {f"random{n}": {"sampler": voc2012_paper.sampler(n)} for n in sizes}
 
 
