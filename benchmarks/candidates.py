@@ -63,11 +63,10 @@ def make_candidates(
     *,
     calls: int,
 ) -> tuple[dict[Key, Candidate], list[str]]:
-    """Compiles each loss and its peers as value and gradient, for each dtype.
+    """Compiles each loss and its peers as value and gradient.
 
-    Returns what to time, by (dtype, row, "ours" or the peer's library), including a
-    copy of the logits; and a message for each peer that fails. `calls` is the number of
-    calls that are timed together.
+    Returns the candidates, including a copy of the logits, and a message for each peer
+    that fails. A candidate makes `calls` calls.
     """
     inputs = make_inputs(shape)
 

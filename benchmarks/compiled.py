@@ -73,10 +73,9 @@ def measure_all(
     cases: Mapping[Key, Case],
     path: Path,
 ) -> None:
-    """Compiles the programs `names` that the file of results lacks.
+    """Compiles the programs `names` that the results at `path` lack.
 
-    The JSON file at `path` is written after each program. Results of other versions of
-    the compilers are discarded.
+    The file is written after each. Results of other compiler versions are discarded.
     """
     stored = read(path)
     compilers = versions(COMPILERS)
@@ -103,10 +102,9 @@ def measure(
     inputs: Sequence[Any],
     programs: dict[str, dict[str, Any]],
 ) -> str:
-    """Compiles a function unless `programs` has its figures; returns its key there.
+    """Compiles a function unless `programs` has it; returns its key in `programs`.
 
-    The key is a hash of the lowered program. If compilation fails, the figures are
-    `{"failure": REASON}`.
+    The key is a hash of the lowered program, or of the error if compiling fails.
     """
     try:
         lowered = chips.lower(device, function, *inputs)

@@ -30,12 +30,10 @@ _OVERLAP = (
 
 
 class Bars(NamedTuple):
-    """Limits of float32 losses and of metrics on a chip, as multiples of the logits.
-
-    The limits of a metric are multiples of its inputs.
+    """Limits of float32 losses and of metrics on a chip, in units of `Case.unit_bytes`.
 
     Attributes:
-        traffic: limit of traffic, by a regular expression for the names of cases.
+        traffic: limit of traffic, by a pattern of names.
         temporaries: limit of temporaries for every loss except `lovasz_softmax`.
         lovasz_temporaries: limit of temporaries for `lovasz_softmax`, which sorts.
     """

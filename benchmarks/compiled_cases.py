@@ -109,9 +109,9 @@ def _num_bytes(tree: Any) -> int:
 
 
 def variants(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
-    """Returns variants of some losses: one or three spatial axes, and options.
+    """Returns variants of some losses, such as "soft_dice + 3d".
 
-    Names are those of the loss and the variant, such as "soft_dice + 3d".
+    They have one or three spatial axes, or an option.
     """
     batch, *spatial, classes = shape
     pixels = math.prod(spatial)

@@ -38,10 +38,9 @@ PACKAGES = ("jax", "flax", "optax", "libtpu", "jax-cuda12-plugin")
 
 
 def compile_one(folder: Path) -> None:
-    """Compiles the step that the flags select, and writes its figures to `folder`.
+    """Compiles the step that the flags select; writes figures to `NETWORK.CHIP.json`.
 
-    The file is `NETWORK.CHIP.json`; with `--keep_hlo` the compiled program is written
-    to `NETWORK.CHIP.hlo`.
+    With `--keep_hlo` the program is saved next to it.
     """
     name = CHIP.value
     devices = chips.devices(*(("v5e", name) if name.startswith("v5e") else (name,)))

@@ -27,9 +27,9 @@ class Measured(NamedTuple):
 
     Attributes:
         chip: key of `CHIPS`.
-        results: figures of each compiled program, by its name.
-        failures: reason for each program that does not compile.
-        versions: versions of the packages that were used.
+        results: figures of each compiled program.
+        failures: the reason for each that does not compile.
+        versions: versions of the packages.
     """
 
     chip: str
@@ -39,10 +39,9 @@ class Measured(NamedTuple):
 
 
 def wanted(picked: Mapping[Key, Case], cases: Mapping[Key, Case]) -> list[Name]:
-    """Returns the names of the programs that the tables of the `picked` cases need.
+    """Returns the names of the programs that the tables of `picked` cases need.
 
-    They are all candidates of these cases, and those of other cases to which the limits
-    ("bars") refer.
+    These include candidates of other cases with which their bars compare.
     """
     names = {
         (*key, who): None for key, case in picked.items() for who in case.candidates
@@ -59,10 +58,7 @@ def loss_table(
     picked: Mapping[Key, Case],
     cases: Mapping[Key, Case],
 ) -> Table:
-    """Makes the table of losses and metrics: a row for each chip, dtype and case.
-
-    Variants are left out.
-    """
+    """Makes a table with a row for each chip, dtype and case, without variants."""
     peers = (TEXTBOOK, OPTAX, KERAS)
     columns = ("floor", "traffic", *peers, "temporaries", *(f"of {x}" for x in peers))
     columns += ("compile s", "x optax's CE")
@@ -94,10 +90,7 @@ def variant_table(
     picked: Mapping[Key, Case],
     cases: Mapping[Key, Case],
 ) -> Table:
-    """Makes the table of variants, a row for each dtype and variant.
-
-    For each chip it has traffic, its ratio to that of the plain case, and temporaries.
-    """
+    """Makes the table of variants: traffic, ratio to the plain case, temporaries."""
     columns = (
         column
         for chip in of_chips

@@ -105,12 +105,10 @@ class Data:
 
 
 def prepare(name: str, source: Path, scratch: Path) -> Data:
-    """Links training images to a folder in `scratch`, and opens it as a data set.
+    """Opens training images as a dataset, through links in the folder `scratch`.
 
-    Args:
-        name: "CamVid"; any other name is VOC 2012's train_aug.
-        source: the folder CamVid in the `folder` format, or VOC2012 of a VOCdevkit.
-        scratch: existing directory for the links and the prepared data set.
+    They are those of CamVid, or the available part of VOC's train_aug; `source` is the
+    folder of the original files.
     """
     root = scratch / name
     train = root / "train"

@@ -27,12 +27,7 @@ MOST_PLANNING = 0.01
 
 
 class Pair(NamedTuple):
-    """The two parameters of Balance-batch.
-
-    Attributes:
-        batch_max: largest number of images in a batch.
-        batch_cl: least number of distinct classes in a batch.
-    """
+    """The parameters of Balance-batch: most images, and least classes, of a batch."""
 
     batch_max: int
     batch_cl: int
@@ -125,12 +120,10 @@ class Loader:
 class Measured:
     """Results for one pair (batch_max, batch_cl).
 
-    Loaders have the names of `benchmarks.data`, such as "index" and "random".
-
     Attributes:
-        mean_size: mean number of images in a batch of Balance-batch.
+        mean_size: mean number of images in a batch.
         images: number of images timed per call, by loader.
-        seconds: seconds of each call, a list by round for each loader.
+        seconds: seconds of each call, by loader and round.
         reads: samples decoded per image, by loader; None if unknown.
         start_seconds: seconds to create the sampler, once.
         planning_seconds: seconds per image to plan an epoch.
@@ -255,8 +248,7 @@ def reads_of_discarding(
 ) -> float:
     """Estimates how many samples `read_until_enough` reads per sample that it returns.
 
-    `presence` is True where a sample has a class. The result is infinite if no
-    simulated attempt succeeds.
+    `presence` is True where a sample has a class.
     """
     rng = np.random.default_rng(0)
     drawn = kept = 0

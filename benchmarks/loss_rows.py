@@ -40,13 +40,12 @@ class Row(NamedTuple):
 
 
 def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, Any]]:
-    """Creates random inputs of losses: (logits, labels) for each kind of labels.
+    """Returns random (logits, labels) for each kind of labels.
 
-    The logits are float32 of the given shape and mostly correct. "ids" are class ids in
-    square regions; the first class covers more than half of the pixels. "void" is the
-    same with void pixels, and "tags" are one-hot labels. "binary" has the logits and
-    tags of the first class only. "distances" are ids together with a distance of each
-    pixel for each class.
+    Logits are float32 and mostly correct. "ids" are class ids in square regions; the
+    first class covers more than half of the pixels. "void" adds void pixels, "tags" are
+    one-hot labels, "binary" the logits and tags of the first class only, "distances"
+    ids with a distance per class.
     """
     rng = np.random.default_rng(seed)
     *pixels, num_classes = shape
@@ -71,10 +70,7 @@ def make_inputs(shape: tuple[int, ...], seed: int = 0) -> dict[str, tuple[Any, A
 def input_shapes(
     shape: tuple[int, ...], dtype: str
 ) -> dict[str, tuple[jax.ShapeDtypeStruct, Any]]:
-    """Returns the shapes and dtypes of the arrays of `make_inputs`, without the arrays.
-
-    `shape` and `dtype` are those of the logits.
-    """
+    """Returns the shapes and dtypes of `make_inputs`, to compile without running."""
     logits = jax.ShapeDtypeStruct(shape, dtype)
     scores = jax.ShapeDtypeStruct(shape[:-1], dtype)
     ids = jax.ShapeDtypeStruct(shape[:-1], jnp.int32)

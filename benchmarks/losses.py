@@ -114,10 +114,9 @@ def compare(
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
 ) -> tuple[str, str, list[str]]:
-    """Compares a loss with its peers.
+    """Returns the fastest peer, the peer with the least memory, and the missed bars.
 
-    Returns texts: the fastest peer and our time divided by its time; the peer with the
-    least memory and its memory; and a list of the bars that our loss misses.
+    The peers are texts, with our time divided by the peer's, and the peer's memory.
     """
     ours = (dtype, name, OURS)
     peers = [key for key in candidates if key[:2] == ours[:2] and key != ours]

@@ -36,8 +36,7 @@ VOID = 255
 def make_inputs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns predicted class ids, labels, and a boolean array of valid pixels.
 
-    Labels form squares of 32 x 32 pixels. About 90 % of the predictions are right, and
-    95 % of the pixels are valid.
+    Labels form squares; 90 % of the predictions are right, and 95 % of pixels valid.
     """
     rng = np.random.default_rng(0)
     rows = rng.integers(0, CLASSES.value, (shape[0], *(1 + n // 32 for n in shape[1:])))

@@ -53,10 +53,9 @@ def peak_mib() -> float:
 def measure(label: str, path: Path, rounds: int) -> dict[str, float]:
     """Measures the sampler `CASES[label]` on the class index at `path`.
 
-    Returns the CPU seconds to pack the index ("packing") and to create the sampler
-    ("setup"); the samples per second that are put into batches ("used") and that are in
-    the index ("seen"), as medians over `rounds` epochs; the peak memory in MiB ("mib");
-    and the samples in batches per sample of the index ("share").
+    Returns CPU seconds to pack the index and to create the sampler; samples per second
+    put into batches ("used") and in the index ("seen"); peak memory in MiB; and samples
+    in batches per sample ("share").
     """
     importlib.import_module(
         "segloss.data.samplers.kernels"

@@ -44,14 +44,10 @@ _COLLECTIVE = re.compile(
 def lower_step(
     devices: list[jax.Device], network: str, *, size: int, batch: int, **hyperparameters
 ) -> jax.stages.Lowered:
-    """Lowers the training step of `network` for all `devices`, from shapes only.
+    """Lowers the training step of `network` for all `devices`, without any array.
 
-    Args:
-        devices: chips that share the batch.
-        network: key of `NETWORKS`.
-        size: height and width of the crops in pixels.
-        batch: number of images per device.
-        **hyperparameters: further arguments of the network.
+    Crops have `size` x `size` pixels, and each device has `batch` of them. Further
+    `hyperparameters` are those of the network.
     """
     model = make_model(
         network,
@@ -104,10 +100,10 @@ def lower_step(
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
-    """Counts the collectives in the HLO text of a compiled step, and their bytes.
+    """Counts the collectives in a compiled step, given as HLO text.
 
-    Returns "counts", the number of collectives by operation such as all-reduce, and
-    "num_bytes", the bytes of their operands by kind: a value of `KINDS`, or "other".
+    Returns "counts", by operation such as all-reduce, and "num_bytes" of their operands
+    by kind: a value of `KINDS`, or "other".
     """
     counts, num_bytes = Counter(), Counter()
     for computation in hlo.parse(text).computations.values():

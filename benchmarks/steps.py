@@ -58,10 +58,7 @@ def as_they_are(keys, images, labels, valid):
 def our_step(
     name: str, batch: Batch, *, dtype: str, calls: int
 ) -> tuple[Candidate, float]:
-    """Returns the training step of segloss on one device, and its number of FLOPs.
-
-    `name` is the network; a call of the candidate runs `calls` steps.
-    """
+    """Returns `calls` of our steps on one device to time, and the FLOPs of a step."""
     model = make_model(name, num_classes=NUM_CLASSES, dtype=dtype, axis_name=AXIS)
     optimizer = sgd(constant(10**9, learning_rate=1e-3), weight_decay=5e-4)
     devices = jax.devices()[:1]
@@ -124,9 +121,9 @@ def torch_step(
 
 
 def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
-    """Returns `calls` large matrix products to time, and the FLOPs of one product.
+    """Returns `calls` large matrix products, and the FLOPs of one.
 
-    Its speed stands for the peak of a device whose data sheet is unknown.
+    Their speed stands in for the peak of an unknown device.
     """
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
@@ -143,10 +140,9 @@ def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
 def make_candidates(
     names: list[str], batch: Batch, *, dtype: str, calls: int, torch_compile: bool
 ) -> tuple[dict[Key, Candidate], dict[str, float], list[str]]:
-    """Returns the steps of segloss and torch to time, for each network in `names`.
+    """Returns the steps to time, the FLOPs of each network, and a message per failure.
 
-    Torch's step is compiled if `torch_compile` is True and this works, else eager. Also
-    returns the FLOPs of a step by network, and a message for each step that fails.
+    Torch's step is compiled if `torch_compile` is True and this works, else eager.
     """
     candidates, flops, failures = {}, {}, []
     options = dict(dtype=dtype, calls=calls)
@@ -177,7 +173,7 @@ def step_table(
 ) -> Table:
     """Makes the table with a row for each step; `x ours` is its time divided by ours.
 
-    `flops` are those of a step by network, and `peak` is the device's FLOP/s.
+    `peak` is the device's FLOP/s.
     """
     numbers = ("ms", "images/s", "peak GB", "TFLOP", "share of peak", "x ours")
     table = make_table(["network", "step of"], numbers)

@@ -94,9 +94,9 @@ def sigmoid_focal(logits: Array, tags: Array) -> Array:
 def _region_sums(
     logits: Array, labels: Array, power: int = 1
 ) -> tuple[Array, Array, Array]:
-    """Returns `sum(p t)`, `sum(p^power)` and `sum(t)` over the pixels for each class.
+    """Returns `sum(p t)`, `sum(p^power)` and `sum(t)` over the pixels, per class.
 
-    p is the softmax probability of the class, and t is 1 where it is the label, else 0.
+    p is the probability of the class; t is 1 where it is the label, else 0.
     """
     probs = jax.nn.softmax(logits.astype(jnp.float32))
     is_label = _is_label(logits, labels)

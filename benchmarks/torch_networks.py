@@ -81,9 +81,8 @@ def make_step(
 ) -> Callable[[], None]:
     """Returns a function that trains the network for one step on the given batch.
 
-    Like the step that `segloss` is timed with, it uses cross-entropy and SGD with
-    momentum and weight decay. It uses channels-last memory format, and autocast for
-    bfloat16. `compiled` applies `torch.compile` to the network.
+    Like the timed step of `segloss`, it uses cross-entropy and SGD with momentum; in
+    channels-last memory format, and with autocast for bfloat16.
     """
     layout = torch.channels_last
     network = network.train().to(device=device, memory_format=layout)

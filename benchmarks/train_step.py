@@ -61,9 +61,9 @@ PEAK_FLOPS = {
 
 
 def describe(dtype: str, peak: float, source: str) -> str:
-    """Returns a text with the run's command, sizes, device, peak and versions.
+    """Returns a text with the run's command, device, peak and versions.
 
-    `peak` is the device's FLOP/s, and `source` says where it is from.
+    `peak` is in FLOP/s, and `source` says where it is from.
     """
     return (
         f"{command('benchmarks.train_step')}\n\n{BATCH.value} images of "

@@ -58,11 +58,10 @@ PACKAGES = ("grain", "array_record", "numpy", "pillow")
 def loaders_of(
     name: str, data: Data, pair: tuple[int, int]
 ) -> tuple[dict[bool, Loader], float]:
-    """Returns loaders by whether crops keep the owed classes (False and True).
+    """Returns the loaders without (False) and with (True) kept classes.
 
-    Owed are the classes for which Balance-batch chose an image. `name` is that of the
-    data, and `pair` is (batch_max, batch_cl). Also returns the mean number of windows
-    drawn per image if classes are kept.
+    `pair` is (batch_max, batch_cl). Also returns the mean number of windows drawn per
+    image if classes are kept.
     """
     index = data.dataset.class_index("train")
     samples = ClassSets.from_counts(index.pixel_counts).samples_per_class()
@@ -161,9 +160,9 @@ def prepare_small(root: Path, count: int, *, large: bool) -> None:
 
 
 def use_small(work: str, root: Path) -> tuple[float, float]:
-    """Runs `work`, which is "load" or "train", on the images in the folder `root`.
+    """Does `work`, "load" or "train", on the images in `root`.
 
-    Returns the images per second, and the peak memory of this process in MiB.
+    Returns images per second, and the peak memory of this process in MiB.
     """
     speed = {"load": load, "train": train_unet}[work](root, root.parent)
     status = Path("/proc/self/status").read_text()

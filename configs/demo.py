@@ -2,8 +2,7 @@
 
 python run.py --config=configs/demo.py --workdir=runs/demo
 
-The embedded scenes are synthetic images that segloss draws itself, so nothing must be
-downloaded. Every batch of at most 9 images has at least 8 distinct classes.
+The scenes are synthetic images that segloss draws, so nothing must be downloaded.
 """
 
 from ml_collections import ConfigDict

@@ -2,10 +2,9 @@
 
 python run.py --config=configs/demo_dice_warm_up.py --workdir=runs/demo_dice_warm_up
 
-The weight of soft Dice rises from 0 to 1 in the first 300 steps, and the gamma of the
-focal loss falls from 2 to 0 over the whole run. The weight of a loss, and each
-hyperparameter that `segloss.losses.scalars_of` lists, can be such a schedule by step
-instead of a number. See docs/choosing_a_loss.md.
+The weight of soft Dice rises, and the gamma of the focal loss falls. Instead of a
+number, the weight of a loss can be a schedule by step, and so can each hyperparameter
+that `segloss.losses.scalars_of` lists. See docs/choosing_a_loss.md.
 """
 
 from ml_collections import ConfigDict

@@ -37,11 +37,10 @@ SAMPLERS = (
 
 
 def _arms() -> dict[tuple[str, str], dict]:
-    """Returns the overrides of each arm, i.e. variant that the study compares.
+    """Returns the overrides of each arm (compared variant), by loss and batches.
 
-    There is one for each loss and sampler at equal steps. Samplers with smaller batches
-    than random ones have a second one, which trains on as many images. The keys are
-    (loss, sampler), or (loss, "SAMPLER-images") for the second one.
+    All samplers are used at equal steps; those with smaller batches than random ones
+    also at equal images, as "SAMPLER-images".
     """
     arms = {}
     for sampler in SAMPLERS:

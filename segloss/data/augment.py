@@ -146,10 +146,9 @@ def augment(
 
 
 def _scale_and_crop(image, maps, window, *, crop_hw, antialias):
-    """Scales and crops one image, and its maps: `(labels, valid, distances)`.
+    """Scales and crops one image, and its `maps`: labels, valid and distances.
 
-    Returns the image and the maps. Pixels outside the image get `PAD_RGB` and False in
-    `valid`.
+    Pixels outside the image get `PAD_RGB`, and False in `valid`.
     """
     scale = window.scale / SCALE_ONE
     # The rows and columns of the arrays that the crop shows.

@@ -59,15 +59,14 @@ def count_on_beam(
 ) -> None:
     """Counts the pixels of each class in each sample, and writes the counts to files.
 
-    Each part (range of samples in `counter.parts`) becomes one file in
-    `counter.parts_dir`. Valid files that are already there are kept. `counter.count`
-    joins the files later.
+    Each part, i.e. a range of samples in `counter.parts`, becomes one file in
+    `counter.parts_dir`. Valid files that are already there are kept.
 
     Args:
-        counter: says what to count; must have a `parts_dir`. Every worker must see that
-            directory and the files of `counter.source` under the same paths.
-        runner: name of the Beam runner; DirectRunner runs on this machine.
-        options: Beam options, such as "--direct_num_workers=2".
+        counter: what to count. Every worker must see its `parts_dir` and the files of
+            its source under the same paths.
+        runner: name of the Beam runner.
+        options: Beam options.
     """
     counter.parts_dir.mkdir(exist_ok=True)
     with beam.Pipeline(runner=runner, options=PipelineOptions([*options])) as pipeline:

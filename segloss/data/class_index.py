@@ -58,11 +58,7 @@ class ClassIndex:
     ) -> "ClassIndex":
         """Counts the pixels of each class in every sample.
 
-        Args:
-            source: samples; only their labels and stems are used.
-            num_classes: class ids are in `[0, num_classes)`.
-            ignore_label: label of pixels that do not count.
-            fingerprint: text that identifies the dataset; stored in the index.
+        The arguments are those attributes of `LabelCounter`.
 
         Raises:
             ValueError: if the labels of a sample are not uint8 [h, w], or a label is
@@ -148,20 +144,18 @@ class ClassIndex:
 class LabelCounter:
     """Counts the pixels of each class in the samples of a split, without their images.
 
-    The samples are counted in parts, i.e. ranges of samples. If `parts_dir` is given,
-    the counts of each finished part are saved there atomically. A count that was killed
-    then resumes where it stopped, and several processes can share the work.
+    If `parts_dir` is given, every finished part (a range of samples) is saved there
+    atomically. A count that was killed then resumes where it stopped, and several
+    processes can share the work.
 
     Attributes:
         source: samples; only their labels and stems are used.
         num_classes: class ids are in `[0, num_classes)`.
         ignore_label: label of pixels that do not count.
-        fingerprint: text that identifies everything that affects the counts. A saved
-            part with another fingerprint is counted again.
+        fingerprint: text that identifies all that affects the counts.
         parts_dir: directory for the counts of finished parts; None saves none.
-        windows: None counts whole images. Otherwise only classes that one random crop
-            can hold together are counted, by their pixels in it; see
-            `Windows.keepable`.
+        windows: if given, only classes that one random crop can hold together are
+            counted, by their pixels in it; see `Windows.keepable`.
     """
 
     source: LabelSource
@@ -182,10 +176,9 @@ class LabelCounter:
         return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
     def count(self) -> Int[np.ndarray, "n c"]:
-        """Counts the pixels of each class in every sample.
+        """Returns the pixels of each class in every sample.
 
-        Parts (ranges of samples) that are saved in `parts_dir` are read from there, and
-        newly counted ones are saved there.
+        Parts (ranges of samples) in `parts_dir` are read; others are saved there.
 
         Raises:
             ValueError: if the labels of a sample are not uint8 [h, w], or a label is
@@ -210,13 +203,11 @@ class LabelCounter:
     def count_part(self, part: range, map: Callable = map) -> Int[np.ndarray, "m c"]:
         """Returns the pixels of each class in each sample of `part`.
 
-        If `parts_dir` is given, the counts are read from there, or counted and saved
-        there.
+        They are read from `parts_dir` if possible, else counted and saved there.
 
         Args:
             part: an element of `parts`.
-            map: replaces the built-in `map` over the samples, such as a thread pool's
-                `map`.
+            map: used instead of `map` over the samples, such as a thread pool's `map`.
         """
         if self.parts_dir is None:
             return self._count_samples(part, map)

@@ -15,16 +15,16 @@ from segloss.data.loading.windows import Windows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CropCounts:
-    """The classes in the images and in the crops of k batches; see `count_in_crops`.
+    """The classes in the images and in the crops of k batches.
 
-    "Enough pixels" means at least `Windows.min_pixels` in a single image or crop.
+    "Enough" is at least `Windows.min_pixels` in one image or crop.
 
     Attributes:
         in_images: True where an image of a batch has enough pixels of a class.
         in_crops: True where a crop of a batch has enough pixels of a class.
-        crop_pixels: number of pixels of each class in all crops together.
-        images: number of images in all batches together.
-        tries: mean number of windows that were drawn for an image to find its crop.
+        crop_pixels: number of pixels of each class in all crops.
+        images: number of images in all batches.
+        tries: mean number of windows drawn per image to find one that is accepted.
     """
 
     in_images: Bool[np.ndarray, "k c"]

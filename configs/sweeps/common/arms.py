@@ -1,7 +1,4 @@
-"""Building blocks of sweeps, i.e. of the lists of runs of a study.
-
-An arm is a variant that a study compares; it is trained with several seeds.
-"""
+"""Building blocks of sweeps. An arm is a variant that a study compares."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -9,10 +6,10 @@ SEEDS = (0, 1, 2)
 
 
 def with_seeds(arms: Mapping[str, Mapping]) -> Iterator[dict]:
-    """Yields the overrides of one run for each seed and arm.
+    """Yields the overrides of a run for each seed and arm.
 
-    All arms come with the first seed, then all with the second, so that a study that is
-    stopped early has seeds with all arms. `arms` maps names to overrides of the config.
+    All arms come with the first seed, then with the next, so a study that is stopped
+    early has complete seeds.
     """
     for seed in SEEDS:
         for arm, overrides in arms.items():
@@ -69,10 +66,10 @@ def random_and_balance_batch(
 def balance_batch_with_random(
     losses: Iterable[str], classes: Iterable[int]
 ) -> tuple[tuple[str, str], ...]:
-    """Returns the comparisons of the arms of `random_and_balance_batch`.
+    """Returns pairs of arms to compare: Balance-batch, and random batches, per loss.
 
-    Each is a pair: an arm with Balance-batch, and the arm of the same loss with random
-    batches. `classes` are the values of `batch_cl`. Arms at equal steps come first.
+    The arms are those of `random_and_balance_batch`, and `classes` are its `batch_cl`.
+    Pairs at equal steps come first.
     """
     return tuple(
         (f"{loss}-cl{batch_cl}{images}", f"{loss}-random")

@@ -15,10 +15,9 @@ BALANCE_BATCH = dict(name="balance_batch", batch_max=BATCH_MAX, batch_cl=BATCH_C
 
 
 def equal_images(sampler: str) -> int:
-    """Returns the steps in which a sampler uses as many images as random batches.
+    """Returns the steps in which a sampler uses as many images as random batches do.
 
-    `sampler` is a key of `MEAN_BATCH_SIZES`; the demo's `total_steps` are those of
-    random batches.
+    `sampler` is a key of `MEAN_BATCH_SIZES`.
     """
     return steps_at_equal_images(
         demo.get_config().total_steps,

@@ -38,10 +38,7 @@ MEAN_BATCH_SIZES = {
 def get_config(size: str, *, loss: str, batch_max: int) -> ConfigDict:
     """Returns the config of `configs/voc2012_paper.py` with random batches.
 
-    Args:
-        size: "full", or "smoke" for a test run of seconds.
-        loss: "ce", "soft_iou" or "soft_dice".
-        batch_max: number of images in a batch.
+    `size` is "full" or "smoke" (seconds), `loss` is "ce", "soft_iou" or "soft_dice".
     """
     if size not in ("full", "smoke"):
         raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
@@ -50,16 +47,14 @@ def get_config(size: str, *, loss: str, batch_max: int) -> ConfigDict:
 
 
 def random_batches(sizes: Iterable[int] = BATCH_SIZES) -> dict[str, dict]:
-    """Returns an arm (overrides of the config, by name) for each random batch size."""
+    """Returns an arm, i.e. overrides of the config by name, for each batch size."""
     return {f"random{n}": {"sampler": voc2012_paper.sampler(n)} for n in sizes}
 
 
 def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
-    """Returns two arms (overrides of the config, by name) for each `batch_cl`.
+    """Returns two arms for each `batch_cl`: at equal steps, and at equal images.
 
-    `cl8` is Balance-batch for as many steps as random batches, and `cl8-images` for as
-    many images as random batches of `batch_max`. `classes` are the values of
-    `batch_cl`.
+    An arm has a name and overrides of the config. Equal means equal to random batches.
     """
     arms = {}
     for batch_cl in classes:
@@ -75,10 +70,7 @@ def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
 
 
 def compare(batch_max: int, classes: Iterable[int]) -> tuple[tuple[str, str], ...]:
-    """Returns pairs of arms to compare: each of Balance-batch with random batches.
-
-    `classes` are the values of `batch_cl`; random batches have `batch_max` images.
-    """
+    """Returns pairs of arms: both arms of each `batch_cl`, each with random batches."""
     return tuple(
         (f"cl{batch_cl}{images}", f"random{batch_max}")
         for batch_cl in classes

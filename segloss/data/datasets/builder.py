@@ -167,15 +167,14 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """Yields the samples of one shard as TFDS writes them, and then a summary file.
+    """Yields the samples of one shard as TFDS examples, and then writes a summary.
 
-    Beam can pickle this object, but not the builder.
+    Unlike the builder, Beam can pickle it.
 
     Attributes:
         split: name of the split.
         shard: the samples.
-        summary: JSON file to write after the last sample, with the SHA-256 digests of
-            the samples and their largest height and width.
+        summary: JSON file for the digests and the largest size of the samples.
         advance: called after each sample; None calls nothing.
     """
 

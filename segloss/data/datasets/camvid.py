@@ -96,10 +96,9 @@ def _pair_up(
 def _read_list(
     root: Path, path: Path, *, partial: bool
 ) -> tuple[list[Pair], list[Fault]]:
-    """Reads the list `path`, with lines `IMAGE LABEL`.
+    """Reads the pairs of the list `path`, with lines `IMAGE LABEL`, and finds faults.
 
-    Returns the pairs of existing files, sorted by stem, and the faults. A missing file
-    is a fault unless `partial` is True.
+    If `partial` is True, missing files are no faults.
     """
     pairs, faults = [], []
     for number, line in enumerate(path.read_text().splitlines(), start=1):

@@ -141,14 +141,8 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
     ) -> "FilesBuilder":
         """Makes the builder of a public dataset; splits without pairs are left out.
 
-        Args:
-            root: folder of the dataset.
-            pairs: the files of the samples of each split.
-            faults: faults found while listing the files.
-            class_names: names of the class ids 0, 1, ...
-            ignore_label: label of pixels that do not count.
-            instructions: where to get the files; the end of an error's message.
-            data_dir: folder where prepared datasets are stored; None is TFDS's default.
+        `faults` are those found while listing the files. The message of an error ends
+        with `instructions`, which say where to get the files.
 
         Raises:
             DatasetError: if there is a fault, or no pair at all.
@@ -196,10 +190,10 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
 def pair_up(
     root: Path, images_dir: Path, labels_dir: Path
 ) -> tuple[list[Pair], list[Fault]]:
-    """Pairs the images and labels of two folders by their stems.
+    """Pairs the images and labels of two folders below `root` by their stems.
 
-    Returns the pairs, sorted by stem, and a fault for each file that lacks a partner or
-    shares its stem with another file of the folder. Faults name paths below `root`.
+    Also returns a fault for each file without a partner or with a stem that is not
+    unique.
     """
     found: list[dict[str, list[Path]]] = []
     for directory, suffixes in (
@@ -231,9 +225,9 @@ def pair_up(
 
 
 def list_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
-    """Returns the files of a folder that have one of the suffixes, sorted by name.
+    """Returns the visible files of a folder with one of the suffixes, sorted by name.
 
-    Hidden files are left out. The list is empty if the folder does not exist.
+    Returns none if the folder does not exist.
     """
     if not directory.is_dir():
         return []
@@ -294,10 +288,7 @@ def make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
 
 
 def make_pairs_name(root: Path, pairs: Mapping[str, Iterable[Pair]]) -> str:
-    """Returns a dataset's name: the folder's, and a hash of all files and splits.
-
-    It is `make_name` of the files; a file that several pairs share is hashed once.
-    """
+    """Returns `make_name` of the files of all pairs; also depends on the splits."""
     stems = {
         split: [pair.stem for pair in of_split] for split, of_split in pairs.items()
     }

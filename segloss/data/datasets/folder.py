@@ -37,12 +37,11 @@ def folder(
 ) -> Folder:
     """Makes the TFDS builder of your own images and labels.
 
-    `root` contains `classes.txt` and the folders `SPLIT/images` and `SPLIT/labels` of
-    the splits train, val and test; the docstring of this module shows the details. One
-    split is enough, and images may differ in size. This function only lists the files;
-    the builder reads them when it prepares the dataset. The name of the dataset depends
-    on the names, sizes and modification times of its files, so changed files give a new
-    dataset, and unchanged files reuse the prepared one.
+    The docstring of this module shows the layout of `root`. One split is enough, and
+    images may differ in size. This function only lists the files; the builder reads
+    them when it prepares the dataset. The name of the dataset depends on the names,
+    sizes and modification times of its files, so changed files give a new dataset, and
+    unchanged files reuse the prepared one.
 
     Args:
         root: folder with the data.
@@ -51,8 +50,7 @@ def folder(
 
     Raises:
         ValueError: if `ignore_label` is out of range.
-        DatasetError: if `root` is not a folder. The builder raises it for all other
-            faults.
+        DatasetError: if `root` is not a folder. The builder raises it for other faults.
     """
     if not 0 <= ignore_label <= MAX_LABEL:
         raise ValueError(f"folder: ignore_label must be in 0..255, got {ignore_label}.")

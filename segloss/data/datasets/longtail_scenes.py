@@ -207,10 +207,9 @@ def _area_factors(rng: np.random.Generator, count: int) -> np.ndarray:
 def _choose_image(
     rng: np.random.Generator, plan: Sequence[Sequence[Part]], part: Part
 ) -> int:
-    """Returns the index of an image in `plan` to which `part` can be added.
+    """Returns the index of the image in `plan` to which `part` is added.
 
-    It is a random image that lacks the class and has room for its area. If none has
-    room, it is the one with the smallest filled area among those that lack the class.
+    It is a random one without the class and with room; else the emptiest without it.
     """
 
     def holds(parts: Sequence[Part]) -> bool:

@@ -141,12 +141,11 @@ def _place(
     yx: np.ndarray,
     owner: np.ndarray,
 ) -> _Body:
-    """Places an object at random without hiding too much of those placed earlier.
+    """Places an object at random, so that earlier objects stay visible.
 
-    The first of up to 12 random positions is taken that leaves 60 % of what is visible
-    of every earlier object; else the one that leaves most of the worst-hidden object.
-    `yx` holds the coordinates of all pixels, and `owner` the number of the object that
-    is visible at each pixel, 0 for none.
+    Tries up to 12 positions, until 60 % of what is visible of every earlier object
+    stays so; else takes the best position. `yx` are the coordinates of all pixels, and
+    `owner` the number of the object visible at each pixel, 0 for none.
     """
     hw = np.array(owner.shape, np.float64)
     target = area_fraction * hw.prod()
@@ -179,10 +178,9 @@ def _split(rng: np.random.Generator, part: Part) -> list[Part]:
 
 
 def _edges(owner: np.ndarray) -> Bool[np.ndarray, "h w"]:
-    """Returns True on a 1 px line along every boundary of an object.
+    """Returns True on a 1 px line along one side of every boundary of an object.
 
-    `owner` holds the number of the object at each pixel; the line is on one side of the
-    boundary.
+    `owner` holds the number of the object at each pixel.
     """
     edge = np.zeros(owner.shape, bool)
     edge[:, :-1] |= owner[:, :-1] != owner[:, 1:]

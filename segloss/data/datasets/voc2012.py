@@ -109,14 +109,9 @@ def voc2012(
 
 
 def read_mat(data: bytes) -> tuple[Image.Image, bool]:
-    """Decodes the class ids in a .mat file of SBD.
+    """Decodes the class ids in a .mat file of SBD, given its content.
 
-    Args:
-        data: content of the file.
-
-    Returns:
-        The class ids as an 8-bit grey image, and False: the bytes of the file cannot be
-        stored as an image. `decode.read_labels` returns the same for other files.
+    Returns a mode L image, and False: the bytes cannot be stored unchanged.
 
     Raises:
         UnfitError: if the file is empty or lacks `GTcls.Segmentation`, uint8 [h, w].
@@ -180,8 +175,7 @@ def _read_splits(
 ) -> dict[str, Set[str]]:
     """Returns the image ids of each split; adds a fault for each problem to `faults`.
 
-    `voc` and `sbd` are the folders with the lists of VOC 2012 and SBD. The ids with a
-    label of SBD, `labelled`, are used if there is no list for SBD.
+    The `labelled` ids, those with a label of SBD, are used if SBD has no list.
     """
     lists = voc / "ImageSets/Segmentation"
     official = _read_ids(root, lists / "train.txt", faults)

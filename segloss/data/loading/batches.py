@@ -16,10 +16,10 @@ ON_BAD_SAMPLE = ("raise", "skip")
 
 
 class Batch(TypedDict):
-    """One batch of fixed shape; rows and pixels that no image fills are padding.
+    """One batch of fixed shape.
 
-    `valid` is True where a pixel counts, and False in padding and where the label is
-    the ignore label. `sample_valid` is True for rows with a sample.
+    `valid` is False for padding and void pixels, `sample_valid` for rows without a
+    sample.
     """
 
     images: UInt8[np.ndarray, "b h w 3"]
@@ -236,9 +236,6 @@ def load_into(
     """Reads `chosen` into a batch whose large arrays are taken from `memory`.
 
     Returns the batch, and a message for each bad sample that is skipped.
-
-    Raises:
-        BadSampleError: if a sample is bad and `loading.on_bad_sample` is "raise".
     """
     ids = chosen.ids
     images, labels, valid = (canvases.take(len(ids)) for canvases in memory)

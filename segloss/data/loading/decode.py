@@ -111,15 +111,11 @@ class StoredImage:
     """An encoded image that is decoded when it is sliced.
 
     Pillow decodes to 4 bytes per pixel. Only the slice is copied from there to NumPy,
-    which for a large image takes less than half the memory of slicing an array.
+    which for a large image takes less than half the memory of slicing an array. Errors
+    of the decoder pass through the context manager that `faults_named` returns.
 
     Attributes:
         shape: height, width and number of channels; without the last if it is 1.
-
-    Args:
-        data: content of the image file.
-        faults_named: returns a context manager that turns errors of the decoder into
-            `BadSampleError`.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ from segloss.data.loading.window import SCALE_ONE
 def holds(labels, crop_hw, scale, offset, classes, min_pixels):
     """Returns whether a crop has at least `min_pixels` pixels of each of `classes`.
 
-    The crop starts at `offset` in the image scaled by `scale / SCALE_ONE`; its pixels
-    are those of `nearest_source`. The loop stops as soon as the answer is True, which
-    is after few pixels if the classes are large.
+    `scale` is the scale factor times `SCALE_ONE`; `offset` is the crop's first row and
+    column in the scaled image. Stops early, which is after few pixels where the classes
+    are large.
     """
     missing = np.zeros(256, np.int64)
     for c in classes:

@@ -39,10 +39,9 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class OwingSampler(Sampler, Protocol):
-    """Sampler that also tells for which classes it chose each sample.
+    """Sampler that also tells for which classes it chose each sample of batch k.
 
-    `owed(k)` has a row for each sample of batch k, which is True for these classes. A
-    training crop should keep them; see `Windows.keep_classes`.
+    `owed(k)` is True for these classes. Crops keep them with `Windows.keep_classes`.
     """
 
     def owed(self, k: int) -> Bool[np.ndarray, "b c"]: ...

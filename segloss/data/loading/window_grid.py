@@ -14,13 +14,9 @@ _GRID_STEP = 1 / 8
 def grid_positions(size: int, crop: int, scale: int) -> Int[np.ndarray, " n"]:
     """Returns evenly spaced positions of a crop along one side of a scaled image.
 
-    The first and the last possible position are included. If the scaled image fits into
-    the crop, the only position is 0.
-
-    Args:
-        size: height or width of the image in pixels.
-        crop: height or width of the crop in pixels.
-        scale: scale factor times `SCALE_ONE`.
+    They include the first and the last possible one; 0 is the only one if the scaled
+    image fits into the crop. Unscaled, the side has `size` pixels; `scale` is the scale
+    factor times `SCALE_ONE`.
     """
     slack = max(0, scaled_size(size, scale) - crop)
     intervals = -(-slack // max(1, int(crop * _GRID_STEP)))
@@ -33,10 +29,10 @@ def count_in_grid(
     scale: int,
     num_classes: int,
 ) -> Int[np.ndarray, "rows columns c"]:
-    """Counts the pixels of each class in the crop at each position of the grid.
+    """Counts the pixels of each class, after scaling, in each crop of the grid.
 
-    Pixels are counted after scaling by `scale / SCALE_ONE`; labels from `num_classes`
-    on do not count. Rows and columns of the result are those of `grid_positions`.
+    Rows and columns are those of `grid_positions`. Labels from `num_classes` on do not
+    count.
     """
     lines, blocks, first, last = [], [], [], []
     for size, crop in zip(labels.shape, crop_hw, strict=True):
@@ -67,11 +63,10 @@ def count_in_grid(
 def most_kept(
     enough: Bool[np.ndarray, "rows columns c"], order: Sequence[int]
 ) -> tuple[list[int], Bool[np.ndarray, "rows columns"]]:
-    """Chooses classes that a single crop of the grid holds together.
+    """Chooses classes that one crop holds together, in the given order of priority.
 
-    Each class of `order` in turn is chosen if some crop holds it along with those
-    chosen before; `enough` is True where a crop holds a class. Returns the chosen
-    classes, and True for the crops that hold all of them.
+    `enough` is True where a crop holds a class. Returns the chosen classes, and True
+    for the crops that hold all of them.
     """
     kept, alive = [], np.ones(enough.shape[:2], bool)
     for c in order:

@@ -334,8 +334,7 @@ class Windows:
 def _offsets(size: int, crop: int, scale: int) -> tuple[int, int]:
     """Returns the first and the last possible position of a crop along one side.
 
-    `size` and `crop` are lengths of the image and the crop in pixels, `scale` the
-    factor times `SCALE_ONE`. Positions are negative if the scaled image is smaller.
+    `size` is the side of the unscaled image; `scale` is in units of 1 / `SCALE_ONE`.
     """
     slack = scaled_size(size, scale) - crop
     return min(0, slack), max(0, slack)

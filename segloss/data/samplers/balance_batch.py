@@ -127,10 +127,9 @@ class BalanceBatch(EpochSampler):
         return str(estimate_acceptance(self.class_sets, **pair))
 
     def _first_deal(self, max_attempts: int) -> Plan:
-        """Deals the samples of epoch 0 until there is a batch; returns its batches.
+        """Returns the first distribution of samples into batches that has any batch.
 
-        Raises a ValueError after a million failed attempts to fill a batch, or if no
-        batch is possible. Warns if a batch takes more than `max_attempts` on average.
+        Raises ValueError after a million attempts; warns above `max_attempts`.
         """
         rng, attempts, batches = self._rng(0), 0, 0
         while batches == 0:
@@ -189,10 +188,10 @@ class BalanceBatch(EpochSampler):
     def _deal_once(
         self, rng: np.random.Generator, share: float | int = 1
     ) -> tuple[Plan, int, int]:
-        """Shuffles a share (0 to 1) of the samples and distributes them into batches.
+        """Distributes a random share (0 to 1) of the samples into batches.
 
-        Returns all batches, the number of attempts before any discarded sample is dealt
-        again, and the number of batches that these attempts gave.
+        Returns all batches; and the numbers of attempts and batches before discarded
+        samples are dealt again.
         """
         if share == 1:
             order = rng.permutation(self.num_samples)

@@ -10,9 +10,7 @@ from segloss.data.samplers.epochs import EpochSampler, Plan
 
 
 class RandomBatch(EpochSampler):
-    """Random batches: each epoch shuffles the samples and cuts them into batches.
-
-    The samples that remain after the last full batch are left out of the epoch.
+    """Random batches: each epoch is shuffled and cut, and the remainder is dropped.
 
     Args:
         presence: True where a sample has a class, `[n, c]`, or `ClassSets`; only n is

@@ -185,10 +185,7 @@ class EpochSampler(abc.ABC):
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         """Distributes the samples into batches once; may return no batch.
 
-        Args:
-            rng: source of randomness.
-            missing: number of batches that the epoch still needs. The result may have
-                more or fewer; more are dropped. None means that all are used.
+        If `missing` is given, at most the first `missing` batches will be used.
         """
 
 

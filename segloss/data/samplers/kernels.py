@@ -100,10 +100,10 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
 @compiled
 @no_type_check
 def list_members(words, num_classes):
-    """Lists the samples of each class, where `words[i]` holds the classes of sample i.
+    """Lists the samples of each class; bits of `words[i]` are the classes of sample i.
 
-    Returns `starts` and `members`; `members[starts[c] : starts[c + 1]]` are the samples
-    of class c, sorted.
+    Returns `starts` and `members`; those of class c are the sorted samples
+    `members[starts[c] : starts[c + 1]]`.
     """
     one = np.uint64(1)
     starts = np.zeros(num_classes + 1, np.int64)
@@ -136,11 +136,11 @@ def deal_covers(
     """Makes up to `most_batches` batches of `batch_cl` classes for `GreedyCover`.
 
     `words[i]` holds the classes of the i-th sample, as bits. Each sample, in order,
-    leads a batch (is the first in it) unless an earlier batch has it. The first search
-    for the others considers `depth` samples of each missing class. If it fails, a
-    second one considers `deep` samples and prefers those that add the most classes. If
-    that fails too, the sample is left out. Returns the positions i of the samples of
-    all batches, concatenated, and the offsets of the batches in them.
+    leads a batch unless an earlier batch has it. The first search considers `depth`
+    samples of each missing class. If it fails, a second one considers `deep` samples
+    and prefers those that add the most classes. If that fails too, the sample is left
+    out. Returns the positions i of the samples of all batches, and the offsets of the
+    batches.
     """
     n = len(words)
     starts, members = list_members(words, num_classes)
@@ -176,9 +176,9 @@ def deal_covers(
 def fill(batch, lead, words, lists, rare_first, batch_cl, depth, most):
     """Writes `lead` and further samples to `batch` until they have `batch_cl` classes.
 
-    Considers `depth` samples of each missing class; `lists` are arrays of
-    `deal_covers`. If `most` is True, it prefers samples that add the most classes, else
-    the least used that add enough. Returns the number of samples, or 0 on failure.
+    Considers `depth` samples of each missing class. `most` prefers those that add the
+    most classes; else the least used that add enough come first. Returns the number of
+    samples, or 0 on failure.
     """
     starts, members, cursor, level, uses = lists
     held = words[lead].copy()

@@ -161,16 +161,12 @@ def check_reachable(
 ) -> None:
     """Raises an error if provably no `batch_max` samples have `batch_cl` classes.
 
-    Args:
-        where: start of the message.
-        sets: class sets of the samples.
-        batch_cl: number of distinct classes that the samples must have together.
-        batch_max: largest number of samples.
-        exact: True requires exactly `batch_cl` classes, False at least so many. True
-            checks nothing if there are more than 1,000 different class sets.
+    `exact` asks for exactly `batch_cl` classes, not at least so many; nothing is
+    checked then if there are more than 1,000 different class sets.
 
     Raises:
-        ValueError: the message gives the largest reachable `batch_cl`, or bounds of it.
+        ValueError: the message starts with `where` and gives the largest reachable
+            `batch_cl`, or bounds of it.
     """
     if exact:
         distinct = sets.distinct()
@@ -287,7 +283,7 @@ def _cover_greedily(
 ) -> tuple[list[int], int]:
     """Chooses up to `batch_max` rows of `words`, each with the most new classes.
 
-    Returns the rows, and an upper bound on the number of classes of any choice.
+    Also returns an upper bound on the number of classes of any choice.
     """
     held, chosen = np.zeros_like(words[0]), []
     most = _count(np.bitwise_or.reduce(words))
