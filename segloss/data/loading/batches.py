@@ -114,7 +114,9 @@ class Source(Protocol):
     """Random access to samples.
 
     `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
-    Indexing raises `BadSampleError` if a sample cannot be decoded.
+    Indexing raises `BadSampleError` if a sample cannot be decoded. A source may also
+    have a method `opened(i)`, which returns the same sample with an image that is
+    decoded only when it is sliced.
     """
 
     split: str
@@ -122,16 +124,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]: ...
-
-
-@runtime_checkable
-class OpeningSource(Source, Protocol):
-    """Source that can also leave an image encoded until it is sliced.
-
-    `source.opened(i)` is `source[i]` with a `StoredImage` in place of the image array.
-    """
-
-    def opened(self, i: int) -> dict[str, Any]: ...
 
 
 def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
@@ -293,7 +285,7 @@ def _read(
     Returns the image in the window, the labels of the whole image, and the window.
     """
     i = int(chosen.ids[row])
-    sample = source.opened(i) if isinstance(source, OpeningSource) else source[i]
+    sample = getattr(source, "opened", source.__getitem__)(i)
     image, labels = sample["image"], sample["labels"]
     ignore_label, num_classes = loading.ignore_label, loading.num_classes
     max_hw = labels.shape if loading.windows is not None else loading.canvas_hw
