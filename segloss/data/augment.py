@@ -72,11 +72,11 @@ def augment(
             split among devices.
         images: RGB in [0, 255].
         labels: class ids.
-        valid: True where a pixel counts; False elsewhere, such as in padding.
-        window: the scale and crop of each sample, and the part of the full image that
-            the arrays hold, as `Windows.draw` chose them. The field `scale` is an array
-            `[b]`, the others are `[b, 2]`. Pixels of the crop outside the image are
-            padding and not valid. None neither scales nor crops.
+        valid: True where a pixel counts.
+        window: the scale and crop of each sample, and the part of its image that the
+            arrays hold, as drawn by `Windows`; `scale` is `[b]`, the other fields are
+            `[b, 2]`. What a crop shows beyond the image is padded and not valid. None
+            neither scales nor crops.
         distances: signed distances to class boundaries in pixels (see
             `signed_distances`), or None. They are multiplied by the scale; boundaries
             outside the crop still count.

