@@ -1,4 +1,7 @@
-"""The built-in dataset: synthetic scenes with PASCAL VOC 2012's class statistics."""
+"""The embedded dataset: synthetic scenes that segloss draws itself.
+
+Their class statistics are those of PASCAL VOC 2012.
+"""
 
 import dataclasses
 import functools
@@ -170,8 +173,7 @@ def plan_split(
 ) -> list[list[Part]]:
     """Chooses the classes of each image and the area of each class.
 
-    The number of images with a class is VOC's share, rounded, or `min_images` if that
-    is more.
+    A class is in VOC's share of the images, rounded, or in `min_images` if that is more.
 
     Args:
         rng: source of randomness.

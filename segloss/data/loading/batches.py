@@ -56,9 +56,9 @@ class Loading:
             on import. They stop when the iterator is closed.
         prefetch_batches: number of batches to read ahead, per worker if there are any.
         on_bad_sample: "raise" raises `BadSampleError` if a sample cannot be decoded, or
-            its size or labels are invalid. "skip" marks it as not valid,
-            warns about it once, and adds `sample_skipped` to the batches. A batch with
-            a skipped sample may lack classes that the sampler promised.
+            its size or labels are invalid. "skip" marks it as not valid, warns about it
+            once, and adds `sample_skipped` to the batches. A batch with a skipped
+            sample may lack classes that the sampler promised.
 
     Raises:
         ValueError: at construction, if `on_bad_sample` is unknown, or `distances` is

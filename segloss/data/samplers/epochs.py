@@ -86,8 +86,8 @@ class EpochSampler(abc.ABC):
             promises none.
         first_class: 1 if class 0, the background, does not count towards `batch_cl`;
             0 if it does.
-        takes_for_classes: True if the sampler chooses samples for certain classes of
-            theirs, which `owed` marks. False if `owed` marks none.
+        takes_for_classes: True if the sampler chooses a sample for some of its classes,
+            which `owed` marks. False if `owed` marks none.
     """
 
     batches_per_epoch: int
@@ -119,9 +119,9 @@ class EpochSampler(abc.ABC):
     def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
         """Returns True for the classes for which each sample of batch k was chosen.
 
-        Row i is for the sample `self[k][i]`. If the training crop of a sample loses
-        such a class, the network sees another batch than the sampler planned;
-        `Windows.keep_classes` prevents it.
+        Row i is for the sample `self[k][i]`. A training crop must keep these classes,
+        or the network sees a batch that the sampler did not plan; see
+        `Windows.keep_classes`.
         """
         plan, places = self._find(k)
         owed = np.zeros((places.stop - places.start, self.num_classes), bool)

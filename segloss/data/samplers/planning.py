@@ -161,8 +161,8 @@ def check_reachable(
 ) -> None:
     """Raises an error if provably no `batch_max` samples have `batch_cl` classes.
 
-    `exact` asks for exactly `batch_cl` classes, not at least so many; nothing is
-    checked then if there are more than 1,000 different class sets.
+    They must have at least `batch_cl` classes; with `exact`, exactly so many, and then
+    nothing is checked if there are more than 1,000 different class sets.
 
     Raises:
         ValueError: the message starts with `where` and gives the largest reachable
@@ -226,7 +226,7 @@ def covering_sets(
 def bound_distinct_classes(
     presence: Presence, *, batch_max: int, enough: int | None = None
 ) -> tuple[int, int]:
-    """Bounds the largest number of distinct classes that `batch_max` samples can have.
+    """Bounds the most distinct classes that `batch_max` samples can have together.
 
     Returns a lower and an upper bound. Greedy selection gives the lower one, at least
     1 - 1/e of the optimum. Each of its steps gives an upper bound, the classes so far
@@ -259,7 +259,7 @@ def bound_distinct_classes(
 def most_distinct_classes(
     presence: Presence, *, batch_max: int, at_most: int | None = None
 ) -> int:
-    """Returns the largest number of distinct classes that `batch_max` samples have.
+    """Returns the most distinct classes that `batch_max` samples can have together.
 
     This is maximum coverage, solved exactly as an integer program over the different
     class sets.
