@@ -147,7 +147,7 @@ def _find_no_gpu() -> None:
 
 
 def lower(device: jax.Device, function: Callable, *shapes: Any) -> jax.stages.Lowered:
-    """Lowers a function for one chip; `shapes` stands for its arguments."""
+    """Lowers a function for one chip, given the shapes and dtypes of its arguments."""
     place = jax.sharding.SingleDeviceSharding(device)
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes

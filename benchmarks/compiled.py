@@ -73,7 +73,7 @@ def measure_all(
     cases: Mapping[Key, Case],
     path: Path,
 ) -> None:
-    """Compiles the programs `names` that the results at `path` lack.
+    """Compiles those programs of `names` that the results at `path` lack.
 
     The file is written after each. Results of other compiler versions are discarded.
     """

@@ -38,9 +38,10 @@ PACKAGES = ("jax", "flax", "optax", "libtpu", "jax-cuda12-plugin")
 
 
 def compile_one(folder: Path) -> None:
-    """Compiles the step that the flags select; writes figures to `NETWORK.CHIP.json`.
+    """Compiles the step that the flags select.
 
-    With `--keep_hlo` the program is saved next to it.
+    Writes its figures to `NETWORK.CHIP.json` in `folder`, and with `--keep_hlo` the
+    program to `NETWORK.CHIP.hlo`.
     """
     name = CHIP.value
     devices = chips.devices(*(("v5e", name) if name.startswith("v5e") else (name,)))

@@ -247,9 +247,9 @@ def _bytes_moved(
 
 
 def _shares_read(fused: Computation) -> dict[str, float]:
-    """Returns the fraction of each instruction's result that the others read.
+    """Returns the fraction of each result that the rest of the fusion reads.
 
-    `fused` are the instructions of a fusion, by name.
+    `fused` are the instructions of the fusion, by name.
     """
     shares = {name: float(part.is_root) for name, part in fused.items()}
     for user in reversed(fused.values()):

@@ -27,7 +27,7 @@ MOST_PLANNING = 0.01
 
 
 class Pair(NamedTuple):
-    """The parameters of Balance-batch: most images, and least classes, of a batch."""
+    """Parameters of Balance-batch: most images and least classes of a batch."""
 
     batch_max: int
     batch_cl: int
@@ -192,7 +192,7 @@ def by_sampler(
 
 
 class OfSizes:
-    """Sampler: batch k has samples of `chosen`[k], as many as `sizes`[k] has."""
+    """Sampler that cuts the batches of `chosen` to the sizes of those of `sizes`."""
 
     def __init__(self, chosen: Sampler, sizes: Sampler):
         self.batch_max = sizes.batch_max

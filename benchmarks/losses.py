@@ -116,7 +116,7 @@ def compare(
 ) -> tuple[str, str, list[str]]:
     """Returns the fastest peer, the peer with the least memory, and the missed bars.
 
-    The peers are texts, with our time divided by the peer's, and the peer's memory.
+    Each peer is a text: its name, and our time divided by its time, or its memory.
     """
     ours = (dtype, name, OURS)
     peers = [key for key in candidates if key[:2] == ours[:2] and key != ours]

@@ -6,9 +6,8 @@ python -m benchmarks.samplers --samples=10000000 --classes=150 --rounds=1
 The index is a memory-mapped array on disk with the pixel counts of each class in each
 sample, like a real class index. Each sampler plans in its own process, on one core.
 Speeds are per second of CPU time, as the median over epochs: the samples in the index,
-and the samples that are put into batches. The peak
-memory is that of the process, including pages of the mapped file but without the
-imports.
+and the samples that are put into batches. The peak memory is that of the process,
+including pages of the mapped file but without the imports.
 """
 
 import importlib

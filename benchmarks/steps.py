@@ -58,7 +58,7 @@ def as_they_are(keys, images, labels, valid):
 def our_step(
     name: str, batch: Batch, *, dtype: str, calls: int
 ) -> tuple[Candidate, float]:
-    """Returns `calls` of our steps on one device to time, and the FLOPs of a step."""
+    """Returns a candidate of `calls` segloss steps, and the FLOPs of one step."""
     model = make_model(name, num_classes=NUM_CLASSES, dtype=dtype, axis_name=AXIS)
     optimizer = sgd(constant(10**9, learning_rate=1e-3), weight_decay=5e-4)
     devices = jax.devices()[:1]
@@ -121,7 +121,7 @@ def torch_step(
 
 
 def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
-    """Returns `calls` large matrix products, and the FLOPs of one.
+    """Returns a candidate of `calls` large matrix products, and the FLOPs of one.
 
     Their speed stands in for the peak of an unknown device.
     """

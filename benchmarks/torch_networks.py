@@ -82,7 +82,8 @@ def make_step(
     """Returns a function that trains the network for one step on the given batch.
 
     Like the timed step of `segloss`, it uses cross-entropy and SGD with momentum; in
-    channels-last memory format, and with autocast for bfloat16.
+    channels-last memory format, and with autocast for bfloat16. `compiled` applies
+    `torch.compile`.
     """
     layout = torch.channels_last
     network = network.train().to(device=device, memory_format=layout)

@@ -63,6 +63,7 @@ class ClassIndex:
             num_classes: class ids are in `[0, num_classes)`.
             ignore_label: label of pixels that do not count.
             fingerprint: text that identifies the dataset; stored in the index.
+
         Raises:
             ValueError: if the labels of a sample are not uint8 [h, w], or a label is
                 neither a class id nor `ignore_label`; the message names the sample.

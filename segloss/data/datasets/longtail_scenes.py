@@ -173,7 +173,7 @@ def plan_split(
 ) -> list[list[Part]]:
     """Chooses the classes of each image and the area of each class.
 
-    A class is in VOC's share of the images, rounded, or in `min_images` if that is more.
+    The number of images with a class is VOC's share, but at least `min_images`.
 
     Args:
         rng: source of randomness.
