@@ -70,7 +70,7 @@ def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
 
 
 def compare(batch_max: int, classes: Iterable[int]) -> tuple[tuple[str, str], ...]:
-    """Returns pairs of arms to compare: each arm of `balance_batch`, and random ones."""
+    """Returns pairs of arms to compare: each of `balance_batch`, and random batches."""
     return tuple(
         (f"cl{batch_cl}{images}", f"random{batch_max}")
         for batch_cl in classes
