@@ -295,10 +295,10 @@ def _weighted_mean(
     """Mean of `-positive t log p - negative (1 - t) log(1 - p)` over the elements.
 
     t is an element of `labels` and `p = sigmoid(logit)`. `positive` and `negative` are
-    numbers, or one number per class. `gamma` multiplies the two terms by `(1 - p)^gamma`
-    and `p^gamma`. `gate` is a factor and a threshold: the factor multiplies both terms
-    where p is below the threshold. The other arguments are those of
-    `sigmoid_cross_entropy`.
+    numbers, or one number per class. `gamma` multiplies the first term by
+    `(1 - p)^gamma` and the second by `p^gamma`. `gate` is a factor and a threshold: the
+    factor multiplies both terms where p is below the threshold. The other arguments are
+    those of `sigmoid_cross_entropy`.
     """
     valid = valid_or_all(labels.shape, valid)
     logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))

@@ -39,8 +39,8 @@ def calibration_counts(
 ) -> CalibrationCounts:
     """Counts pixels and correct predictions, and sums confidence, per confidence bin.
 
-    Batches of the result add up to the argument of `expected_calibration_error`. The
-    confidence of a pixel is its largest probability. Bin m of M = `bins` covers
+    Add up the results of all batches for `expected_calibration_error`. The confidence
+    of a pixel is its largest probability. Bin m of M = `bins` covers
     `((m - 1) / M, m / M]`, as in Guo et al. 2017 (arXiv:1706.04599), sec. 2. Pixels and
     hits are int32, for fewer than 2**31 pixels; the sums of confidence are float32 with
     a relative error of at most 1e-5. For counts per image, use `jax.vmap` over the
@@ -143,9 +143,10 @@ def _sum_over_pixels(values: Float[Array, "*pixels bins"]) -> Float[Array, " bin
 def expected_calibration_error(counts: CalibrationCounts) -> float:
     """Mean gap between confidence and accuracy, in `[0, 1]`; NaN without pixels.
 
-    `sum_m |B_m| / n |acc(B_m) - conf(B_m)|`, where the bins B_m hold n pixels in total,
-    acc is their share of correct pixels and conf their mean confidence: Guo et al. 2017
-    (arXiv:1706.04599), eq. 3. Computed as `sum_m |hits_m - confidence_m| / n`.
+    `sum_m |B_m| / n |acc(B_m) - conf(B_m)|`, where n is the number of pixels in all
+    bins B_m, acc(B_m) the share of correct pixels in the bin and conf(B_m) its mean
+    confidence: Guo et al. 2017 (arXiv:1706.04599), eq. 3. Computed as
+    `sum_m |hits_m - confidence_m| / n`.
 
     >>> import numpy as np
     >>> from segloss.metrics import CalibrationCounts
