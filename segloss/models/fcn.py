@@ -107,7 +107,7 @@ class FCN(Network, kw_only=True):
     def _double(
         self, x: Float[Array, "b h w c"], name: str
     ) -> Float[Array, "b 2*h 2*w c"]:
-        """Up-convolution of stride 2, called `name`, initialised to bilinear
+        """Learned up-convolution `name` of stride 2, initialised to bilinear
         interpolation.
         """
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")

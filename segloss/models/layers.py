@@ -223,9 +223,7 @@ def blank_padding(
 def enlarge(
     logits: Float[Array, "b *small c"], size: tuple[Any, ...]
 ) -> Float[Array, "b *large c"]:
-    """Resizes bilinearly to a spatial size, with half-pixel centres (no aligned
-    corners).
-    """
+    """Resizes bilinearly to the spatial size `size`, with half-pixel centres."""
     shape = (logits.shape[0], *size, logits.shape[-1])
     return jax.image.resize(logits, shape, "bilinear")
 

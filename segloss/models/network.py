@@ -68,8 +68,7 @@ class Network(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b *small {self.num_classes}"]:
-        """Computes float32 logits at the network's output size; each subclass defines
-        it.
+        """Computes float32 logits at the network's output size, in each subclass.
 
         The arguments are those of `__call__`.
         """

@@ -183,9 +183,7 @@ class NormedModule(nn.Module, kw_only=True):
 
     @property
     def norm_fields(self) -> dict[str, Any]:
-        """The attributes of `NormedModule`, as keyword arguments of norms and
-        submodules.
-        """
+        """These four attributes as keyword arguments of norms and submodules."""
         names = ("norm", "norm_momentum", "dtype", "axis_name")
         return {name: getattr(self, name) for name in names}
 
