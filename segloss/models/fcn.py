@@ -107,8 +107,8 @@ class FCN(Network, kw_only=True):
     def _double(
         self, x: Float[Array, "b h w c"], name: str
     ) -> Float[Array, "b 2*h 2*w c"]:
-        """Learned up-convolution `name` of stride 2, initialised to bilinear
-        interpolation.
+        """Learned up-convolution of stride 2, a submodule; starts as bilinear
+        upsampling.
         """
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         return nn.ConvTranspose(

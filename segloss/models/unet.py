@@ -86,8 +86,7 @@ class UNet(Network, kw_only=True):
 
 
 class DoubleConv(NormedModule, kw_only=True):
-    """Two 3x3 convolutions to `features` channels, each followed by a norm and a ReLU.
-    """
+    """Two 3x3 convolutions to `features` channels, each with a norm and a ReLU."""
 
     features: int
 

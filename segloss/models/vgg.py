@@ -86,8 +86,7 @@ class VGG16(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Returns the features after each of the five poolings and, if any, after
-        `fc7`.
+        """Returns the features after each of the five poolings and after `fc7`, if any.
 
         Args:
             images: normalised colours, of any size.

@@ -23,8 +23,8 @@ class VNet(Network, kw_only=True):
 
     Departs from the paper in three points. Norms follow the convolutions, unless `norm`
     is "none". Strided convolutions round sizes up and up-convolved maps are cropped to
-    the size of their skip, so any size works. The first stage adds the input after
-    repeating its channels up to `width`, whatever their number.
+    the size of their skip, so any size works. The first stage repeats all channels of
+    its input, up to `width`, to form its residual.
 
     Adds these attributes to those of `Network`.
 

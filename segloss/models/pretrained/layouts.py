@@ -116,8 +116,7 @@ def _block_name(names: _ResNetNames, stage: int, block: int | str) -> str:
 def _count_blocks(
     shapes: Mapping[str, Shape], names: _ResNetNames, prefix: str, stage: int
 ) -> int:
-    """Number of blocks of a stage (from 0) according to the file's names, at least 1.
-    """
+    """Number of blocks of a stage (0 to 3) by the file's names; at least 1."""
     pattern = re.escape(prefix) + _block_name(names, stage, r"(\d+)\.")
     found = {m[1] for name in shapes if (m := re.match(pattern, name))}
     return max(1, len(found))

@@ -30,8 +30,7 @@ _CLASS_HEADS = ("params/head/kernel", "params/aspp/conv0/kernel")
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights with the array names of our networks, for images from
-    `augment.normalize`.
+    """Weights with our array names, for images normalised by `augment.normalize`.
 
     Attributes:
         source: path of the file.
@@ -47,8 +46,7 @@ class Weights:
 
     @property
     def num_parameters(self) -> int:
-        """Number of elements of the arrays under "params/", without running statistics.
-        """
+        """Number of elements of all parameters, without the running statistics."""
         return sum(
             array.size
             for path, array in self.arrays.items()

@@ -73,8 +73,7 @@ class Layout:
         return any(re.match(self.sign, name) for name in names)
 
     def arrange(self, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Converts arrays by their names in a file to arrays by their paths in our
-        network.
+        """Converts the arrays of a file; returns them by their paths in our network.
 
         Raises:
             ValueError: if an array is missing, unexpected or of the wrong shape; the
