@@ -33,7 +33,7 @@ def check_choice(
 ) -> None:
     """Raises ValueError unless `value` is one of `choices`.
 
-    `function` and `argument` are the names that the message shows.
+    `function` and `argument` are names for the message.
     """
     if value not in choices:
         known = " or ".join(repr(choice) for choice in choices)
@@ -60,10 +60,9 @@ def check_range(
 ) -> None:
     """Raises ValueError unless `value` is a finite number in `[low, high]`.
 
-    `function` and `argument` are the names that the message shows. With `without_low`
-    the value must exceed `low`; with `whole` it must be an integer. Of an array only
-    the shape is checked, because its value is unknown while a function is traced; an
-    array is refused if `whole`.
+    `function` and `argument` are names for the message. With `without_low` the value
+    must exceed `low`; with `whole` it must be an integer. Of an array, refused if
+    `whole`, only the shape is checked: its values are unknown while traced.
     """
     if isinstance(value, Array) and not whole:
         check_shape(function, argument, value)
@@ -82,10 +81,7 @@ def check_range(
 
 
 def check_shape(function: str, argument: str, value: Array) -> None:
-    """Raises ValueError unless the array is a scalar, i.e. has no axes.
-
-    `function` and `argument` are the names that the message shows.
-    """
+    """Raises ValueError unless the array is a scalar, i.e. has no axes."""
     if value.ndim:
         raise ValueError(
             f"{function}: {argument} must be a number or a scalar array, got shape "
@@ -123,7 +119,7 @@ def check_arrays(
 ) -> None:
     """Raises ValueError if an array's shape or type does not match `logits`.
 
-    Without this check, JAX would broadcast or convert such arrays silently.
+    JAX would broadcast or convert such arrays silently.
 
     Args:
         function: name of the calling function, for the message.
@@ -135,8 +131,7 @@ def check_arrays(
         class_weights: None, or one number per class.
         pixel_weights: None, or floats with the same broadcasting rule as `valid`.
         multi_label: True requires `labels` with one value per class.
-        soft: True also allows `labels` with one value per class; then `logits` must
-            have at least 2 classes, unless `multi_label`.
+        soft: True also allows it, if `logits` has at least 2 classes.
     """
     if logits.size == 0:
         raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")

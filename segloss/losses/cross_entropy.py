@@ -135,7 +135,7 @@ def focal_loss(
     Args:
         logits: unnormalised class scores.
         labels: class ids, or soft labels `[b, *spatial, c]`: t_k in `[0, 1]` is the
-            share of the pixel that belongs to class k, and the loss is
+            share of class k in the pixel, with loss
             `-sum_k a_k t_k (1 - p_k)^gamma log p_k`.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
             all.
@@ -196,8 +196,8 @@ def poly_loss(
     Args:
         logits: unnormalised class scores.
         labels: class ids, or soft labels `[b, *spatial, c]`: t_k in `[0, 1]` is the
-            share of the pixel that belongs to class k, and the loss is the sum over k
-            of t_k times the loss for label k.
+            share of class k in the pixel, and the loss sums t_k times the loss for
+            label k.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
             all.
         epsilon: coefficient of the added term, at least -1. Cross-entropy is
@@ -249,8 +249,8 @@ def top_k_cross_entropy(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
-            label outside this range makes the loss NaN.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid one outside
+            makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         fraction: share of the valid pixels to keep, in `(0, 1]`.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels` and
@@ -304,8 +304,8 @@ def log_bilinear_loss(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
-            label outside this range makes the loss NaN.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid one outside
+            makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         penalty: `a`, nonnegative, shape `[c, c]`: row y, column k is the penalty for
             predicting class k where the label is y. The diagonal is ignored.
@@ -352,13 +352,11 @@ def _loss_and_weight(
     class_weights: ClassWeights | None = None,
     label_smoothing: Scalar = 0.0,
 ) -> tuple[Float[Array, " b *spatial"], Float[Array, " b *spatial"] | None]:
-    """Returns the weighted loss of each pixel, and its class weight.
+    """Returns the class-weighted loss of each pixel, and its class weight.
 
-    For class ids y these are `w_y loss_of(log p_y)` and w_y, where w are the class
-    weights and `p = softmax(logits)`. With label smoothing the loss is
-    `sum_k w_k t_k loss_of(log p_k)`, where t is the smoothed target. With soft labels t
-    it is the same sum, and the weight is `sum_k w_k t_k`. The weight is None if all
-    class weights are 1 and the labels are ids.
+    For class ids y these are `w_y loss_of(log p_y)` and w_y, or None if all w are 1.
+    With label smoothing the loss is `sum_k w_k t_k loss_of(log p_k)` for the smoothed
+    target t; so it is for soft labels t, with the weight `sum_k w_k t_k`.
     """
     soft = labels.ndim == logits.ndim
     # Soft labels have no class id; any valid one will do.

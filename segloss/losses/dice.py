@@ -104,11 +104,11 @@ def generalized_dice(
 ) -> Float[Array, ""]:
     """Generalized Dice loss: one Dice score over all classes, weighted by inverse size.
 
-    `1 - 2 sum_c w_c I_c / sum_c w_c (P_c + G_c)` with `w_c = 1 / G_c^2`. For each
-    class, `P = sum(p)`, `G = sum(t)` and `I = sum(min(p, t))` over the whole batch,
-    where p is the softmax probability and t is 1 for the labelled class, else 0: Sudre
-    et al. 2017 (arXiv:1707.03237), sec. 2.1. A class absent from the labels has weight
-    0. No gradient flows through the weights.
+    `1 - 2 sum_c w_c I_c / sum_c w_c (P_c + G_c)` with `w_c = 1 / G_c^2`. Per class,
+    `P = sum(p)`, `G = sum(t)` and `I = sum(min(p, t))` over the batch; p is the softmax
+    probability and t is 1 for the labelled class, else 0: Sudre et al. 2017
+    (arXiv:1707.03237), sec. 2.1. A class absent from the labels has weight 0. No
+    gradient flows through the weights.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -118,16 +118,15 @@ def generalized_dice(
     Args:
         logits: unnormalised class scores.
         labels: class ids in `[0, c)`, ignored where not valid, or soft labels
-            `[b, *spatial, c]`: the share, in `[0, 1]`, of the pixel that belongs to
-            each class.
+            `[b, *spatial, c]`, each class's share of the pixel in `[0, 1]`.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`, or with
             `multi_label` to `labels`; None means all.
         smooth: added to numerator and denominator of the Dice score; 0, or at least
             1e-18. The weights are 1 / pixels^2, so even a small `smooth` dominates.
-        pixel_weights: nonnegative factor for each pixel's contribution to the sums,
-            broadcastable like `valid`; None means all ones.
-        multi_label: True uses a sigmoid per class instead of the softmax; `labels` are
-            then bools or floats in `[0, 1]` in the shape of `logits`.
+        pixel_weights: factor >= 0 on each pixel's terms of the sums, broadcastable like
+            `valid`.
+        multi_label: True uses a sigmoid per class; `labels` are then bools or floats in
+            `[0, 1]` in the shape of `logits`.
         axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
             devices.
 

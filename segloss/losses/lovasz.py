@@ -34,11 +34,10 @@ def lovasz_softmax(
 ) -> Float[Array, ""]:
     """Lovasz-softmax loss: mean over classes of the Lovasz-extended Jaccard loss.
 
-    The Lovasz extension is `sum_i w_i e_i` over the pixels, sorted by decreasing error:
-    w_i is the increase in `1 - IoU` when pixel i becomes wrong too. The error e_i is
-    `1 - p` for the class of the pixel's label and p for the others, where p is the
-    softmax probability: Berman et al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies
-    between 0 and 1.
+    `sum_i w_i e_i` over the pixels in order of decreasing error e_i, where w_i is the
+    increase in `1 - IoU` when pixel i becomes wrong, too. The error is `1 - p` for the
+    labelled class and p for the others, where p is the softmax probability: Berman et
+    al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies between 0 and 1.
 
     Pixels with equal errors share their weights equally, so the gradient does not
     depend on pixel order. Second derivatives treat the weights as constants.
@@ -58,8 +57,7 @@ def lovasz_softmax(
             averages over all classes, where an absent class costs its largest
             probability.
         per_image: True computes the loss per image, then averages over the images with
-            a valid pixel; "present" then refers to the classes of each image. False
-            sorts the pixels of the whole batch.
+            a valid pixel; "present" then refers to the classes of each image.
         bins: None sorts the errors exactly. An integer n, at least 1, divides `[0, 1]`
             into n bins and computes the weights as if all errors in a bin were equal,
             which is much faster. The result satisfies `exact - 1 / n <= loss <= exact`:
@@ -104,11 +102,11 @@ def lovasz_hinge(
 ) -> Float[Array, ""]:
     """Lovasz hinge loss: Lovasz-extended Jaccard loss of the foreground.
 
-    The Lovasz extension is `sum_i w_i e_i` over the pixels, sorted by decreasing error:
-    w_i is the increase in `1 - IoU` when pixel i becomes wrong too. The error e_i of a
-    pixel with logit s is `max(0, 1 - s)` for foreground and `max(0, 1 + s)` for
-    background: Berman et al. 2018 (arXiv:1705.08790). If there is no foreground, the
-    loss is the largest error.
+    `sum_i w_i e_i` over the pixels in order of decreasing error e_i, where w_i is the
+    increase in `1 - IoU` when pixel i becomes wrong, too. The error of a pixel with
+    logit s is `max(0, 1 - s)` for foreground and `max(0, 1 + s)` for background: Berman
+    et al. 2018 (arXiv:1705.08790). If there is no foreground, the loss is the largest
+    error.
 
     Pixels with equal errors share their weights equally. Second derivatives are 0.
 
@@ -159,10 +157,8 @@ def _mean_extension(
     bins: int | None,
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """Averages the Lovasz extension of `errors` over classes and images.
-
-    `foreground` is True where a pixel is labelled with the class. The other arguments
-    are those of `lovasz_softmax`.
+    """Averages the Lovasz extension of `errors` over classes, and images if
+    `per_image`.
     """
     across = None if per_image else axis_name
     counted = valid[..., None]

@@ -27,20 +27,12 @@ def weights_and_total(
     bins: int | None,
     axis_name: str | None,
 ) -> tuple[Float[Array, "b *spatial c"], Int[Array, "rows c"]]:
-    """Returns the weight of each error, and each class's number of foreground pixels.
+    """Returns the Lovasz weight of each error, and the foreground pixels per class.
 
-    The weights are those of the Lovasz extension: the increase in `1 - IoU` when a
-    pixel is marked as wrong, after all pixels with larger errors.
-
-    Args:
-        errors: error of each pixel and class, at least 0; 0 where not counted.
-        foreground: True where a pixel is labelled with the class.
-        counted: True where a pixel is valid.
-        per_image: True compares the pixels of each image only, and returns one row of
-            counts per image; False compares the whole batch and returns one row.
-        bins: None sorts the errors; n treats errors in `[0, 1]` in the same of n bins
-            as equal.
-        axis_name: mapped device axis whose devices share one batch.
+    `errors` are at least 0, and 0 where not `counted`, i.e. valid; `foreground` is True
+    where a pixel is labelled with the class. The errors of an image are compared if
+    `per_image`, else those of the batch on all devices of `axis_name`. `bins` is as in
+    `lovasz_softmax`.
     """
     if bins is not None:
         part = jnp.clip((errors * bins).astype(jnp.int32), 0, bins - 1)

@@ -132,12 +132,10 @@ def mean_over_classes(
     Args:
         cost: cost of each class: one row per image if `per_image`, else a single row
             for the batch of all devices.
-        takes_part: True where a cost is averaged; False leaves it out of sum and
-            divisor.
-        valid: True where a pixel counts; determines which images have a valid pixel.
+        takes_part: False leaves a cost out of sum and divisor.
+        valid: True where a pixel counts; used to find the images with a valid pixel.
         class_weights: a factor per class; None means all ones.
-        per_image: True averages the rows over the images with a valid pixel; False
-            takes the single row.
+        per_image: True averages the rows over the images with a valid pixel.
         normalize_by: divisor of each row's sum. "classes" is the sum of the weights
             that take part. "samples" is the number of samples with a valid pixel; with
             `per_image`, the mean over images already divides by it.

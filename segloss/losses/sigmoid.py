@@ -105,9 +105,9 @@ def normalized_sigmoid_cross_entropy(
     """Binary cross-entropy weighted by the frequency of positives in the batch.
 
     Let f be the mean label, i.e. the fraction of positives, of the valid elements of
-    the global batch, and `p = sigmoid(logit)`. The loss of an element t of `labels` is,
-    for "complement", `-(1 - f) t log p - f (1 - t) log(1 - p)`, the class-balanced
-    cross-entropy of Xie and Tu 2015 (arXiv:1504.06375), eq. 2; for "inverse", it is
+    the global batch, and `p = sigmoid(logit)`. For an element t of `labels`,
+    "complement" is `-(1 - f) t log p - f (1 - t) log(1 - p)`, the class-balanced
+    cross-entropy of Xie and Tu 2015 (arXiv:1504.06375), eq. 2; "inverse" is
     `-(1 / f) t log p - (1 - t) log(1 - p)`. If all elements are positive or all are
     negative, their weight is 1.
 
@@ -123,11 +123,10 @@ def normalized_sigmoid_cross_entropy(
         labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None means all.
         weighting: "complement" or "inverse", as above.
-        pixel_weights: nonnegative factor on each element's loss, broadcastable to
-            `labels`; one weight per pixel has shape `[b, *spatial, 1]`. f does not
-            depend on it.
-        normalize_by: divisor of the weighted sum over elements: "pixels", "weights" or
-            "samples", as in `sigmoid_cross_entropy`.
+        pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
+            (`[b, *spatial, 1]` for one per pixel); not used in f.
+        normalize_by: divisor: "pixels", "weights" or "samples", as in
+            `sigmoid_cross_entropy`.
         axis_name: name of a `jax.shard_map` axis; loss and f cover the elements of all
             its devices.
 
@@ -193,9 +192,9 @@ def gated_sigmoid_cross_entropy(
         valid: True where an element counts, broadcastable to `labels`; None means all.
         gate_weight: value of g where p is below `threshold`, at least 0.
         threshold: probability in `[0, 1]` with which p is compared.
-        pixel_weights: nonnegative factor on each element's loss, broadcastable to
-            `labels`; one weight per pixel has shape `[b, *spatial, 1]`. The divisor
-            stays the number of valid elements.
+        pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
+            (`[b, *spatial, 1]` for one per pixel); the divisor stays the number of
+            valid elements.
         axis_name: name of a `jax.shard_map` axis; the mean is over the elements of all
             its devices.
 
@@ -250,9 +249,9 @@ def sigmoid_focal_loss(
         gamma: focusing strength, at least 0; 0 gives weighted cross-entropy.
         alpha: weight of positives in `[0, 1]`; None gives positives and negatives the
             weight 1.
-        pixel_weights: nonnegative factor on each element's loss, broadcastable to
-            `labels`; one weight per pixel has shape `[b, *spatial, 1]`. The divisor
-            stays the number of valid elements.
+        pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
+            (`[b, *spatial, 1]` for one per pixel); the divisor stays the number of
+            valid elements.
         axis_name: name of a `jax.shard_map` axis; the mean is over the elements of all
             its devices.
 

@@ -41,19 +41,16 @@ def soft_cldice(
     """Soft centreline Dice (clDice) loss, for connected thin structures.
 
     `1 - 2 T_prec T_sens / (T_prec + T_sens)` per class, then the mean over classes,
-    with `T_prec = sum(S_P V_L) / sum(S_P)` and `T_sens = sum(S_L V_P) / sum(S_L)`,
-    summed over the whole batch: Shit et al. 2021 (arXiv:2003.07311), eq. 1 and 2. V_P
-    is the softmax probability of the class and V_L is 1 at pixels labelled with it,
-    else 0; S_P and S_L are their soft skeletons. The skeleton of a region is the soft
-    union, over 0 to `iterations` erosions, of what an opening (erosion, then dilation)
-    removes from the eroded region: algorithm 1.
-
-    The ratio of an empty skeleton is 1. If both ratios are 0, the loss of the class is
-    1.
+    with `T_prec = sum(S_P V_L) / sum(S_P)` and `T_sens = sum(S_L V_P) / sum(S_L)` over
+    the whole batch: Shit et al. 2021 (arXiv:2003.07311), eq. 1 and 2. V_P is the
+    softmax probability of the class and V_L is 1 where it is labelled, else 0; S_P and
+    S_L are their soft skeletons. A skeleton is the soft union, over 0 to `iterations`
+    erosions, of what an opening removes from the eroded region: algorithm 1. The ratio
+    of an empty skeleton is 1. If both ratios are 0, the loss is 1.
 
     A region more than `2 * iterations + 2` pixels wide has hardly any skeleton, because
-    all erosions leave it thicker than a line. Combine this loss with one that compares
-    areas, such as Dice.
+    all erosions leave it thicker than a line. So combine this loss with one that
+    compares areas, such as Dice.
 
     >>> import jax, jax.numpy as jnp
     >>> labels = jnp.zeros((1, 4, 3), int).at[..., 1].set(1)  # a line of 4 pixels
@@ -74,8 +71,8 @@ def soft_cldice(
         smooth: epsilon of algorithm 2, in pixels: added to numerator and denominator of
             both ratios; 0, or at least 1e-18 so that float32 can square it.
         classes: "present" averages over the classes that occur in the labels; "all"
-            averages over all classes. An absent class then costs 1 and has no gradient
-            if `smooth` is 0, although its S_L is empty.
+            averages over all. With `smooth=0` an absent class then costs 1, although
+            its S_L is empty, and has no gradient.
         class_weights: nonnegative weights of the mean over classes; None means all
             ones. Use 0 for the background: its skeleton has little meaning.
         axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
@@ -143,8 +140,7 @@ def _soft_skeleton(
 ) -> Float[Array, " b *spatial"]:
     """Soft skeleton of a region of values in `[0, 1]`: Shit et al. 2021, algorithm 1.
 
-    The soft union, over 0 to `iterations` erosions, of what an opening removes from the
-    eroded region.
+    The union over 0 to `iterations` erosions of what an opening removes.
     """
 
     @jax.checkpoint

@@ -12,9 +12,9 @@ def check_pixels(
 ) -> tuple[Array, ...]:
     """Checks the arrays of a metric; returns the class ids as int32, then `valid`.
 
-    `class_ids` are arrays of class ids of one shape by argument name, among them
-    `labels`. `valid` is returned in that shape; None gives all True. `function` is the
-    name of the calling function, for messages.
+    `class_ids` are arrays of one shape by argument name, among them `labels`; `valid`
+    is broadcast to this shape, and None gives all True. `function` is the caller's
+    name, for messages.
 
     Raises:
         ValueError: if `num_classes` is less than 1, ids are not integers or differ in

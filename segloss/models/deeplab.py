@@ -16,23 +16,22 @@ from segloss.models.resnet import RESNET_STAGE_SIZES, ResNet
 class DeepLab(Network, kw_only=True):
     """Base class of DeepLab v2, v3 and v3+: a ResNet backbone and a classifier.
 
-    A subclass defines the classifier, `_classify`, which maps the features of the
-    backbone's stages to logits.
+    A subclass defines the classifier, `_classify`.
 
     Adds these attributes to those of `Network`.
 
     Attributes:
         backbone: "resnet50" or "resnet101".
         stage_sizes: number of blocks in each stage of the backbone; None takes those of
-            ResNet-50 or ResNet-101, as `backbone` says.
+            `backbone`.
         width: channels of the backbone's stem, 64 in the papers. The channels of all
             other layers but the last are proportional to it.
         version: variant of the ResNet, "v1" or "v1.5"; see `ResNet`.
         output_stride: stride of the last features of the backbone: 8, 16 or 32.
-        multi_grid: factor on the dilation of each block of the last stage; None means
-            none. See `ResNet`.
+        multi_grid: factor per block on the last stage's dilation, or None; see
+            `ResNet`.
         ceil_pool: True rounds the output size of the first pooling up, as Caffe does.
-        rates: dilations of the 3x3 convolutions that the classifier applies to the last
+        rates: dilations of the 3x3 convolutions applied in parallel to the last
             features.
     """
 
@@ -105,16 +104,16 @@ class DeepLabV2(DeepLab, kw_only=True):
 class DeepLabV3(DeepLab, kw_only=True):
     """DeepLab v3: Chen et al. 2017 (arXiv:1706.05587), sec. 3.3.
 
-    A ResNet, atrous spatial pyramid pooling (`ASPP`), dropout, a 3x3 convolution and
-    the 1x1 convolution that computes the logits. It follows torchvision, without the
-    auxiliary head, where that departs from the paper: ResNet v1.5 instead of v1, no
-    multi-grid (the paper's best is (1, 2, 4)), dropout, and the 3x3 convolution.
+    A ResNet, atrous spatial pyramid pooling (`ASPP`), dropout, a 3x3 and a 1x1
+    convolution. Follows torchvision without the auxiliary head; unlike the paper, it
+    has ResNet v1.5 instead of v1, no multi-grid (the paper's best is (1, 2, 4)),
+    dropout, and the 3x3 convolution.
 
     Adds these attributes to those of `DeepLab`.
 
     Attributes:
-        rates: dilations of the pyramid's 3x3 convolutions. None gives (6, 12, 18) at
-            `output_stride=16`, twice that at 8 and half of it at 32.
+        rates: None gives (6, 12, 18) at `output_stride=16`, twice that at 8, half at
+            32.
         dropout: fraction of the pyramid's output that training drops, in [0, 1).
     """
 

@@ -13,11 +13,11 @@ from segloss.models.vgg import VGG16_STAGE_SIZES, check_stage_sizes, make_backbo
 class DeepLabV1(Network, kw_only=True):
     """DeepLab v1 ("LargeFOV"): Chen et al. 2015 (arXiv:1412.7062), sec. 5.
 
-    A VGG-16 with a stride of 8 and dilated convolutions, followed by `fc6` and `fc7`,
-    the first two fully connected layers of VGG-16 as convolutions, and by a 1x1
-    convolution that computes the class scores. `fc6` has a 3x3 kernel, dilated by 12.
-    This keeps its field of view of 224 pixels and needs 20.5 million parameters instead
-    of 134 million. The conditional random field of the paper is not included.
+    VGG-16 with stride 8 and dilated convolutions. Its fully connected layers `fc6` and
+    `fc7` become convolutions, and a 1x1 convolution computes the logits. `fc6` has a
+    3x3 kernel dilated by 12, which keeps a field of view of 224 pixels and needs 20.5
+    million parameters instead of 134 million. The paper's conditional random field is
+    not included.
 
     Adds these attributes to those of `Network`.
 
@@ -26,9 +26,8 @@ class DeepLabV1(Network, kw_only=True):
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 1024 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout: fraction of the activations that training drops after `fc6` and after
-            `fc7`, in [0, 1).
-        norm: norm after each convolution of the five stages, as in `NormedModule`;
+        dropout: fraction of `fc6` and of `fc7` that training drops, in [0, 1).
+        norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
             "none" in the paper.
     """
 

@@ -38,9 +38,8 @@ class FCN(Network, kw_only=True):
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 4096 in the paper.
         fc_window: kernel height and width of `fc6`, odd; 7 in the paper.
-        dropout: fraction of the activations that training drops after `fc6` and after
-            `fc7`, in [0, 1).
-        norm: norm after each convolution of the five stages, as in `NormedModule`;
+        dropout: fraction of `fc6` and of `fc7` that training drops, in [0, 1).
+        norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
             "none" in the paper.
     """
 
@@ -107,9 +106,7 @@ class FCN(Network, kw_only=True):
     def _double(
         self, x: Float[Array, "b h w c"], name: str
     ) -> Float[Array, "b 2*h 2*w c"]:
-        """Learned up-convolution of stride 2, a submodule; starts as bilinear
-        upsampling.
-        """
+        """Learned up-convolution of stride 2, initialised to bilinear interpolation."""
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         return nn.ConvTranspose(
             self.num_classes,

@@ -37,20 +37,19 @@ def conv_norm(
         size: kernel height and width, odd.
         conv: name of the convolution. It has a bias only if `norm` is "none".
         norm_name: name of the norm.
-        stride: stride of the convolution. All sides are padded by `rate * (size // 2)`
-            zeros, as in torchvision, so the output size is ceil(input size / stride).
-            XLA's "SAME" gives the same size, but with a stride of 2 and an even input
-            size it pads the top and the left less.
+        stride: stride of the convolution. Each side is padded by `rate * (size // 2)`
+            zeros, so the output size is ceil(input size / stride). XLA's "SAME" gives
+            this size, too, but pads an even size less at the top and left if the stride
+            is 2.
         rate: dilation of the kernel.
         norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output; parameters are float32.
         axis_name: name of a `jax.shard_map` axis whose devices share batch statistics.
-        train: with `norm="batch"`, True normalises by the batch and updates the running
-            statistics, and False normalises by the running statistics. Other norms
-            ignore it.
-        sample_valid: False for padding samples, which are left out of the batch
-            statistics; None means that all samples count.
+        train: "batch" normalises by the batch and updates the running statistics if
+            True, and uses the running statistics if False; other norms ignore it.
+        sample_valid: False for padding samples, which batch statistics leave out; None
+            means all count.
     """
     x = nn.Conv(
         features,

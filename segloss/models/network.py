@@ -77,11 +77,10 @@ class Network(NormedModule, kw_only=True):
     def _head(
         self, x: Float[Array, "b *small _"], window: int = 1
     ) -> Float[Array, "b *small {self.num_classes}"]:
-        """Computes the class scores by a last convolution, the submodule `head`.
+        """Computes float32 class scores by a last convolution, the submodule `head`.
 
-        The convolution has a bias, no norm and no activation, and keeps the spatial
-        size. `window` is the size of its kernel along each spatial axis. The result is
-        float32.
+        `window` is its kernel size along each spatial axis. No norm or activation
+        follows.
         """
         return nn.Conv(
             self.num_classes,

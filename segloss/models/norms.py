@@ -18,12 +18,11 @@ class BatchNorm(nn.Module, kw_only=True):
     """Batch normalisation over the valid samples of all devices.
 
     `(x - mean) / sqrt(var + epsilon) * scale + bias` per channel: Ioffe & Szegedy 2015
-    (arXiv:1502.03167), algorithm 1. Mean and variance are those of the batch if
-    `train`, which also updates the running statistics; otherwise they are the running
-    ones. Where flax averages the means of the devices, this module divides sums by
-    counts over all devices of `axis_name`, so devices may hold different numbers of
+    (arXiv:1502.03167), algorithm 1. With `train=False`, mean and variance are the
+    running ones. Where flax averages the means of the devices, this module divides sums
+    by counts over all devices of `axis_name`, so devices may hold different numbers of
     valid samples, or none. If no device holds a valid sample, the running statistics
-    are used and left unchanged. Samples that are not valid must be finite.
+    are used and left unchanged. Invalid samples must be finite.
 
     If padding leaves a single value per channel, its variance is 0: it is normalised to
     0, and the running variance moves towards 0. If the batch's shape allows no more
@@ -139,11 +138,10 @@ def apply_norm(
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the output.
         axis_name: name of a `jax.shard_map` axis whose devices share batch statistics.
-        train: with `norm="batch"`, True normalises by the batch and updates the running
-            statistics, and False normalises by the running statistics. Other norms
-            ignore it.
-        sample_valid: False for padding samples, which are left out of the batch
-            statistics; None means that all samples count.
+        train: "batch" normalises by the batch and updates the running statistics if
+            True, and uses the running statistics if False; other norms ignore it.
+        sample_valid: False for padding samples, which batch statistics leave out; None
+            means all count.
     """
     if norm in ("batch", "frozen"):
         module = BatchNorm(

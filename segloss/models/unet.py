@@ -33,8 +33,7 @@ class UNet(Network, kw_only=True):
     Attributes:
         depth: number of times the size is halved; 4 in the paper.
         width: channels at full size, doubled at each halving; 64 in the paper.
-        norm: norm after each 3x3 convolution, as in `NormedModule`; "none" in the
-            paper.
+        norm: "none" in the paper.
         input_stride: 1 in the paper. With n, each square of n x n pixels becomes one
             pixel with more channels, the network runs at 1 / n of the image size, and
             its logits are upsampled bilinearly. 2 takes a third of the time and makes

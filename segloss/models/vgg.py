@@ -39,9 +39,8 @@ class VGG16(NormedModule, kw_only=True):
         fc_width: channels of `fc6` and `fc7`, 4096 in the paper; 0 leaves both out.
         fc_window: kernel height and width of `fc6`, odd; 7 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout: fraction of the activations that training drops after `fc6` and after
-            `fc7`, in [0, 1).
-        norm: norm after each convolution of the five stages, as in `NormedModule`;
+        dropout: fraction of `fc6` and of `fc7` that training drops, in [0, 1).
+        norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
             "none" in the paper.
         remat: True recomputes each stage's activations in the backward pass instead of
             storing them (`jax.checkpoint`), which saves memory and takes a third more
@@ -126,16 +125,10 @@ class VGG16(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w _"]:
-        """Applies the convolutions of one stage, each with norm and ReLU; no pooling.
+        """Applies the convolutions of stage `number` (1 to 5), without its pooling.
 
-        The features keep their spatial size.
-
-        Args:
-            x: features of the previous stage, or the images.
-            number: 1 to 5; the convolutions are `conv1_1`, `conv1_2` and so on.
-            rate: dilation of the 3x3 kernels.
-            train: see `__call__`.
-            sample_valid: see `__call__`.
+        Each has a kernel dilated by `rate`, a norm and a ReLU, and keeps the size.
+        `train` and `sample_valid` are those of `__call__`.
         """
 
         def convolve(module, x):

@@ -72,9 +72,8 @@ def _resnet(
 ) -> Entries:
     """Returns the arrays that a file with a ResNet must hold, by name in the file.
 
-    `shapes` maps names in the file to shapes: the first convolution sets the width, the
-    names the numbers of blocks. `prefix` precedes all names in the file, and `path` all
-    paths in our network.
+    `shapes` are those of the file: the first convolution sets the width, the names the
+    depth. `prefix` precedes all names in the file, `path` all paths in our network.
     """
     stem = tuple(prefix + name for name in names.stem)
     width = size_of(shapes, f"{stem[0]}.weight", 64)

@@ -177,8 +177,8 @@ def _arrange_for(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Renames a file's arrays to the network's paths; lists those that are not used.
 
-    `shapes` maps the network's paths to shapes, `arrays` the file's paths to arrays,
-    and `place` is the result of `_find_place`. Parameters come first.
+    `shapes` are the network's by path, and `place` is the result of `_find_place`.
+    Parameters come first.
     """
     ordered = sorted(arrays.items(), key=lambda item: not item[0].startswith("params/"))
     placed = {path.replace("/", f"/{place}", 1): array for path, array in ordered}
@@ -269,12 +269,9 @@ def _optional_module(path: str, has_backbone: bool) -> str | None:
 
 
 def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
-    """Returns the prefix in the network's paths under which the file's arrays belong.
+    """Returns the prefix of the network's paths at which the file's arrays belong.
 
-    It is one of `_PLACES`; "" if the file holds the whole network.
-
-    Raises:
-        ValueError: if no prefix matches, because the file belongs to another network.
+    It is one of `_PLACES`; "" if both are the same kind of network.
     """
     params = (path for path in weights.arrays if path.startswith("params/"))
     names = {path.split("/")[1] for path in params}
