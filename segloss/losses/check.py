@@ -131,7 +131,8 @@ def check_arrays(
         class_weights: None, or one number per class.
         pixel_weights: None, or floats with the same broadcasting rule as `valid`.
         multi_label: True requires `labels` with one value per class.
-        soft: True also allows it, if `logits` has at least 2 classes.
+        soft: True also allows `labels` with one value per class, if `logits` has at
+            least 2 classes.
     """
     if logits.size == 0:
         raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")

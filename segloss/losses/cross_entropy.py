@@ -249,8 +249,8 @@ def top_k_cross_entropy(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, ignored where not valid; a valid one outside
-            makes the loss NaN.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel with
+            another label makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         fraction: share of the valid pixels to keep, in `(0, 1]`.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels` and
@@ -304,12 +304,12 @@ def log_bilinear_loss(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, ignored where not valid; a valid one outside
-            makes the loss NaN.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel with
+            another label makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         penalty: `a`, nonnegative, shape `[c, c]`: row y, column k is the penalty for
             predicting class k where the label is y. The diagonal is ignored.
-        alpha: share of the penalties in the loss, in `[0, 1]`.
+        alpha: weight of the penalties against cross-entropy, in `[0, 1]`.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels`; the
             divisor stays the number of valid pixels.
         axis_name: name of a `jax.shard_map` axis; the mean is over the pixels of all
@@ -354,9 +354,10 @@ def _loss_and_weight(
 ) -> tuple[Float[Array, " b *spatial"], Float[Array, " b *spatial"] | None]:
     """Returns the class-weighted loss of each pixel, and its class weight.
 
-    For class ids y these are `w_y loss_of(log p_y)` and w_y, or None if all w are 1.
-    With label smoothing the loss is `sum_k w_k t_k loss_of(log p_k)` for the smoothed
-    target t; so it is for soft labels t, with the weight `sum_k w_k t_k`.
+    For class ids y these are `w_y loss_of(log p_y)` and w_y; the weight is None if
+    `class_weights` is None. For soft labels t, and for ids with label smoothing, where
+    t is the smoothed target, the loss is `sum_k w_k t_k loss_of(log p_k)`. The weight
+    of soft labels is `sum_k w_k t_k`, without label smoothing.
     """
     soft = labels.ndim == logits.ndim
     # Soft labels have no class id; any valid one will do.

@@ -245,7 +245,7 @@ def _value_and_norms(
     valid: Array | None,
     axis_name: str | None = None,
 ) -> tuple[Array, Array]:
-    """Returns the loss, and the L1 norm of each pixel's gradient by the logits.
+    """Returns the loss, and the L1 norm of the gradient at each pixel's logits.
 
     If the loss is NaN, so are the norms.
     """

@@ -157,8 +157,7 @@ def _mean_extension(
     bins: int | None,
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """Averages the Lovasz extension of `errors` over classes, and images if
-    `per_image`.
+    """Lovasz extension of `errors`, averaged over classes, and images if `per_image`.
     """
     across = None if per_image else axis_name
     counted = valid[..., None]

@@ -125,8 +125,9 @@ def normalized_sigmoid_cross_entropy(
         weighting: "complement" or "inverse", as above.
         pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
             (`[b, *spatial, 1]` for one per pixel); not used in f.
-        normalize_by: divisor: "pixels", "weights" or "samples", as in
-            `sigmoid_cross_entropy`.
+        normalize_by: divisor of the weighted sum: "pixels" is the number of valid
+            elements, "weights" the sum of their weights, "samples" the number of
+            samples with a valid element.
         axis_name: name of a `jax.shard_map` axis; loss and f cover the elements of all
             its devices.
 

@@ -46,7 +46,7 @@ def soft_cldice(
     softmax probability of the class and V_L is 1 where it is labelled, else 0; S_P and
     S_L are their soft skeletons. A skeleton is the soft union, over 0 to `iterations`
     erosions, of what an opening removes from the eroded region: algorithm 1. The ratio
-    of an empty skeleton is 1. If both ratios are 0, the loss is 1.
+    of an empty skeleton is 1. If both ratios are 0, the class's loss is 1.
 
     A region more than `2 * iterations + 2` pixels wide has hardly any skeleton, because
     all erosions leave it thicker than a line. So combine this loss with one that

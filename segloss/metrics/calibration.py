@@ -125,9 +125,9 @@ def _confidence_and_class(
 
 
 def _sum_over_pixels(values: Float[Array, "*pixels bins"]) -> Float[Array, " bins"]:
-    """Sums over all axes but the last, in rows first.
+    """Sums over all axes but the last, first along rows of at most 4096 pixels.
 
-    After 2**21 terms of one running sum, float32 would be off by up to 0.1 per term.
+    Once a float32 sum exceeds 2**21, each further term is off by up to 0.1.
     """
     if values.ndim == 1:
         return values

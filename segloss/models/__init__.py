@@ -36,9 +36,9 @@ def make_model(
 
     `network.apply(variables, images, train=False)` maps normalised RGB images
     `[b, h, w, 3]` to float32 logits `[b, h, w, num_classes]`. `train=True` applies
-    dropout and normalises by the batch, which updates the collection `batch_stats`;
-    "multi_scale" then returns one array of logits per scale and the fused one. The
-    argument `sample_valid` (`[b]`) is False for padding samples.
+    dropout and, with `norm="batch"`, normalises by the batch and updates the collection
+    `batch_stats`; "multi_scale" then returns one array of logits per scale and the
+    fused one. The argument `sample_valid` (`[b]`) is False for padding samples.
 
     Args:
         name: key of `MODELS`.

@@ -15,7 +15,7 @@ class DeepLabV1(Network, kw_only=True):
 
     VGG-16 with stride 8 and dilated convolutions. Its fully connected layers `fc6` and
     `fc7` become convolutions, and a 1x1 convolution computes the logits. `fc6` has a
-    3x3 kernel dilated by 12, which keeps a field of view of 224 pixels and needs 20.5
+    3x3 kernel dilated by 12. So the field of view stays 224 pixels, but there are 20.5
     million parameters instead of 134 million. The paper's conditional random field is
     not included.
 
@@ -26,7 +26,8 @@ class DeepLabV1(Network, kw_only=True):
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 1024 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout: fraction of `fc6` and of `fc7` that training drops, in [0, 1).
+        dropout: fraction of the features of `fc6` and of `fc7` that training drops, in
+            [0, 1).
         norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
             "none" in the paper.
     """

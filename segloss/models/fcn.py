@@ -38,7 +38,8 @@ class FCN(Network, kw_only=True):
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 4096 in the paper.
         fc_window: kernel height and width of `fc6`, odd; 7 in the paper.
-        dropout: fraction of `fc6` and of `fc7` that training drops, in [0, 1).
+        dropout: fraction of the features of `fc6` and of `fc7` that training drops, in
+            [0, 1).
         norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
             "none" in the paper.
     """

@@ -39,17 +39,17 @@ def conv_norm(
         norm_name: name of the norm.
         stride: stride of the convolution. Each side is padded by `rate * (size // 2)`
             zeros, so the output size is ceil(input size / stride). XLA's "SAME" gives
-            this size, too, but pads an even size less at the top and left if the stride
-            is 2.
+            this size, too, but at stride 2 it pads an even size less at the top and
+            left.
         rate: dilation of the kernel.
         norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output; parameters are float32.
         axis_name: name of a `jax.shard_map` axis whose devices share batch statistics.
-        train: "batch" normalises by the batch and updates the running statistics if
-            True, and uses the running statistics if False; other norms ignore it.
+        train: `norm="batch"` normalises by the batch and updates the running statistics
+            if True, and uses the running statistics if False. Other norms ignore it.
         sample_valid: False for padding samples, which batch statistics leave out; None
-            means all count.
+            means that there are none.
     """
     x = nn.Conv(
         features,

@@ -138,10 +138,10 @@ def apply_norm(
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the output.
         axis_name: name of a `jax.shard_map` axis whose devices share batch statistics.
-        train: "batch" normalises by the batch and updates the running statistics if
-            True, and uses the running statistics if False; other norms ignore it.
+        train: `norm="batch"` normalises by the batch and updates the running statistics
+            if True, and uses the running statistics if False. Other norms ignore it.
         sample_valid: False for padding samples, which batch statistics leave out; None
-            means all count.
+            means that there are none.
     """
     if norm in ("batch", "frozen"):
         module = BatchNorm(

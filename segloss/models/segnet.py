@@ -152,7 +152,7 @@ def max_unpool(
     indices: UInt8[Array, "b h2 w2 c"],
     hw: tuple[int, int],
 ) -> Float[Array, "b h w c"]:
-    """Moves each value to the pixel of its 2x2 window with its index; others are zero.
+    """Moves each value to its index in a 2x2 window of the output; the rest is zero.
 
     `indices` are those of `max_pool_with_indices`. The output is cropped to `hw`, the
     size (height, width) before pooling. Windows do not overlap, so four comparisons per

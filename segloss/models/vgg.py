@@ -39,7 +39,8 @@ class VGG16(NormedModule, kw_only=True):
         fc_width: channels of `fc6` and `fc7`, 4096 in the paper; 0 leaves both out.
         fc_window: kernel height and width of `fc6`, odd; 7 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout: fraction of `fc6` and of `fc7` that training drops, in [0, 1).
+        dropout: fraction of the features of `fc6` and of `fc7` that training drops, in
+            [0, 1).
         norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
             "none" in the paper.
         remat: True recomputes each stage's activations in the backward pass instead of
@@ -127,8 +128,8 @@ class VGG16(NormedModule, kw_only=True):
     ) -> Float[Array, "b h w _"]:
         """Applies the convolutions of stage `number` (1 to 5), without its pooling.
 
-        Each has a kernel dilated by `rate`, a norm and a ReLU, and keeps the size.
-        `train` and `sample_valid` are those of `__call__`.
+        Each convolution has a kernel dilated by `rate`, a norm and a ReLU, and keeps
+        the size. `train` and `sample_valid` are those of `__call__`.
         """
 
         def convolve(module, x):

@@ -271,7 +271,8 @@ def _optional_module(path: str, has_backbone: bool) -> str | None:
 def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
     """Returns the prefix of the network's paths at which the file's arrays belong.
 
-    It is one of `_PLACES`; "" if both are the same kind of network.
+    It is one of `_PLACES`; "" if both are the same kind of network. Raises ValueError
+    if none matches.
     """
     params = (path for path in weights.arrays if path.startswith("params/"))
     names = {path.split("/")[1] for path in params}
