@@ -58,9 +58,9 @@ def tversky(
     `T = I / (I + fp_weight FP + fn_weight FN)`. `I = sum(min(p, t))`, `FP = sum(p) - I`
     and `FN = sum(t) - I` are sums over the pixels of the batch; p is the softmax
     probability and t is 1 for the labelled class, else 0: Salehi et al. 2017
-    (arXiv:1706.05721), eq. 3 and 4. Weights of 1/2 give `soft_dice` with
-    `denominator="linear"`, weights of 1 give `soft_iou`. Raise `fn_weight` for more
-    recall, `fp_weight` for more precision.
+    (arXiv:1706.05721), eq. 3 and 4. With `smooth=0`, weights of 1/2 give `soft_dice`
+    with `denominator="linear"`; weights of 1 give `soft_iou`. Raise `fn_weight` for
+    more recall, `fp_weight` for more precision.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -91,10 +91,10 @@ def focal_tversky(
 ) -> Float[Array, ""]:
     """Focal Tversky loss: the Tversky loss of each class raised to the power gamma.
 
-    The mean over classes of `(1 - T)^gamma`, with T as in `tversky`: Abraham and Khan
-    2018 (arXiv:1810.07842), eq. 4, where the exponent is written 1 / gamma. For gamma
-    below 1 the loss is steeper near a perfect prediction; above 1 it is flatter, like
-    the focal loss.
+    The mean over classes of `(1 - T)^gamma`, where `1 - T` is the loss of `tversky`:
+    Abraham and Khan 2018 (arXiv:1810.07842), eq. 4, where the exponent is written 1 /
+    gamma. For gamma below 1 the loss is steeper near a perfect prediction; above 1 it
+    is flatter, like the focal loss.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]

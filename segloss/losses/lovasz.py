@@ -35,9 +35,10 @@ def lovasz_softmax(
     """Lovasz-softmax loss: mean over classes of the Lovasz-extended Jaccard loss.
 
     `sum_i w_i e_i` over the pixels in order of decreasing error e_i, where w_i is the
-    increase in `1 - IoU` when pixel i becomes wrong, too. The error is `1 - p` for the
-    labelled class and p for the others, where p is the softmax probability: Berman et
-    al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies between 0 and 1.
+    increase in `1 - IoU` when pixel i is counted as wrong after those before it. The
+    error is `1 - p` for the labelled class and p for the others, where p is the softmax
+    probability: Berman et al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies between 0
+    and 1.
 
     Pixels with equal errors share their weights equally, so the gradient does not
     depend on pixel order. Second derivatives treat the weights as constants.
@@ -103,10 +104,10 @@ def lovasz_hinge(
     """Lovasz hinge loss: Lovasz-extended Jaccard loss of the foreground.
 
     `sum_i w_i e_i` over the pixels in order of decreasing error e_i, where w_i is the
-    increase in `1 - IoU` when pixel i becomes wrong, too. The error of a pixel with
-    logit s is `max(0, 1 - s)` for foreground and `max(0, 1 + s)` for background: Berman
-    et al. 2018 (arXiv:1705.08790). If there is no foreground, the loss is the largest
-    error.
+    increase in `1 - IoU` when pixel i is counted as wrong after those before it. The
+    error of a pixel with logit s is `max(0, 1 - s)` for foreground and `max(0, 1 + s)`
+    for background: Berman et al. 2018 (arXiv:1705.08790). If there is no foreground,
+    the loss is the largest error.
 
     Pixels with equal errors share their weights equally. Second derivatives are 0.
 
@@ -157,8 +158,7 @@ def _mean_extension(
     bins: int | None,
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """Lovasz extension of `errors`, averaged over classes, and images if `per_image`.
-    """
+    """Lovasz extension of `errors`, averaged over classes (and images: `per_image`)."""
     across = None if per_image else axis_name
     counted = valid[..., None]
     # A background error of 0 comes last in the order and adds nothing.

@@ -21,8 +21,7 @@ Score = float | Float[np.ndarray, "*b"]
 def iou_per_class(confusion: Confusions) -> PerClass:
     """IoU of each class: TP / (TP + FP + FN).
 
-    NaN for a class that is neither labelled nor predicted. Rows of `confusion` are
-    labels, columns predictions.
+    NaN for a class that is neither labelled nor predicted.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
@@ -36,8 +35,7 @@ def iou_per_class(confusion: Confusions) -> PerClass:
 def dice_per_class(confusion: Confusions) -> PerClass:
     """Dice score of each class: 2 TP / (2 TP + FP + FN).
 
-    NaN for a class that is neither labelled nor predicted. Rows of `confusion` are
-    labels, columns predictions.
+    NaN for a class that is neither labelled nor predicted.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
@@ -80,8 +78,7 @@ def recall_per_class(confusion: Confusions) -> PerClass:
 def f1_per_class(confusion: Confusions) -> PerClass:
     """F1 score of each class: harmonic mean of precision and recall, equal to Dice.
 
-    NaN for a class that is neither labelled nor predicted. Rows of `confusion` are
-    labels, columns predictions.
+    NaN for a class that is neither labelled nor predicted.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
@@ -93,8 +90,6 @@ def f1_per_class(confusion: Confusions) -> PerClass:
 
 def mean_iou(confusion: Confusions) -> Score:
     """Mean IoU over the classes that are labelled or predicted.
-
-    Rows of `confusion` are labels, columns predictions.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1], [0, 4]])

@@ -16,9 +16,9 @@ class MultiScale(nn.Module, kw_only=True):
 
     Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.2, "multi-scale processing". The
     scales share their weights. The fused logits are the maximum over the scales of each
-    logit of a pixel. (With one logit, that of the foreground, the background's is 0 at
-    every scale.) In training, the loss applies to the logits of each scale and to the
-    fused logits, as in the authors' models.
+    logit of a pixel. (A single logit is that of the foreground; the background's is 0
+    at every scale.) In training, the loss applies to the logits of each scale and to
+    the fused logits, as in the authors' models.
 
     Any network of `MODELS` works, with two or three spatial dimensions. If it uses
     batch normalisation, each scale is normalised by its own statistics and updates the

@@ -189,6 +189,6 @@ class NormedModule(nn.Module, kw_only=True):
 def like(x: Float[Array, "..."], channels: Float[Array, " c"]) -> Float[Array, "..."]:
     """Prepends axes of size 1 to `channels` until it has the rank of `x`.
 
-    The tests run with `jax_numpy_rank_promotion="raise"`.
+    Implicit rank promotion is an error in the tests.
     """
     return jnp.expand_dims(channels, range(x.ndim - 1))

@@ -228,7 +228,7 @@ LAYOUTS = (TORCHVISION_DEEPLABV3, TORCHVISION_RESNET, TORCHVISION_VGG16, DEEPLAB
 
 
 def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
-    """Converts weights of torchvision's `resnet50`, `101` or `152` for `ResNet`.
+    """Converts weights of torchvision's ResNet-50, -101 or -152 for `ResNet`.
 
     The classifier `fc` and the counters `num_batches_tracked` are ignored.
 
@@ -247,7 +247,7 @@ def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
 
 
 def from_torchvision_deeplabv3(state_dict: Mapping[str, Any]) -> Variables:
-    """Converts weights of torchvision's `deeplabv3_resnet50` or `101` for `DeepLabV3`.
+    """Converts torchvision's `deeplabv3_resnet50` or `..101` weights for `DeepLabV3`.
 
     The auxiliary head `aux_classifier`, which our network does not have, and the
     counters `num_batches_tracked` are ignored. Arguments, result and errors are those
