@@ -49,7 +49,7 @@ def boundary_loss(
             `segloss.data.signed_distances`.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels`; the
             divisor stays the number of valid pixels.
-        axis_name: name of a `jax.shard_map` axis; the mean is over the pixels of all
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
             its devices.
 
     Raises:

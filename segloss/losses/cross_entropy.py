@@ -78,8 +78,8 @@ def softmax_cross_entropy(
         normalize_by: divisor of the weighted sum over pixels. "pixels" is the number of
             valid pixels, "weights" the sum of their class weights times pixel weights,
             "samples" the number of samples with a valid pixel.
-        axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
-            devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `label_smoothing` or `normalize_by` is invalid, or an
@@ -144,7 +144,7 @@ def focal_loss(
             ones.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to
             `[b, *spatial]`; the divisor stays the number of valid pixels.
-        axis_name: name of a `jax.shard_map` axis; the mean is over the pixels of all
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
             its devices.
 
     Raises:
@@ -204,7 +204,7 @@ def poly_loss(
             `sum_j (1 - p_y)^j / j`, so the term's total coefficient is `1 + epsilon`.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to
             `[b, *spatial]`; the divisor stays the number of valid pixels.
-        axis_name: name of a `jax.shard_map` axis; the mean is over the pixels of all
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
             its devices.
 
     Raises:
@@ -255,7 +255,7 @@ def top_k_cross_entropy(
         fraction: share of the valid pixels to keep, in `(0, 1]`.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels` and
             applied before the largest are chosen; the divisor stays k.
-        axis_name: name of a `jax.shard_map` axis; the k pixels are chosen among the
+        axis_name: name of a pmap or shard_map axis; the k pixels are chosen among the
             pixels of all its devices.
 
     Raises:
@@ -312,7 +312,7 @@ def log_bilinear_loss(
         alpha: weight of the penalties against cross-entropy, in `[0, 1]`.
         pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels`; the
             divisor stays the number of valid pixels.
-        axis_name: name of a `jax.shard_map` axis; the mean is over the pixels of all
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
             its devices.
 
     Raises:

@@ -47,7 +47,8 @@ def pixel_share(
             class 1 if its label is at least 1/2, else to class 0.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         num_classes: number of classes; 2 for binary labels.
-        axis_name: name of a `jax.shard_map` axis; counts the pixels of all its devices.
+        axis_name: name of a pmap or shard_map axis; counts the pixels of all its
+            devices.
     """
     ones = jnp.ones(labels.shape)
     return _share(ones, labels, valid, num_classes, axis_name)
@@ -86,7 +87,7 @@ def gradient_share(
             belongs to class 1 if its label is at least 1/2, else to class 0.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         num_classes: number of classes; 2 for binary labels.
-        axis_name: name of a `jax.shard_map` axis; the shares cover the pixels of all
+        axis_name: name of a pmap or shard_map axis; the shares cover the pixels of all
             its devices.
 
     Raises:

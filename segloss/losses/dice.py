@@ -127,8 +127,8 @@ def generalized_dice(
             `valid`.
         multi_label: True uses a sigmoid per class; `labels` are then bools or floats in
             `[0, 1]` in the shape of `logits`.
-        axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
-            devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `smooth` is out of range, or an array does not match `logits`.

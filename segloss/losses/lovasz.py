@@ -64,9 +64,9 @@ def lovasz_softmax(
             which is much faster. The result satisfies `exact - 1 / n <= loss <= exact`:
             the sorted order maximises the sum, and each bin keeps its total weight.
             The gradient treats the weights as constants.
-        axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
-            devices. Without `bins` and `per_image`, each device sorts the errors of all
-            devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices. Without `bins` and `per_image`, each device sorts the errors of
+            all devices.
 
     Raises:
         ValueError: if `classes` or `bins` is invalid, or an array's shape or
@@ -124,8 +124,9 @@ def lovasz_hinge(
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         per_image: True computes the loss per image, then averages over the images with
             a valid pixel. False treats the batch as one image.
-        axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
-            devices. Without `per_image`, each device sorts the errors of all devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices. Without `per_image`, each device sorts the errors of all
+            devices.
 
     Raises:
         ValueError: if an array's shape or type does not match `logits`.

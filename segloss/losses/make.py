@@ -118,7 +118,7 @@ def compound_loss(
             that `scalars_of(name)` lists, may be scalar arrays. Pass these as arguments
             of a function under `jax.jit` to compile it once for all their values, which
             are then not checked.
-        axis_name: name of a `jax.shard_map` axis, passed to every term.
+        axis_name: name of a pmap or shard_map axis, passed to every term.
 
     Returns:
         A function `(logits, labels, valid=None)` that also takes by keyword

@@ -82,8 +82,8 @@ _OPTIONS = """\
         multi_label: True uses a sigmoid per class instead of the softmax; `labels` are
             then bools or floats in `[0, 1]` in the shape of `logits`. A class without a
             valid element is left out.
-        axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
-            devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if a hyperparameter is invalid, or an array's shape or

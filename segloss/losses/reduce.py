@@ -97,7 +97,7 @@ def mean_over_pixels(
             ones.
         pixel_weights: further weights, broadcastable to `loss` and not yet multiplied
             into it; None means all ones.
-        axis_name: name of a `jax.shard_map` axis; the mean is over the pixels of all
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
             its devices.
     """
     valid = valid_or_all(loss.shape, valid)
@@ -139,7 +139,7 @@ def mean_over_classes(
         normalize_by: divisor of each row's sum. "classes" is the sum of the weights
             that take part. "samples" is the number of samples with a valid pixel; with
             `per_image`, the mean over images already divides by it.
-        axis_name: name of a `jax.shard_map` axis; the images of all its devices are
+        axis_name: name of a pmap or shard_map axis; the images of all its devices are
             averaged.
     """
     weights = jnp.ones(cost.shape[-1:], cost.dtype)

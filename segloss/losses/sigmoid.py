@@ -60,7 +60,7 @@ def sigmoid_cross_entropy(
         normalize_by: divisor of the weighted sum over elements. "pixels" is the number
             of valid elements, "weights" the sum of their weights (`w t + 1 - t` times
             the pixel weight), "samples" the number of samples with a valid element.
-        axis_name: name of a `jax.shard_map` axis; the loss covers the elements of all
+        axis_name: name of a pmap or shard_map axis; the loss covers the elements of all
             its devices.
 
     Raises:
@@ -128,8 +128,8 @@ def normalized_sigmoid_cross_entropy(
         normalize_by: divisor of the weighted sum: "pixels" is the number of valid
             elements, "weights" the sum of their weights, "samples" the number of
             samples with a valid element.
-        axis_name: name of a `jax.shard_map` axis; loss and f cover the elements of all
-            its devices.
+        axis_name: name of a pmap or shard_map axis; loss and f cover the elements of
+            all its devices.
 
     Raises:
         ValueError: if `weighting` or `normalize_by` is invalid, or an array
@@ -196,8 +196,8 @@ def gated_sigmoid_cross_entropy(
         pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
             (`[b, *spatial, 1]` for one per pixel); the divisor stays the number of
             valid elements.
-        axis_name: name of a `jax.shard_map` axis; the mean is over the elements of all
-            its devices.
+        axis_name: name of a pmap or shard_map axis; the mean is over the elements of
+            all its devices.
 
     Raises:
         ValueError: if a number is out of range, or an array does not match `logits`.
@@ -253,8 +253,8 @@ def sigmoid_focal_loss(
         pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
             (`[b, *spatial, 1]` for one per pixel); the divisor stays the number of
             valid elements.
-        axis_name: name of a `jax.shard_map` axis; the mean is over the elements of all
-            its devices.
+        axis_name: name of a pmap or shard_map axis; the mean is over the elements of
+            all its devices.
 
     Raises:
         ValueError: if a number is out of range, or an array does not match `logits`.

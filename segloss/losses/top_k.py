@@ -29,7 +29,7 @@ def hardest_pixels(
         loss: loss of each pixel, nonnegative; NaN counts as the largest value.
         valid: True where a pixel counts.
         fraction: in `(0, 1]`.
-        axis_name: name of a `jax.shard_map` axis, whose devices hold parts of one
+        axis_name: name of a pmap or shard_map axis, whose devices hold parts of one
             batch.
     """
     # The bit patterns of nonnegative floats are ordered like the floats, with NaN above

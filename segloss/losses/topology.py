@@ -75,8 +75,8 @@ def soft_cldice(
             its S_L is empty, and has no gradient.
         class_weights: nonnegative weights of the mean over classes; None means all
             ones. Use 0 for the background: its skeleton has little meaning.
-        axis_name: name of a `jax.shard_map` axis; the loss covers the pixels of all its
-            devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if a hyperparameter is invalid, or an array's shape or

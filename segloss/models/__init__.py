@@ -43,7 +43,7 @@ def make_model(
     Args:
         name: key of `MODELS`.
         num_classes: number of channels of the logits.
-        axis_name: name of a `jax.shard_map` axis that `apply` runs under; batch
+        axis_name: name of a pmap or shard_map axis that `apply` runs under; batch
             statistics are computed over all of its devices.
         **hyperparameters: attributes of the module; the others keep their defaults. For
             "multi_scale", the attribute `network` is a mapping with the `name` of

@@ -45,7 +45,8 @@ def conv_norm(
         norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output; parameters are float32.
-        axis_name: name of a `jax.shard_map` axis whose devices share batch statistics.
+        axis_name: name of a pmap or shard_map axis whose devices share batch
+            statistics.
         train: `norm="batch"` normalises by the batch and updates the running statistics
             if True, and uses the running statistics if False. Other norms ignore it.
         sample_valid: False for padding samples, which batch statistics leave out; None
@@ -95,7 +96,7 @@ class Dropout(nn.Module, kw_only=True):
 
     Attributes:
         rate: fraction of the activations to drop, in [0, 1).
-        axis_name: name of a `jax.shard_map` axis over which the batch is split.
+        axis_name: name of a pmap or shard_map axis over which the batch is split.
     """
 
     rate: float

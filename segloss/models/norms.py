@@ -34,7 +34,7 @@ class BatchNorm(nn.Module, kw_only=True):
         momentum: fraction of the running statistics that a training step keeps.
         epsilon: added to the variance, which is always the biased estimate.
         dtype: dtype of the output.
-        axis_name: name of a `jax.shard_map` axis whose devices share statistics.
+        axis_name: name of a pmap or shard_map axis whose devices share statistics.
 
     Raises:
         ValueError: in training, if `x` has one value per channel over all devices.
@@ -137,7 +137,8 @@ def apply_norm(
             channels. "none" returns `x`.
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the output.
-        axis_name: name of a `jax.shard_map` axis whose devices share batch statistics.
+        axis_name: name of a pmap or shard_map axis whose devices share batch
+            statistics.
         train: `norm="batch"` normalises by the batch and updates the running statistics
             if True, and uses the running statistics if False. Other norms ignore it.
         sample_valid: False for padding samples, which batch statistics leave out; None
@@ -163,7 +164,8 @@ class NormedModule(nn.Module, kw_only=True):
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output, "float32" or "bfloat16".
             Parameters and statistics are float32.
-        axis_name: name of a `jax.shard_map` axis whose devices share batch statistics.
+        axis_name: name of a pmap or shard_map axis whose devices share batch
+            statistics.
     """
 
     norm: str = "batch"
