@@ -23,9 +23,9 @@ from segloss.trained.inference import of_each_class
 
 @flax.struct.dataclass
 class TrainState:
-    """The state from which a run can resume; `step` is also the position in the data.
+    """The state from which a run resumes; `step` is the number of batches used so far.
 
-    The fields are trees of arrays, or of the results of `jax.tree.map` on them.
+    A pytree: the fields are arrays or trees of them.
     """
 
     step: Any
@@ -37,7 +37,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that `model.apply` takes."""
+        """`params` and `batch_stats`, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -48,7 +48,11 @@ def make_state(
     seed: int,
     image_hw: tuple[int, int],
 ) -> TrainState:
-    """Makes the state before the first step; the random weights depend on `seed`."""
+    """Makes the state before the first step, with random weights that depend on `seed`.
+
+    `image_hw` is the height and width of the zero image that the model is initialised
+    with.
+    """
     init_key, key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, *image_hw, 3))
     init = jax.jit(functools.partial(model.init, train=False))
@@ -72,10 +76,19 @@ def train_step(
     augment: Callable,
     num_classes: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one step on one device's part of the batch; needs the mapped axis `AXIS`.
+    """Updates the state with one device's part of the batch; needs the mapped `AXIS`.
 
-    If the model returns several logits, as `MultiScale` does, the loss is the sum of
-    the losses of each, computed at its own size.
+    If the model returns a tuple of logits, as `MultiScale` does, the loss is the sum of
+    their losses, each computed at the size of its logits.
+
+    Args:
+        state: the state before the step.
+        batch: this device's part of the global batch, before augmentation.
+        model: the network.
+        loss: takes logits, class ids and `valid`.
+        optimizer: turns the mean gradient over devices into an update.
+        augment: `segloss.data.augment` with its hyperparameters bound.
+        num_classes: number of classes of the dataset.
 
     Returns:
         The next state and scalars by name, both equal on all devices. The scalars are
@@ -128,12 +141,13 @@ def attention_step(
 ) -> dict[str, jax.Array]:
     """Computes the share of each class in the loss gradient and in the pixels.
 
-    The arguments are those of the `train_step` to examine. If the model returns several
-    logits, only the last, the fused ones, are used.
+    The arguments are those of `train_step`, for the same augmented batch; `class_names`
+    lists the names by class id. If the model returns a tuple of logits, only the last,
+    which fuse the others, are used.
 
     Returns:
         Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
-        `pixel_share/NAME` for each class, equal on all devices.
+        `pixel_share/NAME`, with the name of each class, equal on all devices.
     """
     loss, _ = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
@@ -165,7 +179,7 @@ def attention_step(
 def _augmented(
     state: TrainState, batch: Batch, augment: Callable
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Augments this device's part of the batch.
+    """Augments this device's part of the batch, at random by the seed and the step.
 
     Returns images, labels, valid, and a dict with `distances` if the batch has them.
     """
@@ -183,7 +197,10 @@ def _augmented(
 def _forward(
     state: TrainState, params: Any, images: jax.Array, batch: Batch, model: nn.Module
 ) -> tuple[jax.Array | tuple[jax.Array, ...], Any]:
-    """Returns the logits in training mode, and the updated BatchNorm statistics."""
+    """Applies the model with `train=True` to images in [0, 1].
+
+    Returns the logits, or a tuple of them, and the updated BatchNorm statistics.
+    """
     logits, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         normalize(images),
@@ -202,10 +219,11 @@ def _pair_up(
     valid: jax.Array,
     inputs: dict[str, jax.Array],
 ) -> list[tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]]:
-    """Pairs each of the model's logits with arguments of the loss at the same size.
+    """Pairs each of the model's logits with labels, valid and inputs of the same size.
 
-    For several logits, labels, valid and inputs are resized by nearest neighbour, which
-    picks the same pixels as PIL's NEAREST. Distances stay in pixels of the image.
+    `inputs` holds further arguments of the loss, by name. For a tuple of logits, the
+    others are resized by nearest neighbour, which picks the same pixels as PIL's
+    NEAREST. The values of `distances` stay in pixels of the image.
     """
     if not isinstance(logits, tuple):
         return [(logits, labels, valid, inputs)]
