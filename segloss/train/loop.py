@@ -61,7 +61,8 @@ def train(
         The contents of `results.json`.
 
     Raises:
-        ValueError: if the config is invalid, or `workdir` holds a run of another config.
+        ValueError: if the config is invalid, or differs from that of the run in
+            `workdir`.
         NonFiniteError: if the loss or another logged value is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
