@@ -16,7 +16,7 @@ _IMAGES = 200
 
 
 def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
-    """Prints the dataset, model, devices, steps and sampler, and the classes in crops."""
+    """Prints the dataset, model, devices, steps, sampler, and classes in crops."""
     dataset, step = setup.dataset, int(start.state.step)
     parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
     lines = [

@@ -159,7 +159,7 @@ def piecewise_constant(
     values: tuple[float | int, ...],
     boundaries: tuple[int, ...],
 ) -> optax.Schedule:
-    """`values[0]` before step `boundaries[0]`, `values[1]` from that step on, and so on.
+    """`values[0]` before step `boundaries[0]`, `values[1]` from there on, and so on.
 
     `total_steps` is ignored.
     """

@@ -213,7 +213,7 @@ def _chain(
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:
-    """Maps each parameter to True if it is a convolution or dense kernel, else False."""
+    """Maps each parameter to True if it is a convolution or dense kernel."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key == "kernel", params
     )

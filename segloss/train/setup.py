@@ -228,7 +228,7 @@ def make_configured_schedule(config: RunConfig) -> optax.Schedule:
 
 
 def make_configured_optimizer(config: RunConfig) -> optax.GradientTransformation:
-    """Makes the optimizer of a config, with the learning-rate schedule of the config."""
+    """Makes the optimizer of a config, with its learning-rate schedule."""
     schedule = make_configured_schedule(config)
     return _choose("optimizer", OPTIMIZERS, config.optimizer)(schedule)
 

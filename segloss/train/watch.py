@@ -34,7 +34,7 @@ class Watch:
 
     @functools.cached_property
     def evaluation_step(self) -> Callable:
-        """`evaluation_step` mapped over the devices; uses a single scale and no flip."""
+        """`evaluation_step` mapped over devices; it uses a single scale and no flip."""
         return map_over_devices(
             evaluation_step,
             mapping=self._setup.config.mapping,

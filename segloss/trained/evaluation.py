@@ -141,7 +141,7 @@ def evaluate(
 
 
 def describe_large_images(dataset: Dataset, split: str, inference: Inference) -> str:
-    """Returns a line about images of a split that are predicted in tiles; "" if none."""
+    """Returns a line about the images that are predicted in tiles; "" if none is."""
     sizes = dict(size_multiple=inference.size_multiple, max_pixels=inference.max_pixels)
     if plan_tiles(dataset.max_hw, **sizes).is_whole:
         return ""

@@ -89,7 +89,7 @@ def export(
 def make_exported(
     trained: TrainedModel, image_hw: tuple[int, int] | None
 ) -> jax.export.Exported:
-    """Makes what `export` writes to `model.bin`, for images of `image_hw` or, if None, any.
+    """Exports a model for images of height and width `image_hw`; None is any size.
 
     Raises:
         ValueError: if `image_hw` is None and the model cannot be exported for any size.
@@ -112,7 +112,7 @@ def make_exported(
 
 
 def _predict(images: jax.Array, *, trained: TrainedModel) -> jax.Array:
-    """Predicts the class ids of uint8 RGB images `[b, h, w, 3]`; sizes may be symbolic."""
+    """Predicts class ids of RGB images, uint8 `[b, h, w, 3]`; sizes may be symbolic."""
     b, h, w, _ = images.shape
     canvas_hw = round_up((h, w), trained.inference.size_multiple)
     canvas = jnp.broadcast_to(jnp.array(PAD_RGB, jnp.uint8), (b, *canvas_hw, 3))

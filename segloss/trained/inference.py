@@ -194,7 +194,7 @@ def _inside(hw: Int[Array, "2"], canvas_hw: tuple[Any, Any]) -> Bool[Array, "h w
 def _mirror(
     images: Num[Array, "b h w c"], widths: Int[Array, " b"]
 ) -> Num[Array, "b h w c"]:
-    """Mirrors the first `widths` columns of each image left to right, not the padding."""
+    """Mirrors the first `widths` columns of each image; the others stay in place."""
     columns, widths = jnp.arange(images.shape[2])[None], widths[:, None]
     source = jnp.where(columns < widths, widths - 1 - columns, columns)
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)

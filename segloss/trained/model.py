@@ -72,7 +72,7 @@ class TrainedModel:
         return labels
 
     def tiling(self, hw: tuple[int, int]) -> Tiling:
-        """Plans how an image of height and width `hw` is predicted: whole or in tiles."""
+        """Plans how an image of height and width `hw` is predicted, maybe in tiles."""
         return plan_tiles(
             hw,
             size_multiple=self.inference.size_multiple,

@@ -141,8 +141,8 @@ def _cut(
     """Returns, for each tile along one side, its first pixel and the pixels it keeps.
 
     The side has `size` pixels, `canvas` with padding. Tiles of `tile` pixels start at
-    multiples of `grid`, evenly spread and about `stride` apart at most. Where two
-    overlap, each keeps its half.
+    multiples of `grid`, evenly spread and at most `stride` apart. Where two overlap,
+    each keeps its half.
     """
     last = canvas - tile
     gaps = -(-last // stride)
