@@ -3,10 +3,11 @@ r"""Collects the runs of a study into files to commit, and writes its README's r
 python -m experiments.collect STUDY --workdir=DIR    # from the folders of its runs
 python -m experiments.collect STUDY                  # from what is stored already
 
-The first writes `experiments/STUDY/results/`. Both write the plots next to it and the
-part of its README between `<!-- results -->` and `<!-- end of results -->`, the same
-bytes each time. A study without a folder in `experiments`, and what `experiments.run
---smoke` ran, is collected within DIR. STUDY is a name in `configs/sweeps`, or a file.
+The first writes `experiments/STUDY/results/`. Both write `experiments/STUDY/plots/` and
+the part of the README there between `<!-- results -->` and `<!-- end of results -->`,
+the same bytes each time. A study without a folder in `experiments`, and what
+`experiments.run --smoke` ran, is collected into DIR instead. STUDY is the name of a
+file in `configs/sweeps`, or the path of such a file.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""The comparisons of a study: differences with their intervals, and what they say."""
+"""Compares arms: differences of scores with intervals, and verdicts in words."""
 
 import dataclasses
 import functools
@@ -35,36 +35,51 @@ _EQUAL_IMAGES = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """An arm against its baseline."""
+    """Differences of an arm minus its baseline, each with a 95 % interval.
+
+    Attributes:
+        arm: name of the arm.
+        baseline: name of the arm that it is compared with.
+        equal: "steps" or "images" or both, if both arms trained on equally many.
+        scores: differences of `SCORES`, by key.
+        per_class: differences of IoU, by class name.
+        images: number of test images that have each class, by class name.
+        binary: differences of `BINARY_SCORES` of class 1; empty unless there are two
+            classes.
+    """
 
     arm: str
     baseline: str
-    equal: tuple[str, ...]  # what both have equally many of: steps, images
-    scores: dict[str, Interval]  # differences of `SCORES`
-    per_class: dict[str, Interval]  # differences of IoU
-    images: dict[str, int]  # test images that hold each class
-    binary: dict[str, Interval]  # differences of `BINARY_SCORES`, of two classes
+    equal: tuple[str, ...]
+    scores: dict[str, Interval]
+    per_class: dict[str, Interval]
+    images: dict[str, int]
+    binary: dict[str, Interval]
 
     @property
     def name(self) -> str:
-        """Both arms, for headings."""
+        """`ARM against BASELINE`, for headings."""
         return f"{self.arm} against {self.baseline}"
 
     @property
     def at(self) -> str:
-        """What both have equally many of, in words."""
+        """`equal` in words, such as "equal steps and images"."""
         if self.equal:
             return f"equal {' and '.join(self.equal)}"
         return "neither equal steps nor images"
 
     def class_verdict(self, name: str) -> str:
-        """What the interval of a class allows to be said."""
+        """Returns the `verdict` on the 95 % interval of a class's difference of IoU.
+
+        Returns "too few images" instead if some, but fewer than `MIN_IMAGES`, test
+        images have the class.
+        """
         if 0 < self.images[name] < MIN_IMAGES:
             return TOO_FEW_IMAGES
         return verdict(self.per_class[name])
 
     def classes(self, word: str) -> dict[str, Interval]:
-        """The classes with this verdict, and their intervals."""
+        """The classes whose `class_verdict` is `word`, with their intervals."""
         return {
             name: interval
             for name, interval in self.per_class.items()
@@ -73,7 +88,7 @@ class Comparison:
 
 
 def compare(study: Study, *, resamples: int = 2000) -> list[Comparison]:
-    """All comparisons of a study, in its order."""
+    """Makes the comparisons that a study lists; `resamples` are of the bootstrap."""
     return [
         _compare(*study.pairs(arm, baseline), resamples=resamples)
         for arm, baseline in study.comparisons
@@ -81,7 +96,11 @@ def compare(study: Study, *, resamples: int = 2000) -> list[Comparison]:
 
 
 def verdict(interval: Interval) -> str:
-    """What an interval allows to be said, its ends as they are printed."""
+    """Says on which side of 0 an interval lies, its ends rounded as they are printed.
+
+    Returns "better" (above 0), "worse" (below 0), "no difference shown" (0 lies within
+    or at an end) or "not defined" (its ends are NaN).
+    """
     if math.isnan(interval.low):
         return "not defined"
     low, high = (_in_points(x) for x in (interval.low, interval.high))
@@ -91,7 +110,11 @@ def verdict(interval: Interval) -> str:
 
 
 def points(interval: Interval) -> str:
-    """A difference of shares in points, times 100, never without its interval."""
+    """Formats a difference with its interval, times 100: "+1.20 (+0.31 to +2.05)".
+
+    Adds ", of N %" if the score is defined in only that share of the resamples; a dash
+    stands for NaN.
+    """
     if math.isnan(interval.low):
         return "\N{EN DASH}"
     estimate, low, high = (
@@ -110,7 +133,7 @@ def _in_points(share: float) -> float:
 
 
 def headline(comparison: Comparison) -> str:
-    """The difference of mean IoU in words."""
+    """States the difference of mean IoU, its interval and its verdict in a sentence."""
     overall = comparison.scores["mean_iou"]
     return (
         f"{comparison.name}, {comparison.at}: mean IoU {points(overall)} points: "
@@ -119,7 +142,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """A comparison in words, with the classes that are better and worse."""
+    """States a comparison in words, with the classes that are better and worse."""
     parts = [headline(comparison)]
     if comparison.binary:
         parts.append(f"{binary_conclusion(comparison)}.")
@@ -136,13 +159,13 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def binary_conclusion(comparison: Comparison) -> str:
-    """F1 of class 1 in words."""
+    """States the difference of F1 of class 1, if there are two classes."""
     name, f1 = list(comparison.per_class)[1], comparison.binary["f1"]
     return f"F1 of {name} {points(f1)} points: {verdict(f1)}"
 
 
 def images_with_class(run: Run) -> dict[str, int]:
-    """How many of the images that a run was scored on hold each class."""
+    """Counts the images with labels of each class among those a run was scored on."""
     counts = (run.per_image.sum(axis=2) > 0).sum(axis=0)
     return dict(zip(run.class_names, map(int, counts), strict=True))
 
@@ -193,7 +216,7 @@ def _all_scores(
 def binary_score(
     confusion: Int[np.ndarray, "*b c c"], score: str
 ) -> Float[np.ndarray, "*b"]:
-    """One of `BINARY_SCORES` of class 1."""
+    """The score of class 1; `score` is a key of `BINARY_SCORES`."""
     return getattr(metrics, f"{score}_per_class")(confusion)[..., 1]
 
 

@@ -1,4 +1,4 @@
-"""What one run left in its folder."""
+"""Reads the results of one run from its folder."""
 
 import dataclasses
 import json
@@ -49,15 +49,18 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The run's folder below the study's, and its name among the confusions."""
+        """`ARM/seed=S`: the run's folder within the sweep's, and its name in files."""
         return f"{self.arm}/seed={self.seed}"
 
 
 def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
-    """The run, and its config.
+    """Reads a run's results from its folder; returns them and its config as a dict.
+
+    Reads `results.json`, `config.json`, `run.json`, `confusions.npz`, `metrics.jsonl`.
 
     Raises:
-        ValueError: if one of its files is damaged, or they are not of one evaluation.
+        ValueError: if a file is damaged, or if `confusions.npz` and `results.json` are
+            not of one evaluation.
     """
     results, config, about = (
         json.loads((folder / name).read_text())
@@ -101,7 +104,10 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
 
 
 def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, float]]:
-    """About a hundred points: mean loss since the last one, and every evaluation."""
+    """Reduces the lines of `metrics.jsonl` to the points of `Run.curve`.
+
+    There are about a hundred points with a mean loss, and one for each evaluation.
+    """
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     every = math.ceil(max(losses, default=1) / _CURVE_POINTS)
     points: dict[int, dict[str, float]] = {}
@@ -121,7 +127,10 @@ def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, flo
 
 
 def _mean_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Mean share of each class over the batches for which shares were logged."""
+    """Returns each class's mean `gradient_share` in the lines of `metrics.jsonl`.
+
+    None if there is none.
+    """
     start = "gradient_share/"
     logged: dict[str, list[float]] = {}
     for line in lines:
@@ -133,5 +142,5 @@ def _mean_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
 
 
 def _round(value: float) -> float:
-    """Six digits, more than the accuracy of any of these values."""
+    """Rounds to six digits, more than the accuracy of any of these values."""
     return float(f"{value:.6g}")

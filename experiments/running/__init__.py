@@ -1,1 +1,1 @@
-"""Plans, launches and watches the runs of a sweep, and checks that they may be mixed."""
+"""Plans, checks, launches and watches the runs of a sweep."""

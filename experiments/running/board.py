@@ -134,7 +134,7 @@ class _Lasting:
 
 
 class Board:
-    """Shows the rows of a sweep on a console; if that goes away, the sweep continues."""
+    """Shows the rows of a sweep on a console, which may lose its terminal or pipe."""
 
     def __init__(self, rows: Sequence[Row], console: Console):
         self.rows = rows

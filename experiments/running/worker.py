@@ -208,8 +208,7 @@ def check_free(folders: list[pathlib.Path]) -> None:
 
 
 def main(directory: pathlib.Path) -> None:
-    """Runs the `Job` in `directory/job.pkl`; writes its `Outcome` to `outcome.json` there.
-    """
+    """Runs the `Job` in `directory/job.pkl`; writes its `Outcome` to `outcome.json`."""
     outcome = run_job(pickle.loads((directory / JOB).read_bytes()))
     write_json(directory / OUTCOME, dataclasses.asdict(outcome))
 

@@ -190,7 +190,7 @@ def _series(
 
 
 def _smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
-    """Returns, for each value, the mean of the `window` values around it, fewer at ends."""
+    """Replaces each value by the mean of the `window` values around it."""
     ones = np.ones(min(window, len(values)))
     count = np.convolve(np.ones_like(values), ones, mode="same")
     return np.convolve(values, ones, mode="same") / count
