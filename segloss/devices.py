@@ -77,9 +77,9 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
         devices: the devices; None means all devices of this process.
 
     Returns:
-        The tree with arrays `[n, ...]` for `n` devices, one copy on each. They have the
-        sharding of a mapped step's results. Those of `flax.jax_utils.replicate` have
-        another, so the second step would be compiled again.
+        The tree with arrays `[n, ...]`, one copy on each of `n` devices. Their sharding
+        is that of a mapped step's results. The sharding of `flax.jax_utils.replicate`
+        differs, so the second step would be compiled again.
     """
     devices = devices or jax.local_devices()
     copy = jax.pmap(

@@ -42,11 +42,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], tree: Any) -> None:
-    """Writes `tree` to a file as JSON atomically, creating its folder if needed.
-
-    Raises:
-        ValueError: if a number is NaN or infinite; see `without_nan`.
-    """
+    """Writes `tree` to a file as JSON atomically, creating its folder if needed."""
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
 
 

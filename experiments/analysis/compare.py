@@ -40,7 +40,7 @@ class Comparison:
     Attributes:
         arm: name of the arm.
         baseline: name of the arm that it is compared with.
-        equal: "steps" or "images" or both, if both arms trained on equally many.
+        equal: what both arms trained on equally many of: "steps", "images".
         scores: differences of `SCORES`, by key.
         per_class: differences of IoU, by class name.
         images: number of test images that have each class, by class name.

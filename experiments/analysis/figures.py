@@ -68,17 +68,10 @@ def make_plots(
 def curve_panels(
     study: Study, label: str, ending: str, factor: float, *, least: int
 ) -> Iterator[Panel]:
-    """Plots values of `Run.curve` by step, with an arm per line.
+    """Plots `factor` times the values of `Run.curve` by step, a line per arm.
 
-    Each panel has a baseline and its arms. Those whose curves all have fewer than
-    `least` points are left out.
-
-    Args:
-        study: the runs.
-        label: label of the y axis.
-        ending: end of the values' names in the curve, such as "_mean_iou".
-        factor: multiplies the values.
-        least: smallest number of points.
+    The values are those whose name ends in `ending`, such as "_mean_iou"; `label` is
+    that of the y axis. A panel needs an arm with at least `least` points.
     """
     for title, arms in _groups(study):
         curves = {arm: _curves(study.arms[arm], ending, factor) for arm in arms}

@@ -253,7 +253,7 @@ def load(folder: str | pathlib.Path) -> Study:
 
 
 def _to_store(record: Study | Run) -> dict[str, Any]:
-    """Returns the fields for JSON: no runs, no `per_image`, no empty `accepted_code`."""
+    """Returns the fields for JSON: no runs, `per_image` or empty `accepted_code`."""
     left_out = {"runs", "per_image"}
     if not getattr(record, "accepted_code", True):
         left_out.add("accepted_code")

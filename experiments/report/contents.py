@@ -17,10 +17,8 @@ def contents(
 ) -> dict[str, Any]:
     """Returns the values that both templates use, by name, such as tables and plots.
 
-    Args:
-        study: the stored results.
-        paper_csv: file with the numbers that the paper reports.
-        resamples: number of bootstrap resamples for the intervals.
+    `paper_csv` has the numbers that the paper reports; `resamples` is the number of
+    bootstrap resamples for the intervals.
     """
     reported = read_reported(study.paper, paper_csv)
     comparisons = compare(study, resamples=resamples)

@@ -91,9 +91,8 @@ def index_windows(
 ) -> ClassIndex:
     """Returns the class index (pixels per class and sample) that a sampler plans with.
 
-    If `windows.keep_classes` is True and the sampler chooses samples by their classes,
-    the result counts only classes that one window can hold together. Otherwise it is
-    `index`, which counts whole images.
+    This is `index`, which counts whole images. If `windows.keep_classes` is True and
+    the sampler chooses samples by class, only classes that fit a window are counted.
     """
     takes_for_classes = SAMPLERS[sampler.name].takes_for_classes
     if windows.keep_classes and takes_for_classes:

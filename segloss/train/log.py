@@ -139,8 +139,8 @@ class StepMeter:
     def flush(self) -> str:
         """Writes the scalars added since the last flush, and restarts the clock.
 
-        Returns a line for the progress bar: the last loss, the speed, the share of the
-        time spent waiting for data, and the number of samples skipped so far.
+        Returns a line with the last loss, the speed, the share of the time spent
+        waiting for data, and the number of samples skipped so far.
 
         Raises:
             NonFiniteError: if a value is NaN or infinite; it names the first such step.

@@ -186,10 +186,10 @@ def make_configured_loss(
             weights chosen by name are computed from it.
 
     Returns:
-        A function `(logits, labels, valid=None)` of logits and class ids that also
-        takes what the function of `compound_loss` takes. For sigmoid losses, it
-        converts the class ids to one mask per logit. If a term has a `Scheduled` value,
-        a `ScheduledLoss` is returned, which makes that function for a step.
+        A function `(logits, labels, valid=None, **options)`; labels are class ids and
+        options those of `compound_loss`. For sigmoid losses, it converts the class ids
+        to one mask per logit. If a value of `terms` is `Scheduled`, the result is a
+        `ScheduledLoss`, whose `make` returns such a function.
     """
     num_classes = pixel_counts.shape[1]
     num_outputs = config.count_outputs(num_classes)

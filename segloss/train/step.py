@@ -48,10 +48,9 @@ def make_state(
     seed: int,
     image_hw: tuple[int, int],
 ) -> TrainState:
-    """Makes the state before the first step, with random weights that depend on `seed`.
+    """Makes the state before the first step; the random weights depend on `seed`.
 
-    `image_hw` is the height and width of the zero image that the model is initialised
-    with.
+    The model is initialised with an image of height and width `image_hw`.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, *image_hw, 3))
@@ -81,14 +80,8 @@ def train_step(
     If the model returns a tuple of logits, as `MultiScale` does, the loss is the sum of
     their losses, each computed at the size of its logits.
 
-    Args:
-        state: the state before the step.
-        batch: this device's part of the global batch, before augmentation.
-        model: the network.
-        loss: takes logits, class ids and `valid`.
-        optimizer: turns the mean gradient over devices into an update.
-        augment: `segloss.data.augment` with its hyperparameters bound.
-        num_classes: number of classes of the dataset.
+    `augment` is `segloss.data.augment` with its hyperparameters bound; `loss` takes
+    logits, class ids and `valid`.
 
     Returns:
         The next state and scalars by name, both equal on all devices. The scalars are

@@ -47,10 +47,9 @@ def evaluation_step(
     inference: Inference,
     num_classes: int,
 ) -> jax.Array:
-    """Predicts a batch on one device and counts its pixels by label and prediction.
+    """Predicts a batch on one device; returns a confusion matrix per image.
 
-    Returns a confusion matrix per image, int32 `[b, num_classes, num_classes]`; rows
-    are labels.
+    The result is int32 `[b, num_classes, num_classes]`; rows are labels.
     """
     predicted = predict_labels(
         variables, batch["images"], batch["hw"], model=model, inference=inference

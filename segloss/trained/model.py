@@ -27,7 +27,6 @@ class TrainedModel:
 
     Attributes:
         variables: `params` and `batch_stats` of the model.
-        ignore_label: label of pixels that belong to no class.
         inference: how images are predicted.
         step: number of training steps.
         images_seen: number of images used in training; None if unknown.

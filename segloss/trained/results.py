@@ -92,17 +92,9 @@ def final_evaluation(
     Writes `confusions.npz` (a confusion matrix per image), `figures/examples.png` and,
     last, `results.json` to `directory`.
 
-    Args:
-        config: the config of the run.
-        dataset: the dataset with the split.
-        split: name of the split.
-        trained: the model to evaluate.
-        directory: created if it is missing.
-        console: shows the progress and the tables.
-        mapped_step: `evaluation_step` with the inference of `trained`, mapped by
-            `map_over_devices`; None compiles it anew.
-        on_progress: called after every batch and every example in the figure. If it
-            raises, no `results.json` is written.
+    `mapped_step` is `evaluation_step` with the inference of `trained`, already mapped
+    by `map_over_devices`; None maps it here. `on_progress` is called after every batch
+    and every example in the figure. If it raises, no `results.json` is written.
 
     Returns:
         The contents of `results.json`.
