@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
     if SMOKE.value and not workdir:
         raise ValueError("--smoke needs --workdir, the folder of what it ran.")
-    # Of a file that is given, only the runs in --workdir are known.
+    # A study given as a file has no folder in `experiments`.
     is_committed = folder.exists() and not (SMOKE.value or name.endswith(".py"))
     if is_committed or not workdir:
         check_place(folder / "README.md")
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
             folder = workdir
             begin_readme(study, folder)
         save(study, folder / "results")
-    # Read back, so that both ways go through the same bytes.
+    # Load the stored results, so that both commands write the same bytes.
     study = load(folder / "results")
     write_study(study, folder)
     print(f"{folder / 'README.md'}: {len(study.runs)} runs of {len(study.arms)} arms")

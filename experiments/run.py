@@ -145,7 +145,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(WORKDIR.value)
     console = Console(markup=False, highlight=False)
     console.print(f"{study.name}: {study.question}", soft_wrap=True)
-    # What could not be collected together is refused before anything starts.
+    # Refuse now what `experiments.collect` would refuse after the runs.
     code = code_fingerprint()
     accepted = check_unmixed(runs, workdir, code=code, accept_code=ACCEPT_CODE.value)
     check_devices(runs, workdir)

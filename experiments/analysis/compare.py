@@ -13,21 +13,21 @@ from experiments.analysis.statistics import Interval, difference
 from experiments.analysis.store import Run, Study, confusions
 from segloss import metrics
 
-# Of class 1, where there are two.
+# Scores of class 1, for datasets of two classes.
 BINARY_SCORES = {
     "iou": "IoU",
     "f1": "F1",
     "precision": "precision",
     "recall": "recall",
 }
-# What an interval shows, in words that also fit studies of losses.
+# Verdicts on an interval; the words also fit studies that compare losses.
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 TOO_FEW_IMAGES = "too few images"
-# The test images that a class needs for a verdict. With fewer, resamples hardly differ
-# and intervals are too narrow. In simulations of three seeds without any gain, the
-# interval of a class leaves out 0 in 8 of 10 cases if one image holds the class, in 4
-# if two do, in 1 if four do, and in no fewer if eight do, which is due to the few
-# seeds. One image more than four, to be safe.
+# Number of test images that a class needs for a verdict. With fewer, resamples hardly
+# differ and intervals are too narrow. In simulations of three seeds without any gain,
+# the interval of a class leaves out 0 in 8 of 10 cases if one image has the class, in 4
+# if two have it, and in 1 if four or eight have it, which is due to the few seeds. One
+# image more than four, to be safe.
 MIN_IMAGES = 5
 # Arms have seen equally many images if their numbers differ by at most this share.
 _EQUAL_IMAGES = 0.02
@@ -69,10 +69,11 @@ class Comparison:
         return "neither equal steps nor images"
 
     def class_verdict(self, name: str) -> str:
-        """Returns the `verdict` on the 95 % interval of a class's difference of IoU.
+        """Says what the 95 % interval of a class's difference of IoU shows.
 
-        Returns "too few images" instead if some, but fewer than `MIN_IMAGES`, test
-        images have the class.
+        Returns "too few images" if some test images have the class, but fewer than
+        `MIN_IMAGES`. Otherwise returns the `verdict` on the interval: "better",
+        "worse", "no difference shown" or "not defined".
         """
         if 0 < self.images[name] < MIN_IMAGES:
             return TOO_FEW_IMAGES
@@ -88,7 +89,7 @@ class Comparison:
 
 
 def compare(study: Study, *, resamples: int = 2000) -> list[Comparison]:
-    """Makes the comparisons that a study lists; `resamples` are of the bootstrap."""
+    """Compares the arms that a study lists, with `resamples` bootstrap resamples."""
     return [
         _compare(*study.pairs(arm, baseline), resamples=resamples)
         for arm, baseline in study.comparisons

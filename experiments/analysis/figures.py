@@ -27,7 +27,7 @@ _LEAST_SHARE = 1e-4
 _ARMS_PER_PANEL = 7
 _MARKED_POINTS = 30
 
-# Steps that all seeds have, and the values there by seed.
+# The steps at which all seeds have a value, and the values `[seed, step]`.
 Curve = tuple[list[int], Float[np.ndarray, "s n"]]
 
 
@@ -151,7 +151,10 @@ def share_panels(study: Study) -> Iterator[Panel]:
 
 
 def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
-    """Plots mean IoU by size of random batches and by `batch_cl`; adds the paper's."""
+    """Plots mean IoU by size of random batches and by `batch_cl`.
+
+    The paper's numbers are added as points.
+    """
     for field, sampler, label in (
         ("batch_max", "random", "size of random batches"),
         ("batch_cl", "balance_batch", "distinct classes wanted (batch_cl)"),
@@ -351,7 +354,7 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
         frameon=False,
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
-        # In letters, so that axis labels have room whatever the height of the axes.
+        # In font sizes, so that axis labels have room at any height of the axes.
         borderaxespad=4,
         ncols=columns,
     )

@@ -1,4 +1,4 @@
-"""Draws panels: plots that are joined as a PNG for a README, or each SVG on a page."""
+"""Draws panels: plots that share a PNG in a README, and are single SVGs on a page."""
 
 import dataclasses
 import html
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from segloss.report import make_figure
 
 _COLUMNS = 3
-# Names of classes and arms are no formulas, whatever they hold.
+# Names of classes and arms may contain `$`, which must not start a formula.
 _PLAIN_TEXT = {"text.parse_math": False}
 
 
@@ -53,7 +53,7 @@ DARK = Theme(
     quiet="#667180",
     series=tuple(_DARK_SERIES.split()),
 )
-# Colours that no figure has otherwise, to be replaced by those of the page.
+# Placeholder colours that `svg` replaces by CSS variables; no figure uses them.
 _NAMES = [field.name for field in dataclasses.fields(Theme)][:-1]
 _NAMES += [f"series-{i}" for i in range(len(LIGHT.series))]
 _VARIABLES = {f"#fe01{i:02x}": name for i, name in enumerate(_NAMES)}

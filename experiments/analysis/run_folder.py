@@ -20,31 +20,50 @@ _CURVE_POINTS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training of one arm."""
+    """The results of one training run of an arm (a setting that a study compares).
+
+    Attributes:
+        seed: seed of the run; runs of two arms with the same seed form a pair.
+        loss: `config.loss`.
+        sampler: `config.sampler`.
+        images_seen: number of images used in training.
+        summary: scores on `split`, by name.
+        class_names: names by class id.
+        per_image: confusion matrix of each image of `split`; rows are labels.
+        curve: points with `step`, and `loss` (mean since the point before) or the
+            `SPLIT_mean_iou` of evaluations during training, or both.
+        gradient_shares: `gradient_share` by class name, mean over the logged batches.
+        seconds: duration of training.
+        commit: commit of the code; None outside of a checkout.
+        devices: number and kind.
+        code: fingerprint of code and versions.
+        split: the split evaluated after training.
+        data: fingerprint of the dataset with all its splits.
+        pretrained: SHA-256 of the weights that the run started from, or None.
+        pixel_share: share of the labelled pixels of `split`, by class id.
+        accepted_code: fingerprints of other code that the user said computes the same.
+    """
 
     arm: str
-    seed: int  # runs of other arms with this seed are its pairs
-    loss: Any  # `config.loss`
-    sampler: dict[str, Any]  # `config.sampler`
+    seed: int
+    loss: Any
+    sampler: dict[str, Any]
     total_steps: int
-    images_seen: int  # by training
-    summary: dict[str, float | None]  # scores of the final split
-    class_names: tuple[str, ...]  # by class id
-    per_image: Int[np.ndarray, "n c c"]  # rows are labels, columns are predictions
-    # Points with `step`, and `loss` (mean since the point before) or the watched
-    # split's `SPLIT_mean_iou`, or both.
+    images_seen: int
+    summary: dict[str, float | None]
+    class_names: tuple[str, ...]
+    per_image: Int[np.ndarray, "n c c"]
     curve: list[dict[str, float]]
-    gradient_shares: dict[str, float] | None  # by class, mean of the batches logged
-    seconds: float  # of training
-    commit: str | None  # None outside of a checkout
-    devices: str  # number and kind
+    gradient_shares: dict[str, float] | None
+    seconds: float
+    commit: str | None
+    devices: str
     versions: dict[str, str]
-    code: str  # fingerprint of code and versions
-    split: str  # the final one
-    data: str  # fingerprint of the data set, training split included
-    pretrained: str | None  # SHA-256 of the weights that the run began with
-    pixel_share: list[float]  # by class id, of the split's labelled pixels
-    # Fingerprints of other code that was said to compute the same.
+    code: str
+    split: str
+    data: str
+    pretrained: str | None
+    pixel_share: list[float]
     accepted_code: tuple[str, ...] = ()
 
     @property

@@ -202,7 +202,7 @@ def save(study: Study, folder: str | pathlib.Path) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     records = [json.dumps(_to_store(run), allow_nan=False) for run in study.runs]
-    # None takes its place before all are written.
+    # The files replace the old ones only after all have been written.
     with contextlib.ExitStack() as stack:
         about_path, runs_path, npz_path = (
             stack.enter_context(replacing(folder / name)) for name in _FILES

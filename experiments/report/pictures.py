@@ -80,8 +80,8 @@ def choose_images(treatment: Run, baseline: Run) -> dict[str, tuple[int, float, 
 
     Returns:
         Maps "largest gain", "median change" and "largest loss" to the image's position
-        in the split, its mean IoU by `baseline` and that by `treatment`. Each image
-        occurs once; empty if no image has labelled pixels.
+        in the split, its mean IoU by `baseline` and that by `treatment`. An image that
+        is chosen twice has one entry. Empty if no image has labelled pixels.
     """
     before, after = (
         np.array([metrics.mean_iou(c) for c in run.per_image.astype(np.int64)])

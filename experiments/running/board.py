@@ -19,7 +19,7 @@ from segloss.report import make_table
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 STOPPED, FAILED = "stopped", "failed"
-# A table that is too tall keeps the first of these.
+# A table that is too tall for the terminal keeps the runs with the first states.
 _STYLES = {
     RUNNING: "cyan",
     FAILED: "red",
@@ -28,7 +28,7 @@ _STYLES = {
     DONE: "green",
 }
 _DASH = "\N{EN DASH}"
-# At the end of `metrics.jsonl`, where its newest lines are.
+# Number of bytes read from the end of `metrics.jsonl`, where the newest lines are.
 _TAIL_BYTES = 1 << 16
 
 

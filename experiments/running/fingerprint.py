@@ -14,16 +14,16 @@ from ml_collections import ConfigDict
 import segloss
 from experiments.running.sweep import PlannedRun
 
-# The packages that compute: numba plans batches, scipy measures distances, dm-pix
-# changes colours.
+# The packages that affect results: numba plans batches, scipy measures distances,
+# dm-pix changes colours.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scipy")
 _PACKAGES += ("dm-pix", "numba")
-# Parts of segloss that change no figure of a run.
+# Parts of segloss that do not affect results.
 _NOT_COMPUTING = ("cli.py", "console.py", "inspection.py", "provenance.py", "report")
 _NOT_COMPUTING += ("serving.py", "writing.py")
 _SPEAKING = ("info", "print", "warn", "warning")
-# Fields that change no figure of a run. `evaluate` and `on_bad_sample` are not among
-# them: a run can be resumed with other values, but its figures are then not comparable.
+# Fields that do not affect results. `evaluate` and `on_bad_sample` are not among them:
+# a run can be resumed with other values, but its results are then not comparable.
 FREE = (
     "checkpoint_every_steps",
     "log_every_steps",
@@ -63,7 +63,7 @@ def code_fingerprint(root: pathlib.Path | None = None) -> str:
 
 
 class _OnlyComputing(ast.NodeTransformer):
-    """Removes docstrings, raised exceptions, and calls that print, warn or log."""
+    """Removes docstrings, raised exceptions, and printing or logging calls from code."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         said = node.value

@@ -21,7 +21,7 @@ from experiments.running.worker import JOB, OUTCOME, Job, Outcome, run_job
 
 _WORKER = ["-m", "experiments.running.worker"]
 _KILLED = Outcome("crashed", error="it was killed")
-# The files of another machine may appear late.
+# Files that a job wrote on another machine may appear late.
 _FILES_WITHIN_SECONDS = 20
 _ASK_SLURM_EVERY_SECONDS = 5
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from experiments.running.fingerprint import RECORD, code_fingerprint
 from segloss.writing import write_json
 
-# The files through which `Local` gives a job and takes its outcome.
+# Files in which `launch.Local` passes a job to its process, and gets its outcome.
 JOB, OUTCOME = "job.pkl", "outcome.json"
 _LOCK = ".lock"
 
@@ -137,8 +137,9 @@ def claim_devices(path: pathlib.Path) -> str:
 def _asked_by_signals() -> Iterator[None]:
     """Within the block, SIGINT and SIGTERM raise `_Asked`.
 
-    SIGUSR2, which Slurm sends at a job's time limit, sends SIGTERM. During training and
-    evaluation, `segloss.train` handles SIGINT and SIGTERM itself and saves its state.
+    On SIGUSR2, which Slurm sends at a job's time limit, the process sends itself
+    SIGTERM. During training and evaluation, `segloss.train` handles SIGINT and SIGTERM
+    instead, and saves its state.
     """
 
     def ask(number, frame):
@@ -162,9 +163,10 @@ def _asked_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Locks a folder within the block, by its file `.lock`; makes it if it is missing.
+    """Locks a folder within the block, by its file `.lock`.
 
-    The lock also ends with the process, even if that is killed.
+    Creates the folder if it is missing. The lock also ends with the process, even if
+    that is killed.
 
     Raises:
         ValueError: if another process holds the lock.
@@ -208,7 +210,10 @@ def check_free(folders: list[pathlib.Path]) -> None:
 
 
 def main(directory: pathlib.Path) -> None:
-    """Runs the `Job` in `directory/job.pkl`; writes its `Outcome` to `outcome.json`."""
+    """Runs the `Job` in `job.pkl` and writes its `Outcome` to `outcome.json`.
+
+    Both files are in `directory`.
+    """
     outcome = run_job(pickle.loads((directory / JOB).read_bytes()))
     write_json(directory / OUTCOME, dataclasses.asdict(outcome))
 

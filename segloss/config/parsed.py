@@ -18,7 +18,7 @@ Section = ConfigDict | Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """A section of a config: its field `name`, and its other fields."""
+    """A section of a config: its `name`, and its other fields as `hyperparameters`."""
 
     name: str
     hyperparameters: dict[str, Any]

@@ -38,8 +38,8 @@ def dataset_table(statistics: Mapping[str, Any]) -> Table:
 def acceptance_table(statistics: Mapping[str, Any]) -> Table:
     """Share of Balance-batch attempts that succeed, by `batch_cl` and `batch_max`.
 
-    An attempt draws at most `batch_max` images, and succeeds if these have `batch_cl`
-    classes. There is a column per `batch_max`; a dash means that none succeeded.
+    An attempt draws at most `batch_max` images, and succeeds if they have at least
+    `batch_cl` classes. A dash means that none succeeded.
     """
     pairs = {(p["batch_cl"], p["batch_max"]): p for p in statistics["acceptance"]}
     sizes = sorted({batch_max for _, batch_max in pairs})
@@ -105,7 +105,7 @@ def class_crop_table(statistics: Mapping[str, Any]) -> Table:
 
 
 def _by_class(statistics: Mapping[str, Any], section: str, key: str) -> Table:
-    """Table of `statistics[section][sampler][key]`: a row per class, a column each."""
+    """Table of `statistics[section][sampler][key]`: a row per class."""
     samplers = statistics[section]
     # Narrow, so that all fit on a line of 80 characters.
     table = make_table(["class"], (name.replace("_", "\n") for name in samplers))

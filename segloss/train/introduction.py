@@ -65,7 +65,7 @@ def describe_unused_rows(batch_max: int, num_devices: int) -> str:
 def describe_uncounted(setup: Setup) -> str:
     """Returns a line about classes of images that no crop can keep; "" if none.
 
-    With `keep_classes`, the sampler treats such an image as if it lacked the class.
+    With `keep_classes`, the sampler plans as if the images lacked these classes.
     """
     config, windows = setup.config, setup.loading.windows
     index = setup.dataset.class_index("train")

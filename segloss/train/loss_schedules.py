@@ -38,7 +38,7 @@ def schedules_of(terms: Sequence[Term]) -> dict[str, optax.Schedule]:
 
 
 def fill_in(terms: Sequence[Term], values: Mapping[str, Any]) -> list[Term]:
-    """Replaces each `Scheduled` in the terms by `values[name]`, with its `name`."""
+    """Replaces each `Scheduled` in the terms by the entry of `values` with its name."""
 
     def fill(value: Any) -> Any:
         return values[value.name] if isinstance(value, Scheduled) else value
@@ -114,7 +114,7 @@ def linear(
     transition_steps: int | None = None,
     transition_begin: int = 0,
 ) -> optax.Schedule:
-    """Linear from `init_value` to `end_value`, constant before and after.
+    """Changes linearly from `init_value` to `end_value`; constant before and after.
 
     Args:
         total_steps: number of steps of the run.
@@ -142,7 +142,7 @@ def cosine(
     transition_steps: int | None = None,
     transition_begin: int = 0,
 ) -> optax.Schedule:
-    """Half a cosine from `init_value` to `end_value`; has the arguments of `linear`."""
+    """Changes from `init_value` to `end_value` as half a cosine; see `linear`."""
     return _transition(
         "cosine",
         lambda steps: optax.cosine_decay_schedule(1.0, steps),
@@ -159,7 +159,7 @@ def piecewise_constant(
     values: tuple[float | int, ...],
     boundaries: tuple[int, ...],
 ) -> optax.Schedule:
-    """`values[0]` before step `boundaries[0]`, `values[1]` from there on, and so on.
+    """Is `values[0]` before step `boundaries[0]`, then `values[1]`, and so on.
 
     `total_steps` is ignored.
     """

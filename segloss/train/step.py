@@ -132,7 +132,7 @@ def attention_step(
     augment: Callable,
     class_names: Sequence[str],
 ) -> dict[str, jax.Array]:
-    """Computes the share of each class in the loss gradient and in the pixels.
+    """Computes each class's share of the loss gradient and of the pixels of a batch.
 
     The arguments are those of `train_step`, for the same augmented batch; `class_names`
     lists the names by class id. If the model returns a tuple of logits, only the last,

@@ -66,7 +66,7 @@ class Watch:
         return jax.block_until_ready(self._attention_step(state, batch))
 
     def scores(self, state: TrainState, progress: Progress) -> dict[str, float]:
-        """Evaluates a replicated state and returns `metrics.summary` of its confusion.
+        """Evaluates a replicated state and returns its scores (`metrics.summary`).
 
         A bar in `progress` shows the number of images evaluated.
         """

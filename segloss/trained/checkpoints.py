@@ -67,7 +67,7 @@ class Checkpoints:
         that is None.
 
         Args:
-            state: one device's copy, on the host.
+            state: a `TrainState` on the host, without a device axis.
             mean_iou: score of this state; None if it was not evaluated.
             meta: values that can be written as JSON.
         """

@@ -34,8 +34,8 @@ def export(
     - `exported/model.json` describes the classes and the origin of the model.
     - `exported/serving.py` loads the model; it needs only jax, numpy and flatbuffers.
 
-    JAX guarantees that versions up to six months newer and up to three weeks older than
-    the one that exports can read the file.
+    JAX guarantees that versions up to six months newer, or three weeks older, than the
+    exporting one can read `model.bin`.
 
     Args:
         config: the run's config; `config.evaluate` controls how images are predicted.

@@ -86,7 +86,7 @@ def _look(
     """Predicts images at one scale; returns scores at the size of `images`.
 
     `forward` maps normalised images to logits. `hw` is the height and width of each
-    image without its padding. The softmax of the scores is the prediction.
+    image without its padding. The softmax of the scores gives the probabilities.
     """
     if scale == 1:
         return _in_windows(forward, normalize(images), inference)

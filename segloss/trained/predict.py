@@ -92,9 +92,9 @@ def predict(
 
 
 def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
-    """Returns the images, the folder where their labels would be, and NAME.
+    """Returns the image files, the folder of their labels, and NAME as in `predict`.
 
-    `images` is the argument of `predict`, in which NAME is explained.
+    `images` is the argument of `predict`. The folder of labels may be missing.
     """
     if images.is_file():
         return [images], images.parent.parent / "labels", images.stem
