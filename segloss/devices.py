@@ -104,7 +104,7 @@ def prefetch_to_devices(batches: Iterable[Any], *, ahead: int = 2) -> Iterator[A
     Each batch is reshaped by `shard`. Unlike flax's `prefetch_to_device`, this makes no
     copy of a batch on the host.
     """
-    # The mesh of the mapped steps, or a batch would be placed again.
+    # Use the mesh of the mapped steps; otherwise a batch would be copied again.
     sharding = jax.NamedSharding(_mesh(None), jax.P(AXIS))
     sent = collections.deque()
     for batch in batches:

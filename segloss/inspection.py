@@ -51,7 +51,7 @@ _TRIALS = 2_000
 _CROPS = 200
 # The paper's values, tried in addition to the config's own.
 _BATCH_MAX = (4, 6, 9)
-# For hyperparameters that the config's own sampler may not have.
+# Hyperparameters of other samplers that the config may lack.
 _DEFAULTS = {"repeat_factor": {"threshold": 0.1}}
 
 

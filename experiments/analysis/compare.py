@@ -26,8 +26,8 @@ TOO_FEW_IMAGES = "too few images"
 # Number of test images that a class needs for a verdict. With fewer, resamples hardly
 # differ and intervals are too narrow. In simulations of three seeds without any gain,
 # the interval of a class leaves out 0 in 8 of 10 cases if one image has the class, in 4
-# if two have it, and in 1 if four or eight have it, which is due to the few seeds. One
-# image more than four, to be safe.
+# if two have it, in 1 if four have it, and in no fewer if eight have it, which is due
+# to the few seeds. One image more than four, to be safe.
 MIN_IMAGES = 5
 # Arms have seen equally many images if their numbers differ by at most this share.
 _EQUAL_IMAGES = 0.02
@@ -122,14 +122,14 @@ def points(interval: Interval) -> str:
         f"{_in_points(x):+.2f}"
         for x in (interval.estimate, interval.low, interval.high)
     )
-    # Rounded down, so that only all of the resamples read as 100 %.
+    # Rounded down, so that 100 % is printed only if it is all of the resamples.
     share = math.floor(1000 * interval.defined) / 10
     share = "" if interval.defined == 1 else f", of {share:g} %"
     return f"{estimate} ({low} to {high}{share})"
 
 
 def _in_points(share: float) -> float:
-    # Without the sign of a zero.
+    # Adding 0 turns -0.0 into 0.0.
     return round(100 * float(share), 2) + 0.0
 
 
@@ -198,8 +198,8 @@ def _compare(
 def _all_scores(
     confusion: Int[np.ndarray, "*b c c"], *, binary: Sequence[str]
 ) -> Float[np.ndarray, "*b k"]:
-    # Of the classes that the images drawn hold: a class that is only predicted would
-    # count, as 0, in the arm that predicts it, and not in the other.
+    # Mean over the labelled classes only: a class that is only predicted would count,
+    # as 0, in the arm that predicts it, and not in the other.
     labelled = confusion.sum(axis=-1) > 0
     per_class = np.where(labelled, metrics.iou_per_class(confusion), np.nan)
     with np.errstate(invalid="ignore"):

@@ -16,7 +16,7 @@ PerImage = Int[np.ndarray, "s n c c"]
 Score = Callable[[Int[np.ndarray, "*b c c"]], Any]
 
 _CONFIDENCE = 0.95
-# Resamples whose sums of confusions are in memory at once.
+# Number of resamples whose summed confusion matrices are in memory at once.
 _AT_ONCE = 250
 
 
@@ -111,7 +111,7 @@ def difference(
             f"difference: an interval needs at least 2 images, got {num_images}."
         )
     arms = [x.reshape(num_seeds, num_images, -1) for x in (treatment, baseline)]
-    # Sums of counts are exact in float64, and its products are fast.
+    # Sums of counts are exact in float64, whose matrix products are fast.
     arms = [x.astype(np.float64) for x in arms]
 
     def statistic(*drawn, axis):

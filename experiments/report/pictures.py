@@ -160,7 +160,7 @@ def _photo_uri(pixels: np.ndarray) -> str:
 
 def _map_uri(labels: np.ndarray, ignore_label: int) -> str:
     image = Image.fromarray(to_colors(labels, ignore_label=ignore_label))
-    # Few colours: as a palette a fifth of the size.
+    # With its few colours, a palette image takes a fifth of the size.
     image = _shrink(image, Image.Resampling.NEAREST).quantize(256, dither=0)
     return _uri(image, "PNG")
 

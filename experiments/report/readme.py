@@ -70,7 +70,7 @@ def write_study(
     if "curves" in plots:
         # One kind of curve is enough for a README; the page has both.
         del plots["losses"]
-    # The same bytes for everyone, whatever their matplotlibrc says.
+    # The bytes must not depend on a user's matplotlibrc.
     with style.context("default"):
         for name, (_, panels) in plots.items():
             figure = grid_figure(panels[:_PANELS_PER_PLOT])

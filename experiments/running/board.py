@@ -50,7 +50,7 @@ class Curve:
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             for line in file:
-                # The first line and the last may be cut.
+                # The first and the last line may be incomplete.
                 with contextlib.suppress(ValueError):
                     values = json.loads(line)
                     self.step = values["step"]

@@ -63,7 +63,7 @@ def code_fingerprint(root: pathlib.Path | None = None) -> str:
 
 
 class _OnlyComputing(ast.NodeTransformer):
-    """Removes docstrings, raised exceptions, and printing or logging calls from code."""
+    """Removes docstrings, raised exceptions, and calls that print or log from code."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         said = node.value
@@ -157,7 +157,7 @@ def check_unmixed(
         before = record.get("accepted_code", [])
         codes = [record.get("code", ""), *before]
         named = [c for c in codes if c.startswith(tuple(filter(None, accept_code)))]
-        # What was accepted before this code, or before a code that is accepted now.
+        # Codes accepted earlier still count if the run's own code counts now.
         inherited = before if codes[0] == code or named else []
         accepted |= dict.fromkeys(c for c in [*named, *inherited] if c != code)
     faults = [

@@ -87,7 +87,7 @@ class _LocalAttempt:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Out of the terminal's reach: the runner passes on what it is asked.
+                # Ctrl-C must not reach the job; the runner stops it instead.
                 start_new_session=True,
             )
 

@@ -180,7 +180,7 @@ class Runner:
         before = len(self._signals)
         for attempt, _ in self._attempts.values():
             attempt.stop()
-        # After the jobs were asked, as printing may fail.
+        # Print only after asking the jobs, as printing may fail.
         self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         killed_at = None
         while self._attempts:

@@ -150,7 +150,7 @@ def _replace(config: ConfigDict, field: str, value: Any) -> None:
         section = section.get(parent) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict) or name not in section:
         raise ValueError(f"sweep: the config has no field {field!r}.")
-    # An update in place would keep the fields that only the old `name` takes.
+    # Updating a section in place would keep fields that its new `name` does not have.
     del section[name]
     section[name] = value
 

@@ -119,7 +119,7 @@ def claim_devices(path: pathlib.Path) -> str:
     own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text(devices)
     try:
-        # A link appears with its content, and to one process only.
+        # Only one process can create the link, and its content is complete.
         with contextlib.suppress(FileExistsError):
             os.link(own, path)
     finally:

@@ -34,13 +34,13 @@ from segloss.report import make_table, markdown_table
 from segloss.writing import write_text
 
 HERE = pathlib.Path(__file__)
-# batch_max to the values of batch_cl.
+# Maps each batch_max to the values of batch_cl that are tried.
 PAIRS = {9: range(2, 13), 4: range(2, 7), 6: range(2, 9)}
 TRIALS = 100_000
 EPOCHS = 20
-# One block of a bar, as a share of the samples seen.
+# Share of the drawn samples that one block of a bar stands for.
 BLOCK = 0.02
-# The sampler that takes longer to choose every image, and the epochs that it gets.
+# A sampler that takes long to draw every image, and the number of epochs it also runs.
 REQUEUED, LONGER = "balance_batch 12, requeue", 60
 
 

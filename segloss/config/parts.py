@@ -21,7 +21,7 @@ from segloss.devices import AXIS
 from segloss.models import make_model
 from segloss.registry import bind
 
-# Fields of `config.augment` that the host uses; the others are those of `augment`.
+# Fields of `config.augment` for `Windows`; the others are arguments of `augment`.
 WINDOW_FIELDS = ("scale_range", "scales", "keep_classes")
 
 

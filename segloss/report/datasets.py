@@ -16,7 +16,7 @@ from segloss.report.figures import make_figure
 from segloss.report.tables import make_table
 
 _SIZE_INCHES = (13.0, 15.0)
-# Companions that the table lists for each class; the figure shows all classes.
+# Number of other classes that `co_occurrence_table` lists for each class.
 _COMPANIONS = 3
 
 

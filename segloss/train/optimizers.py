@@ -182,7 +182,7 @@ def _chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     )
     pull = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
-    # Optax counts updates; the schedule takes steps.
+    # Optax passes the number of updates; the schedule expects training steps.
     rate = optax.scale_by_learning_rate(lambda n: schedule(n * accumulate_steps))
 
     def steps(pull: optax.GradientTransformation) -> list[optax.GradientTransformation]:

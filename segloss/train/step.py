@@ -177,7 +177,7 @@ def _augmented(
     Returns images, labels, valid, and a dict with `distances` if the batch has them.
     """
     rows = batch["labels"].shape[0]
-    # Keys depend on the place in the global batch, not on the number of devices.
+    # Keys depend on the row in the global batch, not on the number of devices.
     place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
     keys = jax.vmap(functools.partial(jax.random.fold_in, _step_key(state)))(place)
     given = {name: batch[name] for name in ("window", "distances") if name in batch}
@@ -200,7 +200,7 @@ def _forward(
         train=True,
         sample_valid=batch["sample_valid"],
         mutable=["batch_stats"],
-        # No sample has this place; augmentation uses the keys of their places.
+        # No row has this number; augmentation uses the keys of the row numbers.
         rngs={"dropout": jax.random.fold_in(_step_key(state), np.uint32(2**32 - 1))},
     )
     return logits, updated.get("batch_stats", {})

@@ -131,7 +131,7 @@ def final_evaluation(
             on_confusions=confusions.add,
         )
         directory.mkdir(parents=True, exist_ok=True)
-        # Scores of some of the images, or of several runs, can be computed from it.
+        # Scores of a subset of the images can be computed from it later.
         with replacing(directory / "confusions.npz") as path:
             confusions.save(path)
     results = make_results(

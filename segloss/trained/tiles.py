@@ -10,11 +10,11 @@ from segloss.data import round_up
 
 # Side of a tile in pixels, unless `evaluate.max_pixels` asks for less.
 TILE_PX = 1024
-# Distance in pixels from which a pixel's prediction is kept, where the tile's border is
-# not the image's. A U-Net of depth 4 sees at most 107 pixels far.
+# A tile keeps its predictions at this distance in pixels, or more, from each of its
+# borders that is not the image's. A U-Net of depth 4 sees at most 107 pixels far.
 MARGIN_PX = 128
-# Tiles start at multiples of it, so that networks of this stride pool the same pixels
-# in a tile as in the image.
+# Tiles start at multiples of this number of pixels, so that networks of this stride
+# pool the same pixels in a tile as in the image.
 GRID_PX = 32
 
 
