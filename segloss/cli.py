@@ -14,15 +14,13 @@ def run(
 ) -> None:
     """Parses the flags and runs `main`; an error that the user can fix prints one line.
 
-    Such errors are wrong flags or arguments, and ValueError, OSError and
-    FloatingPointError in `main`. The exit code is then 1. `--verbosity=1` prints the
-    traceback of errors in `main`.
+    These are wrong flags or arguments, and ValueError, OSError and FloatingPointError
+    in `main`. The exit code is 1. `--verbosity=1` shows the traceback.
 
     Args:
         main: called with a list of the command's name and its positional arguments.
         arguments: names of the positional arguments, all of which are required.
-        repeats_last: True allows more values for the last argument; False makes them an
-            error.
+        repeats_last: True allows several values for the last argument, False only one.
     """
 
     def guarded(argv: list[str]) -> None:

@@ -185,8 +185,8 @@ def _try_samplers(
 ) -> dict[str, dict[str, Any]]:
     """Makes the entries `exposures` and `crops` of `inspect.json`.
 
-    Each sampler uses those of the config's hyperparameters that it has. One that lacks
-    a hyperparameter is left out, with a message.
+    Each sampler takes its hyperparameters from the config; one that lacks any is left
+    out, with a message.
     """
     presence = index.presence()
     exposed, cropped = {}, {}

@@ -38,8 +38,6 @@ class Comparison:
     """Differences of an arm minus its baseline, each with a 95 % interval.
 
     Attributes:
-        arm: name of the arm.
-        baseline: name of the arm that it is compared with.
         equal: what both arms trained on equally many of: "steps", "images".
         scores: differences of `SCORES`, by key.
         per_class: differences of IoU, by class name.

@@ -20,8 +20,6 @@ class Reported:
     """One number of the paper, from a line of `paper.csv`.
 
     Attributes:
-        figure: number of the figure that shows it; may be empty.
-        page: page of the paper; may be empty.
         loss: name of the loss in `segloss.losses`.
         sampler: "random" or "balance_batch".
         batch_max: most images in a batch.

@@ -51,14 +51,10 @@ class Spread:
 
 
 def mean_scores(per_image: PerImage, score: Score = metrics.mean_iou) -> Any:
-    """Scores the summed confusion matrices of each seed; returns mean and range.
+    """Returns mean and range over seeds of the score of a seed's summed confusions.
 
-    Seeds whose score is NaN are left out. Returns one `Spread`, or a list if `score`
-    returns several scores.
-
-    Args:
-        per_image: confusion matrices by seed and image.
-        score: maps confusion matrices to scores, such as `segloss.metrics.mean_iou`.
+    `per_image` has a confusion matrix per seed and image. Seeds whose score is NaN are
+    left out. If `score` returns several scores, the result is a list of `Spread`.
     """
     scores = np.asarray(score(per_image.sum(axis=1, dtype=np.int64)))
     columns = scores.reshape(len(scores), -1).T

@@ -32,7 +32,6 @@ class Study:
 
     Attributes:
         name: name of the study's file in `configs/sweeps/`.
-        question: the question.
         comparisons: pairs of an arm (a setting that was trained) and its baseline arm.
         paper: the loss in `paper.csv` with which results are shown, or None.
         runs: the finished runs, in the order of the sweep.

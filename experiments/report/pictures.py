@@ -26,7 +26,6 @@ class Picture:
     Attributes:
         title: why the image is shown.
         words: its name and scores.
-        image: the image.
         truth: its labels in colours.
         before: prediction of the baseline.
         after: prediction of the arm that is compared with it.

@@ -38,8 +38,6 @@ class Runner:
     """Trains the runs of a board that are not done, and retries those that crash.
 
     Attributes:
-        board: has a row per run.
-        launcher: starts the jobs that train.
         workdir: folder of the runs, and of `.jobs/` with the log of every attempt.
         code: the current `code_fingerprint`.
         accepted_code: fingerprints of other code that counts as the same.

@@ -21,11 +21,9 @@ class StudyConfig:
     """The contents of a study's file in `configs/sweeps`.
 
     Attributes:
-        path: the file.
-        question: the question that the study answers, for its README.
+        question: the question that the study answers.
         comparisons: pairs of an arm (a setting that is trained) and its baseline arm.
         paper: the loss in `paper.csv` with which results are shown, or None.
-        get_config: makes the base config.
         sweep: yields the arm, the seed and the changed fields of each run.
     """
 

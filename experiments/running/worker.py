@@ -31,7 +31,6 @@ class Job:
     """One run to train, and the files through which its job and the runner agree.
 
     Attributes:
-        config: the config of the run.
         folder: the run's folder.
         record: what `run.json` is to contain; see `make_record`.
         stop_file: if this file exists, the job ends before it begins to train.

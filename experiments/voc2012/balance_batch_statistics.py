@@ -124,9 +124,8 @@ def class_table(
 ) -> Table:
     """Makes a table of the share of drawn images that have each class.
 
-    It has a row per class, without the background, and a column per sampler.
-    `presence[n, c]` says whether image n has class c; `counts` are draws of each image,
-    by label of the sampler.
+    It has a row per class but the background. `presence[n, c]` is True if image n has
+    class c; `counts` are the draws of each image, by label of a sampler.
     """
     table = make_table(("class", *counts), ())
     shares = [n @ presence / n.sum() for n in counts.values()]

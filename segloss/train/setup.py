@@ -48,7 +48,7 @@ class Setup:
     Attributes:
         sampler: chooses the samples of each batch.
         loading: how samples become batches.
-        loss: takes logits, class ids and `valid`; see `make_configured_loss`.
+        loss: the result of `make_configured_loss`.
         schedule: maps a step to its learning rate.
         augment: scales, crops, flips and recolours a batch on the device.
     """
