@@ -51,7 +51,7 @@ class Spread:
 
 
 def mean_scores(per_image: PerImage, score: Score = metrics.mean_iou) -> Any:
-    """Returns mean and range over seeds of the score of a seed's summed confusions.
+    """Scores the summed confusion matrices of each seed; returns mean and range.
 
     `per_image` has a confusion matrix per seed and image. Seeds whose score is NaN are
     left out. If `score` returns several scores, the result is a list of `Spread`.

@@ -92,7 +92,8 @@ def index_windows(
     """Returns the class index (pixels per class and sample) that a sampler plans with.
 
     This is `index`, which counts whole images. If `windows.keep_classes` is True and
-    the sampler chooses samples by class, only classes that fit a window are counted.
+    the sampler chooses samples by class, only classes that fit into one window together
+    are counted, with their pixels in it.
     """
     takes_for_classes = SAMPLERS[sampler.name].takes_for_classes
     if windows.keep_classes and takes_for_classes:

@@ -105,7 +105,7 @@ class Checkpoints:
         Args:
             like: a tree with the structure and shapes of the state. A dict with some of
                 the fields of the state restores only these.
-            which: "newest" or "best"; without scores, the best is the newest.
+            which: "newest" or "best" (the highest mean IoU).
 
         Raises:
             ValueError: if the structure or a shape differs from that of `like`.
