@@ -1,4 +1,4 @@
-"""Studies: the runner of sweeps, and a folder per study with commands and results."""
+"""Commands that run and report studies, and a folder per study with its results."""
 
 # The scores that a study compares, by their name in `results.json`.
 SCORES = {

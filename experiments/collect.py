@@ -3,10 +3,11 @@ r"""Collects the runs of a study into files to commit, and writes its README's r
 python -m experiments.collect STUDY --workdir=DIR    # from the folders of its runs
 python -m experiments.collect STUDY                  # from what is stored already
 
-The first writes `experiments/STUDY/results/`. Both write the plots next to it and the
-part of its README between `<!-- results -->` and `<!-- end of results -->`, the same
-bytes each time. A study without a folder in `experiments`, and what `experiments.run
---smoke` ran, is collected within DIR. STUDY is a name in `configs/sweeps`, or a file.
+The first writes `experiments/STUDY/results/`. Both write `experiments/STUDY/plots/` and
+the part of the README there between `<!-- results -->` and `<!-- end of results -->`,
+the same bytes each time. A study without a folder in `experiments`, and what
+`experiments.run --smoke` ran, is collected into DIR instead. STUDY is the name of a
+file in `configs/sweeps`, or the path of such a file.
 """
 
 import pathlib
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
     if SMOKE.value and not workdir:
         raise ValueError("--smoke needs --workdir, the folder of what it ran.")
-    # Of a file that is given, only the runs in --workdir are known.
+    # A study given as a file has no folder in `experiments`.
     is_committed = folder.exists() and not (SMOKE.value or name.endswith(".py"))
     if is_committed or not workdir:
         check_place(folder / "README.md")
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
             folder = workdir
             begin_readme(study, folder)
         save(study, folder / "results")
-    # Read back, so that both ways go through the same bytes.
+    # Load the stored results, so that both commands write the same bytes.
     study = load(folder / "results")
     write_study(study, folder)
     print(f"{folder / 'README.md'}: {len(study.runs)} runs of {len(study.arms)} arms")

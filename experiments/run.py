@@ -6,8 +6,8 @@ python -m experiments.run --config=... --workdir=DIR --smoke
 python -m experiments.run --config=... --workdir=DIR --launcher=slurm \
     --slurm_partition=gpu --slurm_gpus=1 --slurm_time=600 --slurm_set=mem=32G
 
-The same command resumes a sweep that was stopped. Each run is in DIR/ARM/seed=S/, the
-logs of its tries are in DIR/.jobs/ARM/seed=S/.
+The same command resumes a sweep that was stopped. Each run is in DIR/ARM/seed=S/, and
+the logs of its attempts are in DIR/.jobs/ARM/seed=S/.
 
 --smoke takes seconds. It trains the base config of size `smoke` on the arms of the
 first comparison, with one seed and the overrides of `sampler` and `loss` only.
@@ -72,10 +72,10 @@ SLURM_SET = flags.DEFINE_multi_string(
 
 
 def plan() -> tuple[StudyConfig, list[PlannedRun]]:
-    """The study and the runs that the flags ask for.
+    """Returns the study and the runs that the flags ask for.
 
     Raises:
-        ValueError: if the sweep is wrong.
+        ValueError: if the study's file or an override is invalid.
     """
     flag = flags.FLAGS["config"]
     # Without the argument of `get_config`, which follows a colon.
@@ -92,7 +92,7 @@ def plan() -> tuple[StudyConfig, list[PlannedRun]]:
 
 
 def _override(base: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets the fields that a base has, and prints those that it lacks."""
+    """Sets the given fields of `base`, and prints the names of those that it lacks."""
     lacking = []
     for field, value in values.items():
         try:
@@ -104,7 +104,7 @@ def _override(base: ConfigDict, values: Mapping[str, Any]) -> None:
 
 
 def make_launcher(workdir: pathlib.Path):
-    """The launcher that the flags ask for."""
+    """Makes the launcher that the flags ask for: `Local` or `Slurm`."""
     from experiments.running import launch
 
     if LAUNCHER.value == "local":
@@ -125,7 +125,7 @@ def make_launcher(workdir: pathlib.Path):
 
 
 def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
-    """The command that collects the runs."""
+    """Returns the command line of `experiments.collect` for the runs in `workdir`."""
     known = study.path.resolve() == study_config(study.name)
     name = study.name if known else study.path
     smoke = " --smoke" if SMOKE.value else ""
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(WORKDIR.value)
     console = Console(markup=False, highlight=False)
     console.print(f"{study.name}: {study.question}", soft_wrap=True)
-    # What could not be collected together is refused before anything starts.
+    # Refuse now what `experiments.collect` would refuse after the runs.
     code = code_fingerprint()
     accepted = check_unmixed(runs, workdir, code=code, accept_code=ACCEPT_CODE.value)
     check_devices(runs, workdir)

@@ -1,4 +1,4 @@
-"""Shared entry point of the commands: user errors end with one line, no traceback."""
+"""Entry point that all commands share: a user error prints one line, no traceback."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,14 +12,15 @@ def run(
     arguments: Sequence[str] = (),
     repeats_last: bool = False,
 ) -> None:
-    """Runs a command; an error that the user can fix prints one line and exits with 1.
+    """Parses the flags and runs `main`; an error that the user can fix prints one line.
 
-    `--verbosity=1` shows the traceback.
+    These are wrong flags or arguments, and ValueError, OSError and FloatingPointError
+    in `main`. The exit code is 1. `--verbosity=1` shows the traceback.
 
     Args:
-        main: called with the command's name, followed by its positional arguments.
-        arguments: names of the required positional arguments.
-        repeats_last: whether the last argument may be repeated.
+        main: called with a list of the command's name and its positional arguments.
+        arguments: names of the positional arguments, all of which are required.
+        repeats_last: True allows several values for the last argument, False only one.
     """
 
     def guarded(argv: list[str]) -> None:

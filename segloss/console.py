@@ -15,18 +15,18 @@ from rich.text import Text
 
 
 def make_console() -> Console:
-    """A console that prints text as it is: brackets in paths are not markup."""
+    """Makes a rich console that prints text unchanged: brackets are not markup."""
     return Console(markup=False, highlight=False)
 
 
 def make_progress(
     console: Console | None = None, *, transient: bool = False
 ) -> Progress:
-    """Progress bars, shown only on a terminal.
+    """Makes progress bars; they are shown only if the console is a terminal.
 
     Args:
         console: where to show them; None means a new console.
-        transient: whether they disappear when done.
+        transient: True removes the bars when done; False leaves them visible.
     """
     console = console or make_console()
     return Progress(
@@ -44,7 +44,7 @@ def make_progress(
 
 
 class _Status(ProgressColumn):
-    """The field `status` of a task, if it has one."""
+    """Column that shows the field `status` of each task, or nothing without one."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields.get("status", ""))

@@ -1,6 +1,7 @@
-"""One step on all devices of this process: mapped, replicated, sharded, read back.
+"""Runs a step on all devices of this process, and moves arrays to them and back.
 
-Arrays that a mapped step takes and returns have a leading axis over the devices.
+A mapped step is a result of `map_over_devices`. All arrays that it takes and returns
+have a leading axis over the devices.
 """
 
 import collections
@@ -24,15 +25,21 @@ def map_over_devices(
     devices: Sequence[jax.Device] | None = None,
     **parts: Any,
 ) -> Callable:
-    """Compiles a step that is written for one device, for all devices.
+    """Compiles a step that is written for one device, so that it runs on all devices.
 
     Args:
-        step: takes trees of arrays; may use collectives over `AXIS`.
-        mapping: "pmap", or "shard_map" for the same program by `jax.jit` of
-            `jax.shard_map`.
-        donate_first: whether the step may reuse the memory of its first argument.
+        step: takes trees of arrays without a device axis; may use collectives, such as
+            `psum`, over the axis name `AXIS`.
+        mapping: "pmap" uses `jax.pmap`, "shard_map" uses `jax.jit` of `jax.shard_map`.
+            Both run the same program.
+        donate_first: True lets the step overwrite its first argument, which cannot be
+            used again; False keeps it.
         devices: the devices; None means all devices of this process.
         **parts: keyword arguments of `step` that are the same for every call.
+
+    Returns:
+        A function of the positional arguments of `step`. Its arguments and results have
+        a leading axis over the devices.
 
     Raises:
         ValueError: if `mapping` is unknown.
@@ -63,10 +70,16 @@ def map_over_devices(
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Copies a tree to each device.
+    """Copies a tree of arrays to each device, as an argument of a mapped step.
 
-    The copies are placed exactly as mapped steps place their results. Otherwise, as
-    with `flax.jax_utils.replicate`, the second step would be compiled again.
+    Args:
+        tree: arrays without a device axis.
+        devices: the devices; None means all devices of this process.
+
+    Returns:
+        The tree with arrays `[n, ...]`, one copy on each of `n` devices. Their sharding
+        is that of a mapped step's results. The sharding of `flax.jax_utils.replicate`
+        differs, so the second step would be compiled again.
     """
     devices = devices or jax.local_devices()
     copy = jax.pmap(
@@ -76,17 +89,22 @@ def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 
 
 def shard(batch: Any, num_devices: int | None = None) -> Any:
-    """Splits this process's rows over its devices: `[b, ...]` to `[n, b / n, ...]`."""
+    """Reshapes each array of a batch from `[b, ...]` to `[n, b / n, ...]`.
+
+    `n` is `num_devices`; None means the number of devices of this process. No data is
+    moved to the devices.
+    """
     devices = num_devices or jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
 
 def prefetch_to_devices(batches: Iterable[Any], *, ahead: int = 2) -> Iterator[Any]:
-    """Shards batches and sends each to the devices `ahead` batches before its turn.
+    """Yields batches on all devices of this process; sends each `ahead` batches early.
 
-    Unlike flax's `prefetch_to_device`, this does not copy a batch before it is sent.
+    Each batch is reshaped by `shard`. Unlike flax's `prefetch_to_device`, this makes no
+    copy of a batch on the host.
     """
-    # The mesh of the mapped steps, or a batch would be placed again.
+    # Use the mesh of the mapped steps; otherwise a batch would be copied again.
     sharding = jax.NamedSharding(_mesh(None), jax.P(AXIS))
     sent = collections.deque()
     for batch in batches:
@@ -97,7 +115,10 @@ def prefetch_to_devices(batches: Iterable[Any], *, ahead: int = 2) -> Iterator[A
 
 
 def first_replica(tree: Any) -> Any:
-    """Copies one device's part of a replicated tree to the host."""
+    """Copies a replicated tree from its first device to NumPy arrays.
+
+    The result has no device axis.
+    """
     return jax.tree.map(
         lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), tree
     )

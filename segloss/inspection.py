@@ -1,4 +1,4 @@
-"""Inspects a dataset, and what each sampler would draw from it, before training."""
+"""Shows statistics of a dataset, and of each sampler's draws, before training."""
 
 import dataclasses
 import inspect
@@ -51,14 +51,14 @@ _TRIALS = 2_000
 _CROPS = 200
 # The paper's values, tried in addition to the config's own.
 _BATCH_MAX = (4, 6, 9)
-# For hyperparameters that the config's own sampler may not have.
+# Hyperparameters of other samplers that the config may lack.
 _DEFAULTS = {"repeat_factor": {"threshold": 0.1}}
 
 
 def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Prints statistics of the training split and of what each sampler draws from it.
 
-    Writes `inspect.json` and `figures/inspect.png`.
+    Writes `inspect.json` and `figures/inspect.png` in `workdir`.
 
     Args:
         config: the config of a run; only `seed`, `data`, `augment` and `sampler` are
@@ -66,24 +66,25 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         workdir: directory for the files.
 
     Returns:
-        The contents of `inspect.json`, with these entries.
+        The contents of `inspect.json`. Its main entries are:
 
-        - `classes`: name, `pixel_share`, `image_share` and `median_frequency` weight of
-          each class.
-        - `co_occurrence`: the share of the images with the class of the row that also
-          have the class of the column.
-        - `acceptance`: results of `estimate_acceptance` for pairs of `batch_max` and
-          `batch_cl`. Classes are counted by the config's `min_pixels` and
-          `count_background`.
+        - `classes`: for each class its `name`, its share of the labelled pixels,
+          `pixel_share`, the share of the images that have it, `image_share`, and its
+          weight by median-frequency balancing, `median_frequency`.
+        - `co_occurrence`: a matrix; row i, column j is the share of the images with
+          class i that also have class j.
+        - `acceptance`: results of `estimate_acceptance` for pairs of `batch_max` (most
+          images in a batch) and `batch_cl` (fewest distinct classes). An image has a
+          class according to the config's `min_pixels` and `count_background`.
         - `exposures`: for each sampler, `min`, `median` and `max` of how often a sample
           is drawn in `exposure_epochs` epochs, and for each class the share of the
           drawn images that have it, `class_share`.
         - `crops`: for each sampler, the mean number of distinct classes of a batch in
           its images, `classes_in_images`, and in its training crops,
-          `classes_in_crops`; the share of the batches that have `batch_cl` classes in
-          the crops, `share_with_batch_cl`, null if the sampler promises none; and for
-          each class its share of the labelled pixels of the crops, `pixel_share`.
-          Measured on the labels of about 200 images.
+          `classes_in_crops`; the share of the batches with at least `batch_cl` classes
+          in the crops, `share_with_batch_cl`, None if the sampler has no `batch_cl`;
+          and for each class its share of the labelled pixels of the crops,
+          `pixel_share`. Measured on the labels of about 200 images.
     """
     run, console, workdir = parse_config(config), make_console(), Path(workdir)
     dataset = open_configured_dataset(run)
@@ -151,7 +152,11 @@ def _co_occurrence(presence: Bool[np.ndarray, "n c"]) -> Float[np.ndarray, "c c"
 def _try_pairs(
     sets: ClassSets, batch_max: int | None, console: Console
 ) -> list[dict[str, Any]]:
-    """Tries increasing `batch_cl` for each `batch_max`, until no attempt succeeds."""
+    """Makes the list `acceptance` of `inspect.json`.
+
+    For each `batch_max` of the paper, and the given one if it is not None, `batch_cl`
+    grows from 1 until no attempt to draw such a batch succeeds.
+    """
     sizes = sorted({*_BATCH_MAX} | ({batch_max} if batch_max else set()))
     num_classes = int((sets.samples_per_class() > 0).sum())
     pairs = []
@@ -178,7 +183,11 @@ def _try_samplers(
     windows: Windows,
     console: Console,
 ) -> dict[str, dict[str, Any]]:
-    """Draws with each sampler that can be made from the config's hyperparameters."""
+    """Makes the entries `exposures` and `crops` of `inspect.json`.
+
+    Each sampler takes its hyperparameters from the config; one that lacks any is left
+    out, with a message.
+    """
     presence = index.presence()
     exposed, cropped = {}, {}
     with make_progress(console) as progress:

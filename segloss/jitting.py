@@ -12,11 +12,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Function]:
-    """Decorator that applies `jax.jit` with the named arguments static.
+    """Makes a decorator that applies `jax.jit`.
 
-    Arguments named in `scalars` are keyword-only numbers. A Python number is static, so
-    that the function can check it; an array or a sequence is traced, so that a new
-    value needs no compilation.
+    Args:
+        *static: names of the arguments that are always static, as in `static_argnames`.
+        scalars: names of keyword-only arguments that are numbers. In each call, one
+            that is a Python number, a string, None or left out is static, so the
+            function can check its value. An array or a sequence is traced, so a new
+            value needs no compilation.
     """
 
     def decorate(function: Function) -> Function:

@@ -1,4 +1,4 @@
-"""Where numbers come from: the versions of the packages, and the commit of the code."""
+"""What produced a result: the versions of the packages, and the commit of the code."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, segloss and the packages that compute."""
+    """Returns the versions of Python, segloss, JAX, Flax, Optax, Orbax and NumPy."""
     return {
         "python": platform.python_version(),
         "segloss": __version__,
@@ -20,7 +20,10 @@ def versions() -> dict[str, str]:
 
 
 def current_commit() -> str | None:
-    """Commit of the checkout that contains this file; None outside a checkout."""
+    """Returns the git commit of this code; None without git or outside a checkout.
+
+    The 40 digits are followed by `-dirty` if tracked files have changed.
+    """
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
     described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

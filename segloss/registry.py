@@ -1,4 +1,4 @@
-"""Functions selected by name; config values are checked before anything runs."""
+"""Selects functions by name, and checks their arguments before anything runs."""
 
 import functools
 import inspect
@@ -26,8 +26,10 @@ def bind(
         registry: maps names to functions or classes.
         name: name of the entry.
         hyperparameters: keyword-only arguments set by the user.
-        later: names of arguments passed with each call; the user cannot set them.
-        elsewhere: names that the user may also set, but that are not bound here.
+        later: names of arguments that are passed with each call of the result; the user
+            cannot set them.
+        elsewhere: names that `hyperparameters` may also contain because other code uses
+            them; they are not bound.
         **given: arguments set by the calling code; the user cannot set them. Arguments
             that the entry does not accept are ignored.
 

@@ -10,10 +10,11 @@ from jax import export
 
 
 def load_exported(directory: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads the model in `directory`; it is compiled once per shape of the images.
+    """Loads an exported model from `model.bin` and `model.json` in `directory`.
 
     The returned function maps RGB images, uint8 `[b, h, w, 3]`, to class ids, uint8
-    `[b, h, w]`. It raises ValueError if the images have another shape or type.
+    `[b, h, w]`. It is compiled once per shape of the images, and raises ValueError for
+    arrays of another type, or of a shape that the model does not take.
     """
     hw = json.loads((Path(directory) / "model.json").read_text())["image_hw"]
     model = export.deserialize((Path(directory) / "model.bin").read_bytes())

@@ -12,10 +12,11 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path that replaces `path` if the block ends without an error.
+    """Yields a temporary path to write to; its file then replaces `path`.
 
-    Readers see the complete old or the complete new file. If the process is killed or
-    the disk is full, the old file stays intact.
+    After an error in the block, the temporary file is deleted instead. Readers see the
+    complete old or the complete new file. If the process is killed or the disk is full,
+    the old file stays intact. Yields `path` itself if it is a device or a pipe.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -46,7 +47,7 @@ def write_json(path: str | os.PathLike[str], tree: Any) -> None:
 
 
 def without_nan(tree: Any) -> Any:
-    """Replaces NaN by None, because JSON has no NaN."""
+    """Copies a tree of dicts and lists with None for NaN, because JSON has no NaN."""
     if isinstance(tree, dict):
         return {key: without_nan(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,1 +1,1 @@
-"""From finished runs to stored results, intervals, tables and plots."""
+"""Turns finished runs into stored results, intervals, tables and plots."""

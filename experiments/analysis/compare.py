@@ -1,4 +1,4 @@
-"""The comparisons of a study: differences with their intervals, and what they say."""
+"""Compares arms: differences of scores with intervals, and verdicts in words."""
 
 import dataclasses
 import functools
@@ -13,21 +13,21 @@ from experiments.analysis.statistics import Interval, difference
 from experiments.analysis.store import Run, Study, confusions
 from segloss import metrics
 
-# Of class 1, where there are two.
+# Scores of class 1, for datasets of two classes.
 BINARY_SCORES = {
     "iou": "IoU",
     "f1": "F1",
     "precision": "precision",
     "recall": "recall",
 }
-# What an interval shows, in words that also fit studies of losses.
+# Verdicts on an interval; the words also fit studies that compare losses.
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 TOO_FEW_IMAGES = "too few images"
-# The test images that a class needs for a verdict. With fewer, resamples hardly differ
-# and intervals are too narrow. In simulations of three seeds without any gain, the
-# interval of a class leaves out 0 in 8 of 10 cases if one image holds the class, in 4
-# if two do, in 1 if four do, and in no fewer if eight do, which is due to the few
-# seeds. One image more than four, to be safe.
+# Number of test images that a class needs for a verdict. With fewer, resamples hardly
+# differ and intervals are too narrow. In simulations of three seeds without any gain,
+# the interval of a class leaves out 0 in 8 of 10 cases if one image has the class, in 4
+# if two have it, in 1 if four have it, and in no fewer if eight have it, which is due
+# to the few seeds. One image more than four, to be safe.
 MIN_IMAGES = 5
 # Arms have seen equally many images if their numbers differ by at most this share.
 _EQUAL_IMAGES = 0.02
@@ -35,36 +35,50 @@ _EQUAL_IMAGES = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """An arm against its baseline."""
+    """Differences of an arm minus its baseline, each with a 95 % interval.
+
+    Attributes:
+        equal: what both arms trained on equally many of: "steps", "images".
+        scores: differences of `SCORES`, by key.
+        per_class: differences of IoU, by class name.
+        images: number of test images that have each class, by class name.
+        binary: differences of `BINARY_SCORES` of class 1; empty unless there are two
+            classes.
+    """
 
     arm: str
     baseline: str
-    equal: tuple[str, ...]  # what both have equally many of: steps, images
-    scores: dict[str, Interval]  # differences of `SCORES`
-    per_class: dict[str, Interval]  # differences of IoU
-    images: dict[str, int]  # test images that hold each class
-    binary: dict[str, Interval]  # differences of `BINARY_SCORES`, of two classes
+    equal: tuple[str, ...]
+    scores: dict[str, Interval]
+    per_class: dict[str, Interval]
+    images: dict[str, int]
+    binary: dict[str, Interval]
 
     @property
     def name(self) -> str:
-        """Both arms, for headings."""
+        """`ARM against BASELINE`, for headings."""
         return f"{self.arm} against {self.baseline}"
 
     @property
     def at(self) -> str:
-        """What both have equally many of, in words."""
+        """`equal` in words, such as "equal steps and images"."""
         if self.equal:
             return f"equal {' and '.join(self.equal)}"
         return "neither equal steps nor images"
 
     def class_verdict(self, name: str) -> str:
-        """What the interval of a class allows to be said."""
+        """Says what the 95 % interval of a class's difference of IoU shows.
+
+        Returns "too few images" if some test images have the class, but fewer than
+        `MIN_IMAGES`. Otherwise returns the `verdict` on the interval: "better",
+        "worse", "no difference shown" or "not defined".
+        """
         if 0 < self.images[name] < MIN_IMAGES:
             return TOO_FEW_IMAGES
         return verdict(self.per_class[name])
 
     def classes(self, word: str) -> dict[str, Interval]:
-        """The classes with this verdict, and their intervals."""
+        """The classes whose `class_verdict` is `word`, with their intervals."""
         return {
             name: interval
             for name, interval in self.per_class.items()
@@ -73,7 +87,7 @@ class Comparison:
 
 
 def compare(study: Study, *, resamples: int = 2000) -> list[Comparison]:
-    """All comparisons of a study, in its order."""
+    """Compares the arms that a study lists, with `resamples` bootstrap resamples."""
     return [
         _compare(*study.pairs(arm, baseline), resamples=resamples)
         for arm, baseline in study.comparisons
@@ -81,7 +95,11 @@ def compare(study: Study, *, resamples: int = 2000) -> list[Comparison]:
 
 
 def verdict(interval: Interval) -> str:
-    """What an interval allows to be said, its ends as they are printed."""
+    """Says on which side of 0 an interval lies, its ends rounded as they are printed.
+
+    Returns "better" (above 0), "worse" (below 0), "no difference shown" (0 lies within
+    or at an end) or "not defined" (its ends are NaN).
+    """
     if math.isnan(interval.low):
         return "not defined"
     low, high = (_in_points(x) for x in (interval.low, interval.high))
@@ -91,26 +109,30 @@ def verdict(interval: Interval) -> str:
 
 
 def points(interval: Interval) -> str:
-    """A difference of shares in points, times 100, never without its interval."""
+    """Formats a difference with its interval, times 100: "+1.20 (+0.31 to +2.05)".
+
+    Adds ", of N %" if the score is defined in only that share of the resamples; a dash
+    stands for NaN.
+    """
     if math.isnan(interval.low):
         return "\N{EN DASH}"
     estimate, low, high = (
         f"{_in_points(x):+.2f}"
         for x in (interval.estimate, interval.low, interval.high)
     )
-    # Rounded down, so that only all of the resamples read as 100 %.
+    # Rounded down, so that 100 % is printed only if it is all of the resamples.
     share = math.floor(1000 * interval.defined) / 10
     share = "" if interval.defined == 1 else f", of {share:g} %"
     return f"{estimate} ({low} to {high}{share})"
 
 
 def _in_points(share: float) -> float:
-    # Without the sign of a zero.
+    # Adding 0 turns -0.0 into 0.0.
     return round(100 * float(share), 2) + 0.0
 
 
 def headline(comparison: Comparison) -> str:
-    """The difference of mean IoU in words."""
+    """States the difference of mean IoU, its interval and its verdict in a sentence."""
     overall = comparison.scores["mean_iou"]
     return (
         f"{comparison.name}, {comparison.at}: mean IoU {points(overall)} points: "
@@ -119,7 +141,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """A comparison in words, with the classes that are better and worse."""
+    """States a comparison in words, with the classes that are better and worse."""
     parts = [headline(comparison)]
     if comparison.binary:
         parts.append(f"{binary_conclusion(comparison)}.")
@@ -136,13 +158,13 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def binary_conclusion(comparison: Comparison) -> str:
-    """F1 of class 1 in words."""
+    """States the difference of F1 of class 1, if there are two classes."""
     name, f1 = list(comparison.per_class)[1], comparison.binary["f1"]
     return f"F1 of {name} {points(f1)} points: {verdict(f1)}"
 
 
 def images_with_class(run: Run) -> dict[str, int]:
-    """How many of the images that a run was scored on hold each class."""
+    """Counts the images with labels of each class among those a run was scored on."""
     counts = (run.per_image.sum(axis=2) > 0).sum(axis=0)
     return dict(zip(run.class_names, map(int, counts), strict=True))
 
@@ -174,8 +196,8 @@ def _compare(
 def _all_scores(
     confusion: Int[np.ndarray, "*b c c"], *, binary: Sequence[str]
 ) -> Float[np.ndarray, "*b k"]:
-    # Of the classes that the images drawn hold: a class that is only predicted would
-    # count, as 0, in the arm that predicts it, and not in the other.
+    # Mean over the labelled classes only: a class that is only predicted would count,
+    # as 0, in the arm that predicts it, and not in the other.
     labelled = confusion.sum(axis=-1) > 0
     per_class = np.where(labelled, metrics.iou_per_class(confusion), np.nan)
     with np.errstate(invalid="ignore"):
@@ -193,7 +215,7 @@ def _all_scores(
 def binary_score(
     confusion: Int[np.ndarray, "*b c c"], score: str
 ) -> Float[np.ndarray, "*b"]:
-    """One of `BINARY_SCORES` of class 1."""
+    """The score of class 1; `score` is a key of `BINARY_SCORES`."""
     return getattr(metrics, f"{score}_per_class")(confusion)[..., 1]
 
 

@@ -1,4 +1,4 @@
-"""The plots of a study."""
+"""Makes the plots of a study."""
 
 import functools
 import math
@@ -27,14 +27,14 @@ _LEAST_SHARE = 1e-4
 _ARMS_PER_PANEL = 7
 _MARKED_POINTS = 30
 
-# Steps that all seeds have, and the values there by seed.
+# The steps at which all seeds have a value, and the values `[seed, step]`.
 Curve = tuple[list[int], Float[np.ndarray, "s n"]]
 
 
 def make_plots(
     study: Study, comparisons: Sequence[Comparison], reported: Sequence[Reported]
 ) -> dict[str, tuple[str, list[Panel]]]:
-    """Name of each plot that the study has to its title and its panels."""
+    """Makes all plots of a study: maps the name of each to its title and its panels."""
     found = {
         "differences": (
             "Difference of mean IoU of each comparison",
@@ -68,7 +68,11 @@ def make_plots(
 def curve_panels(
     study: Study, label: str, ending: str, factor: float, *, least: int
 ) -> Iterator[Panel]:
-    """Logged values by step, if an arm has at least `least` of them."""
+    """Plots `factor` times the values of `Run.curve` by step, a line per arm.
+
+    The values are those whose name ends in `ending`, such as "_mean_iou"; `label` is
+    that of the y axis. A panel needs an arm with at least `least` points.
+    """
     for title, arms in _groups(study):
         curves = {arm: _curves(study.arms[arm], ending, factor) for arm in arms}
         if max(len(steps) for steps, _ in curves.values()) < least:
@@ -83,7 +87,7 @@ def curve_panels(
 
 
 def difference_panels(comparisons: Sequence[Comparison]) -> Iterator[Panel]:
-    """All differences of mean IoU with their intervals."""
+    """Plots the differences of mean IoU of all comparisons with their intervals."""
     if comparisons:
         yield Panel(
             "difference of mean IoU",
@@ -94,7 +98,7 @@ def difference_panels(comparisons: Sequence[Comparison]) -> Iterator[Panel]:
 
 
 def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Panel]:
-    """Differences of each class's IoU, frequent classes first."""
+    """Plots differences of IoU by class, most pixels first; a panel per comparison."""
     shares = study.pixel_shares
     labels = [f"{name}  {share:.1%}" for name, share in shares.items()]
     intervals = (i for c in comparisons for i in c.per_class.values())
@@ -119,7 +123,7 @@ def class_panels(study: Study, comparisons: Sequence[Comparison]) -> Iterator[Pa
 
 
 def share_panels(study: Study) -> Iterator[Panel]:
-    """Each class's share of the gradient and of the pixels of the test images."""
+    """Plots each class's share of the gradient and of the pixels of the test images."""
     names, pixels = zip(*study.pixel_shares.items(), strict=True)
     for title, arms in _groups(study):
         logged = {arm: [r.gradient_shares for r in study.arms[arm]] for arm in arms}
@@ -147,7 +151,10 @@ def share_panels(study: Study) -> Iterator[Panel]:
 
 
 def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
-    """Mean IoU by size of random batches and by `batch_cl`, with the paper's points."""
+    """Plots mean IoU by size of random batches and by `batch_cl`.
+
+    The paper's numbers are added as points.
+    """
     for field, sampler, label in (
         ("batch_max", "random", "size of random batches"),
         ("batch_cl", "balance_batch", "distinct classes wanted (batch_cl)"),
@@ -174,7 +181,7 @@ def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
 
 
 def _groups(study: Study) -> Iterator[tuple[str, list[str]]]:
-    """Each baseline with the arms that are compared with it; then the other arms."""
+    """Yields title and arms of panels: each baseline with its arms, then the others."""
     compared: dict[str, list[str]] = {}
     for arm, baseline in study.comparisons:
         compared.setdefault(baseline, []).append(arm)
@@ -187,7 +194,7 @@ def _groups(study: Study) -> Iterator[tuple[str, list[str]]]:
 
 
 def _chunks(arms: Sequence[str]) -> Iterator[list[str]]:
-    """Parts of about equal size, as many arms as a panel can tell apart."""
+    """Splits arms into lists of about equal length, at most seven arms each."""
     parts = math.ceil(len(arms) / _ARMS_PER_PANEL)
     for part in np.array_split(np.arange(len(arms)), parts) if parts else []:
         yield [arms[i] for i in part]
@@ -208,7 +215,10 @@ def _curves(runs: Sequence[Run], ending: str, factor: float) -> Curve:
 
 
 def _lines_by(study: Study, field: str, sampler: str) -> dict[str, list]:
-    """Loss, size and steps of arms to their (value of the field, mean IoU)."""
+    """Groups arms with `sampler` into lines, by loss, `batch_max` and steps.
+
+    Maps a label to points: the value of `field` in the sampler, and the mean IoU.
+    """
     lines: dict[str, list] = {}
     fewest = min(run.total_steps for run in study.runs)
     for runs in study.arms.values():
@@ -258,7 +268,7 @@ def _draw_lines(
 
 
 def _draw_band(axes: Axes, theme: Theme, i: int, x, mean, ends, **style) -> None:
-    """A line, and the band between its ends, in the i-th colour."""
+    """Draws a line of `mean` over `x`, and a band between `ends`, in colour `i`."""
     color = theme.series[i % len(theme.series)]
     line = ("-", "--", ":", "-.")[i // len(theme.series) % 4]
     axes.plot(x, mean, color=color, linestyle=line, **style)
@@ -325,7 +335,7 @@ def _draw_shares(
 
 
 def _visible(shares: np.ndarray) -> np.ndarray:
-    """For a logarithmic axis: tiny shares lie at its end, those of 0 are not drawn."""
+    """Raises tiny shares to the end of a logarithmic axis; 0 becomes NaN, not drawn."""
     return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), np.nan)
 
 
@@ -344,12 +354,12 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
         frameon=False,
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
-        # In letters, so that axis labels have room whatever the height of the axes.
+        # In font sizes, so that axis labels have room at any height of the axes.
         borderaxespad=4,
         ncols=columns,
     )
 
 
 def role_of(word: str) -> str:
-    """The colour of a verdict."""
+    """Returns the field of `Theme` for a verdict: "better", "worse" or "quiet"."""
     return word if word in (BETTER, WORSE) else "quiet"

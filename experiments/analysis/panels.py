@@ -1,4 +1,4 @@
-"""Panels: plots that stand side by side in a README, and one by one on a page."""
+"""Draws panels: plots that share a PNG in a README, and are single SVGs on a page."""
 
 import dataclasses
 import html
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from segloss.report import make_figure
 
 _COLUMNS = 3
-# Names of classes and arms are no formulas, whatever they hold.
+# Names of classes and arms may contain `$`, which must not start a formula.
 _PLAIN_TEXT = {"text.parse_math": False}
 
 
@@ -53,7 +53,7 @@ DARK = Theme(
     quiet="#667180",
     series=tuple(_DARK_SERIES.split()),
 )
-# Colours that no figure has otherwise, to be replaced by those of the page.
+# Placeholder colours that `svg` replaces by CSS variables; no figure uses them.
 _NAMES = [field.name for field in dataclasses.fields(Theme)][:-1]
 _NAMES += [f"series-{i}" for i in range(len(LIGHT.series))]
 _VARIABLES = {f"#fe01{i:02x}": name for i, name in enumerate(_NAMES)}
@@ -61,7 +61,7 @@ _PAGE = Theme(*list(_VARIABLES)[:6], series=tuple(list(_VARIABLES)[6:]))
 
 
 def variables() -> dict[str, tuple[str, str]]:
-    """Name of each colour that `svg` leaves to the page, to its two values."""
+    """Maps each CSS variable that `svg` uses to its light and its dark colour."""
     pairs = zip(_flat(LIGHT), _flat(DARK), strict=True)
     return dict(zip(_VARIABLES.values(), pairs, strict=True))
 
@@ -73,16 +73,19 @@ def _flat(theme: Theme) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One plot."""
+    """One plot: `draw` draws it on axes in the colours of a theme.
+
+    `words` says what it shows, for readers who cannot see it.
+    """
 
     title: str
-    words: str  # what it shows, for readers who cannot see it
+    words: str
     hw_inches: tuple[float, float]
     draw: Callable[[Axes, Theme], None]
 
 
 def grid_figure(panels: Sequence[Panel]) -> Figure:
-    """All panels side by side, for a README."""
+    """Draws all panels in one figure with up to three columns, for a README."""
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     height, width = (max(p.hw_inches[i] for p in panels) for i in (0, 1))
@@ -98,7 +101,7 @@ def grid_figure(panels: Sequence[Panel]) -> Figure:
 
 
 def svg(panel: Panel) -> str:
-    """A panel as SVG in the colours and the font of the page that holds it."""
+    """Draws a panel as SVG that takes colours and font from the page it is part of."""
     height, width = panel.hw_inches
     figure = Figure((width, height), layout="constrained", facecolor="none")
     text = io.StringIO()

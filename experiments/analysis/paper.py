@@ -1,4 +1,4 @@
-"""The numbers that the paper reports, for comparison with ours."""
+"""Reads the numbers that the paper reports, for comparison with ours."""
 
 import csv
 import dataclasses
@@ -17,25 +17,36 @@ _LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Reported:
-    """One number of the paper, as a line of `paper.csv` has it."""
+    """One number of the paper, from a line of `paper.csv`.
+
+    Attributes:
+        loss: name of the loss in `segloss.losses`.
+        sampler: "random" or "balance_batch".
+        batch_max: most images in a batch.
+        batch_cl: fewest classes in a batch; None for random batches.
+        metric: key of `SCORES`.
+        value: the score in percent.
+    """
 
     figure: str
     page: str
-    loss: str  # as segloss names it
-    sampler: str  # "random" or "balance_batch"
+    loss: str
+    sampler: str
     batch_max: int
     batch_cl: int | None
-    metric: str  # one of `SCORES`
-    value: float  # in percent
+    metric: str
+    value: float
 
 
 def read_reported(
     loss: str | None, path: str | pathlib.Path = PAPER_CSV
 ) -> list[Reported]:
-    """What the paper reports of "ce", "soft_iou" or "soft_dice"; None is nothing.
+    """Reads the lines of `paper.csv` with a loss: "ce", "soft_iou" or "soft_dice".
+
+    None gives an empty list.
 
     Raises:
-        ValueError: if a row has another loss or another metric.
+        ValueError: if a line has an unknown loss or metric.
     """
     if loss is None:
         return []
@@ -62,10 +73,10 @@ def read_reported(
 
 
 def arm_like(study: Study, reported: Reported) -> tuple[Run, ...]:
-    """Our runs with that loss and those batches.
+    """Returns the runs of the arm with the loss, sampler and batches of `reported`.
 
-    Of several arms, the one with the fewest steps: arms with more steps see as many
-    images as another arm, and those of the paper do not.
+    Of several such arms, it is the one with the fewest steps, because the paper
+    compares at equal steps. Empty if there is none.
     """
 
     def is_like(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""What one run left in its folder."""
+"""Reads the results of one run from its folder."""
 
 import dataclasses
 import json
@@ -20,44 +20,66 @@ _CURVE_POINTS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training of one arm."""
+    """The results of one training run of an arm (a setting that a study compares).
+
+    Attributes:
+        seed: seed of the run; runs of two arms with the same seed form a pair.
+        loss: `config.loss`.
+        sampler: `config.sampler`.
+        images_seen: number of images used in training.
+        summary: scores on `split`, by name.
+        class_names: names by class id.
+        per_image: confusion matrix of each image of `split`; rows are labels.
+        curve: points with `step`, and `loss` (mean since the point before) or the
+            `SPLIT_mean_iou` of evaluations during training, or both.
+        gradient_shares: `gradient_share` by class name, mean over the logged batches.
+        seconds: duration of training.
+        commit: commit of the code; None outside of a checkout.
+        devices: number and kind.
+        code: fingerprint of code and versions.
+        split: the split evaluated after training.
+        data: fingerprint of the dataset with all its splits.
+        pretrained: SHA-256 of the weights that the run started from, or None.
+        pixel_share: share of the labelled pixels of `split`, by class id.
+        accepted_code: fingerprints of other code that the user said computes the same.
+    """
 
     arm: str
-    seed: int  # runs of other arms with this seed are its pairs
-    loss: Any  # `config.loss`
-    sampler: dict[str, Any]  # `config.sampler`
+    seed: int
+    loss: Any
+    sampler: dict[str, Any]
     total_steps: int
-    images_seen: int  # by training
-    summary: dict[str, float | None]  # scores of the final split
-    class_names: tuple[str, ...]  # by class id
-    per_image: Int[np.ndarray, "n c c"]  # rows are labels, columns are predictions
-    # Points with `step`, and `loss` (mean since the point before) or the watched
-    # split's `SPLIT_mean_iou`, or both.
+    images_seen: int
+    summary: dict[str, float | None]
+    class_names: tuple[str, ...]
+    per_image: Int[np.ndarray, "n c c"]
     curve: list[dict[str, float]]
-    gradient_shares: dict[str, float] | None  # by class, mean of the batches logged
-    seconds: float  # of training
-    commit: str | None  # None outside of a checkout
-    devices: str  # number and kind
+    gradient_shares: dict[str, float] | None
+    seconds: float
+    commit: str | None
+    devices: str
     versions: dict[str, str]
-    code: str  # fingerprint of code and versions
-    split: str  # the final one
-    data: str  # fingerprint of the data set, training split included
-    pretrained: str | None  # SHA-256 of the weights that the run began with
-    pixel_share: list[float]  # by class id, of the split's labelled pixels
-    # Fingerprints of other code that was said to compute the same.
+    code: str
+    split: str
+    data: str
+    pretrained: str | None
+    pixel_share: list[float]
     accepted_code: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """The run's folder below the study's, and its name among the confusions."""
+        """`ARM/seed=S`: the run's folder within the sweep's, and its name in files."""
         return f"{self.arm}/seed={self.seed}"
 
 
 def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
-    """The run, and its config.
+    """Reads a run's results from its folder; returns them and its config as a dict.
+
+    Reads `results.json`, `config.json`, `run.json`, `confusions.npz`, `metrics.jsonl`.
 
     Raises:
-        ValueError: if one of its files is damaged, or they are not of one evaluation.
+        ValueError: if a file is damaged, or if `confusions.npz` and `results.json` are
+            not of one evaluation.
     """
     results, config, about = (
         json.loads((folder / name).read_text())
@@ -101,7 +123,10 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
 
 
 def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, float]]:
-    """About a hundred points: mean loss since the last one, and every evaluation."""
+    """Reduces the lines of `metrics.jsonl` to the points of `Run.curve`.
+
+    There are about a hundred points with a mean loss, and one for each evaluation.
+    """
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     every = math.ceil(max(losses, default=1) / _CURVE_POINTS)
     points: dict[int, dict[str, float]] = {}
@@ -121,7 +146,10 @@ def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, flo
 
 
 def _mean_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Mean share of each class over the batches for which shares were logged."""
+    """Returns each class's mean `gradient_share` in the lines of `metrics.jsonl`.
+
+    None if there is none.
+    """
     start = "gradient_share/"
     logged: dict[str, list[float]] = {}
     for line in lines:
@@ -133,5 +161,5 @@ def _mean_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
 
 
 def _round(value: float) -> float:
-    """Six digits, more than the accuracy of any of these values."""
+    """Rounds to six digits, more than the accuracy of any of these values."""
     return float(f"{value:.6g}")

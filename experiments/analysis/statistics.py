@@ -1,4 +1,4 @@
-"""How certain a difference is: bootstrap intervals over seeds and test images."""
+"""Bootstrap intervals of differences of scores, over seeds and test images."""
 
 import dataclasses
 import warnings
@@ -12,31 +12,38 @@ from scipy import stats
 from segloss import metrics
 
 PerImage = Int[np.ndarray, "s n c c"]
-# One score of each confusion matrix, `[*b]`, or several, `[*b, k]`.
+# Maps confusion matrices to one score of each, `[*b]`, or to several, `[*b, k]`.
 Score = Callable[[Int[np.ndarray, "*b c c"]], Any]
 
 _CONFIDENCE = 0.95
-# Resamples whose sums of confusions are in memory at once.
+# Number of resamples whose summed confusion matrices are in memory at once.
 _AT_ONCE = 250
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A difference and its 95 % interval; arrays where the score is one."""
+    """A difference and its 95 % interval: numbers, or arrays for several scores.
 
-    estimate: Any  # from all seeds and images
-    low: Any  # below it are 2.5 % of the resamples
-    high: Any  # above it are 2.5 % of the resamples
-    defined: Any  # share of the resamples in which the difference is a number
+    Attributes:
+        estimate: the difference on all seeds and images.
+        low: 2.5 % of the resamples have a smaller difference.
+        high: 2.5 % of the resamples have a larger difference.
+        defined: share of the resamples in which the difference is not NaN.
+    """
+
+    estimate: Any
+    low: Any
+    high: Any
+    defined: Any
 
     def __getitem__(self, place: Any) -> "Interval":
-        """The interval of one score of several."""
+        """The interval of the score at index `place`, if there are several scores."""
         return Interval(*(field[place] for field in dataclasses.astuple(self)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A score over seeds: its mean, the smallest and the largest."""
+    """The mean of a score over seeds, and its smallest (`low`) and largest (`high`)."""
 
     mean: float
     low: float
@@ -44,9 +51,10 @@ class Spread:
 
 
 def mean_scores(per_image: PerImage, score: Score = metrics.mean_iou) -> Any:
-    """Mean and range over seeds of the score of all images.
+    """Scores the summed confusion matrices of each seed; returns mean and range.
 
-    A seed without a score is left out. Where the score is an array, a list of spreads.
+    `per_image` has a confusion matrix per seed and image. Seeds whose score is NaN are
+    left out. If `score` returns several scores, the result is a list of `Spread`.
     """
     scores = np.asarray(score(per_image.sum(axis=1, dtype=np.int64)))
     columns = scores.reshape(len(scores), -1).T
@@ -62,11 +70,12 @@ def difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Treatment minus baseline, with a 95 % interval over seeds and test images.
+    """Score of `treatment` minus that of `baseline`, with a 95 % bootstrap interval.
 
     Each resample draws seeds and images with replacement, the same for both arms, sums
-    the confusions of the images drawn, and averages the difference of the scores over
-    the seeds drawn. What makes an image or a seed hard for both arms thus cancels.
+    the confusion matrices of the images drawn, and averages the difference of the
+    scores over the seeds drawn. What makes an image or a seed hard for both arms thus
+    cancels.
 
     An interval from three seeds is too narrow, so one that barely leaves out 0 is no
     proof. In simulations where seeds vary more than images
@@ -74,15 +83,15 @@ def difference(
     difference with 3 seeds, 92 % with 12. With one seed, only images are drawn.
 
     A score of 0/0 is NaN, such as the IoU of a class that no image drawn holds. The
-    mean leaves out seeds for which either arm has no score, and the interval leaves out
-    resamples without any; `defined` is the share of the others.
+    mean leaves out seeds for which either arm's score is NaN. The interval leaves out
+    resamples in which this is so for all seeds.
 
     Args:
-        treatment: confusions by seed and image.
-        baseline: likewise, the same seeds and images in the same order.
-        score: of confusion matrices, such as `segloss.metrics.mean_iou`.
+        treatment: confusion matrices by seed and image.
+        baseline: the same for the other arm, with the same seeds and images in order.
+        score: maps confusion matrices to scores, such as `segloss.metrics.mean_iou`.
         resamples: the number of resamples.
-        seed: of the random generator.
+        seed: seed of the random generator.
 
     Raises:
         ValueError: if the shapes differ, or there are fewer than two images.
@@ -98,7 +107,7 @@ def difference(
             f"difference: an interval needs at least 2 images, got {num_images}."
         )
     arms = [x.reshape(num_seeds, num_images, -1) for x in (treatment, baseline)]
-    # Sums of counts are exact in float64, and its products are fast.
+    # Sums of counts are exact in float64, whose matrix products are fast.
     arms = [x.astype(np.float64) for x in arms]
 
     def statistic(*drawn, axis):
@@ -139,7 +148,7 @@ def _spread(scores: Float[np.ndarray, " s"]) -> Spread:
 
 
 def _count(drawn: Int[np.ndarray, "r k"], size: int) -> Float[np.ndarray, "r size"]:
-    """How often each of `size` indices was drawn in each resample."""
+    """Counts how often each of `size` indices was drawn, for each resample (row)."""
     rows = np.arange(len(drawn))[:, None] * size
     counts = np.bincount((rows + drawn).ravel(), minlength=len(drawn) * size)
     return counts.reshape(len(drawn), size).astype(np.float64)
@@ -157,7 +166,7 @@ def _scores(
 def _weighted_mean(
     values: Float[np.ndarray, "*k r s"], weights: Float[np.ndarray, "r s"]
 ) -> Float[np.ndarray, "*k r"]:
-    """Mean over the last axis of the values that are numbers."""
+    """Weighted mean over the last axis, without NaN; NaN if all weights are then 0."""
     known = weights * ~np.isnan(values)
     total = (known * np.nan_to_num(values)).sum(axis=-1)
     size = known.sum(axis=-1)

@@ -1,7 +1,7 @@
-"""What a study leaves for good: a record per run, and confusions of each test image.
+"""Stores a study: a record per run, and the confusion matrix of each test image.
 
-Run folders hold gigabytes and stay outside of git. What is stored here is small, is
-committed, and is all that tables, plots and reports are made from.
+Run folders hold gigabytes and stay outside of git. The stored files are small, are
+committed, and are all that tables, plots and reports are made from.
 """
 
 import contextlib
@@ -28,18 +28,26 @@ _REMEDY = "python -m experiments.collect STUDY --workdir=DIR writes all anew"
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A question, and the runs that answer it."""
+    """A question, and the runs that answer it.
 
-    name: str  # of the config in `configs/sweeps/`
+    Attributes:
+        name: name of the study's file in `configs/sweeps/`.
+        comparisons: pairs of an arm (a setting that was trained) and its baseline arm.
+        paper: the loss in `paper.csv` with which results are shown, or None.
+        runs: the finished runs, in the order of the sweep.
+        setting: the config fields with one value in all runs, by dotted path.
+    """
+
+    name: str
     question: str
-    comparisons: tuple[tuple[str, str], ...]  # of an arm with its baseline
-    paper: str | None  # which numbers of the paper the results are shown with
-    runs: tuple[Run, ...]  # in the order of the sweep
-    setting: dict[str, Any]  # the fields of the config that all runs share, dotted
+    comparisons: tuple[tuple[str, str], ...]
+    paper: str | None
+    runs: tuple[Run, ...]
+    setting: dict[str, Any]
 
     @property
     def arms(self) -> dict[str, tuple[Run, ...]]:
-        """Runs of each arm, by seed."""
+        """The runs of each arm, by its name; sorted by seed."""
         arms: dict[str, list[Run]] = {run.arm: [] for run in self.runs}
         for run in sorted(self.runs, key=lambda run: run.seed):
             arms[run.arm].append(run)
@@ -47,16 +55,16 @@ class Study:
 
     @property
     def pixel_shares(self) -> dict[str, float]:
-        """Share of the labelled pixels by class, the largest first."""
+        """Share of each class in the labelled pixels, by name; the largest first."""
         first = self.runs[0]
         shares = zip(first.class_names, first.pixel_share, strict=True)
         return dict(sorted(shares, key=lambda pair: -pair[1]))
 
     def pairs(self, arm: str, baseline: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-        """Runs of both, the same seed in the same place.
+        """Returns the runs of both arms, with the same seeds in the same order.
 
         Raises:
-            ValueError: if one of them lacks a seed of the other.
+            ValueError: if an arm is unknown, or lacks a seed of the other.
         """
         arms = self.arms
         for name in (arm, baseline):
@@ -75,7 +83,7 @@ class Study:
 
 
 def confusions(runs: Sequence[Run]) -> Int[np.ndarray, "s n c c"]:
-    """The confusions of several runs, one after the other."""
+    """Stacks the confusion matrices of several runs: `[run, image, label, class]`."""
     return np.stack([run.per_image for run in runs])
 
 
@@ -89,12 +97,12 @@ def collect(
 
     Args:
         study_config_path: `configs/sweeps/STUDY.py`.
-        workdir: where the runner put them, each in `ARM/seed=S/`.
-        smoke: whether the runner was asked for `--smoke`, which is a part of the sweep.
+        workdir: folder of the runs, which are in `ARM/seed=S/`.
+        smoke: True reads the part of the sweep that `--smoke` trains, False all of it.
 
     Raises:
-        ValueError: if runs are missing, or differ in code, in the fields that the sweep
-            leaves alone, or in the images they were scored on. It names them.
+        ValueError: if runs are missing, or differ in code, in fields that the sweep
+            does not change, or in the images they were scored on. It names them.
     """
     about, workdir = load_study(study_config_path), pathlib.Path(workdir)
     planned = [dict(o) for o in (smoke_overrides(about) if smoke else about.sweep())]
@@ -137,16 +145,16 @@ def _shared_setting(
     overrides: Mapping[str, Mapping[str, Any]],
     workdir: pathlib.Path,
 ) -> dict[str, Any]:
-    """The fields that no run overrides, without those that change no figure.
+    """Returns the fields that no run overrides and that affect results.
 
     Args:
-        configs: of each run, all fields.
-        overrides: of each run, the fields or sections that the sweep replaces.
+        configs: all fields of each run, by its key.
+        overrides: the fields or sections that the sweep changes in each run, by key.
         workdir: the folder of the runs.
 
     Raises:
-        ValueError: if a run has another value than the sweep says or, where the sweep
-            says nothing, than other runs.
+        ValueError: if a field differs from the sweep's value or, if the sweep does not
+            change it, between runs.
     """
     for key, config in configs.items():
         wanted = _flat(overrides[key])
@@ -187,13 +195,13 @@ def _shared_setting(
 def save(study: Study, folder: str | pathlib.Path) -> None:
     """Writes `study.json`, `runs.json` (a line per run) and `confusions.npz`.
 
-    The bytes depend on the study alone. The first holds the SHA-256 of the others, by
-    which `load` knows that the three belong together.
+    The bytes depend on the study alone. `study.json` has the SHA-256 of the two others,
+    by which `load` knows that the three belong together.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     records = [json.dumps(_to_store(run), allow_nan=False) for run in study.runs]
-    # None takes its place before all are written.
+    # The files replace the old ones only after all have been written.
     with contextlib.ExitStack() as stack:
         about_path, runs_path, npz_path = (
             stack.enter_context(replacing(folder / name)) for name in _FILES
@@ -208,11 +216,11 @@ def save(study: Study, folder: str | pathlib.Path) -> None:
 
 
 def load(folder: str | pathlib.Path) -> Study:
-    """Reads what `save` wrote.
+    """Reads the files that `save` wrote to `folder`.
 
     Raises:
-        ValueError: if a file is missing or damaged, the three are not of one `save`, or
-            were stored before a field was added. It names the file.
+        ValueError: if a file is missing or damaged, or lacks a field, or if the three
+            were not saved together. It names the file.
     """
     folder = pathlib.Path(folder)
     for name in _FILES:
@@ -244,7 +252,7 @@ def load(folder: str | pathlib.Path) -> Study:
 
 
 def _to_store(record: Study | Run) -> dict[str, Any]:
-    """The fields for JSON: no runs, no confusions, no empty `accepted_code`."""
+    """Returns the fields for JSON: no runs, `per_image` or empty `accepted_code`."""
     left_out = {"runs", "per_image"}
     if not getattr(record, "accepted_code", True):
         left_out.add("accepted_code")
@@ -265,7 +273,11 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _check_comparable(study: Study) -> None:
-    """All of one code, on the same images of the same classes."""
+    """Checks that all runs have the same code, devices, images and classes.
+
+    Raises:
+        ValueError: if they differ; it says in what.
+    """
     if not study.runs:
         raise ValueError(f"study {study.name} holds no run.")
     first = study.runs[0]

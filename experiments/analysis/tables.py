@@ -1,4 +1,4 @@
-"""The tables of a study, and the sentences that go with them."""
+"""Makes the tables of a study, and the sentences that go with them."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ _DASH = "\N{EN DASH}"
 def make_tables(
     study: Study, comparisons: Sequence[Comparison], reported: Sequence[Reported]
 ) -> dict[str, tuple[str, Table]]:
-    """Name of each table that the study has to its title and itself."""
+    """Makes all tables of a study: maps the name of each to its title and the table."""
     found = {"settings": ("What tells the arms apart", settings_table(study))}
     found["scores"] = ("Scores of each arm", arms_table(study))
     if comparisons:
@@ -52,7 +52,7 @@ def make_tables(
 
 
 def arms_table(study: Study) -> Table:
-    """Scores of each arm in percent, mean and range over its seeds."""
+    """Makes a table of each arm's scores in percent: mean and range over its seeds."""
     table = make_table(["arm"], [*SCORES.values(), "images seen", "steps", "seeds"])
     for arm, runs in study.arms.items():
         scores = _spreads(runs, SCORES, lambda c, name: getattr(metrics, name)(c))
@@ -71,7 +71,7 @@ def arms_table(study: Study) -> Table:
 
 
 def settings_table(study: Study) -> Table:
-    """What tells the arms apart."""
+    """Makes a table of each arm's loss, sampler, steps and seeds."""
     table = make_table(["arm", "loss", "sampler"], ["steps", "seeds"])
     for arm, runs in study.arms.items():
         run = runs[0]
@@ -83,7 +83,7 @@ def settings_table(study: Study) -> Table:
 
 
 def comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
-    """Differences of the scores in points, each with its interval."""
+    """Makes a table of differences of `SCORES` in points, each with its interval."""
     table = make_table(["arm", "against", "at"], [SCORES["mean_iou"]])
     table.add_column("which shows")
     for name in list(SCORES.values())[1:]:
@@ -105,7 +105,7 @@ def comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
 
 
 def class_differences_table(comparisons: Sequence[Comparison], study: Study) -> Table:
-    """Differences of each class's IoU in points, a column for each comparison."""
+    """Makes a table of differences of each class's IoU, a column per comparison."""
     table = make_table(["class"], ["pixels", "images", *(c.name for c in comparisons)])
     for name, share in study.pixel_shares.items():
         cells = (points(c.per_class[name]) for c in comparisons)
@@ -122,7 +122,7 @@ def class_differences_table(comparisons: Sequence[Comparison], study: Study) -> 
 
 
 def binary_arms_table(study: Study) -> Table:
-    """IoU, F1, precision and recall of class 1 in percent, over seeds."""
+    """Makes a table of each arm's IoU, F1, precision and recall of class 1."""
     table = make_table(["arm"], BINARY_SCORES.values())
     for arm, runs in study.arms.items():
         table.add_row(Text(arm), *_spreads(runs, BINARY_SCORES, binary_score))
@@ -132,7 +132,7 @@ def binary_arms_table(study: Study) -> Table:
 
 
 def binary_comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
-    """Differences of those in points, each with its interval."""
+    """Makes a table of the differences of IoU, F1, precision and recall of class 1."""
     table = make_table(["arm"], ["against", *BINARY_SCORES.values(), "F1 shows"])
     for c in comparisons:
         cells = (points(c.binary[score]) for score in BINARY_SCORES)
@@ -146,7 +146,10 @@ def binary_comparisons_table(comparisons: Sequence[Comparison], study: Study) ->
 
 
 def paper_table(study: Study, reported: Sequence[Reported]) -> Table:
-    """The paper's numbers and ours in percent; a dash where no arm is like theirs."""
+    """Makes a table of the paper's numbers and ours, in percent.
+
+    A dash stands where no arm has the loss, sampler and batches of the paper's number.
+    """
     table = make_table(["batches", "score"], ["paper", "ours"])
     table.add_column("where in the paper")
     for row in reported:
@@ -171,7 +174,7 @@ def paper_table(study: Study, reported: Sequence[Reported]) -> Table:
 
 
 def csv_table(table: Table) -> str:
-    """The cells of a table as CSV, its header first."""
+    """Returns the header and the cells of a table as CSV."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow([str(column.header) for column in table.columns])
@@ -180,7 +183,10 @@ def csv_table(table: Table) -> str:
 
 
 def percent(spread: Spread) -> str:
-    """Mean of a score, and its range where there is one."""
+    """Formats a score in percent, such as "71.20 (70.85 to 71.61)": mean and range.
+
+    A single value has no range; NaN is a dash.
+    """
     if math.isnan(spread.mean):
         return _DASH
     mean, low, high = (f"{100 * x:.2f}" for x in (spread.mean, spread.low, spread.high))
@@ -188,7 +194,7 @@ def percent(spread: Spread) -> str:
 
 
 def describe(section: dict[str, Any]) -> str:
-    """A section of a config: its name, then its other fields."""
+    """Describes a config section (loss or sampler): its name, then its other fields."""
     fields = ((key, str(value)) for key, value in section.items() if key != "name")
     given = ", ".join(
         f"{key} {text if len(text) <= 30 else f'{text[:27]}...'}"
@@ -199,13 +205,13 @@ def describe(section: dict[str, Any]) -> str:
 
 
 def drawn_from(study: Study) -> str:
-    """What the bootstrap draws; a single seed cannot be drawn."""
+    """Returns "seeds and test images", or "test images, of one seed" for one seed."""
     seeds = {run.seed for run in study.runs}
     return "seeds and test images" if len(seeds) > 1 else "test images, of one seed"
 
 
 def caveat(study: Study) -> str:
-    """What the intervals of this study do not say."""
+    """Warns how far the intervals can be trusted with these seeds and images."""
     seeds = len({run.seed for run in study.runs})
     images = images_with_class(study.runs[0])
     rare = [name for name, n in images.items() if 0 < n < MIN_IMAGES]
@@ -227,7 +233,7 @@ def caveat(study: Study) -> str:
 
 
 def provenance(study: Study, quote: str = "`") -> str:
-    """Where the numbers come from, in a line, with hashes in quotes."""
+    """States runs, devices, commits and versions in a line; `quote` encloses hashes."""
 
     def listed(hashes: Iterable[str]) -> str:
         return ", ".join(f"{quote}{x[:12]}{quote}" for x in dict.fromkeys(hashes))
@@ -251,7 +257,10 @@ def provenance(study: Study, quote: str = "`") -> str:
 def _spreads(
     runs: Sequence[Run], names: Iterable[str], score: Callable[[Any, str], Any]
 ) -> Iterable[str]:
-    """Each of several scores in percent."""
+    """Formats the mean and range over runs of each of the scores `names`.
+
+    `score` maps confusion matrices and a name to scores.
+    """
     return map(
         percent,
         mean_scores(

@@ -1,1 +1,1 @@
-"""A study on one page: see `python -m experiments.report --help`."""
+"""Reports a study as one HTML page: see `python -m experiments.report --help`."""

@@ -3,9 +3,10 @@ r"""Writes a study as one HTML file, which needs no network and no other file.
 python -m experiments.report STUDY                   # from what is stored
 python -m experiments.report STUDY --workdir=DIR     # with pictures from its runs
 
-It is made from what `experiments.collect` stored, and written to DIR, or to
-runs/STUDY/, which git ignores. Pictures are predicted from the checkpoints in DIR. They
-show images of the data set, so check its licence before you pass the file on.
+The page shows the results that `experiments.collect` stored. It is written to
+DIR/report.html, or to runs/STUDY/report.html, which git ignores. Pictures are predicted
+from the checkpoints in DIR. They show images of the data set, so check its licence
+before you pass the file on.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""What the README and the page of a study have in common."""
+"""Makes what the README and the HTML page of a study have in common."""
 
 import pathlib
 from typing import Any
@@ -15,7 +15,11 @@ from experiments.analysis.tables import caveat, make_tables
 def contents(
     study: Study, *, paper_csv: pathlib.Path, resamples: int
 ) -> dict[str, Any]:
-    """Returns what both templates show of a study."""
+    """Returns the values that both templates use, by name, such as tables and plots.
+
+    `paper_csv` has the numbers that the paper reports; `resamples` is the number of
+    bootstrap resamples for the intervals.
+    """
     reported = read_reported(study.paper, paper_csv)
     comparisons = compare(study, resamples=resamples)
     return {
@@ -28,7 +32,7 @@ def contents(
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills in a template of this folder; values are escaped where it is HTML."""
+    """Fills `values` into a template of this folder; escapes them if it is HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html"]),

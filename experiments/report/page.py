@@ -1,4 +1,4 @@
-"""The page of a study: its stored results as one HTML file."""
+"""Makes the page of a study: its stored results as one HTML file."""
 
 import pathlib
 from collections.abc import Sequence
@@ -31,7 +31,10 @@ def make_page(
     paper_csv: pathlib.Path = PAPER_CSV,
     resamples: int = 2000,
 ) -> str:
-    """The page as HTML; the same text for the same study."""
+    """Returns the page as HTML; equal arguments give the same text.
+
+    `paper_csv` and `resamples` are those of `contents`.
+    """
     return render(
         "template.html",
         **contents(study, paper_csv=paper_csv, resamples=resamples),
@@ -59,7 +62,7 @@ def _csv_uri(table: Table) -> str:
 
 
 def _facts(study: Study) -> dict[str, str]:
-    """The size of the study, in figures for its head."""
+    """Returns the size of the study, as label to number, for the head of the page."""
     first = study.runs[0]
     return {
         "arms": str(len(study.arms)),

@@ -1,4 +1,4 @@
-"""Predictions of two arms on the images whose scores changed most, and least."""
+"""Predicts, with an arm and its baseline, the images whose scores differ most."""
 
 import base64
 import dataclasses
@@ -14,40 +14,54 @@ from segloss import metrics
 from segloss.report import voc_palette
 from segloss.report.palette import VOID_COLOR, to_colors
 
-# The most comparisons that are shown, of each baseline the first.
+# At most this many comparisons are shown: the first of each baseline.
 _COMPARISONS = 3
 _LONGEST_SIDE = 560
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One image, its labels, and what both arms predict, as data: URIs."""
+    """One image, its labels and the predictions of two arms, as data: URIs.
 
-    title: str  # why it is shown
-    words: str  # name and scores
+    Attributes:
+        title: why the image is shown.
+        words: its name and scores.
+        truth: its labels in colours.
+        before: prediction of the baseline.
+        after: prediction of the arm that is compared with it.
+    """
+
+    title: str
+    words: str
     image: str
     truth: str
-    before: str  # prediction of the baseline
-    after: str  # prediction of the arm
+    before: str
+    after: str
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one comparison, for one seed."""
+    """Pictures of an arm and its baseline, for one seed.
+
+    `legend` maps the name of each class in the pictures to its CSS colour.
+    """
 
     arm: str
     baseline: str
     seed: int
     pictures: list[Picture]
-    legend: dict[str, str]  # by class that occurs, a colour of CSS
+    legend: dict[str, str]
 
 
 def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]:
-    """Predicts from the checkpoints that were scored of the runs in `workdir`.
+    """Predicts example images with the checkpoints of the runs in `workdir`.
+
+    There is a set for the first comparison of each baseline, at most three. It uses the
+    checkpoints that the runs' scores are from.
 
     Raises:
         FileNotFoundError: if a run has no checkpoint.
-        ValueError: if the images are others than those the runs were scored on.
+        ValueError: if the images differ from those that the runs were scored on.
     """
     first_of = {}
     for arm, baseline in study.comparisons:
@@ -59,11 +73,14 @@ def make_pictures(study: Study, workdir: str | pathlib.Path) -> list[PictureSet]
 
 
 def choose_images(treatment: Run, baseline: Run) -> dict[str, tuple[int, float, float]]:
-    """The images with the largest gain, the median and the largest loss of mean IoU.
+    """Chooses the images with the largest gain, the median change and the largest loss.
+
+    The change is the mean IoU by `treatment` minus that by `baseline`.
 
     Returns:
-        By the reason for the choice: the image's place, its score before and its score
-        after. An image that is chosen twice is there once.
+        Maps "largest gain", "median change" and "largest loss" to the image's position
+        in the split, its mean IoU by `baseline` and that by `treatment`. An image that
+        is chosen twice has one entry. Empty if no image has labelled pixels.
     """
     before, after = (
         np.array([metrics.mean_iou(c) for c in run.per_image.astype(np.int64)])
@@ -142,7 +159,7 @@ def _photo_uri(pixels: np.ndarray) -> str:
 
 def _map_uri(labels: np.ndarray, ignore_label: int) -> str:
     image = Image.fromarray(to_colors(labels, ignore_label=ignore_label))
-    # Few colours: as a palette a fifth of the size.
+    # With its few colours, a palette image takes a fifth of the size.
     image = _shrink(image, Image.Resampling.NEAREST).quantize(256, dither=0)
     return _uri(image, "PNG")
 

@@ -1,4 +1,4 @@
-"""The README of a study, with results that a command writes."""
+"""Writes the results of a study into its README."""
 
 import pathlib
 
@@ -19,16 +19,16 @@ _PANELS_PER_PLOT = 9
 
 
 def begin_readme(study: Study, folder: pathlib.Path) -> None:
-    """Writes the README of a study that has none, with a place for results."""
+    """Writes a new `folder/README.md` with the markers between which results go."""
     text = f"# {study.name}\n\n{study.question}\n\n{_BEGIN}{_END}"
     write_text(folder / "README.md", text)
 
 
 def check_place(readme: pathlib.Path) -> None:
-    """Checks that there is a place for results, before anything is written.
+    """Checks that a README has the markers between which results go.
 
     Raises:
-        ValueError: if the README does not hold each marker once, in order.
+        ValueError: if it lacks a marker, or they occur twice or in the wrong order.
     """
     text = readme.read_text() if readme.exists() else ""
     once = text.count(_BEGIN) == text.count(_END) == 1
@@ -39,10 +39,10 @@ def check_place(readme: pathlib.Path) -> None:
 
 
 def replace_results(readme: pathlib.Path, results: str) -> None:
-    """Replaces the text between the markers.
+    """Replaces the text between the markers of a README by `results`.
 
     Raises:
-        ValueError: if the README does not hold each of them once, in order.
+        ValueError: if `check_place` does.
     """
     check_place(readme)
     before, _, rest = readme.read_text().partition(_BEGIN)
@@ -57,17 +57,20 @@ def write_study(
     paper_csv: pathlib.Path = PAPER_CSV,
     resamples: int = 2000,
 ) -> None:
-    """Writes the plots of a study into `folder/plots/`, and its README's results.
+    """Writes a study's plots to `folder/plots/` and its results to `folder/README.md`.
+
+    Other PNGs in `folder/plots/` are deleted. `paper_csv` and `resamples` are those of
+    `contents`.
 
     Raises:
-        ValueError: if the README has no place for them.
+        ValueError: if the README lacks the markers; see `check_place`.
     """
     shown = contents(study, paper_csv=paper_csv, resamples=resamples)
     plots = shown["plots"]
     if "curves" in plots:
         # One kind of curve is enough for a README; the page has both.
         del plots["losses"]
-    # The same bytes for everyone, whatever their matplotlibrc says.
+    # The bytes must not depend on a user's matplotlibrc.
     with style.context("default"):
         for name, (_, panels) in plots.items():
             figure = grid_figure(panels[:_PANELS_PER_PLOT])

@@ -1,1 +1,1 @@
-"""How the runs of a sweep are planned, told apart, launched and watched."""
+"""Plans, checks, launches and watches the runs of a sweep."""

@@ -1,4 +1,4 @@
-"""What a sweep shows: a live table on a terminal, elsewhere a line for each change."""
+"""Shows a sweep: as a live table on a terminal, elsewhere as a line for each change."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from segloss.report import make_table
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 STOPPED, FAILED = "stopped", "failed"
-# A table that is too tall keeps the first of these.
+# A table that is too tall for the terminal keeps the runs with the first states.
 _STYLES = {
     RUNNING: "cyan",
     FAILED: "red",
@@ -28,12 +28,15 @@ _STYLES = {
     DONE: "green",
 }
 _DASH = "\N{EN DASH}"
-# At the end of `metrics.jsonl`, where its newest lines are.
+# Number of bytes read from the end of `metrics.jsonl`, where the newest lines are.
 _TAIL_BYTES = 1 << 16
 
 
 class Curve:
-    """The newest values in a run's `metrics.jsonl`."""
+    """The newest step, loss and mean IoU of `split` in a run's `metrics.jsonl`.
+
+    Loss and mean IoU are None until they are logged.
+    """
 
     def __init__(self, path: pathlib.Path, split: str):
         self._path = path
@@ -43,11 +46,11 @@ class Curve:
         self.mean_iou: float | None = None
 
     def refresh(self) -> None:
-        """Reads the end of the file."""
+        """Reads the newest values from the end of the file, if it exists."""
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             for line in file:
-                # The first line and the last may be cut.
+                # The first and the last line may be incomplete.
                 with contextlib.suppress(ValueError):
                     values = json.loads(line)
                     self.step = values["step"]
@@ -57,7 +60,13 @@ class Curve:
 
 @dataclasses.dataclass
 class Row:
-    """A run as the board shows it."""
+    """A run as the board shows it.
+
+    Attributes:
+        state: "waiting", "running", "done", "stopped" or "failed".
+        retries: number of retries so far.
+        error: message of the last failure.
+    """
 
     run: PlannedRun
     folder: pathlib.Path
@@ -75,28 +84,28 @@ class Row:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run's last file is there."""
+        """Whether the run has `results.json`, the last file that it writes."""
         return (self.folder / "results.json").exists()
 
     @property
     def summary(self) -> dict[str, float]:
-        """The scores of a run that is done."""
+        """The scores in `results.json` of a finished run, by name."""
         return json.loads((self.folder / "results.json").read_text())["summary"]
 
     def start_clock(self) -> None:
-        """Starts to measure the speed, from which the time left is estimated."""
+        """Starts to measure the speed from which `seconds_left` is estimated."""
         self._since = (time.monotonic(), self.curve.step)
 
     @property
     def status(self) -> str:
-        """The state, or the number of the retry that waits or runs."""
+        """The `state`, or "retry N" if the N-th retry waits or runs."""
         if self.retries and self.state in (WAITING, RUNNING):
             return f"retry {self.retries}"
         return self.state
 
     @property
     def seconds_left(self) -> float | None:
-        """Time left at the measured speed; None where none was measured."""
+        """Time left at the measured speed; None if none was measured."""
         since, first = self._since
         steps = self.curve.step - first
         if self.state != RUNNING or steps < 1:
@@ -106,7 +115,7 @@ class Row:
 
 
 class _Lasting:
-    """A file whose reader may go away; what is written then is lost silently."""
+    """A wrapper of a file that ignores errors of writing, such as of a closed pipe."""
 
     def __init__(self, file: IO[str]):
         self._file = file
@@ -125,7 +134,7 @@ class _Lasting:
 
 
 class Board:
-    """The rows of a sweep on a console, which may lose its terminal or pipe."""
+    """Shows the rows of a sweep on a console, which may lose its terminal or pipe."""
 
     def __init__(self, rows: Sequence[Row], console: Console):
         self.rows = rows
@@ -134,7 +143,7 @@ class Board:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Keeps the table up to date, where there is a terminal."""
+        """Shows a live table within the block, if the console is a terminal."""
         if not self.console.is_terminal:
             yield
             return
@@ -149,13 +158,16 @@ class Board:
             yield
 
     def say(self, text: str) -> None:
-        """A line above the table."""
+        """Prints a line, above the live table if there is one."""
         self.console.print(text, soft_wrap=True)
 
     def change(
         self, row: Row, state: str, remark: str = "", *, always: bool = False
     ) -> None:
-        """Sets the state of a run; prints it where no table shows it, or `always`."""
+        """Sets the state of a row; prints it with `remark` if no live table shows it.
+
+        `always` prints it in any case.
+        """
         row.state = state
         row.curve.refresh()
         if always or not self.console.is_terminal:
@@ -163,7 +175,10 @@ class Board:
             self.say(f"{clock} {row.run.key}: {row.status}{remark}")
 
     def table(self, height: int | None = None) -> Table:
-        """The runs; if there are more than `height`, those that run come first."""
+        """Makes a table of the runs, at most `height` of them; None means all.
+
+        If some are left out, running and failed ones are kept first.
+        """
         numbers = ("step", "", "loss", "mean IoU", "left")
         table = make_table(("arm", "seed", "state"), numbers)
         rows = list(self.rows)

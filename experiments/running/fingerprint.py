@@ -1,4 +1,4 @@
-"""What must be equal for two runs to be results of one study: code, config, devices."""
+"""Checks that the runs of a study have the same code, config and kind of devices."""
 
 import ast
 import hashlib
@@ -14,16 +14,16 @@ from ml_collections import ConfigDict
 import segloss
 from experiments.running.sweep import PlannedRun
 
-# The packages that compute: numba plans batches, scipy measures distances, dm-pix
-# changes colours.
+# The packages that affect results: numba plans batches, scipy measures distances,
+# dm-pix changes colours.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "scipy")
 _PACKAGES += ("dm-pix", "numba")
-# Parts of segloss that change no figure of a run.
+# Parts of segloss that do not affect results.
 _NOT_COMPUTING = ("cli.py", "console.py", "inspection.py", "provenance.py", "report")
 _NOT_COMPUTING += ("serving.py", "writing.py")
 _SPEAKING = ("info", "print", "warn", "warning")
-# Fields that change no figure of a run. `evaluate` and `on_bad_sample` are not among
-# them: a run can be resumed with other values, but its figures are then not comparable.
+# Fields that do not affect results. `evaluate` and `on_bad_sample` are not among them:
+# a run can be resumed with other values, but its results are then not comparable.
 FREE = (
     "checkpoint_every_steps",
     "log_every_steps",
@@ -37,20 +37,20 @@ RECORD = "run.json"
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that compute."""
+    """Returns the versions of Python and of the packages that affect results."""
     # Without the patch number: patch releases compute the same.
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {"python": python, **{name: metadata.version(name) for name in _PACKAGES}}
 
 
 def code_fingerprint(root: pathlib.Path | None = None) -> str:
-    """SHA-256 of the code of segloss that computes, and of `package_versions`.
+    """Returns a SHA-256 of the code of segloss and of `package_versions`.
 
-    Comments, layout, docstrings, `raise` statements and calls that print, warn or log
-    do not count, nor do the parts of segloss in `_NOT_COMPUTING`.
+    Code that does not affect results is left out: comments, layout, docstrings, `raise`
+    statements, calls that print, warn or log, and the modules in `_NOT_COMPUTING`.
 
     Args:
-        root: folder of the package; None is that of the imported segloss.
+        root: folder of the package; None means that of the imported segloss.
     """
     root = root or pathlib.Path(segloss.__file__).parent
     digest = hashlib.sha256(json.dumps(package_versions()).encode())
@@ -63,7 +63,7 @@ def code_fingerprint(root: pathlib.Path | None = None) -> str:
 
 
 class _OnlyComputing(ast.NodeTransformer):
-    """Removes docstrings, messages of exceptions, and calls that print or log."""
+    """Removes docstrings, raised exceptions, and calls that print or log from code."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         said = node.value
@@ -83,7 +83,7 @@ class _OnlyComputing(ast.NodeTransformer):
 
 
 def config_fingerprint(config: ConfigDict) -> str:
-    """SHA-256 of the fields of a config that change a figure."""
+    """Returns a SHA-256 of the fields of a config that affect results (not `FREE`)."""
     from segloss.config import flat_fields
 
     fields = flat_fields(config, without=FREE)
@@ -93,7 +93,11 @@ def config_fingerprint(config: ConfigDict) -> str:
 def make_record(
     run: PlannedRun, *, code: str, accepted_code: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The content of a run's `run.json`."""
+    """Returns the contents of a run's `run.json`.
+
+    `code` is the current `code_fingerprint`; `accepted_code` lists fingerprints of
+    other code that the user said computes the same.
+    """
     from segloss.provenance import current_commit
 
     accepted = {"accepted_code": list(accepted_code)} if accepted_code else {}
@@ -110,14 +114,14 @@ def make_record(
 
 
 def newest_checkpoint(folder: pathlib.Path) -> int | None:
-    """The step at which a run resumes; None where it starts."""
+    """Returns the step of a run's newest checkpoint; None if there is none."""
     names = (path.name for path in (folder / "checkpoints").glob("*"))
     # The folder of an unfinished checkpoint has a longer name.
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 def has_begun(folder: pathlib.Path) -> bool:
-    """Whether a run left something that another could be mixed with."""
+    """Whether a run's folder has a checkpoint or `results.json`."""
     return (folder / "results.json").exists() or newest_checkpoint(folder) is not None
 
 
@@ -128,19 +132,22 @@ def check_unmixed(
     code: str,
     accept_code: Sequence[str] = (),
 ) -> list[str]:
-    """Checks that all runs that have begun did so with this code and their config.
+    """Checks that each run that has begun used this code and its planned config.
 
     Args:
-        runs: those of the sweep.
+        runs: the runs of the sweep.
         workdir: the folder of the sweep.
-        code: fingerprint of the code.
-        accept_code: beginnings of fingerprints that count as equal to `code`.
+        code: the current `code_fingerprint`.
+        accept_code: beginnings of fingerprints of other code that the user says
+            computes the same.
 
     Returns:
-        The fingerprints that were accepted, now or when a run was resumed.
+        The other fingerprints that the runs have and that are accepted, by
+        `accept_code` or, according to `run.json`, when a run was resumed earlier.
 
     Raises:
-        ValueError: listing each run that did not, and what differs.
+        ValueError: if a run used other code or another config. It lists each such run
+            and what differs.
     """
     begun = [(run, run.folder(workdir)) for run in runs]
     begun = [(run, folder) for run, folder in begun if has_begun(folder)]
@@ -150,7 +157,7 @@ def check_unmixed(
         before = record.get("accepted_code", [])
         codes = [record.get("code", ""), *before]
         named = [c for c in codes if c.startswith(tuple(filter(None, accept_code)))]
-        # What was accepted before this code, or before a code that is accepted now.
+        # Codes accepted earlier still count if the run's own code counts now.
         inherited = before if codes[0] == code or named else []
         accepted |= dict.fromkeys(c for c in [*named, *inherited] if c != code)
     faults = [
@@ -216,10 +223,12 @@ def _version_differences(before: Mapping[str, str]) -> list[str]:
 
 
 def check_devices(runs: Iterable[PlannedRun], workdir: pathlib.Path) -> str | None:
-    """The devices of the runs that have begun; None where none has.
+    """Returns the devices of the runs that have begun, such as "2 x NVIDIA A100".
+
+    Returns None if no run has begun.
 
     Raises:
-        ValueError: if they are not the same.
+        ValueError: if runs used different devices.
     """
     runs_on: dict[str, list[str]] = {}
     for run in runs:

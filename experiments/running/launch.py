@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are trained: in processes of this machine, or in Slurm.
+"""Starts the runs of a sweep as processes of this machine or as jobs of Slurm.
 
 submitit serves Slurm only. Its local executor kills a job one second after Ctrl-C,
 which is too early to save a checkpoint.
@@ -21,43 +21,43 @@ from experiments.running.worker import JOB, OUTCOME, Job, Outcome, run_job
 
 _WORKER = ["-m", "experiments.running.worker"]
 _KILLED = Outcome("crashed", error="it was killed")
-# The files of another machine may appear late.
+# Files that a job wrote on another machine may appear late.
 _FILES_WITHIN_SECONDS = 20
 _ASK_SLURM_EVERY_SECONDS = 5
 
 
 class Attempt(Protocol):
-    """One try of a run."""
+    """One attempt to train a run, by a job; its output is in `log`."""
 
     log: pathlib.Path
 
     def poll(self) -> Outcome | None:
-        """Returns how it ended, or None while it runs."""
+        """Returns how the job ended, or None while it waits or runs."""
 
     def stop(self) -> None:
-        """Asks it to save its state and end."""
+        """Asks the job to save its state and end."""
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Kills the job without saving."""
 
 
 class Launcher(Protocol):
-    """A place where runs are trained."""
+    """Starts jobs; `jobs` is the largest number that may run at once."""
 
-    jobs: int  # how many run at once
+    jobs: int
 
     def start(self, job: Job, directory: pathlib.Path) -> Attempt:
         """Starts a job; `directory` is new and holds the job's files and log."""
 
 
 class Local:
-    """Processes on this machine.
+    """Starts jobs as processes on this machine.
 
     Args:
-        jobs: how many at once; None is one per accelerator, and one without any.
+        jobs: number of jobs at once; None means one per accelerator, or 1 on CPU.
 
     Raises:
-        ValueError: if the jobs would have different devices.
+        ValueError: if the jobs would get different kinds or numbers of devices.
     """
 
     def __init__(self, jobs: int | None = None):
@@ -87,7 +87,7 @@ class _LocalAttempt:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Out of the terminal's reach: the runner passes on what it is asked.
+                # Ctrl-C must not reach the job; the runner stops it instead.
                 start_new_session=True,
             )
 
@@ -108,10 +108,13 @@ class _LocalAttempt:
 
 
 def accelerators() -> list[str]:
-    """The GPUs of this machine that may be used, found without starting jax on them.
+    """Returns the ids of the GPUs that may be used, found without starting jax.
+
+    The ids are those of `CUDA_VISIBLE_DEVICES`. Empty without a GPU, or if
+    `JAX_PLATFORMS` is "cpu".
 
     Raises:
-        ValueError: if they are of several kinds.
+        ValueError: if the GPUs are of several kinds.
     """
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
@@ -131,7 +134,11 @@ def accelerators() -> list[str]:
 
 
 def _environment(devices: Sequence[str], slot: int, jobs: int) -> dict[str, str]:
-    """Gives a job its share of the devices, or a device that it shares with others."""
+    """Returns the environment variables that give a job its devices.
+
+    The job is number `slot` of `jobs`. If there are more jobs than devices, several
+    jobs share a device and its memory.
+    """
     if not devices:
         return {}
     if jobs <= len(devices):
@@ -151,14 +158,14 @@ def _environment(devices: Sequence[str], slot: int, jobs: int) -> dict[str, str]
 
 
 class Slurm:
-    """Jobs of Slurm, through submitit.
+    """Starts jobs in Slurm, through submitit.
 
     Args:
-        settings: of submitit's `update_parameters`.
-        jobs: how many may be in the queue at once; None is all.
+        settings: keyword arguments of submitit's `update_parameters`.
+        jobs: number of jobs that may be in the queue at once; None means no limit.
 
     Raises:
-        ValueError: if there is no Slurm here.
+        ValueError: if this machine has no `sbatch`.
     """
 
     def __init__(self, settings: Mapping[str, Any], jobs: int | None = None):
@@ -181,7 +188,7 @@ class Slurm:
         return _SlurmAttempt(submitted, job, self)
 
     def is_alive(self, job_id: str) -> bool:
-        """Whether a job waits or runs, as far as Slurm has answered."""
+        """Whether a job waits or runs, according to the last answer of `squeue`."""
         if time.monotonic() - self._asked > _ASK_SLURM_EVERY_SECONDS:
             # Not `sacct`, which needs a database that small clusters do not have.
             ask = ["squeue", "--me", "--noheader", "--format=%i"]

@@ -1,4 +1,4 @@
-"""Keeps a launcher busy with the runs of a sweep until none is left."""
+"""Starts, retries and stops the runs of a sweep until all are done or have failed."""
 
 import contextlib
 import dataclasses
@@ -35,11 +35,11 @@ _WAIT_FOR_KILLED_SECONDS = 20
 
 @dataclasses.dataclass
 class Runner:
-    """Runs the runs that are not done, and retries those that crash.
+    """Trains the runs of a board that are not done, and retries those that crash.
 
     Attributes:
-        workdir: holds the runs, and `.jobs/` with the log of every try.
-        code: fingerprint of the code.
+        workdir: folder of the runs, and of `.jobs/` with the log of every attempt.
+        code: the current `code_fingerprint`.
         accepted_code: fingerprints of other code that counts as the same.
         retries: how often a run that crashes is retried.
     """
@@ -54,10 +54,13 @@ class Runner:
     _signals: list[int] = dataclasses.field(default_factory=list)
 
     def run(self) -> int:
-        """Returns the exit code: 0, 1 if a run failed, 128 plus a signal that came.
+        """Trains all runs and returns an exit code.
+
+        The code is 0 if all are done, 1 if a run failed, or 128 plus the number of the
+        signal that stopped the sweep.
 
         Raises:
-            ValueError: if the sweep, or one of its runs, is in use.
+            ValueError: if another process uses the sweep or one of its runs.
         """
         with locked(self.workdir):
             check_free([row.folder for row in self._rows])
@@ -80,7 +83,7 @@ class Runner:
         return (self.workdir / _LOGS / _DEVICES).absolute()
 
     def _note_devices(self) -> None:
-        """Tells the jobs which devices the runs that have begun used."""
+        """Writes the devices of runs that have begun to a file that jobs check."""
         self._devices_file.unlink(missing_ok=True)
         if devices := check_devices([row.run for row in self._rows], self.workdir):
             write_text(self._devices_file, devices)
@@ -164,7 +167,10 @@ class Runner:
         self.board.say("\n  ".join([where, *lines[-_LAST_LINES:]]))
 
     def _end_attempts(self) -> None:
-        """Lets what still runs save its state, after a signal or an error here."""
+        """Stops the running jobs after a signal or an error, so that they save.
+
+        Another signal kills them.
+        """
         if not self._attempts:
             return
         if not self._signals:
@@ -172,7 +178,7 @@ class Runner:
         before = len(self._signals)
         for attempt, _ in self._attempts.values():
             attempt.stop()
-        # After the jobs were asked, as printing may fail.
+        # Print only after asking the jobs, as printing may fail.
         self.board.say(f"saves the state of {len(self._attempts)} run(s) ...")
         killed_at = None
         while self._attempts:
@@ -210,7 +216,10 @@ def _or_none(score: float | None) -> str:
 
 
 def summary(code: int, rows: Sequence[Row]) -> str:
-    """Returns how to resume, or a line per run that failed; empty if all are done."""
+    """Returns a message for the exit `code` of `Runner.run`; "" if all are done.
+
+    After a signal it says how to resume, else it has a line per run that failed.
+    """
     if code > 128:
         return f"{signal.Signals(code - 128).name}: the same command resumes from here."
     failed = [f"  {row.run.key}: {row.error}" for row in rows if row.state == FAILED]

@@ -1,4 +1,4 @@
-"""From a study's config file to the runs it asks for."""
+"""Reads a study's config file and plans the runs that it asks for."""
 
 import dataclasses
 import pathlib
@@ -18,24 +18,34 @@ _KEPT_IN_SMOKE = ("sampler", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """What a file in `configs/sweeps` says."""
+    """The contents of a study's file in `configs/sweeps`.
+
+    Attributes:
+        question: the question that the study answers.
+        comparisons: pairs of an arm (a setting that is trained) and its baseline arm.
+        paper: the loss in `paper.csv` with which results are shown, or None.
+        sweep: yields the arm, the seed and the changed fields of each run.
+    """
 
     path: pathlib.Path
     question: str
-    comparisons: tuple[tuple[str, str], ...]  # of an arm with its baseline
-    paper: str | None  # which numbers of the paper the results are shown with
+    comparisons: tuple[tuple[str, str], ...]
+    paper: str | None
     get_config: Callable[..., ConfigDict]
     sweep: Callable[[], Iterable[Mapping[str, Any]]]
 
     @property
     def name(self) -> str:
-        """The name of the study's folder."""
+        """The name of the study, of its file and of its folder in `experiments`."""
         return self.path.stem
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep; runs that differ only in the seed share an arm."""
+    """One run of a sweep; runs that differ only in the seed share an `arm`.
+
+    `config` is the base config with `overrides` (values by dotted field) and the seed.
+    """
 
     arm: str
     seed: int
@@ -44,21 +54,21 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """`ARM/seed=S`, also the run's folder below the sweep's."""
+        """`ARM/seed=S`: the run's name, and its folder within that of the sweep."""
         return f"{self.arm}/seed={self.seed}"
 
     def folder(self, workdir: pathlib.Path) -> pathlib.Path:
-        """The folder that training writes to."""
+        """The folder of this run, if `workdir` is that of the sweep."""
         return workdir / self.key
 
 
 def study_folder(name: str) -> pathlib.Path:
-    """The folder of a study's README, results and plots."""
+    """Returns `experiments/NAME`, the folder of a study's README, results and plots."""
     return _ROOT / "experiments" / name
 
 
 def study_config(name: str) -> pathlib.Path:
-    """The config of a study; `name` may also be the path of a config."""
+    """Returns `configs/sweeps/NAME.py`, or `name` itself if that ends in `.py`."""
     return (
         pathlib.Path(name)
         if name.endswith(".py")
@@ -67,13 +77,14 @@ def study_config(name: str) -> pathlib.Path:
 
 
 def load_study(path: str | pathlib.Path) -> StudyConfig:
-    """Reads a study's file.
+    """Reads a study's file, a Python file of `configs/sweeps`.
 
     Args:
-        path: the file, without the argument of its `get_config`.
+        path: the file, without the `:ARG` that a command line may append.
 
     Raises:
-        ValueError: if there is no such file, or it lacks something that a study has.
+        ValueError: if there is no such file, or it lacks `get_config`, `sweep`,
+            `QUESTION` or `COMPARISONS`.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -96,12 +107,12 @@ def load_study(path: str | pathlib.Path) -> StudyConfig:
 def expand(
     base: ConfigDict, overrides: Iterable[Mapping[str, Any]]
 ) -> list[PlannedRun]:
-    """The runs of a sweep, in its order.
+    """Plans a run for each of `overrides`, in their order.
 
     Args:
         base: the config that all runs start from.
         overrides: for each run its `arm`, its `seed`, and values by dotted field; a
-            value replaces the whole field.
+            value replaces the whole field or section.
 
     Raises:
         ValueError: if an arm cannot name a folder, a field is not in the config, or two
@@ -137,7 +148,7 @@ def _replace(config: ConfigDict, field: str, value: Any) -> None:
         section = section.get(parent) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict) or name not in section:
         raise ValueError(f"sweep: the config has no field {field!r}.")
-    # An update in place would keep the fields that only the old `name` takes.
+    # Updating a section in place would keep fields that its new `name` does not have.
     del section[name]
     section[name] = value
 
@@ -145,7 +156,7 @@ def _replace(config: ConfigDict, field: str, value: Any) -> None:
 def check_comparisons(
     comparisons: Iterable[Sequence[str]], runs: Iterable[PlannedRun]
 ) -> None:
-    """Raises a `ValueError` unless each comparison is of two arms of the sweep."""
+    """Raises a ValueError unless each comparison is a pair of arms that have runs."""
     arms = dict.fromkeys(run.arm for run in runs)
     for comparison in comparisons:
         if len(comparison) != 2 or not set(comparison) <= arms.keys():
@@ -156,10 +167,10 @@ def check_comparisons(
 
 
 def smoke_overrides(study: StudyConfig) -> list[dict[str, Any]]:
-    """The part of a sweep that `--smoke` runs.
+    """Returns the overrides of the runs that `--smoke` trains.
 
-    One seed of the arms of the first comparison (without comparisons, of the first two
-    arms), with the overrides of `sampler` and `loss` only.
+    These are one seed of each arm of the first comparison (without comparisons, of the
+    first two arms), with the overrides of `sampler` and `loss` only.
     """
     first_of: dict[str, Mapping[str, Any]] = {}
     for override in study.sweep():

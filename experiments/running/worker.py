@@ -1,6 +1,6 @@
-"""What a job of a sweep does: one run, from its lock to its results.
+"""Trains one run of a sweep, as a process or a Slurm job.
 
-python -m experiments.running.worker DIRECTORY    # how `Local` starts a job
+python -m experiments.running.worker DIRECTORY    # how `launch.Local` starts a job
 """
 
 import contextlib
@@ -21,20 +21,27 @@ from ml_collections import ConfigDict
 from experiments.running.fingerprint import RECORD, code_fingerprint
 from segloss.writing import write_json
 
-# The files through which `Local` gives a job and takes its outcome.
+# Files in which `launch.Local` passes a job to its process, and gets its outcome.
 JOB, OUTCOME = "job.pkl", "outcome.json"
 _LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a job needs to know, wherever it runs."""
+    """One run to train, and the files through which its job and the runner agree.
+
+    Attributes:
+        folder: the run's folder.
+        record: what `run.json` is to contain; see `make_record`.
+        stop_file: if this file exists, the job ends before it begins to train.
+        devices_file: file with the devices that all runs of the sweep must use.
+    """
 
     config: ConfigDict
-    folder: pathlib.Path  # of the run
-    record: dict[str, Any]  # for `run.json`
-    stop_file: pathlib.Path  # exists once the job should not begin
-    devices_file: pathlib.Path  # says which devices all runs of the sweep use
+    folder: pathlib.Path
+    record: dict[str, Any]
+    stop_file: pathlib.Path
+    devices_file: pathlib.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +49,10 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        state: "done"; "stopped" by a signal; "faulty", which would be so again;
-            "crashed", which may not.
-        error: what went wrong; of a stopped job, that training had not begun.
+        state: "done"; "stopped" by a signal; "faulty" if a retry would fail in the same
+            way; "crashed" if a retry may succeed.
+        error: the error message; empty if there was none. For "stopped" it is only set
+            if a signal came before training had begun.
     """
 
     state: str
@@ -52,11 +60,14 @@ class Outcome:
 
 
 class _Asked(BaseException):
-    """A signal came outside of training and evaluation."""
+    """Raised by a signal that comes outside of training and evaluation."""
 
 
 def run_job(job: Job) -> Outcome:
-    """Trains a run, or resumes it, and says how that ended."""
+    """Trains a run, or resumes it, and returns how that ended.
+
+    Writes `run.json` and all that `segloss.train.train` writes to `job.folder`.
+    """
     with _asked_by_signals():
         try:
             if job.stop_file.exists():
@@ -93,10 +104,12 @@ def _train(job: Job) -> Outcome:
 
 
 def claim_devices(path: pathlib.Path) -> str:
-    """The devices of this process, written down by the first job of a sweep.
+    """Returns the devices of this process, such as "2 x NVIDIA A100".
+
+    The first job of a sweep writes them to `path`; later jobs must have the same.
 
     Raises:
-        ValueError: if the first job had others; `collect` would refuse the results.
+        ValueError: if `path` names other devices.
     """
     import jax
 
@@ -105,7 +118,7 @@ def claim_devices(path: pathlib.Path) -> str:
     own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text(devices)
     try:
-        # A link appears with its content, and to one process only.
+        # Only one process can create the link, and its content is complete.
         with contextlib.suppress(FileExistsError):
             os.link(own, path)
     finally:
@@ -121,9 +134,11 @@ def claim_devices(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _asked_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM as `_Asked`; SIGUSR2, of Slurm's time limit, as SIGTERM.
+    """Within the block, SIGINT and SIGTERM raise `_Asked`.
 
-    Training answers them instead while it trains or evaluates, and keeps its state.
+    On SIGUSR2, which Slurm sends at a job's time limit, the process sends itself
+    SIGTERM. During training and evaluation, `segloss.train` handles SIGINT and SIGTERM
+    instead, and saves its state.
     """
 
     def ask(number, frame):
@@ -147,10 +162,13 @@ def _asked_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes out of a folder, even if this one is killed, until its end.
+    """Locks a folder within the block, by its file `.lock`.
+
+    Creates the folder if it is missing. The lock also ends with the process, even if
+    that is killed.
 
     Raises:
-        ValueError: if another process has it.
+        ValueError: if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # NFS locks only files that are open for writing.
@@ -171,10 +189,12 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def check_free(folders: list[pathlib.Path]) -> None:
-    """Checks that no job has a run, such as a job that outlived its runner.
+    """Checks that no process holds the lock of a run's folder.
+
+    A job that outlived its runner may still hold it.
 
     Raises:
-        ValueError: listing each run that is in use.
+        ValueError: if a folder is locked; it lists each of them.
     """
     faults = []
     for folder in folders:
@@ -189,7 +209,10 @@ def check_free(folders: list[pathlib.Path]) -> None:
 
 
 def main(directory: pathlib.Path) -> None:
-    """Runs the job in a folder, and writes its outcome there."""
+    """Runs the `Job` in `job.pkl` and writes its `Outcome` to `outcome.json`.
+
+    Both files are in `directory`.
+    """
     outcome = run_job(pickle.loads((directory / JOB).read_bytes()))
     write_json(directory / OUTCOME, dataclasses.asdict(outcome))
 

@@ -1,9 +1,10 @@
-"""What each sampler does to PASCAL VOC 2012, from its label statistics alone.
+"""Measures what each sampler draws from PASCAL VOC 2012, given its pixel counts.
 
 python -m experiments.voc2012.balance_batch_statistics COUNTS.csv.gz
 
 `COUNTS.csv.gz` has a line per image: id, split ("val" is left out), width, height, the
-pixel counts of the 21 classes, and void pixels. Writes the markdown next to this file.
+pixel counts of the 21 classes, and void pixels. Writes `balance_batch_statistics.md`
+next to this file.
 """
 
 import csv
@@ -33,18 +34,18 @@ from segloss.report import make_table, markdown_table
 from segloss.writing import write_text
 
 HERE = pathlib.Path(__file__)
-# batch_max to the values of batch_cl.
+# Maps each batch_max to the values of batch_cl that are tried.
 PAIRS = {9: range(2, 13), 4: range(2, 7), 6: range(2, 9)}
 TRIALS = 100_000
 EPOCHS = 20
-# One block of a bar, as a share of the samples seen.
+# Share of the drawn samples that one block of a bar stands for.
 BLOCK = 0.02
-# The sampler that takes longer to choose every image, and the epochs that it gets.
+# A sampler that takes long to draw every image, and the number of epochs it also runs.
 REQUEUED, LONGER = "balance_batch 12, requeue", 60
 
 
 def read_counts(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    """Class names, and pixel counts of the training images."""
+    """Returns class names, and pixel counts `[n, c]` of the images outside "val"."""
     with gzip.open(path, "rt") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] != "val"]
     names = list(rows[0])[4:-1]
@@ -53,7 +54,7 @@ def read_counts(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 
 def pair_table(sets: ClassSets) -> Table:
-    """A row per pair."""
+    """Makes a table of `estimate_acceptance`: a row per `batch_max` and `batch_cl`."""
     numbers = ("acceptance", "size", "classes", "reads per image used")
     table = make_table(("batch_max", "batch_cl"), numbers)
     for batch_max, batch_cls in PAIRS.items():
@@ -73,7 +74,10 @@ def pair_table(sets: ClassSets) -> Table:
 
 
 def make_samplers(counts: np.ndarray) -> dict[str, EpochSampler]:
-    """Label to sampler, all of at most nine images."""
+    """Returns samplers by label, with batches of at most nine images.
+
+    `counts` are the pixel counts `[n, c]` of the images.
+    """
     sets = ClassSets.from_counts(counts)
     of_3000 = ClassSets.from_counts(counts, min_pixels=3_000)
     pixels = counts.sum(axis=0)
@@ -96,7 +100,10 @@ def make_samplers(counts: np.ndarray) -> dict[str, EpochSampler]:
 
 
 def exposure_table(counts: dict[str, np.ndarray], batches: dict[str, int]) -> Table:
-    """A row per sampler: batches of an epoch, and how often images are chosen."""
+    """Makes a table of how often images are drawn, a row per sampler.
+
+    The arguments are by label of a sampler: draws of each image, batches per epoch.
+    """
     numbers = ("batches an epoch", "mean size", "min", "median", "max", "never chosen")
     table = make_table(("sampler",), numbers)
     for label, chosen in counts.items():
@@ -115,7 +122,11 @@ def exposure_table(counts: dict[str, np.ndarray], batches: dict[str, int]) -> Ta
 def class_table(
     names: list[str], presence: np.ndarray, counts: dict[str, np.ndarray]
 ) -> Table:
-    """A row per class but the first, a bar per sampler."""
+    """Makes a table of the share of drawn images that have each class.
+
+    It has a row per class but the background. `presence[n, c]` is True if image n has
+    class c; `counts` are the draws of each image, by label of a sampler.
+    """
     table = make_table(("class", *counts), ())
     shares = [n @ presence / n.sum() for n in counts.values()]
     for c, name in list(enumerate(names))[1:]:  # nearly all hold the background

@@ -1,10 +1,11 @@
-"""Which classes of a batch are left in the crops, for the paper's pairs on VOC 2012.
+"""Counts the classes that random crops leave in Balance-batch batches of VOC 2012.
 
 python -m experiments.voc2012.classes_in_crops ROOT
 
-`ROOT` holds `VOC2012`, whole or a part of it. Batches are planned for the images, as in
-the paper, and for the crops (`augment.keep_classes`). The random scales and the crop
-are those of `configs/voc2012_paper.py`. Writes the markdown next to this file.
+`ROOT` holds `VOC2012`, whole or a part of it. Batches are planned by the classes of the
+images, as in the paper, and by those that crops can keep (`augment.keep_classes`). The
+random scales and the crop are those of `configs/voc2012_paper.py`. Writes
+`classes_in_crops.md` next to this file.
 """
 
 import pathlib
@@ -28,7 +29,11 @@ BATCHES = 500
 
 
 def count_pairs(dataset: Dataset, *, keep: bool) -> dict[tuple[int, int], CropCounts]:
-    """Counts the classes of the first batches of each pair."""
+    """Counts the classes in the first 500 batches of each (`batch_max`, `batch_cl`).
+
+    `keep` sets `augment.keep_classes`: True chooses crops that keep classes, False
+    crops at random.
+    """
     config = voc2012_paper.get_config("batch_cl=2").unlock()
     config.augment.keep_classes = keep
     run = parse_config(config)
@@ -55,7 +60,11 @@ def count_pairs(dataset: Dataset, *, keep: bool) -> dict[tuple[int, int], CropCo
 def pair_table(
     plain: dict[tuple[int, int], CropCounts], kept: dict[tuple[int, int], CropCounts]
 ) -> Table:
-    """A row per pair; the mean number of classes and the share of kept batches."""
+    """Makes a table with a row per (`batch_max`, `batch_cl`).
+
+    It shows the mean number of classes of a batch, and the share of the batches with
+    `batch_cl` classes in the crops, without (`plain`) and with (`kept`) `keep_classes`.
+    """
     table = make_table(
         ("batch_max", "batch_cl"),
         (

@@ -1,4 +1,4 @@
-"""Configs: parsed and checked once, stored with a run, and read back."""
+"""Parses and checks configs, stores them with a run, and reads them back."""
 
 from segloss.config.inference import MAX_PIXELS, Inference, is_size
 from segloss.config.parsed import (

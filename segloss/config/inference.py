@@ -1,4 +1,4 @@
-"""The part of a config that controls how images are predicted."""
+"""The fields of a config that control how images are predicted."""
 
 import dataclasses
 import math
@@ -12,25 +12,25 @@ MAX_PIXELS = 2**21
 class Inference:
     """How images are predicted; the attributes are fields of `config.evaluate`.
 
-    With several `scales` or `flip`, the softmax probabilities at the size of the image
-    are averaged, as in the public code of DeepLabV3 (`predict_labels_multi_scale`) and
-    in mmsegmentation (`SegTTAModel`). Where windows overlap, their probabilities are
-    averaged, as in the public code of PSPNet (hszhao/semseg); mmsegmentation
-    (`slide_inference`) averages the logits.
+    With several `scales`, or `flip`, the softmax probabilities of all predictions are
+    averaged at the size of the image. The public code of DeepLabV3
+    (`predict_labels_multi_scale`) and mmsegmentation (`SegTTAModel`) do the same. Where
+    windows overlap, their probabilities are averaged too, like in the public code of
+    PSPNet (hszhao/semseg); mmsegmentation (`slide_inference`) averages the logits.
 
     Attributes:
         scales: factors of the image size; resizing is bilinear without antialiasing.
-        flip: whether to also predict the mirrored image at each scale.
-        window_hw: height and width in pixels of the windows for images that are larger
-            after scaling; the last window is aligned with the border. None predicts
-            the whole image at once.
+        flip: True also predicts the image mirrored left to right at each scale.
+        window_hw: height and width in pixels of sliding windows, used if the scaled
+            image is larger; the last window ends at the border. None predicts the whole
+            image at once.
         window_stride: distance between windows as a share of their size, in (0, 1].
             PSPNet and mmsegmentation use 2 / 3 (341 pixels for windows of 512).
         size_multiple: both sides are padded to a multiple of this number of pixels.
-        max_pixels: images with more pixels, at scale 1 with padding, are predicted in
-            overlapping tiles, and their predictions are joined without averaging. Every
-            tile is predicted as an image of its own, with all of the above, so memory
-            does not grow with the image. See `segloss.trained.tiles.plan_tiles`.
+        max_pixels: images with more pixels, after padding at scale 1, are cut into
+            overlapping tiles to limit memory. Each tile is predicted as an image, with
+            all of the settings above, and each pixel takes the prediction of one tile.
+            See `segloss.trained.tiles.plan_tiles`.
 
     Raises:
         ValueError: at construction, if a field is out of range.
@@ -61,7 +61,8 @@ class Inference:
     def name(self) -> str:
         """The fields that differ from the defaults, as part of a file name.
 
-        `size_multiple` is left out.
+        For example "scales_0.5_1_flip"; empty if none differs. `size_multiple` is left
+        out.
         """
         looks = [f"{scale:g}" for scale in self.scales]
         parts = [f"scales_{'_'.join(looks)}"] if looks != ["1"] else []
@@ -75,10 +76,7 @@ class Inference:
 
     @property
     def in_one_look(self) -> "Inference":
-        """The same, but faster: only the scale nearest to 1, and no flip.
-
-        If all scales are reduced, such as `(0.5,)`, images are still predicted reduced.
-        """
+        """A faster copy of these settings: only the scale nearest to 1, and no flip."""
         nearest = min(self.scales, key=lambda scale: abs(math.log(scale)))
         return dataclasses.replace(self, scales=(nearest,), flip=False)
 

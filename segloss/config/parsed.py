@@ -18,7 +18,7 @@ Section = ConfigDict | Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """The name of a loss, model or the like, and its hyperparameters."""
+    """A section of a config: its `name`, and its other fields as `hyperparameters`."""
 
     name: str
     hyperparameters: dict[str, Any]
@@ -26,10 +26,11 @@ class Named:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One of the losses in the sum that is minimised.
+    """One loss of the weighted sum that is minimised.
 
-    Its `weight` and hyperparameters may be sections with a `name`: a schedule by step
-    or, for `class_weights`, a method to compute them from pixel counts.
+    `weight` and the values of `hyperparameters` are plain values or sections with a
+    `name`. A section describes a schedule by training step or, for `class_weights`, a
+    method that computes them from pixel counts.
     """
 
     weight: Any
@@ -44,10 +45,11 @@ class DataConfig:
     Attributes:
         dataset: name and hyperparameters of the dataset.
         crop_hw: height and width of training crops in pixels.
-        num_threads: number of threads that read samples.
-        num_workers: number of processes that read samples.
-        prefetch_batches: number of batches that are read ahead.
-        on_bad_sample: "raise" or "skip", for samples that cannot be used.
+        num_threads: number of threads that read samples, in each reading process.
+        num_workers: number of extra processes that read samples; 0 reads in this one.
+        prefetch_batches: number of batches that each reading process reads ahead.
+        on_bad_sample: "raise" stops training at a sample that cannot be used; "skip"
+            trains without it.
     """
 
     dataset: Named
@@ -64,10 +66,11 @@ class EvaluateConfig:
 
     Attributes:
         split: the split evaluated during training.
-        final_split: the split evaluated at the end.
+        final_split: the split evaluated after training.
         batch_size: number of images in a batch, over all devices.
-        checkpoint: which checkpoint is used after training, "newest" or "best".
-        inference: how images are predicted.
+        checkpoint: which checkpoint is used after training, "newest" or "best" (the
+            highest mean IoU on `split`).
+        inference: the fields that control how images are predicted.
     """
 
     split: str
@@ -79,13 +82,13 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The config of a run; see `configs/` for the other fields.
+    """The config of a run; the configs in `configs/` show the other fields.
 
     Attributes:
-        pretrained: file of pretrained weights that a new run starts from; None if there
-            is none.
+        pretrained: file of pretrained weights that a new run starts from; None starts
+            from random weights.
         loss: the terms of the loss, at least one.
-        mapping: how steps are mapped over devices: "pmap" or "shard_map".
+        mapping: "pmap" or "shard_map"; see `segloss.devices.map_over_devices`.
     """
 
     seed: int
@@ -106,13 +109,14 @@ class RunConfig:
 
     @property
     def has_sigmoid_losses(self) -> bool:
-        """Whether the losses take a mask per logit instead of class ids."""
+        """True if the losses take a binary mask per logit, False if class ids."""
         return takes_masks(self.loss[0].name, self.loss[0].hyperparameters)
 
     def count_outputs(self, num_classes: int) -> int:
-        """Number of logits per pixel: usually one per class.
+        """Returns the number of logits per pixel for a dataset of `num_classes`.
 
-        With sigmoid losses, a dataset of two classes needs only the logit of class 1.
+        This is 1 for two classes with sigmoid losses, which need only the logit of
+        class 1, and `num_classes` otherwise.
 
         Raises:
             ValueError: if there are fewer than two classes.
@@ -144,7 +148,7 @@ _EVALUATE = (
 
 
 def parse_config(config: ConfigDict) -> RunConfig:
-    """Parses a config; checks all fields that can be checked without the dataset.
+    """Parses a config, and checks all fields that need no dataset to be checked.
 
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
@@ -184,10 +188,10 @@ def parse_config(config: ConfigDict) -> RunConfig:
 
 
 def parse_named(kind: str, section: Section) -> Named:
-    """Splits a section into its name and its hyperparameters.
+    """Splits a section into its field `name` and its other fields.
 
     Raises:
-        ValueError: if it has no `name`.
+        ValueError: if the section has no `name`; `kind` says which section it is.
     """
     fields = plain(section)
     if not isinstance(fields, dict) or "name" not in fields:
@@ -196,7 +200,10 @@ def parse_named(kind: str, section: Section) -> Named:
 
 
 def plain(value: Any) -> Any:
-    """Converts sections to dicts and lists to tuples, which JSON does not have."""
+    """Converts config sections to dicts, and lists to tuples, at every depth.
+
+    JSON, in which configs are stored, turns tuples into lists.
+    """
     if isinstance(value, ConfigDict | Mapping):
         return {key: plain(field) for key, field in value.items()}
     if isinstance(value, list | tuple):
@@ -205,7 +212,7 @@ def plain(value: Any) -> Any:
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-    """Default values of the optional fields, by section."""
+    """Default values of the optional fields of `config.data` and `config.evaluate`."""
     return {
         "data": _defaults_of(DataConfig),
         "evaluate": _defaults_of(Inference),
@@ -253,7 +260,10 @@ def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
 
 
 def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Term, ...]:
-    """Parses one loss, or several with a `weight` each, and checks their names."""
+    """Parses one loss, or a tuple of losses, and checks their names.
+
+    The field `weight` of a loss is 1 if it is missing.
+    """
     terms = []
     for fields in section if isinstance(section, tuple) else [section]:
         named = parse_named("loss", fields)

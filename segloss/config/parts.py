@@ -1,4 +1,4 @@
-"""Makes the parts of a run, from its config, that need no optimizer."""
+"""Makes the dataset, the model, the sampler and the crop windows of a config."""
 
 import functools
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from segloss.devices import AXIS
 from segloss.models import make_model
 from segloss.registry import bind
 
-# Fields of `config.augment` that the host uses; the others are those of `augment`.
+# Fields of `config.augment` for `Windows`; the others are arguments of `augment`.
 WINDOW_FIELDS = ("scale_range", "scales", "keep_classes")
 
 
 def open_configured_dataset(config: RunConfig) -> Dataset:
-    """Opens the dataset of a config, and prepares it first if needed."""
+    """Opens the dataset of a config; builds its records first if they are missing."""
     name = config.data.dataset.name
     hyperparameters = config.data.dataset.hyperparameters
     bind("dataset", DATASETS, name, hyperparameters)
@@ -47,9 +47,10 @@ def check_split(dataset: Dataset, split: str) -> None:
 def make_configured_model(
     config: RunConfig, num_classes: int, *, axis_name: str | None = AXIS
 ) -> nn.Module:
-    """Makes the model of a config.
+    """Makes the model of a config for a dataset of `num_classes`.
 
-    Its BatchNorm spans the devices of a step, or one device if `axis_name` is None.
+    BatchNorm averages over the devices of the mapped axis `axis_name`; None means that
+    each device uses its own statistics.
     """
     return make_model(
         config.model.name,
@@ -60,7 +61,10 @@ def make_configured_model(
 
 
 def choose_windows(config: RunConfig) -> Callable[[ClassIndex], Windows]:
-    """Returns a function from the class index to the windows of training crops.
+    """Returns a function that makes the `Windows` from which training crops are cut.
+
+    The function takes the class index of the training split (pixels of each class in
+    each image). If a window cannot keep all classes, it keeps the rarest first.
 
     Raises:
         ValueError: if a hyperparameter is out of range.
@@ -85,7 +89,12 @@ def choose_windows(config: RunConfig) -> Callable[[ClassIndex], Windows]:
 def index_windows(
     dataset: Dataset, index: ClassIndex, sampler: Named, windows: Windows
 ) -> ClassIndex:
-    """The index from which a sampler plans: of images or, if kept, of windows."""
+    """Returns the class index (pixels per class and sample) that a sampler plans with.
+
+    This is `index`, which counts whole images. If `windows.keep_classes` is True and
+    the sampler chooses samples by class, only classes that fit into one window together
+    are counted, with their pixels in it.
+    """
     takes_for_classes = SAMPLERS[sampler.name].takes_for_classes
     if windows.keep_classes and takes_for_classes:
         return dataset.class_index("train", windows)
@@ -95,10 +104,11 @@ def index_windows(
 def choose_sampler(
     chosen: Named, *, seed: int
 ) -> Callable[[ClassIndex, ClassIndex], EpochSampler]:
-    """Returns a function from the class index to the sampler.
+    """Returns a function that makes the sampler `chosen`.
 
-    Its second argument is the result of `index_windows`. A sample has a class if at
-    least `min_pixels` of its pixels do; the default is 1.
+    The function takes the class index of the training split, and the index to plan with
+    from `index_windows`. A sample has a class if at least `min_pixels` of its pixels
+    do; this hyperparameter of every sampler is 1 by default.
 
     Raises:
         ValueError: if the sampler or one of its hyperparameters is unknown or missing.

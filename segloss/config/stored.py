@@ -1,4 +1,4 @@
-"""The config stored with a run: written, read, compared and changed."""
+"""Writes, reads, compares and changes the config that is stored with a run."""
 
 import ast
 import json
@@ -31,15 +31,15 @@ _FREE_TO_CHANGE = (
 def check_same_config(
     config: ConfigDict, workdir: Path, *, free: Iterable[str] = _FREE_TO_CHANGE
 ) -> None:
-    """Checks that a run resumes with the config that it started with.
+    """Checks that a config equals the one stored in `workdir/config.json`.
 
     Args:
         config: the current config.
         workdir: directory of the run.
-        free: fields or sections that may differ.
+        free: dotted paths of fields or sections that may differ.
 
     Raises:
-        ValueError: if the run in `workdir` has another config; it lists the fields.
+        ValueError: if other fields differ; it lists them.
     """
     differing = [
         f"{field} was {before!r}, is {now!r}"
@@ -56,6 +56,8 @@ def differing_fields(
     config: ConfigDict, workdir: Path, *, free: Iterable[str] = _FREE_TO_CHANGE
 ) -> list[tuple[str, Any, Any]]:
     """Finds the fields in which a config differs from that of the run in `workdir`.
+
+    Fields at or under the dotted paths `free` are not compared.
 
     Returns:
         The dotted path of each field, its stored value and its current value. The value
@@ -80,9 +82,9 @@ def _agree(field: str, before: Any, now: Any) -> bool:
 def check_same_weights(
     config: ConfigDict, began_with: Mapping[str, str] | None
 ) -> None:
-    """Checks that the pretrained weights are the same if their path has changed.
+    """Checks that a changed path of the pretrained weights leads to the same weights.
 
-    A resumed run does not read the weights again, so the file may be missing.
+    A resumed run does not read the weights again, so the new path may also be missing.
 
     Args:
         config: the current config.
@@ -106,7 +108,10 @@ def check_same_weights(
 
 
 def flat_fields(config: ConfigDict, *, without: Iterable[str] = ()) -> dict[str, Any]:
-    """Maps dotted paths to plain values, except those at or under `without`."""
+    """Maps the dotted path of each field to its value as JSON has it.
+
+    Fields at or under the dotted paths `without` are left out.
+    """
     without = tuple(f"{field}." for field in without)
     return {
         field: value
@@ -116,7 +121,7 @@ def flat_fields(config: ConfigDict, *, without: Iterable[str] = ()) -> dict[str,
 
 
 def write_config(config: ConfigDict, workdir: Path) -> None:
-    """Writes `config.json`."""
+    """Writes a config to `workdir/config.json`."""
     write_json(workdir / "config.json", _to_json(config))
 
 
@@ -125,10 +130,9 @@ def _to_json(config: ConfigDict) -> Any:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """Reads the config that the run in `workdir` was trained with.
+    """Reads the config of a run from `workdir/config.json`.
 
-    Fields of `data` and `evaluate` that were added after the run was trained get their
-    defaults.
+    Optional fields of `data` and `evaluate` that the file lacks get their defaults.
 
     Raises:
         FileNotFoundError: if there is no `config.json`.
@@ -150,7 +154,7 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def _with_tuples(tree: Any) -> Any:
-    """Converts lists of values to tuples, as in a config file."""
+    """Converts lists to tuples, as in config files, except lists that contain dicts."""
     if isinstance(tree, dict):
         return {key: _with_tuples(value) for key, value in tree.items()}
     if isinstance(tree, list) and not any(isinstance(x, dict) for x in tree):
@@ -159,7 +163,7 @@ def _with_tuples(tree: Any) -> Any:
 
 
 def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
-    """Returns a copy with changes `FIELD=VALUE`, such as `evaluate.flip=True`.
+    """Returns a copy of a config with changes, such as `["evaluate.flip=True"]`.
 
     A value that is not a Python literal is taken as text.
 

@@ -35,11 +35,12 @@ def median_frequency(pixel_counts: PixelCounts) -> Float[np.ndarray, " c"]:
 
 
 def inverse_frequency(pixel_counts: PixelCounts) -> Float[np.ndarray, " c"]:
-    """`1 / freq(c)`, scaled so that the mean weight is 1.
+    """Inverse frequency weights: `1 / freq(c)`, scaled so that the mean weight is 1.
 
-    freq(c) is defined as in `median_frequency`; the mean is over the classes that
-    occur. The weights equal those of `median_frequency` up to a constant factor, which
-    scales the loss but does not change the balance between classes.
+    freq(c) is the share of class c among the labelled pixels of the images that contain
+    c; the mean is over the classes that occur. The weights equal those of
+    `median_frequency` up to a constant factor, which scales the loss but does not
+    change the balance between classes.
 
     >>> import numpy as np
     >>> counts = np.array([[50, 50], [100, 0]])  # freq is 150/200 and 50/100
@@ -100,7 +101,10 @@ CLASS_WEIGHTS = {
 
 
 def _frequency(name: str, pixel_counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """freq(c) of `median_frequency` (0 if absent), and whether each class occurs."""
+    """Returns freq(c) of `median_frequency`, and whether class c occurs, per class.
+
+    freq(c) is 0 for a class that does not occur. `name` is the caller, for messages.
+    """
     _check(name, pixel_counts)
     counts = np.asarray(pixel_counts, np.int64)
     in_its_images = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
@@ -111,7 +115,7 @@ def _frequency(name: str, pixel_counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _divide(numerator: float, divisor: np.ndarray) -> np.ndarray:
-    """`numerator / divisor`, and 0 where the divisor is 0."""
+    """Returns `numerator / divisor`, and 0 where the divisor is 0."""
     quotient = np.zeros_like(divisor)
     return np.divide(numerator, divisor, out=quotient, where=divisor > 0)
 

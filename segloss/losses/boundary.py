@@ -21,15 +21,15 @@ def boundary_loss(
 ) -> Float[Array, ""]:
     """Boundary loss: misplaced probability weighted by its distance to the boundary.
 
-    `sum_c phi_c (p_c - t_c)` in pixels, mean over valid pixels, where phi is the signed
-    distance and t is 1 for the labelled class and 0 otherwise: Kervadec et al. 2019
-    (arXiv:1812.07032), eq. 5, summed over the classes. Their eq. 6 drops the constant
-    `sum_c phi_c t_c`; the gradient is the same, but the minimum is negative. Here it is
-    0.
+    `sum_c phi_c (p_c - t_c)` in pixels, mean over valid pixels, where phi is
+    `distances`, `p = softmax(logits)`, and t is 1 for the labelled class and 0
+    otherwise: Kervadec et al. 2019 (arXiv:1812.07032), eq. 5, summed over the classes.
+    Their eq. 6 drops the constant `sum_c phi_c t_c`; the gradient is the same, but the
+    minimum is negative. Here it is 0.
 
     The loss ignores classes that are absent from the image and is weak near boundaries,
-    so combine it with a regional loss. Initial values are tens of pixels, so give it a
-    small weight.
+    so combine it with a region loss such as Dice. Its initial values are tens of
+    pixels, so give it a small weight.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -47,8 +47,10 @@ def boundary_loss(
             class's labelled region: at most 0 inside, at least 0 outside, and 0
             everywhere if the class has no boundary. See
             `segloss.data.signed_distances`.
-        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels`; the
+            divisor stays the number of valid pixels.
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
+            its devices.
 
     Raises:
         ValueError: if an array's shape or type does not match `logits`.

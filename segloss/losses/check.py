@@ -31,14 +31,20 @@ PixelWeights = Real[Array | np.ndarray, "..."]
 def check_choice(
     function: str, argument: str, value: Any, choices: Sequence[str | bool]
 ) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
+    """Raises ValueError unless `value` is one of `choices`.
+
+    `function` and `argument` are names for the message.
+    """
     if value not in choices:
         known = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{function}: {argument} must be {known}, got {value!r}.")
 
 
 def takes_scalar(annotation: Any) -> bool:
-    """Whether an argument with this annotation may be a `Scalar`."""
+    """Returns whether a type annotation includes all types of `Scalar`.
+
+    An argument with such an annotation may be a traced array.
+    """
     return set(get_args(Scalar)) <= set(get_args(annotation))
 
 
@@ -54,8 +60,9 @@ def check_range(
 ) -> None:
     """Raises ValueError unless `value` is a finite number in `[low, high]`.
 
-    With `without_low` the value must exceed `low`; with `whole` it must be an integer.
-    Of an array only the shape is checked.
+    `function` and `argument` are names for the message. With `without_low` the value
+    must exceed `low`; with `whole` it must be an integer. Of an array, refused if
+    `whole`, only the shape is checked: its values are unknown while traced.
     """
     if isinstance(value, Array) and not whole:
         check_shape(function, argument, value)
@@ -74,7 +81,7 @@ def check_range(
 
 
 def check_shape(function: str, argument: str, value: Array) -> None:
-    """Raises ValueError unless the array is a scalar."""
+    """Raises ValueError unless the array is a scalar, i.e. has no axes."""
     if value.ndim:
         raise ValueError(
             f"{function}: {argument} must be a number or a scalar array, got shape "
@@ -83,7 +90,11 @@ def check_shape(function: str, argument: str, value: Array) -> None:
 
 
 def check_smooth(function: str, smooth: Scalar) -> None:
-    """Raises ValueError if `smooth` is nonzero but too small to square in float32."""
+    """Raises ValueError unless `smooth` is 0, or finite and at least 1e-18.
+
+    float32 cannot represent the squares of smaller values. Of an array only the shape
+    is checked. `function` is the caller's name, for the message.
+    """
     if isinstance(smooth, Array):
         check_shape(function, "smooth", smooth)
         return
@@ -106,18 +117,22 @@ def check_arrays(
     multi_label: bool = False,
     soft: bool = False,
 ) -> None:
-    """Raises ValueError where shapes would broadcast or types convert silently.
+    """Raises ValueError if an array's shape or type does not match `logits`.
+
+    JAX would broadcast or convert such arrays silently.
 
     Args:
         function: name of the calling function, for the message.
-        logits: `[b, *spatial, c]`.
-        labels: class ids `[b, *spatial]`, or one value per class, `[b, *spatial, c]`.
+        logits: class scores `[b, *spatial, c]`; must not be empty.
+        labels: integer class ids `[b, *spatial]`, or float or bool values per class,
+            `[b, *spatial, c]`.
         valid: None, or bool and broadcastable to `[b, *spatial]`; with `multi_label`,
             to `[b, *spatial, c]`.
         class_weights: None, or one number per class.
         pixel_weights: None, or floats with the same broadcasting rule as `valid`.
-        multi_label: whether `labels` must have one value per class.
-        soft: whether `labels` may have one value per class.
+        multi_label: True requires `labels` with one value per class.
+        soft: True also allows `labels` with one value per class, if `logits` has at
+            least 2 classes.
     """
     if logits.size == 0:
         raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")

@@ -43,16 +43,16 @@ def softmax_cross_entropy(
 ) -> Float[Array, ""]:
     """Negative log-likelihood of the labels under a softmax, in nats.
 
-    `-w_y log p_y` per pixel: Eq. 1 of "Balance-batch: An Optimized Method for Semantic
-    Segmentation Loss Functions" (Huang, Tang, Su) with `normalize_by="samples"`, which
-    sums over pixels and averages over the m samples. The gradient with respect to the
-    logit of class k is `w_y (p_k - t_k)`, with the same divisor; t is 1 for the label
-    and 0 otherwise.
+    `-w_y log p_y` per pixel, where `p = softmax(logits)` and y is the label: Eq. 1 of
+    "Balance-batch: An Optimized Method for Semantic Segmentation Loss Functions"
+    (Huang, Tang, Su) with `normalize_by="samples"`, which sums over pixels and averages
+    over the m samples. The gradient with respect to the logit of class k is
+    `w_y (p_k - t_k)`, with the same divisor; t is 1 for the label and 0 otherwise.
 
-    With label smoothing s the loss is
+    With label smoothing s and c classes the loss is
     `-(1 - s) w_y log p_y - s / c sum_k w_k log p_k`: Szegedy et al. 2016
-    (arXiv:1512.00567), sec. 7. With `normalize_by="weights"` it equals
-    `torch.nn.CrossEntropyLoss`.
+    (arXiv:1512.00567), sec. 7. For class ids and `normalize_by="weights"` it equals the
+    mean reduction of `torch.nn.CrossEntropyLoss`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -70,15 +70,16 @@ def softmax_cross_entropy(
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
             all.
         class_weights: `w`, a nonnegative factor per class; None means all ones.
-        pixel_weights: nonnegative factor per pixel, broadcastable to `[b, *spatial]`,
-            such as U-Net's border weights, or one weight per sample, `[b, 1, 1]`. None
-            means all ones. No gradient flows to the weights.
+        pixel_weights: nonnegative factor on each pixel's loss, broadcastable to
+            `[b, *spatial]`, such as U-Net's border weights, or one weight per sample,
+            `[b, 1, 1]`. None means all ones. No gradient flows to the weights.
         label_smoothing: s in `[0, 1]`, the share of the target that is spread evenly
             over all classes.
-        normalize_by: divisor of the sum over pixels. "pixels" is the number of valid
-            pixels, "weights" the sum of their class and pixel weights, "samples" the
-            number of samples with a valid pixel.
-        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+        normalize_by: divisor of the weighted sum over pixels. "pixels" is the number of
+            valid pixels, "weights" the sum of their class weights times pixel weights,
+            "samples" the number of samples with a valid pixel.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `label_smoothing` or `normalize_by` is invalid, or an
@@ -122,8 +123,9 @@ def focal_loss(
 ) -> Float[Array, ""]:
     """Focal loss: cross-entropy that down-weights pixels already classified well.
 
-    `-a_y (1 - p_y)^gamma log p_y` in nats, mean over valid pixels: Lin et al. 2017
-    (arXiv:1708.02002), eq. 5, with a softmax in place of the paper's sigmoid.
+    `-a_y (1 - p_y)^gamma log p_y` in nats, mean over valid pixels, where y is the label
+    and `p = softmax(logits)`: Lin et al. 2017 (arXiv:1708.02002), eq. 5, which has a
+    sigmoid instead.
 
     >>> import jax.numpy as jnp
     >>> logits, labels = jnp.log(jnp.array([[[0.25, 0.75]]])), jnp.array([[0]])
@@ -132,15 +134,18 @@ def focal_loss(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, or soft labels t_k as in `softmax_cross_entropy`; then the
-            loss is `-sum_k a_k t_k (1 - p_k)^gamma log p_k`.
+        labels: class ids, or soft labels `[b, *spatial, c]`: t_k in `[0, 1]` is the
+            share of class k in the pixel, with loss
+            `-sum_k a_k t_k (1 - p_k)^gamma log p_k`.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
             all.
         gamma: focusing strength, at least 0; 0 gives cross-entropy.
         class_weights: `a` of eq. 5, a nonnegative factor per class; None means all
             ones.
-        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        pixel_weights: factor >= 0 on each pixel's loss, broadcastable to
+            `[b, *spatial]`; the divisor stays the number of valid pixels.
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `gamma` is negative, or an array does not match `logits`.
@@ -180,8 +185,8 @@ def poly_loss(
 ) -> Float[Array, ""]:
     """Poly-1 loss: cross-entropy plus `epsilon` times its first polynomial term.
 
-    `-log p_y + epsilon (1 - p_y)`, mean over valid pixels: Leng et al. 2022
-    (arXiv:2204.12511), sec. 4.
+    `-log p_y + epsilon (1 - p_y)`, mean over valid pixels, where y is the label and
+    `p = softmax(logits)`: Leng et al. 2022 (arXiv:2204.12511), sec. 4.
 
     >>> import jax.numpy as jnp
     >>> logits, labels = jnp.log(jnp.array([[[0.25, 0.75]]])), jnp.array([[0]])
@@ -190,14 +195,17 @@ def poly_loss(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, or soft labels t_k as in `softmax_cross_entropy`; then the
-            loss is the sum over k of t_k times the loss for label k.
+        labels: class ids, or soft labels `[b, *spatial, c]`: t_k in `[0, 1]` is the
+            share of class k in the pixel, and the loss sums t_k times the loss for
+            label k.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
             all.
-        epsilon: coefficient of the added term, at least -1. The expansion of
-            cross-entropy already holds `1 - p_y` with coefficient 1.
-        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        epsilon: coefficient of the added term, at least -1. Cross-entropy is
+            `sum_j (1 - p_y)^j / j`, so the term's total coefficient is `1 + epsilon`.
+        pixel_weights: factor >= 0 on each pixel's loss, broadcastable to
+            `[b, *spatial]`; the divisor stays the number of valid pixels.
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `epsilon` is below -1, or an array does not match `logits`.
@@ -227,10 +235,11 @@ def top_k_cross_entropy(
 ) -> Float[Array, ""]:
     """Cross-entropy of the hardest pixels only (online hard example mining).
 
-    The mean of `-log p_y` over the k valid pixels of the batch with the largest loss:
-    Wu et al. 2016 (arXiv:1605.06885), sec. 3. k is `fraction` times the number of valid
-    pixels, rounded, and at least 1. Pixels that tie at the k-th largest loss share the
-    remaining places equally.
+    The mean of `-log p_y` over the k valid pixels of the batch with the largest loss,
+    where y is the label and `p = softmax(logits)`: Wu et al. 2016 (arXiv:1605.06885),
+    sec. 3. k is `fraction` times the number of valid pixels, rounded, and at least 1.
+    If more pixels tie at the k-th largest loss than there are places left, each gets
+    the same fraction of a place.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -240,12 +249,14 @@ def top_k_cross_entropy(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel with
+            another label makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         fraction: share of the valid pixels to keep, in `(0, 1]`.
-        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`. The
-            hardest pixels are those with the largest weighted loss.
-        axis_name: mapped device axis; its devices hold parts of one global batch.
+        pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels` and
+            applied before the largest are chosen; the divisor stays k.
+        axis_name: name of a pmap or shard_map axis; the k pixels are chosen among the
+            pixels of all its devices.
 
     Raises:
         ValueError: if `fraction` is out of range, or an array does not match `logits`.
@@ -281,8 +292,9 @@ def log_bilinear_loss(
 ) -> Float[Array, ""]:
     """Cross-entropy plus a penalty for each kind of confusion.
 
-    `-(1 - alpha) log p_y - alpha sum_k a_yk log(1 - p_k)`, mean over valid pixels:
-    Resheff et al. 2017 (arXiv:1704.06062), eq. 3 with eq. 5.
+    `-(1 - alpha) log p_y - alpha sum_k a_yk log(1 - p_k)`, mean over valid pixels,
+    where y is the label and `p = softmax(logits)`: Resheff et al. 2017
+    (arXiv:1704.06062), eq. 3 with eq. 5.
 
     >>> import jax.numpy as jnp
     >>> logits, labels = jnp.log(jnp.array([[[0.5, 0.5]]])), jnp.array([[0]])
@@ -292,13 +304,16 @@ def log_bilinear_loss(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids in `[0, c)`, as in `softmax_cross_entropy`.
+        labels: class ids in `[0, c)`, ignored where not valid; a valid pixel with
+            another label makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
-        penalty: `a`, nonnegative, shape `[c, c]`: the penalty for predicting class k
-            (column) where the label is y (row). The diagonal is ignored.
-        alpha: weight of the penalties in `[0, 1]`.
-        pixel_weights: nonnegative factor per pixel, as in `softmax_cross_entropy`.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        penalty: `a`, nonnegative, shape `[c, c]`: row y, column k is the penalty for
+            predicting class k where the label is y. The diagonal is ignored.
+        alpha: weight of the penalties against cross-entropy, in `[0, 1]`.
+        pixel_weights: factor >= 0 on each pixel's loss, broadcastable to `labels`; the
+            divisor stays the number of valid pixels.
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `alpha` is out of range, or an array does not match `logits`.
@@ -337,10 +352,12 @@ def _loss_and_weight(
     class_weights: ClassWeights | None = None,
     label_smoothing: Scalar = 0.0,
 ) -> tuple[Float[Array, " b *spatial"], Float[Array, " b *spatial"] | None]:
-    """Each pixel's `w_y loss_of(log p_y)`, and its weight `w_y` (None if all are 1).
+    """Returns the class-weighted loss of each pixel, and its class weight.
 
-    With soft labels or label smoothing the loss is `sum_k w_k t_k loss_of(log p_k)`;
-    with soft labels the weight is `sum_k w_k t_k`.
+    For class ids y these are `w_y loss_of(log p_y)` and w_y; the weight is None if
+    `class_weights` is None. For soft labels t, and for ids with label smoothing, where
+    t is the smoothed target, the loss is `sum_k w_k t_k loss_of(log p_k)`. The weight
+    of soft labels is `sum_k w_k t_k`, without label smoothing.
     """
     soft = labels.ndim == logits.ndim
     # Soft labels have no class id; any valid one will do.

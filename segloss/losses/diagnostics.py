@@ -1,9 +1,9 @@
 """Diagnostics: how a loss distributes its value and gradient over the classes.
 
 All functions accept any loss `(logits, labels, valid=None)`. If labels are class ids,
-each pixel belongs to its class. If labels have the shape of the logits (binary or
-multi-label), each element is one of two classes: 1 (positive) if its label is at least
-1/2, else 0 (negative).
+each pixel belongs to the class of its label. If labels have the shape of the logits
+(binary or multi-label), each element is one of two classes: 1 (positive) if its label
+is at least 1/2, else 0 (negative).
 """
 
 from collections.abc import Callable, Sequence
@@ -43,10 +43,12 @@ def pixel_share(
     """Fraction of the valid pixels in each class; zeros if no pixel is valid.
 
     Args:
-        labels: class ids, or binary labels in `[0, 1]`.
+        labels: class ids; or binary labels in `[0, 1]`, where an element belongs to
+            class 1 if its label is at least 1/2, else to class 0.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
-        num_classes: number of classes; 2 if labels are not class ids.
-        axis_name: mapped device axis; its devices hold parts of one global batch.
+        num_classes: number of classes; 2 for binary labels.
+        axis_name: name of a pmap or shard_map axis; counts the pixels of all its
+            devices.
     """
     ones = jnp.ones(labels.shape)
     return _share(ones, labels, valid, num_classes, axis_name)
@@ -65,7 +67,7 @@ def gradient_share(
     """Share of each class in the L1 norm of the gradient d loss / d logits.
 
     `g_c / sum_k g_k`, where `g_c` is the sum of `|d loss / d z_i|_1` over the pixels i
-    of class c and `z_i` is the logits of pixel i. The shares sum to 1; a class without
+    labelled c and `z_i` is the logits of pixel i. The shares sum to 1; a class without
     pixels has share 0. If the gradient is 0, all shares are 0. Scaling the loss does
     not change the shares.
 
@@ -78,13 +80,15 @@ def gradient_share(
     ['0.6667', '0.3333']
 
     Args:
-        loss: function of `(logits, labels, valid)`, and of `axis_name` if that is
-            given here. Each new function triggers a compilation.
+        loss: function of `(logits, labels, valid)`, and of `axis_name` if that is not
+            None. Each new function triggers a compilation.
         logits: model outputs of any float type; the gradient is computed in float32.
-        labels: class ids, or binary labels in `[0, 1]`.
+        labels: class ids; or binary labels in `[0, 1]`, one per logit, where an element
+            belongs to class 1 if its label is at least 1/2, else to class 0.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
-        num_classes: number of classes; 2 if labels are not class ids.
-        axis_name: mapped device axis; its devices hold parts of one global batch.
+        num_classes: number of classes; 2 for binary labels.
+        axis_name: name of a pmap or shard_map axis; the shares cover the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `num_classes`, or an array's shape or type, is wrong.
@@ -100,10 +104,12 @@ class Explanation(NamedTuple):
     Attributes:
         loss: value of the loss.
         pixel_share: fraction of the valid pixels in each class.
-        loss_share: relative drop in loss if this class were predicted perfectly.
-        gradient_share: share of each class in the L1 norm of the gradient.
-        gradient_scale: L1 norm of the gradient relative to that of unweighted
-            cross-entropy. It scales the steps of SGD; Adam normalises it away.
+        loss_share: relative drop in loss if the logits of the class's pixels were
+            replaced by near-perfect predictions.
+        gradient_share: share of each class's pixels in the L1 norm of the gradient with
+            respect to the logits.
+        gradient_scale: L1 norm of that gradient relative to the one of unweighted
+            cross-entropy. SGD takes steps in proportion to it; Adam normalises it away.
     """
 
     loss: Float[Array, ""]
@@ -114,6 +120,9 @@ class Explanation(NamedTuple):
 
     def table(self, class_names: Sequence[str] | None = None) -> str:
         """Formats the shares in percent, one line per class that has pixels.
+
+        `class_names` are the names of all classes, in order; None shows class ids. The
+        last line shows `loss` and `gradient_scale`.
 
         Raises:
             ValueError: if the number of names is not the number of classes.
@@ -162,10 +171,10 @@ def explain(
       counts as an error of two classes, and an absent class can still add to the loss.
     - With label smoothing, which penalises confident predictions, the shares are
       smaller and can be negative.
-    - An element with a label between 0 and 1 is set to predict its label, at which the
-      loss need not be 0.
+    - An element whose binary label is between 0 and 1 gets the logit that predicts
+      this label. Its loss there need not be 0.
 
-    The cost is one gradient, and one evaluation of the loss per class.
+    This computes one gradient, and the loss once more per class.
 
     >>> import jax.numpy as jnp
     >>> from segloss.losses import softmax_cross_entropy
@@ -181,9 +190,10 @@ def explain(
         loss: function of `(logits, labels, valid)`. Each new function triggers a
             compilation.
         logits: model outputs of any float type; the gradient is computed in float32.
-        labels: class ids, or binary labels in `[0, 1]`.
+        labels: class ids; or binary labels in `[0, 1]`, one per logit, where an element
+            belongs to class 1 if its label is at least 1/2, else to class 0.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
-        num_classes: number of classes; 2 if labels are not class ids.
+        num_classes: number of classes; 2 for binary labels.
 
     Raises:
         ValueError: if `num_classes`, or an array's shape or type, is wrong.
@@ -217,7 +227,7 @@ def _class_ids(labels: Labels) -> Array:
 
 
 def _in_shape_of(logits: Array, per_pixel: Array) -> Array:
-    """`per_pixel` with trailing axes of size 1, up to the rank of the logits."""
+    """Appends axes of size 1 to `per_pixel` until it has the rank of the logits."""
     return jnp.expand_dims(per_pixel, range(per_pixel.ndim, logits.ndim))
 
 
@@ -236,7 +246,10 @@ def _value_and_norms(
     valid: Array | None,
     axis_name: str | None = None,
 ) -> tuple[Array, Array]:
-    """The loss, and the L1 norm of each pixel's gradient with respect to the logits."""
+    """Returns the loss, and the L1 norm of the gradient at each pixel's logits.
+
+    If the loss is NaN, so are the norms.
+    """
     shared = {} if axis_name is None else {"axis_name": axis_name}
     # Cast first: in float16 the gradient of a mean over many pixels underflows to 0.
     logits = logits.astype(jnp.float32)
@@ -247,7 +260,10 @@ def _value_and_norms(
 
 
 def _cross_entropy_norm(logits: Array, labels: Labels, valid: Array | None) -> Array:
-    """L1 norm of the gradient of unweighted cross-entropy, averaged over pixels."""
+    """Mean over valid pixels of the L1 norm of `d cross-entropy / d logits`.
+
+    The cross-entropy is unweighted; it is binary for labels that are not class ids.
+    """
     if _are_ids(labels):
         targets = one_hot(labels, logits.shape[-1])
         misses = jnp.abs(jax.nn.softmax(logits) - targets).sum(axis=-1)
@@ -263,7 +279,10 @@ def _share(
     num_classes: int,
     axis_name: str | None = None,
 ) -> Array:
-    """Each class's share of `amounts`, one per pixel; zeros if their sum is 0."""
+    """Returns each class's share of the sum of `amounts`; zeros if the sum is 0.
+
+    `amounts` holds one value per pixel, or per element for binary labels.
+    """
     amounts = jnp.where(valid_or_all(labels.shape, valid), amounts, 0.0)
     of_class = one_hot(_class_ids(labels), num_classes)
     by_class = jnp.where(of_class, amounts[..., None], 0.0).sum(range(labels.ndim))

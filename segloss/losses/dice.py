@@ -30,16 +30,18 @@ def soft_dice(
     denominator: str = "squared",
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Multi-class soft Dice loss; each class is summed over the whole batch.
+    """Multi-class soft Dice loss, from sums of each class over the whole batch.
 
-    `1 - 2 sum(p t) / (sum(p^2) + sum(t^2))` per class, where p is the probability and
-    t is 1 for the labelled class, else 0: Eq. 5 of "Balance-batch: An Optimized Method
-    for Semantic Segmentation Loss Functions" (Huang, Tang, Su), after Milletari et al.
-    2016 (arXiv:1606.04797). Computed as `sum((p - t)^2) / (sum(p^2) + sum(t^2))`.
+    `1 - 2 sum(p t) / (sum(p^2) + sum(t^2))` per class, then the mean over classes. The
+    sums are over pixels; p is the softmax probability and t is 1 for the labelled
+    class, else 0: Eq. 5 of "Balance-batch: An Optimized Method for Semantic
+    Segmentation Loss Functions" (Huang, Tang, Su), after Milletari et al. 2016
+    (arXiv:1606.04797). Computed as `sum((p - t)^2) / (sum(p^2) + sum(t^2))`.
 
     The derivative with respect to p is `-2 (t U - 2 p I) / U^2`, divided by the number
-    of classes, where `I = sum(p t)` and U is the denominator; finite differences in
-    float64 confirm it. `normalize_by="samples"` gives Eq. 5 plus the constant `c/m`.
+    of classes c, where `I = sum(p t)` and U is the denominator; finite differences in
+    float64 confirm it. `normalize_by="samples"` divides by the number of samples m
+    instead of c, which is Eq. 5 plus the constant `c/m`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -72,7 +74,8 @@ def log_cosh_dice(
 ) -> Float[Array, ""]:
     """Log-cosh Dice loss: `log(cosh(soft_dice))`.
 
-    Jadon 2020 (arXiv:2006.14822), eq. 20. It is flatter than Dice near a perfect fit.
+    The Dice loss is averaged over classes first: Jadon 2020 (arXiv:2006.14822), eq. 20.
+    Near a perfect prediction the loss is flatter than Dice.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -80,7 +83,8 @@ def log_cosh_dice(
     0.0209
 
     Hyperparameters:
-        denominator: "squared" or "linear", as in `soft_dice`.
+        denominator: "squared" for sums of p^2 and t^2 in the denominator of Dice, or
+            "linear" for sums of p and t; see `soft_dice`.
     """
     dice = soft_dice(logits, labels, valid, denominator=denominator, **options)
     # log1p of cosh(x) - 1 = 2 sinh(x/2)^2: near x = 0, cosh(x) would round to 1.
@@ -100,10 +104,11 @@ def generalized_dice(
 ) -> Float[Array, ""]:
     """Generalized Dice loss: one Dice score over all classes, weighted by inverse size.
 
-    `1 - 2 sum_c w_c I_c / sum_c w_c (P_c + G_c)` with `w_c = 1 / G_c^2`, where the
-    intersection I, the predicted pixels P and the labelled pixels G are sums over the
-    whole batch: Sudre et al. 2017 (arXiv:1707.03237), sec. 2.1. A class absent from the
-    labels has weight 0. No gradient flows through the weights.
+    `1 - 2 sum_c w_c I_c / sum_c w_c (P_c + G_c)` with `w_c = 1 / G_c^2`. Per class,
+    `P = sum(p)`, `G = sum(t)` and `I = sum(min(p, t))` over the batch; p is the softmax
+    probability and t is 1 for the labelled class, else 0: Sudre et al. 2017
+    (arXiv:1707.03237), sec. 2.1. A class absent from the labels has weight 0. No
+    gradient flows through the weights.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -112,13 +117,18 @@ def generalized_dice(
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, soft labels or multi-label masks, as in `soft_dice`.
-        valid: True where a pixel counts, broadcastable to `labels`; None means all.
-        smooth: added to numerator and denominator of the score, as in `soft_dice`. The
-            weights are 1 / pixels^2, so even a small `smooth` dominates.
-        pixel_weights: factor for each pixel's contribution, as in `soft_dice`.
-        multi_label: use a sigmoid per class, with labels as in `soft_dice`.
-        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+        labels: class ids in `[0, c)`, ignored where not valid, or soft labels
+            `[b, *spatial, c]`, each class's share of the pixel in `[0, 1]`.
+        valid: True where a pixel counts, broadcastable to `[b, *spatial]`, or with
+            `multi_label` to `labels`; None means all.
+        smooth: added to numerator and denominator of the Dice score; 0, or at least
+            1e-18. The weights are 1 / pixels^2, so even a small `smooth` dominates.
+        pixel_weights: factor >= 0 on each pixel's terms of the sums, broadcastable like
+            `valid`.
+        multi_label: True uses a sigmoid per class; `labels` are then bools or floats in
+            `[0, 1]` in the shape of `logits`.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if `smooth` is out of range, or an array does not match `logits`.

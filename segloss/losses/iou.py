@@ -24,13 +24,14 @@ def soft_iou(
     valid: Bool[Array, "..."] | None = None,
     **options: Unpack[OverlapOptions],
 ) -> Float[Array, ""]:
-    """Soft IoU (Jaccard) loss; each class is summed over the whole batch.
+    """Soft IoU (Jaccard) loss, from sums of each class over the whole batch.
 
-    `1 - I / (P + G - I)` per class with `I = sum(min(p, t))`, `P = sum(p)` and
-    `G = sum(t)`: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22). Their `p t`
-    equals `min(p, t)` for hard labels t in {0, 1}; for soft labels, only
-    `min(p, t)` makes the loss minimal at `p = t`. Computed as
-    `sum(|p - t|) / sum(max(p, t))`.
+    `1 - I / (P + G - I)` per class, then the mean over classes. `I = sum(min(p, t))`,
+    `P = sum(p)` and `G = sum(t)` are sums over pixels; p is the softmax probability and
+    t the label, 0 or 1 or a share: Rahman and Wang 2016
+    (doi:10.1007/978-3-319-50835-1_22). They write `p t`, which equals `min(p, t)` for t
+    in {0, 1}; for soft labels, only `min(p, t)` makes the loss minimal at `p = t`.
+    Computed as `sum(|p - t|) / sum(max(p, t))`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -53,10 +54,13 @@ def tversky(
 ) -> Float[Array, ""]:
     """Tversky loss: separate weights for false positives and false negatives.
 
-    `1 - T` per class with `T = I / (I + fp_weight FP + fn_weight FN)`, where
-    `I = sum(min(p, t))`, `FP = sum(p) - I` and `FN = sum(t) - I`: Salehi et al. 2017
-    (arXiv:1706.05721), eq. 3 and 4. Weights of 1/2 give linear soft Dice, weights of 1
-    give soft IoU. Raise `fn_weight` for more recall, `fp_weight` for more precision.
+    `1 - T` per class, then the mean over classes, with
+    `T = I / (I + fp_weight FP + fn_weight FN)`. `I = sum(min(p, t))`, `FP = sum(p) - I`
+    and `FN = sum(t) - I` are sums over the pixels of the batch; p is the softmax
+    probability and t is 1 for the labelled class, else 0: Salehi et al. 2017
+    (arXiv:1706.05721), eq. 3 and 4. With `smooth=0`, weights of 1/2 give `soft_dice`
+    with `denominator="linear"`; weights of 1 give `soft_iou`. Raise `fn_weight` for
+    more recall, `fp_weight` for more precision.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -87,9 +91,10 @@ def focal_tversky(
 ) -> Float[Array, ""]:
     """Focal Tversky loss: the Tversky loss of each class raised to the power gamma.
 
-    The mean over classes of `(1 - T)^gamma`: Abraham and Khan 2018 (arXiv:1810.07842),
-    eq. 4, where the exponent is written 1 / gamma. For gamma below 1 the loss is
-    steeper near a perfect prediction; above 1 it is flatter, as in the focal loss.
+    The mean over classes of `(1 - T)^gamma`, where `1 - T` is the loss of `tversky`:
+    Abraham and Khan 2018 (arXiv:1810.07842), eq. 4, where the exponent is written 1 /
+    gamma. For gamma below 1 the loss is steeper near a perfect prediction; above 1 it
+    is flatter, like the focal loss.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]

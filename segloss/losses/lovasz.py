@@ -1,9 +1,9 @@
 """Lovasz losses: the Jaccard loss extended from wrong pixels to continuous errors.
 
-Berman et al. 2018 (arXiv:1705.08790), Def. 2: the Lovasz extension is `sum_i w_i e_i`
-with errors `e`. Mark the pixels as wrong one at a time in order of decreasing error;
-`w_i` is the increase in `1 - intersection / union` when pixel i is marked. The weights
-are piecewise constant in the errors, so their derivatives are 0.
+Berman et al. 2018 (arXiv:1705.08790), Def. 2: the Lovasz extension is `sum_i w_i e_i`,
+where e_i is the error of pixel i. Mark the pixels as wrong one at a time in order of
+decreasing error; `w_i` is the increase in `1 - intersection / union` when pixel i is
+marked. The weights are piecewise constant in the errors, so their derivatives are 0.
 """
 
 import functools
@@ -34,11 +34,14 @@ def lovasz_softmax(
 ) -> Float[Array, ""]:
     """Lovasz-softmax loss: mean over classes of the Lovasz-extended Jaccard loss.
 
-    The error of a pixel is `1 - p` for the class of its label and `p` for the others:
-    Berman et al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies between 0 and 1.
+    `sum_i w_i e_i` over the pixels in order of decreasing error e_i, where w_i is the
+    increase in `1 - IoU` when pixel i is counted as wrong after those before it. The
+    error is `1 - p` for the labelled class and p for the others, where p is the softmax
+    probability: Berman et al. 2018 (arXiv:1705.08790), Alg. 1. The loss lies between 0
+    and 1.
 
     Pixels with equal errors share their weights equally, so the gradient does not
-    depend on pixel order. Second derivatives come from the softmax only.
+    depend on pixel order. Second derivatives treat the weights as constants.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # [1, 2 pixels, 2]
@@ -51,17 +54,19 @@ def lovasz_softmax(
         labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
             label outside this range makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
-        classes: "present" averages only the classes that occur in the labels; "all"
-            averages all, where an absent class costs its largest probability.
-        per_image: compute the loss per image, then average the images with a valid
-            pixel. "present" then refers to the classes of each image.
+        classes: "present" averages over the classes that occur in the labels; "all"
+            averages over all classes, where an absent class costs its largest
+            probability.
+        per_image: True computes the loss per image, then averages over the images with
+            a valid pixel; "present" then refers to the classes of each image.
         bins: None sorts the errors exactly. An integer n, at least 1, divides `[0, 1]`
             into n bins and computes the weights as if all errors in a bin were equal,
             which is much faster. The result satisfies `exact - 1 / n <= loss <= exact`:
             the sorted order maximises the sum, and each bin keeps its total weight.
             The gradient treats the weights as constants.
-        axis_name: mapped device axis; the loss covers the pixels of all its devices.
-            Without `bins` and `per_image`, each device sorts the errors of all devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices. Without `bins` and `per_image`, each device sorts the errors of
+            all devices.
 
     Raises:
         ValueError: if `classes` or `bins` is invalid, or an array's shape or
@@ -98,9 +103,11 @@ def lovasz_hinge(
 ) -> Float[Array, ""]:
     """Lovasz hinge loss: Lovasz-extended Jaccard loss of the foreground.
 
-    The error of a pixel with logit s is `max(0, 1 - s)` for foreground and
-    `max(0, 1 + s)` for background: Berman et al. 2018 (arXiv:1705.08790). If there is
-    no foreground, the loss is the largest error.
+    `sum_i w_i e_i` over the pixels in order of decreasing error e_i, where w_i is the
+    increase in `1 - IoU` when pixel i is counted as wrong after those before it. The
+    error of a pixel with logit s is `max(0, 1 - s)` for foreground and `max(0, 1 + s)`
+    for background: Berman et al. 2018 (arXiv:1705.08790). If there is no foreground,
+    the loss is the largest error.
 
     Pixels with equal errors share their weights equally. Second derivatives are 0.
 
@@ -115,10 +122,11 @@ def lovasz_hinge(
         labels: True or 1 for foreground, False or 0 for background, in the shape of
             `logits`. A valid pixel with any other label makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
-        per_image: compute the loss per image, then average the images with a valid
-            pixel. False treats the batch as one image.
-        axis_name: mapped device axis; the loss covers the pixels of all its devices.
-            Without `per_image`, each device sorts the errors of all devices.
+        per_image: True computes the loss per image, then averages over the images with
+            a valid pixel. False treats the batch as one image.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices. Without `per_image`, each device sorts the errors of all
+            devices.
 
     Raises:
         ValueError: if an array's shape or type does not match `logits`.
@@ -151,7 +159,7 @@ def _mean_extension(
     bins: int | None,
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """Lovasz extension of each class, averaged by `mean_over_classes`."""
+    """Lovasz extension of `errors`, averaged over classes (and images: `per_image`)."""
     across = None if per_image else axis_name
     counted = valid[..., None]
     # A background error of 0 comes last in the order and adds nothing.

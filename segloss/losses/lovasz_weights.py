@@ -27,7 +27,13 @@ def weights_and_total(
     bins: int | None,
     axis_name: str | None,
 ) -> tuple[Float[Array, "b *spatial c"], Int[Array, "rows c"]]:
-    """Returns the weight of each error, and the number of foreground pixels."""
+    """Returns the Lovasz weight of each error, and the foreground pixels per class.
+
+    `errors` are at least 0, and 0 where not `counted`, i.e. valid; `foreground` is True
+    where a pixel is labelled with the class. The errors of an image are compared if
+    `per_image`, else those of the batch on all devices of `axis_name`. `bins` is as in
+    `lovasz_softmax`.
+    """
     if bins is not None:
         part = jnp.clip((errors * bins).astype(jnp.int32), 0, bins - 1)
         cells = jnp.where(counted, 2 * part + foreground, 2 * bins)
@@ -48,7 +54,10 @@ def weights_and_total(
 def _weights_by_order(
     keys: UInt32[Array, "*pixels"], *, axis_name: str | None
 ) -> tuple[Float[Array, "*pixels"], Int[Array, ""]]:
-    """Returns the weights of one class, and the number of foreground pixels.
+    """Returns the weights of one class, and its number of foreground pixels.
+
+    `keys` are twice the bit pattern of the error, plus 1 for foreground; they sort like
+    the errors. With `axis_name`, the pixels of all its devices are sorted.
 
     A second sort restores the pixel order, because a scatter is slow on a TPU.
     """
@@ -96,9 +105,11 @@ def _scan(
     *,
     reverse: bool = False,
 ) -> Int[Array, " n"]:
-    """Two-level scan: `cumulate` within rows of `_ROW` elements, then across rows.
+    """Cumulative `combine` of x, computed in two levels to compile fast on a TPU.
 
-    A one-level scan takes the TPU compiler half a minute.
+    `cumulate`, such as `jax.lax.cumsum`, runs within rows of `_ROW` elements, then over
+    the last (first if `reverse`) value of each row. A one-level scan takes the TPU
+    compiler half a minute.
     """
     rows = cumulate(x.reshape(-1, _ROW), axis=1, reverse=reverse)
     ends = cumulate(rows[:, 0 if reverse else -1], reverse=reverse)[:, None]
@@ -116,10 +127,10 @@ def _weights_by_bin(
     per_image: bool,
     axis_name: str | None,
 ) -> tuple[Float[Array, "b *spatial c"], Int[Array, "rows c"]]:
-    """Returns the weights, and the number of foreground pixels.
+    """Returns the weight of each pixel, and the number of foreground pixels.
 
-    Cell `2 k + f` holds the background (f = 0) or foreground (f = 1) pixels of bin k;
-    the last cell holds void pixels.
+    `cells` holds `2 k + f` for a background (f = 0) or foreground (f = 1) pixel of bin
+    k, and `2 bins` for a pixel that is not valid.
     """
     counts = _count(cells, 2 * bins + 1, per_image=per_image)
     counts = sum_over_devices(counts, axis_name)[..., :-1]
@@ -137,7 +148,10 @@ def _weights_by_bin(
 def _count(
     cells: Int[Array, "b *spatial c"], size: int, *, per_image: bool
 ) -> Int[Array, "rows c {size}"]:
-    """Counts how often each integer of `range(size)` occurs, per row and class."""
+    """Counts how often each integer of `range(size)` occurs in `cells`, per class.
+
+    The result has one row per image if `per_image`, else a single row.
+    """
     rows, c = len(cells) if per_image else 1, cells.shape[-1]
 
     def add_up(cells):
@@ -171,7 +185,10 @@ def _look_up(
     *,
     per_image: bool,
 ) -> Float[Array, "b *spatial c"]:
-    """Looks up the table value of each cell."""
+    """Returns `table[row, class, cell]` for each cell.
+
+    The row is the cell's image if `per_image`, else 0.
+    """
     rows, c, size = table.shape
 
     def read(table, cells):
@@ -210,7 +227,7 @@ def _take_class(
 def _start_of_row(
     cells: Int[Array, "b *spatial c"], rows: int, size: int
 ) -> Int[Array, "_ *_spatial c"]:
-    """Offset of each row and class in the flat array of counts."""
+    """Returns the offset of each row and class in a flat `[rows, c, size]` table."""
     c = cells.shape[-1]
     start = size * jnp.arange(rows * c, dtype=jnp.int32)
     return start.reshape(rows, *(1,) * (cells.ndim - 2), c)
@@ -219,7 +236,7 @@ def _start_of_row(
 def _digits(
     cells: Int[Array, "*pixels"], size: int
 ) -> tuple[Bool[Array, " high *pixels"], Bool[Array, " low *pixels"]]:
-    """One-hot arrays of the high and low digit of integers below `size`.
+    """Returns one-hot arrays of the high and the low bits of integers below `size`.
 
     A TPU gathers and scatters one element at a time. Products of these one-hot arrays
     count and look up on the matrix unit instead; they are never materialised.
@@ -240,8 +257,9 @@ def _weights(
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Weights of a foreground and of a background pixel in a group of equal errors.
 
-    If the foreground of the group is ordered first, each foreground pixel adds
-    `1 / (total + bg_above)`, and all its background pixels together add
+    `total`, `fg_above` and the others are pixel counts of one class. If the foreground
+    of the group is ordered first, each foreground pixel adds `1 / (total + bg_above)`
+    to the Jaccard loss, and all its background pixels together add
     `(total - fg_above - fg) (1 / (total + bg_above) - 1 / (total + bg_above + bg))`.
     The weights are the mean of this order and the reverse order.
 

@@ -43,7 +43,7 @@ LOSSES = {
 
 Loss = Callable[..., Float[Array, ""]]
 
-# Losses of sigmoids alone; those of `multi_label` have both ways.
+# Losses that use sigmoids only. Losses with an argument `multi_label` offer both.
 MASK_LOSSES = (
     "gated_sigmoid_cross_entropy",
     "lovasz_hinge",
@@ -52,20 +52,23 @@ MASK_LOSSES = (
     "sigmoid_focal_loss",
 )
 
-# Arrays that a loss takes, by this keyword, with every batch.
+# Keyword arguments of losses that are arrays and change with every batch.
 INPUTS = ("distances", "pixel_weights")
 
 
 def inputs_of(name: str) -> tuple[str, ...]:
-    """The arrays that `LOSSES[name]` needs in addition to logits, labels and valid."""
+    """Names of the arrays that `LOSSES[name]` needs besides logits, labels and valid.
+
+    The tuple is `("distances",)` for "boundary_loss" and empty for all others.
+    """
     empty = inspect.Parameter.empty
     return tuple(x for x, default in _arrays_of(name).items() if default is empty)
 
 
 def scalars_of(name: str) -> tuple[str, ...]:
-    """The hyperparameters of `LOSSES[name]` that may be traced scalar arrays.
+    """Names of the hyperparameters of `LOSSES[name]` that may be scalar arrays.
 
-    Their values can change from step to step without a new compilation.
+    `jax.jit` traces such an array, so a new value needs no new compilation.
 
     >>> scalars_of("focal_loss")
     ('gamma',)
@@ -75,23 +78,26 @@ def scalars_of(name: str) -> tuple[str, ...]:
 
 
 def _arrays_of(name: str) -> dict[str, Any]:
-    """The arrays of `INPUTS` that the loss takes, with their defaults."""
+    """Maps each name of `INPUTS` that the loss has as an argument to its default."""
     parameters = inspect.signature(LOSSES[name]).parameters
     return {x: parameters[x].default for x in INPUTS if x in parameters}
 
 
 def takes_masks(name: str, hyperparameters: Mapping[str, Any]) -> bool:
-    """Whether the loss takes labels in the shape of the logits, not class ids."""
+    """Whether a loss takes labels in the shape of the logits, not class ids.
+
+    True for losses of sigmoids, and if `hyperparameters` set `multi_label`.
+    """
     return name in MASK_LOSSES or bool(hyperparameters.get("multi_label", False))
 
 
 def make_loss(name: str, **hyperparameters: Any) -> Loss:
-    """The loss `name` with its hyperparameters bound.
+    """Returns the loss `LOSSES[name]` with its hyperparameters bound.
 
     Returns:
-        A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
-        keyword, the arrays that `inputs_of(name)` lists, and `pixel_weights` where the
-        loss has it.
+        A function `(logits, labels, valid=None)` that also takes by keyword:
+        `axis_name`, the arrays that `inputs_of(name)` lists, and `pixel_weights` if
+        the loss accepts it.
 
     Raises:
         ValueError: if `LOSSES` has no such name, or the loss no such hyperparameter.
@@ -104,19 +110,20 @@ def compound_loss(
     *,
     axis_name: str | None = None,
 ) -> Loss:
-    """The weighted sum of several losses.
+    """Returns the weighted sum of several losses.
 
     Args:
-        terms: `(weight, name, hyperparameters)` of each loss, the weight at least 0.
-            A weight, and the hyperparameters that `scalars_of(name)` lists, may be
-            scalar arrays. A function under `jax.jit` can take them as arguments, and
-            is compiled once for all their values, which are then not checked.
-        axis_name: mapped device axis, the same for every term.
+        terms: `(weight, name, hyperparameters)` of each loss: a weight of at least 0, a
+            key of `LOSSES`, and keyword arguments. The weight, and the hyperparameters
+            that `scalars_of(name)` lists, may be scalar arrays. Pass these as arguments
+            of a function under `jax.jit` to compile it once for all their values, which
+            are then not checked.
+        axis_name: name of a pmap or shard_map axis, passed to every term.
 
     Returns:
-        A function `(logits, labels, valid=None)` that also takes `axis_name` and, by
-        keyword, the arrays `distances` and `pixel_weights`; each goes to the terms that
-        take it.
+        A function `(logits, labels, valid=None)` that also takes by keyword
+        `axis_name`, which replaces the one above, and the arrays `distances` and
+        `pixel_weights`, each passed to the terms that accept it.
 
     Raises:
         ValueError: if there is no term, a weight is negative or not finite, or

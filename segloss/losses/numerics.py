@@ -16,6 +16,9 @@ def widen(x: Num[Array, "*shape"] | Bool[Array, "*shape"]) -> Float[Array, "*sha
 def safe_divide(
     numerator: Float[Array, "*shape"], divisor: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """`numerator / divisor`; 0 with zero gradient where the divisor is below 1e-18."""
+    """Returns `numerator / divisor`; 0 where the divisor is below 1e-18.
+
+    There the gradient is 0, too. NaN propagates.
+    """
     empty = divisor < SMALLEST_DIVISOR  # False for NaN, so NaN propagates
     return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, divisor))

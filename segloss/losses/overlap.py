@@ -1,8 +1,8 @@
 """Shared parts of the overlap losses: their options, and the mean over classes.
 
-An overlap loss compares the predicted and the labelled region of each class. All of
-them compute `1 - score` as `error / size`, where both are sums over pixels. The two
-forms are equal, but near a perfect prediction `1 - score` can round to below 0.
+An overlap loss, such as Dice, compares the predicted and the labelled region of each
+class. It is computed as `error / size`, a quotient of sums over pixels. This equals
+`1 - score`, but near a perfect prediction `1 - score` could round to below 0.
 
 For class-id labels the derivative is defined for reverse mode only: `jax.grad`,
 `jax.vjp` and their nesting work; `jax.jvp` and `jax.jacfwd` do not.
@@ -64,24 +64,26 @@ _ARGS = """
 """
 
 _OPTIONS = """\
-        smooth: number of pixels added to numerator and denominator of the score; 0, or
-            at least 1e-18 so that float32 can square it.
+        smooth: number of pixels added to numerator and denominator of the score, which
+            is 1 minus the loss; 0, or at least 1e-18 so that float32 can square it.
         classes: "all" averages all classes; with `smooth=0` a class absent from the
             labels costs 1 and has no gradient. "present" leaves absent classes out.
         class_weights: nonnegative weights of the mean over classes; None means all
             ones.
         pixel_weights: nonnegative factor for each pixel's contribution to the sums,
-            with the broadcasting rule of `valid`; None means all ones. No gradient
-            flows to it. With `per_image`, a factor that is constant within an image
-            cancels out; use `valid` to exclude an image.
-        per_image: compute the loss per image, then average the images with a valid
-            pixel. "present" then refers to the classes of each image.
+            broadcastable like `valid`; None means all ones. No gradient flows to it.
+            With `per_image`, a factor that is constant within an image cancels out;
+            use `valid` to exclude an image.
+        per_image: True computes the loss per image, then averages over the images with
+            a valid pixel; "present" then refers to the classes of each image. False
+            takes the sums over the whole batch.
         normalize_by: "classes" averages over classes; "samples" divides the sum over
             classes by m, the number of samples with a valid pixel.
-        multi_label: use a sigmoid per class; `labels` then have the shape of `logits`
-            and are bools or floats in `[0, 1]`. A class without a valid label is left
-            out.
-        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+        multi_label: True uses a sigmoid per class instead of the softmax; `labels` are
+            then bools or floats in `[0, 1]` in the shape of `logits`. A class without a
+            valid element is left out.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if a hyperparameter is invalid, or an array's shape or
@@ -92,8 +94,9 @@ _OPTIONS = """\
 def with_overlap_options(loss: Loss) -> Loss:
     """Decorator that compiles a loss and completes its signature and docstring.
 
-    The loss must take `**options: Unpack[OverlapOptions]`. If it has hyperparameters of
-    its own, its docstring must end with a section "Hyperparameters:" for them.
+    The loss must take `**options: Unpack[OverlapOptions]`. These options, and the
+    sections Args and Raises, are added. If the loss has hyperparameters of its own, its
+    docstring must end with a section "Hyperparameters:" for them.
     """
     shared = inspect.signature(mean_cost).parameters
     signature = inspect.signature(loss)
@@ -134,8 +137,9 @@ def mean_cost(
 ) -> Float[Array, ""]:
     """Averages `cost`, computed from the region sums of each class, over the classes.
 
-    `name` is the calling loss, for messages. `power` is described in `RegionSums`, and
-    the options in `soft_dice`.
+    `name` is the calling loss, for messages. `cost` maps the region sums and `smooth`
+    to one cost per class; `power` is the exponent n of `RegionSums`. The options are
+    those of `soft_dice`.
     """
     for argument in unknown:
         raise TypeError(f"{name}() got an unexpected keyword argument {argument!r}.")

@@ -24,9 +24,9 @@ def weight_or_one(
     pixel_weights: Real[Array, "..."] | None,
     dtype: jnp.dtype,
 ) -> Float[Array, "*shape"] | None:
-    """Broadcasts `pixel_weights` to `valid`, with 0 where not valid; None stays None.
+    """Broadcasts `pixel_weights` to the shape of `valid`, with 0 where not valid.
 
-    The weights are constants: no gradient flows to them.
+    Returns None if `pixel_weights` is None. No gradient flows to the weights.
     """
     if pixel_weights is None:
         return None
@@ -45,7 +45,10 @@ def weight_of_label(
 
 
 def sum_over_devices(sums: Any, axis_name: str | None) -> Any:
-    """Adds up a tree of per-device sums over all devices of `axis_name`, if given."""
+    """Sums each array of a tree over the devices of `axis_name`.
+
+    Returns the tree unchanged if `axis_name` is None.
+    """
     return sums if axis_name is None else lax.psum(sums, axis_name)
 
 
@@ -68,7 +71,7 @@ def sum_over_axes(
 def count_samples(
     valid: Bool[Array, " b *rest"], axis_name: str | None
 ) -> Float[Array, ""]:
-    """Number of samples with a valid pixel over all devices: m in the paper's Eq. 5."""
+    """Number of samples with a valid pixel on all devices of `axis_name`."""
     samples = valid.any(axis=range(1, valid.ndim)).sum().astype(jnp.float32)
     return sum_over_devices(samples, axis_name)
 
@@ -82,19 +85,20 @@ def mean_over_pixels(
     pixel_weights: Real[Array, "..."] | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Mean of `loss` over the valid pixels of all devices; 0 if no pixel is valid.
+    """Weighted mean of `loss` over the valid pixels; 0 if no pixel is valid.
 
     Args:
         loss: loss of each pixel (or of each image, `[b]`).
         valid: True where a pixel counts, broadcastable to `loss`; None is all.
         normalize_by: divisor of the sum. "pixels" is the number of valid pixels,
-            "weights" the sum of the weights of the valid pixels, "samples" the number
-            of samples with a valid pixel.
+            "weights" the sum of the valid pixels' `weights` times `pixel_weights`,
+            "samples" the number of samples with a valid pixel.
         weights: weight of each pixel, already multiplied into `loss`; None means all
             ones.
         pixel_weights: further weights, broadcastable to `loss` and not yet multiplied
             into it; None means all ones.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        axis_name: name of a pmap or shard_map axis; the mean is over the pixels of all
+            its devices.
     """
     valid = valid_or_all(loss.shape, valid)
     if pixel_weights is not None:
@@ -126,16 +130,17 @@ def mean_over_classes(
     """Weighted mean of the class costs; 0 if no class takes part.
 
     Args:
-        cost: cost of each class, one row per image if `per_image`, else one row for the
-            global batch.
-        takes_part: False for costs to leave out.
-        valid: True where a pixel counts.
+        cost: cost of each class: one row per image if `per_image`, else a single row
+            for the batch of all devices.
+        takes_part: False leaves a cost out of sum and divisor.
+        valid: True where a pixel counts; used to find the images with a valid pixel.
         class_weights: a factor per class; None means all ones.
-        per_image: average the rows over the images with a valid pixel.
+        per_image: True averages the rows over the images with a valid pixel.
         normalize_by: divisor of each row's sum. "classes" is the sum of the weights
             that take part. "samples" is the number of samples with a valid pixel; with
             `per_image`, the mean over images already divides by it.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        axis_name: name of a pmap or shard_map axis; the images of all its devices are
+            averaged.
     """
     weights = jnp.ones(cost.shape[-1:], cost.dtype)
     if class_weights is not None:

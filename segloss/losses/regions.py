@@ -20,11 +20,11 @@ from segloss.losses.softmax import one_hot, softmax
 
 
 class RegionSums(NamedTuple):
-    """Weighted sums over valid pixels; one row per image, or one for the whole batch.
+    """Weighted sums over the valid pixels, of which overlap losses are quotients.
 
-    The sums are over pixels. For one class, p is the predicted probability, t the label
-    (0, 1, or between them for soft labels), and n the power. Each term is multiplied by
-    the weight of its pixel.
+    One row per image, or a single row for the whole batch. For one class, p is the
+    predicted probability, t the label (0, 1, or between them for soft labels), and n
+    the exponent `power`. Each term is multiplied by the weight of its pixel.
 
     Attributes:
         over: `sum(max(p - t, 0)^n)`, the soft false positives.
@@ -50,17 +50,18 @@ def region_sums(
     per_image: bool = False,
     multi_label: bool = False,
 ) -> RegionSums:
-    """Computes the sums over this device's pixels.
+    """Computes the `RegionSums` of each class over this device's pixels.
 
     Args:
         logits: unnormalised class scores.
-        labels: class ids, or one value in `[0, 1]` per class. A valid id out of range
-            makes the sums NaN.
+        labels: class ids, or values in `[0, 1]` in the shape of `logits`. A valid id
+            out of range makes the sums NaN.
         valid: True where a label counts; has a class axis only if `multi_label`.
-        pixel_weights: factor, broadcastable to `valid`; None means all ones.
+        pixel_weights: factor on each pixel's terms, broadcastable to `valid`; None
+            means all ones.
         power: n of `RegionSums`, 1 or 2.
-        per_image: return one row of sums per image instead of a single row.
-        multi_label: use a sigmoid per class instead of a softmax.
+        per_image: True returns one row of sums per image, False a single row.
+        multi_label: True uses a sigmoid per class instead of a softmax.
     """
     weights = weight_or_one(valid, pixel_weights, widen(logits).dtype)
     if labels.ndim < logits.ndim:
@@ -151,7 +152,10 @@ def _add_up(
     weights: Float[Array, "b *spatial c_or_1"] | None,
     per_image: bool,
 ) -> Float[Array, "rows c"]:
-    """Sums each class over the pixels, in one row per image or a single row."""
+    """Sums `weights * values` over the pixels; None means weights of 1.
+
+    Returns one row per image if `per_image`, else a single row.
+    """
     if weights is not None:
         values = values * weights
     sums = sum_over_axes(values, range(1 if per_image else 0, values.ndim - 1))
@@ -165,7 +169,10 @@ def _add_up_labels(
     num_classes: int,
     per_image: bool,
 ) -> Float[Array, "rows c"]:
-    """Sums `values` over the pixels of each class; ids out of range are ignored.
+    """Sums `weights * values` over the pixels labelled with each class.
+
+    Returns one row per image if `per_image`, else a single row. Pixels with a label out
+    of range are ignored; weights of None are 1.
 
     The class axis comes first so that the comparison differs from that of `one_hot`.
     Otherwise XLA would share one comparison between GPU kernels and write it to memory.

@@ -36,11 +36,12 @@ def sigmoid_cross_entropy(
     normalize_by: str = "pixels",
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Binary cross-entropy of the labels under a sigmoid, in nats.
+    """Binary cross-entropy of the labels under a sigmoid, in nats; mean over elements.
 
-    `-w t log p - (1 - t) log(1 - p)` for each element of `labels`: the binary case of
-    Eq. 1 of "Balance-batch: An Optimized Method for Semantic Segmentation Loss
-    Functions" (Huang, Tang, Su), with a weight for positives.
+    `-w t log p - (1 - t) log(1 - p)` for each element t of `labels`, with
+    `p = sigmoid(logit)`: the binary case of Eq. 1 of "Balance-batch: An Optimized
+    Method for Semantic Segmentation Loss Functions" (Huang, Tang, Su), with a weight
+    for positives.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[1 / 3], [1.0]]]))  # p is 1/4 and 1/2
@@ -53,13 +54,14 @@ def sigmoid_cross_entropy(
         labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None means all.
         pos_weight: `w`, at least 0, one number or one per class; None means 1.
-        pixel_weights: nonnegative factor per element, broadcastable to `labels`; one
-            weight per pixel has shape `[b, *spatial, 1]`. None means all ones. No
-            gradient flows to it.
-        normalize_by: divisor of the sum over elements. "pixels" is the number of valid
-            elements, "weights" the sum of their weights (`w t + 1 - t` times the pixel
-            weight), "samples" the number of samples with a valid element.
-        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+        pixel_weights: nonnegative factor on each element's loss, broadcastable to
+            `labels`; one weight per pixel has shape `[b, *spatial, 1]`. None means all
+            ones. No gradient flows to it.
+        normalize_by: divisor of the weighted sum over elements. "pixels" is the number
+            of valid elements, "weights" the sum of their weights (`w t + 1 - t` times
+            the pixel weight), "samples" the number of samples with a valid element.
+        axis_name: name of a pmap or shard_map axis; the loss covers the elements of all
+            its devices.
 
     Raises:
         ValueError: if `pos_weight` or `normalize_by` is invalid, or an array's shape or
@@ -102,9 +104,10 @@ def normalized_sigmoid_cross_entropy(
 ) -> Float[Array, ""]:
     """Binary cross-entropy weighted by the frequency of positives in the batch.
 
-    Let f be the fraction of positives among the valid elements of the global batch.
+    Let f be the mean label, i.e. the fraction of positives, of the valid elements of
+    the global batch, and `p = sigmoid(logit)`. For an element t of `labels`,
     "complement" is `-(1 - f) t log p - f (1 - t) log(1 - p)`, the class-balanced
-    cross-entropy of Xie and Tu 2015 (arXiv:1504.06375), eq. 2. "inverse" is
+    cross-entropy of Xie and Tu 2015 (arXiv:1504.06375), eq. 2; "inverse" is
     `-(1 / f) t log p - (1 - t) log(1 - p)`. If all elements are positive or all are
     negative, their weight is 1.
 
@@ -120,9 +123,13 @@ def normalized_sigmoid_cross_entropy(
         labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None means all.
         weighting: "complement" or "inverse", as above.
-        pixel_weights: nonnegative factor per element, as in `sigmoid_cross_entropy`.
-        normalize_by: divisor of the sum, as in `sigmoid_cross_entropy`.
-        axis_name: mapped device axis; loss and f cover the elements of all its devices.
+        pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
+            (`[b, *spatial, 1]` for one per pixel); not used in f.
+        normalize_by: divisor of the weighted sum: "pixels" is the number of valid
+            elements, "weights" the sum of their weights, "samples" the number of
+            samples with a valid element.
+        axis_name: name of a pmap or shard_map axis; loss and f cover the elements of
+            all its devices.
 
     Raises:
         ValueError: if `weighting` or `normalize_by` is invalid, or an array
@@ -166,12 +173,13 @@ def gated_sigmoid_cross_entropy(
     pixel_weights: PixelWeights | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Binary cross-entropy with a larger weight where the prediction is low.
+    """Binary cross-entropy with another weight where the predicted probability is low.
 
-    `-g (t log p + (1 - t) log(1 - p))`, mean over valid elements, where g is
-    `gate_weight` if p is below `threshold`, else 1; no gradient flows through g. For
-    g = 1 this is the binary case of Eq. 1 of "Balance-batch: An Optimized Method for
-    Semantic Segmentation Loss Functions" (Huang, Tang, Su).
+    `-g (t log p + (1 - t) log(1 - p))` for each element t of `labels`, mean over valid
+    elements, with `p = sigmoid(logit)`. The gate g is `gate_weight` if p is below
+    `threshold`, else 1, whatever the label is; no gradient flows through g. For g = 1
+    this is the binary case of Eq. 1 of "Balance-batch: An Optimized Method for Semantic
+    Segmentation Loss Functions" (Huang, Tang, Su).
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[1 / 3], [1.0]]]))  # p is 1/4 and 1/2
@@ -183,10 +191,13 @@ def gated_sigmoid_cross_entropy(
         logits: unnormalised scores.
         labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None means all.
-        gate_weight: weight where p is below the threshold, at least 0.
-        threshold: probability in `[0, 1]`.
-        pixel_weights: nonnegative factor per element, as in `sigmoid_cross_entropy`.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        gate_weight: value of g where p is below `threshold`, at least 0.
+        threshold: probability in `[0, 1]` with which p is compared.
+        pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
+            (`[b, *spatial, 1]` for one per pixel); the divisor stays the number of
+            valid elements.
+        axis_name: name of a pmap or shard_map axis; the mean is over the elements of
+            all its devices.
 
     Raises:
         ValueError: if a number is out of range, or an array does not match `logits`.
@@ -220,10 +231,11 @@ def sigmoid_focal_loss(
 ) -> Float[Array, ""]:
     """Focal loss of sigmoids: down-weights elements already classified well.
 
-    `-alpha_t (1 - p_t)^gamma log p_t` in nats, mean over valid elements: Lin et al.
-    2017 (arXiv:1708.02002), eq. 5. For positives p_t is p and alpha_t is alpha; for
-    negatives they are `1 - p` and `1 - alpha`. A label t between 0 and 1 gives t times
-    the loss of a positive plus `1 - t` times that of a negative.
+    `-alpha_t (1 - p_t)^gamma log p_t` in nats for each element of `labels`, mean over
+    valid elements: Lin et al. 2017 (arXiv:1708.02002), eq. 5. With
+    `p = sigmoid(logit)`, p_t is p and alpha_t is alpha for a positive (label 1); they
+    are `1 - p` and `1 - alpha` for a negative (label 0). A label t between 0 and 1
+    gives t times the loss of a positive plus `1 - t` times that of a negative.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[[1 / 3]]]))  # p is 1/4
@@ -235,11 +247,14 @@ def sigmoid_focal_loss(
         logits: unnormalised scores.
         labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
         valid: True where an element counts, broadcastable to `labels`; None means all.
-        gamma: focusing strength, at least 0.
+        gamma: focusing strength, at least 0; 0 gives weighted cross-entropy.
         alpha: weight of positives in `[0, 1]`; None gives positives and negatives the
             weight 1.
-        pixel_weights: nonnegative factor per element, as in `sigmoid_cross_entropy`.
-        axis_name: mapped device axis; the mean is over the pixels of all its devices.
+        pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
+            (`[b, *spatial, 1]` for one per pixel); the divisor stays the number of
+            valid elements.
+        axis_name: name of a pmap or shard_map axis; the mean is over the elements of
+            all its devices.
 
     Raises:
         ValueError: if a number is out of range, or an array does not match `logits`.
@@ -277,11 +292,13 @@ def _weighted_mean(
     normalize_by: str = "pixels",
     axis_name: str | None,
 ) -> Float[Array, ""]:
-    """Mean of `-positive t log p - negative (1 - t) log(1 - p)`.
+    """Mean of `-positive t log p - negative (1 - t) log(1 - p)` over the elements.
 
-    `positive` and `negative` are numbers, or one number per class. `gamma` is that of
-    the focal loss. `gate` is a factor and a threshold: the factor multiplies both terms
-    where p is below the threshold.
+    t is an element of `labels` and `p = sigmoid(logit)`. `positive` and `negative` are
+    numbers, or one number per class. `gamma` multiplies the first term by
+    `(1 - p)^gamma` and the second by `p^gamma`. `gate` is a factor and a threshold: the
+    factor multiplies both terms where p is below the threshold. The other arguments are
+    those of `sigmoid_cross_entropy`.
     """
     valid = valid_or_all(labels.shape, valid)
     logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
@@ -314,7 +331,10 @@ def _weighted_mean(
 
 @jax.custom_jvp
 def _sigmoids(logits: Float[Array, "*pixels"]) -> tuple[Float[Array, "*pixels"], ...]:
-    """Returns `p`, `1 - p` and their logarithms, each accurate near 0."""
+    """Returns p, `1 - p`, `log p` and `log(1 - p)`, where p is the sigmoid of a logit.
+
+    Each is computed without cancellation, so small values stay accurate.
+    """
     small = jnp.exp(-jnp.abs(logits))
     larger = 1.0 / (1.0 + small)
     smaller = small * larger

@@ -18,7 +18,7 @@ from segloss.losses.numerics import widen
 def one_hot(
     labels: Integer[Array, "*pixels"], num_classes: int
 ) -> Bool[Array, "*pixels {num_classes}"]:
-    """True at the label; all False where the label is out of range."""
+    """Boolean one-hot labels; all False where the label is out of range."""
     # Convert to int32 first: uint8 cannot represent class ids of 256 and more.
     return jax.nn.one_hot(labels.astype(jnp.int32), num_classes, dtype=bool)
 
@@ -38,12 +38,13 @@ class Softmax(NamedTuple):
 
     Attributes:
         scores: the logits in float32; 0 where not valid.
-        labels: class ids in int32; an id out of range where not valid.
+        labels: class ids in int32; the number of classes where not valid or out of
+            range.
         valid: True where a pixel counts.
-        top: the largest score.
+        top: the largest score of each pixel.
         total: `sum_k exp(scores_k - top)`; NaN where a valid pixel's label is out of
-            range, so that unmarked void pixels are not silently ignored.
-        own: the score of the label; 0 where not valid.
+            range, so that the loss becomes NaN, too.
+        own: the score of the pixel's label; 0 where not valid.
     """
 
     scores: Float[Array, "*pixels c"]
@@ -64,7 +65,7 @@ class Softmax(NamedTuple):
         return (self.scores - self.top[..., None]) - jnp.log(self.total)[..., None]
 
     def log_prob_of_label(self) -> Float[Array, "*pixels"]:
-        """Log probability of the label."""
+        """Log probability of each pixel's label; `-log(c)` where not valid."""
         return (self.own - self.top) - jnp.log(self.total)
 
 
@@ -73,7 +74,10 @@ def softmax(
     labels: Integer[Array, "*pixels"],
     valid: Bool[Array, "*pixels"],
 ) -> Softmax:
-    """Computes the softmax statistics of each pixel in one pass over the logits."""
+    """Computes the `Softmax` of each pixel in one pass over the logits.
+
+    `labels` are class ids. Where `valid` is False, logits and label are ignored.
+    """
     num_classes = logits.shape[-1]
     # uint8 cannot represent every `num_classes`, the id that marks invalid pixels.
     ids = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)

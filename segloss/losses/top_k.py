@@ -19,17 +19,18 @@ def hardest_pixels(
     fraction: Scalar,
     axis_name: str | None,
 ) -> Float[Array, " b *spatial"]:
-    """Returns 1 for the k valid pixels with the largest loss, 0 for the others.
+    """Returns weights: 1 for the k valid pixels with the largest loss, else 0.
 
     k is `fraction` times the number of valid pixels of all devices, rounded, and at
-    least 1. Pixels that tie at the k-th largest loss share the remaining places: each
-    gets the same fraction.
+    least 1. The weights sum to k: if more pixels tie at the k-th largest loss than
+    there are places left, each of them gets the same weight between 0 and 1.
 
     Args:
-        loss: nonnegative; NaN counts as the largest value.
+        loss: loss of each pixel, nonnegative; NaN counts as the largest value.
         valid: True where a pixel counts.
         fraction: in `(0, 1]`.
-        axis_name: mapped device axis; its devices hold parts of one global batch.
+        axis_name: name of a pmap or shard_map axis, whose devices hold parts of one
+            batch.
     """
     # The bit patterns of nonnegative floats are ordered like the floats, with NaN above
     # all. Pixels that are not valid get rank 0, below all.

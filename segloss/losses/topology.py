@@ -40,16 +40,17 @@ def soft_cldice(
 ) -> Float[Array, ""]:
     """Soft centreline Dice (clDice) loss, for connected thin structures.
 
-    `1 - 2 T_prec T_sens / (T_prec + T_sens)` per class, with
-    `T_prec = sum(S_P V_L) / sum(S_P)` and `T_sens = sum(S_L V_P) / sum(S_L)`, summed
-    over the whole batch. V_P and V_L are the predicted and labelled regions, S_P and
-    S_L their soft skeletons: Shit et al. 2021 (arXiv:2003.07311), eq. 1 and 2; `smooth`
-    is the epsilon of their algorithm 2. A skeleton collects what openings remove from
-    the region as it is eroded step by step: algorithm 1.
+    `1 - 2 T_prec T_sens / (T_prec + T_sens)` per class, then the mean over classes,
+    with `T_prec = sum(S_P V_L) / sum(S_P)` and `T_sens = sum(S_L V_P) / sum(S_L)` over
+    the whole batch: Shit et al. 2021 (arXiv:2003.07311), eq. 1 and 2. V_P is the
+    softmax probability of the class and V_L is 1 where it is labelled, else 0; S_P and
+    S_L are their soft skeletons. A skeleton is the soft union, over 0 to `iterations`
+    erosions, of what an opening removes from the eroded region: algorithm 1. The ratio
+    of an empty skeleton is 1. If both ratios are 0, the class's loss is 1.
 
-    In a region more than `2 iterations + 2` pixels wide hardly any skeleton is found,
-    so combine this loss with one that compares areas. The ratio of an empty skeleton is
-    1.
+    A region more than `2 * iterations + 2` pixels wide has hardly any skeleton, because
+    all erosions leave it thicker than a line. So combine this loss with one that
+    compares areas, such as Dice.
 
     >>> import jax, jax.numpy as jnp
     >>> labels = jnp.zeros((1, 4, 3), int).at[..., 1].set(1)  # a line of 4 pixels
@@ -64,16 +65,18 @@ def soft_cldice(
         labels: class ids in `[0, c)`, ignored where not valid. A valid pixel with a
             label outside this range makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
-            Pixels that are not valid belong to no region. The border of the array does
-            not erode a region.
+            Elsewhere V_P and V_L are 0, so invalid pixels erode the regions next to
+            them. The border of the array does not.
         iterations: number of erosions by one pixel, k of algorithm 1, at least 0.
-        smooth: number of pixels added to numerator and denominator of both ratios; 0,
-            or at least 1e-18 so that float32 can square it.
-        classes: "present" averages the classes that occur in the labels; "all" averages
-            all, where with `smooth=0` an absent class costs 1 and has no gradient.
+        smooth: epsilon of algorithm 2, in pixels: added to numerator and denominator of
+            both ratios; 0, or at least 1e-18 so that float32 can square it.
+        classes: "present" averages over the classes that occur in the labels; "all"
+            averages over all. With `smooth=0` an absent class then costs 1, although
+            its S_L is empty, and has no gradient.
         class_weights: nonnegative weights of the mean over classes; None means all
             ones. Use 0 for the background: its skeleton has little meaning.
-        axis_name: mapped device axis; the loss covers the pixels of all its devices.
+        axis_name: name of a pmap or shard_map axis; the loss covers the pixels of all
+            its devices.
 
     Raises:
         ValueError: if a hyperparameter is invalid, or an array's shape or
@@ -135,7 +138,10 @@ def _one_less_harmonic_mean(
 def _soft_skeleton(
     region: Float[Array, " b *spatial"], iterations: int
 ) -> Float[Array, " b *spatial"]:
-    """Algorithm 1: the union of what each opening removes from the eroded region."""
+    """Soft skeleton of a region of values in `[0, 1]`: Shit et al. 2021, algorithm 1.
+
+    The union over 0 to `iterations` erosions of what an opening removes.
+    """
 
     @jax.checkpoint
     def step(carry, _):
@@ -165,7 +171,7 @@ def _dilate(region: Float[Array, " b *spatial"]) -> Float[Array, " b *spatial"]:
 def _least_of_three(
     region: Float[Array, " b *spatial"], axis: int
 ) -> Float[Array, " b *spatial"]:
-    """Minimum over each pixel and its two neighbours along an axis.
+    """Minimum over each pixel and its two neighbours along an axis, inside the array.
 
     `lax.reduce_window` is not used: its gradient is slower, and XLA computes it wrongly
     if the axis is sharded (jaxlib 0.10.2, float32).

@@ -26,14 +26,14 @@ def boundary_confusion(
     num_classes: int,
     boundary_px: int | None = None,
 ) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
-    """Confusion counts of the boundary bands, for `boundary_iou`.
+    """Confusion matrix of the pixels in boundary bands, for `boundary_iou`.
 
     The boundary band of a class contains its pixels within `boundary_px` of another
     class or of the outside of the image: `G_d & G` of Cheng et al. 2021
-    (arXiv:2103.16562). Distance is counted in steps between neighbouring pixels,
-    including diagonal neighbours. Rows are labels, columns are predictions;
-    the last row and the last column count pixels outside all bands. The counts are
-    int32; add up batches as for `confusion_matrix`.
+    (arXiv:2103.16562). A step to any of the 8 neighbours (in an image) has distance 1.
+    Rows are the labels' bands, columns the predictions'; the last row and the last
+    column count pixels outside the bands. The counts are int32; add up batches on the
+    host in int64.
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.array([[0, 0, 0, 1, 1, 1]])  # bands 0 . 0 1 . 1
@@ -47,11 +47,12 @@ def boundary_confusion(
             `[0, num_classes)` is treated as not valid.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
             Pixels that are not valid are not counted and do not form a boundary with
-            their neighbours. An image padded with void pixels therefore has no band
-            along its padded border.
+            their neighbours, so an image padded with them has no band along the padded
+            border.
         num_classes: number of classes, at least 1.
         boundary_px: width of the bands in pixels, at least 1. None means 2 % of the
-            diagonal of the given arrays, as in the paper.
+            diagonal of one image of the batch, padding included, rounded, as in the
+            paper.
 
     Raises:
         ValueError: if `num_classes` or `boundary_px` is less than 1, or an array's
@@ -92,7 +93,8 @@ def boundary_iou(
     [0.5, 0.3333]
 
     Args:
-        confusion: counts of `boundary_confusion`, added up in int64.
+        confusion: result of `boundary_confusion`, with an extra last row and column;
+            add up batches in int64.
     """
     return iou_per_class(confusion)[:-1]
 
@@ -120,10 +122,11 @@ def _is_near_another(
     radius_px: int,
     num_classes: int,
 ) -> Bool[Array, " b *spatial"]:
-    """True where the window around a pixel contains at least two ids.
+    """True where the box around a pixel contains at least two ids.
 
-    The outside of the image counts as a further id. Each pixel has one class, so one
-    pass finds the bands of all classes.
+    The box has the side `2 radius_px + 1`. The outside of the image counts as a further
+    id; pixels that are not `counted` have none. Each pixel has one class, so one pass
+    finds the bands of all classes.
     """
     # The smallest id is the negative of the largest -id. Pixels that do not count hold
     # the lowest value and never win. The smallest integer type moves the fewest bytes.
@@ -141,7 +144,10 @@ def _is_near_another(
 def _window_max(
     values: Integer[Array, " b *spatial"], radius_px: int, outside: int
 ) -> Integer[Array, " b *spatial"]:
-    """Largest value within `radius_px` along every spatial axis."""
+    """Largest value in the box of side `2 radius_px + 1` centred on each pixel.
+
+    Positions outside the array have the value `outside`.
+    """
     smallest = np.array(np.iinfo(values.dtype).min, values.dtype)
     for axis in range(1, values.ndim):
         padding = [(0, 0)] * values.ndim

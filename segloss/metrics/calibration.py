@@ -16,12 +16,12 @@ MAX_ROW_PIXELS = 4096
 
 
 class CalibrationCounts(NamedTuple):
-    """Sums over the pixels of each confidence bin; add them up on the host per field.
+    """Sums over the pixels of each confidence bin; add up batches field by field.
 
     Attributes:
         pixels: number of pixels.
         hits: number of correctly classified pixels.
-        confidence: sum of the probabilities of the predicted classes.
+        confidence: sum of the confidences, i.e. of each pixel's largest probability.
     """
 
     pixels: Integer[Array | np.ndarray, " bins"]
@@ -37,12 +37,14 @@ def calibration_counts(
     *,
     bins: int = 15,
 ) -> CalibrationCounts:
-    """Counts per confidence bin, for `expected_calibration_error`.
+    """Counts pixels and correct predictions, and sums confidence, per confidence bin.
 
-    The confidence of a pixel is its largest probability. Bin m of M covers
+    Add up the results of all batches for `expected_calibration_error`. The confidence
+    of a pixel is its largest probability. Bin m of M = `bins` covers
     `((m - 1) / M, m / M]`, as in Guo et al. 2017 (arXiv:1706.04599), sec. 2. Pixels and
     hits are int32, for fewer than 2**31 pixels; the sums of confidence are float32 with
-    a relative error of at most 1e-5. Use `jax.vmap` for counts per image.
+    a relative error of at most 1e-5. For counts per image, use `jax.vmap` over the
+    batch axis.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[0.25, 0.75], [0.25, 0.75]]))  # [2 pixels, 2]
@@ -97,7 +99,7 @@ def _count(
 def _confidence_and_class(
     logits: Float[Array, "*pixels c"],
 ) -> tuple[Float[Array, "*pixels"], Integer[Array, "*pixels"]]:
-    """Largest probability and its class, computed in one pass over the logits."""
+    """Returns each pixel's largest probability, and its class (the first if tied)."""
     logits = logits.astype(jnp.float32)
 
     def merge(left, right):
@@ -123,7 +125,10 @@ def _confidence_and_class(
 
 
 def _sum_over_pixels(values: Float[Array, "*pixels bins"]) -> Float[Array, " bins"]:
-    """Sums rows first: past 2**21, a float32 sum is off by up to 0.1 per term."""
+    """Sums over all axes but the last, first along rows of at most 4096 pixels.
+
+    Once a float32 sum exceeds 2**21, each further term is off by up to 0.1.
+    """
     if values.ndim == 1:
         return values
     *outer, width, bins = values.shape
@@ -138,9 +143,10 @@ def _sum_over_pixels(values: Float[Array, "*pixels bins"]) -> Float[Array, " bin
 def expected_calibration_error(counts: CalibrationCounts) -> float:
     """Mean gap between confidence and accuracy, in `[0, 1]`; NaN without pixels.
 
-    `sum_m |B_m| / n |acc(B_m) - conf(B_m)|`, where the bins B_m hold n pixels in total:
-    Guo et al. 2017 (arXiv:1706.04599), eq. 3. `|B_m|` cancels with the divisors of acc
-    and conf.
+    `sum_m |B_m| / n |acc(B_m) - conf(B_m)|`, where n is the number of pixels in all
+    bins B_m, acc(B_m) the share of correct pixels in the bin and conf(B_m) its mean
+    confidence: Guo et al. 2017 (arXiv:1706.04599), eq. 3. Computed as
+    `sum_m |hits_m - confidence_m| / n`.
 
     >>> import numpy as np
     >>> from segloss.metrics import CalibrationCounts
@@ -151,7 +157,8 @@ def expected_calibration_error(counts: CalibrationCounts) -> float:
     0.25
 
     Args:
-        counts: sums of `calibration_counts` over batches, in int64 and float64.
+        counts: results of `calibration_counts`, added up over batches in int64 and
+            float64.
     """
     pixels, hits, confidence = (np.asarray(x, np.float64) for x in counts)
     if pixels.sum() == 0:

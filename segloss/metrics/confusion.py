@@ -19,10 +19,10 @@ def confusion_matrix(
     *,
     num_classes: int,
 ) -> Integer[Array, "{num_classes} {num_classes}"]:
-    """Pixel counts of one batch: rows are labels, columns are predictions.
+    """Counts the pixels of each pair of label (row) and prediction (column).
 
     The counts are int32, for fewer than 2**31 pixels; add up batches on the host in
-    int64. Use `jax.vmap` for counts per image.
+    int64. For counts per image, use `jax.vmap` over the batch axis.
 
     >>> import jax.numpy as jnp
     >>> predicted = jnp.array([[0, 2, 2, 1]])

@@ -10,13 +10,15 @@ def check_pixels(
     num_classes: int,
     **class_ids: Array,
 ) -> tuple[Array, ...]:
-    """Returns each array of `class_ids` as int32, then `valid` in their shape.
+    """Checks the arrays of a metric; returns the class ids as int32, then `valid`.
 
-    `function` is the name of the calling function, for messages.
+    `class_ids` are arrays of one shape by argument name, among them `labels`; `valid`
+    is broadcast to this shape, and None gives all True. `function` is the caller's
+    name, for messages.
 
     Raises:
-        ValueError: if `num_classes` is less than 1, or if shapes would broadcast or
-            types convert silently.
+        ValueError: if `num_classes` is less than 1, ids are not integers or differ in
+            shape, or `valid` is not bool or not broadcastable to `labels`.
     """
     if num_classes < 1:
         raise ValueError(f"{function}: num_classes must be >= 1, got {num_classes}.")

@@ -1,7 +1,7 @@
 """Scores computed on the host from confusion matrices.
 
 Rows are labels, columns are predictions. 0/0 is NaN, and means over classes skip NaN.
-Add up the matrix of a split in int64, because a split can exceed 2**31 pixels. A score
+Add up the matrix of a data set in int64, because it can exceed 2**31 pixels. A score
 that accepts `[*b, c, c]` treats each matrix independently and returns `[*b]` or
 `[*b, c]`.
 """
@@ -49,6 +49,8 @@ def dice_per_class(confusion: Confusions) -> PerClass:
 def precision_per_class(confusion: Confusions) -> PerClass:
     """Precision of each class: TP / (TP + FP), NaN for a class never predicted.
 
+    Rows of `confusion` are labels, columns predictions.
+
     >>> import numpy as np
     >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
     >>> precision_per_class(confusion).round(4).tolist()  # 1/1, 4/5
@@ -61,7 +63,8 @@ def precision_per_class(confusion: Confusions) -> PerClass:
 def recall_per_class(confusion: Confusions) -> PerClass:
     """Recall of each class: TP / (TP + FN), NaN for a class never labelled.
 
-    Also called the accuracy of the class.
+    Also called the accuracy of the class. Rows of `confusion` are labels, columns
+    predictions.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
@@ -74,6 +77,8 @@ def recall_per_class(confusion: Confusions) -> PerClass:
 
 def f1_per_class(confusion: Confusions) -> PerClass:
     """F1 score of each class: harmonic mean of precision and recall, equal to Dice.
+
+    NaN for a class that is neither labelled nor predicted.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1, 0], [0, 4, 0], [0, 0, 0]])
@@ -97,6 +102,8 @@ def mean_iou(confusion: Confusions) -> Score:
 def mean_accuracy(confusion: Confusions) -> Score:
     """Mean recall over the classes that are labelled.
 
+    Rows of `confusion` are labels, columns predictions.
+
     >>> import numpy as np
     >>> confusion = np.array([[1, 1], [0, 4]])
     >>> round(mean_accuracy(confusion), 4)  # (1/2 + 4/4) / 2
@@ -107,6 +114,8 @@ def mean_accuracy(confusion: Confusions) -> Score:
 
 def frequency_weighted_iou(confusion: Confusions) -> Score:
     """Mean IoU, weighted by the fraction of pixels labelled with each class.
+
+    Rows of `confusion` are labels, columns predictions.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1], [0, 4]])
@@ -120,7 +129,7 @@ def frequency_weighted_iou(confusion: Confusions) -> Score:
 
 
 def pixel_accuracy(confusion: Confusions) -> Score:
-    """Fraction of correctly classified pixels.
+    """Fraction of correctly classified pixels, the diagonal of `confusion`.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1], [0, 4]])
@@ -134,9 +143,9 @@ def pixel_accuracy(confusion: Confusions) -> Score:
 def cohen_kappa(confusion: Confusion) -> float:
     """Cohen's kappa, agreement beyond chance: (p_o - p_e) / (1 - p_e), Cohen 1960.
 
-    p_o is the pixel accuracy and p_e the accuracy expected from independent draws with
-    the same class frequencies. NaN if p_e is 1: all pixels are labelled and predicted
-    as one class.
+    p_o is the pixel accuracy and p_e the accuracy expected if labels and predictions
+    were drawn independently with their class frequencies. NaN if p_e is 1: all pixels
+    are labelled and predicted as one class.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1], [0, 4]])
@@ -169,7 +178,11 @@ def matthews_corrcoef(confusion: Confusion) -> float:
 
 
 def summary(confusion: Confusion) -> dict[str, float]:
-    """Scores over all classes, by name.
+    """Returns scores over all classes by name.
+
+    The names are "mean_iou", "frequency_weighted_iou", "mean_accuracy",
+    "pixel_accuracy", "mean_f1", "cohen_kappa" and "matthews_corrcoef". Rows of
+    `confusion` are labels, columns predictions.
 
     >>> import numpy as np
     >>> scores = summary(np.array([[1, 1], [0, 4]]))
@@ -188,17 +201,17 @@ def summary(confusion: Confusion) -> dict[str, float]:
 
 
 def _counts(confusion: Confusions) -> tuple[PerClass, PerClass, PerClass]:
-    """True positives, labelled and predicted pixels of each class."""
+    """Returns the true positives, labelled pixels and predicted pixels per class."""
     confusion = confusion.astype(np.float64)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return hits, confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
 def _exact_counts(confusion: Confusion) -> tuple[int, int, list[int], list[int]]:
-    """Hits, all pixels, and labelled and predicted pixels per class, as Python ints.
+    """Returns correct pixels, all pixels, and labelled and predicted pixels per class.
 
-    Products of counts can overflow int64, and float64 would lose digits when they are
-    subtracted.
+    The counts are Python ints: products of counts can overflow int64, and float64 would
+    lose digits when they are subtracted.
     """
     labelled, predicted = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
     return int(np.trace(confusion)), sum(labelled), labelled, predicted

@@ -9,11 +9,10 @@ from jaxtyping import Array
 
 
 def replicated(count: Callable[..., Any], *arrays: Array) -> Any:
-    """Calls `count(*arrays)` and replicates the result over an explicit mesh.
+    """Calls `count(*arrays)`; on a mesh with explicit axes, replicates the result.
 
-    On a mesh with explicit axes, JAX rejects a product, scatter or window over a
-    sharded axis because the sharding of the result is ambiguous. `count` therefore
-    runs with automatic axes.
+    On such a mesh, JAX rejects a product, scatter or window over a sharded axis because
+    the sharding of the result is ambiguous. `count` therefore runs with automatic axes.
     """
     for array in arrays:
         mesh = jax.typeof(array).sharding.mesh

@@ -35,18 +35,19 @@ def make_model(
     """Builds the network called `name`.
 
     `network.apply(variables, images, train=False)` maps normalised RGB images
-    `[b, h, w, 3]` to float32 logits `[b, h, w, num_classes]`. With `train=True` it
-    updates `batch_stats`, and `multi_scale` returns one array of logits per scale and
-    the fused one. The argument `sample_valid [b]` is False for padding samples.
+    `[b, h, w, 3]` to float32 logits `[b, h, w, num_classes]`. `train=True` applies
+    dropout and, with `norm="batch"`, normalises by the batch and updates the collection
+    `batch_stats`; "multi_scale" then returns one array of logits per scale and the
+    fused one. The argument `sample_valid` (`[b]`) is False for padding samples.
 
     Args:
         name: key of `MODELS`.
         num_classes: number of channels of the logits.
-        axis_name: mapped device axis that `apply` runs under; batch statistics are
-            computed over all of its devices.
-        **hyperparameters: attributes of the module; the others keep their defaults. An
-            attribute that is itself a network is a mapping with its `name` and its
-            hyperparameters.
+        axis_name: name of a pmap or shard_map axis that `apply` runs under; batch
+            statistics are computed over all of its devices.
+        **hyperparameters: attributes of the module; the others keep their defaults. For
+            "multi_scale", the attribute `network` is a mapping with the `name` of
+            another network and its hyperparameters.
 
     Raises:
         ValueError: if the name or a hyperparameter is unknown, or a hyperparameter is

@@ -19,8 +19,8 @@ def check_hyperparameters(
 
     Args:
         module: the module to check.
-        at_least: attribute name to the smallest allowed value.
-        one_of: attribute name to the allowed values.
+        at_least: maps an attribute's name to its smallest allowed value.
+        one_of: maps an attribute's name to its allowed values.
         odd: names of attributes that must be odd and at least 1.
         shares: names of attributes that must be in [0, 1).
 
@@ -46,7 +46,10 @@ def check_hyperparameters(
 
 
 def are_counts(values: Any, length: int | None = None) -> bool:
-    """True for a sequence of `length` numbers >= 1; None allows any length but 0."""
+    """True if `values` is a nonempty sequence of numbers >= 1.
+
+    If `length` is not None, the sequence must also have this length.
+    """
     if not isinstance(values, Sequence) or not values:
         return False
     return length in (None, len(values)) and min(values) >= 1

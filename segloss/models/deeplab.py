@@ -1,4 +1,4 @@
-"""DeepLab v2, v3 and v3+: three heads on a dilated residual network."""
+"""DeepLab v2, v3 and v3+: three ways to classify the features of a dilated ResNet."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,9 @@ from segloss.models.resnet import RESNET_STAGE_SIZES, ResNet
 
 
 class DeepLab(Network, kw_only=True):
-    """Base class of DeepLab v2, v3 and v3+; each subclass defines its head.
+    """Base class of DeepLab v2, v3 and v3+: a ResNet backbone and a classifier.
+
+    A subclass defines the classifier, `_classify`.
 
     Adds these attributes to those of `Network`.
 
@@ -24,11 +26,13 @@ class DeepLab(Network, kw_only=True):
             `backbone`.
         width: channels of the backbone's stem, 64 in the papers. The channels of all
             other layers but the last are proportional to it.
-        version: see `ResNet`.
-        output_stride: stride of the features that the head receives: 8, 16 or 32.
-        multi_grid: see `ResNet`.
-        ceil_pool: see `ResNet`.
-        rates: dilations of the pyramid's 3x3 convolutions, in pixels of these features.
+        version: variant of the ResNet, "v1" or "v1.5"; see `ResNet`.
+        output_stride: stride of the last features of the backbone: 8, 16 or 32.
+        multi_grid: factor per block on the last stage's dilation, or None; see
+            `ResNet`.
+        ceil_pool: True rounds the output size of the first pooling up, as Caffe does.
+        rates: dilations of the 3x3 convolutions applied in parallel to the last
+            features.
     """
 
     backbone: str = "resnet101"
@@ -80,8 +84,9 @@ class DeepLabV2(DeepLab, kw_only=True):
     """DeepLab v2: Chen et al. 2016 (arXiv:1606.00915), sec. 3.
 
     The ResNet of the authors' Caffe models, followed by the sum of four dilated
-    convolutions. The authors start from weights pretrained on other data and train with
-    `norm="frozen"` at three scales (`MultiScale`). Attributes are those of `DeepLab`.
+    convolutions with one output per class. The authors start from weights pretrained on
+    other data and train with `norm="frozen"` at three scales (`MultiScale`). Attributes
+    are those of `DeepLab`.
     """
 
     version: str = "v1"
@@ -99,15 +104,17 @@ class DeepLabV2(DeepLab, kw_only=True):
 class DeepLabV3(DeepLab, kw_only=True):
     """DeepLab v3: Chen et al. 2017 (arXiv:1706.05587), sec. 3.3.
 
-    Follows torchvision without the auxiliary head: ResNet v1.5 instead of v1, no
-    multi-grid (the paper's best is (1, 2, 4)), and dropout and a 3x3 convolution
-    between the pyramid and the classifier.
+    A ResNet, atrous spatial pyramid pooling (`ASPP`), dropout, a 3x3 and a 1x1
+    convolution. Follows torchvision without the auxiliary head; unlike the paper, it
+    has ResNet v1.5 instead of v1, no multi-grid (the paper's best is (1, 2, 4)),
+    dropout, and the 3x3 convolution.
 
     Adds these attributes to those of `DeepLab`.
 
     Attributes:
-        rates: None gives (6, 12, 18) at `output_stride=16` and twice that at 8.
-        dropout: fraction of the pyramid's output dropped in training, in [0, 1).
+        rates: None gives (6, 12, 18) at `output_stride=16`, twice that at 8, half at
+            32.
+        dropout: fraction of the pyramid's output that training drops, in [0, 1).
     """
 
     dropout: float | int = 0.5
@@ -148,10 +155,10 @@ class DeepLabV3(DeepLab, kw_only=True):
 class DeepLabV3Plus(DeepLabV3, kw_only=True):
     """DeepLab v3+: Chen et al. 2018 (arXiv:1802.02611), sec. 3.1.
 
-    The pyramid of v3, followed by a decoder that adds the features at stride 4. The
-    backbone is the ResNet of the paper's sec. 4.2. All convolutions are plain ones, not
-    the separable ones that the paper uses with Xception. Attributes are those of
-    `DeepLabV3`.
+    The pyramid of v3 (`ASPP`), followed by a decoder that adds the features at stride
+    4. The backbone is the ResNet of the paper's sec. 4.2. All convolutions are plain
+    ones, not the separable ones that the paper uses with Xception. Attributes are those
+    of `DeepLabV3`.
     """
 
     output_stride: int = 16
@@ -204,8 +211,9 @@ class ASPPSum(nn.Module, kw_only=True):
 class ASPP(NormedModule, kw_only=True):
     """Atrous spatial pyramid pooling: arXiv:1706.05587, figure 5.
 
-    Parallel branches: a 1x1 convolution, several dilated 3x3 convolutions and the image
-    mean. They are concatenated and projected by a 1x1 convolution.
+    Parallel branches: a 1x1 convolution, several dilated 3x3 convolutions and the mean
+    over the image. They are concatenated and reduced to `features` channels by a 1x1
+    convolution.
 
     Adds these attributes to those of `NormedModule`.
 
@@ -242,6 +250,9 @@ class ASPP(NormedModule, kw_only=True):
 
 class Decoder(NormedModule, kw_only=True):
     """Upsamples features to stride 4 and refines them: arXiv:1802.02611, figure 2.
+
+    Resizes `x` to the size of `fine`, the features at stride 4, concatenates both and
+    applies two 3x3 convolutions.
 
     Adds this attribute to those of `NormedModule`.
 

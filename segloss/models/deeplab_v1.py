@@ -13,9 +13,11 @@ from segloss.models.vgg import VGG16_STAGE_SIZES, check_stage_sizes, make_backbo
 class DeepLabV1(Network, kw_only=True):
     """DeepLab v1 ("LargeFOV"): Chen et al. 2015 (arXiv:1412.7062), sec. 5.
 
-    VGG-16 at stride 8 with `fc6` as a 3x3 convolution dilated by 12. This keeps a field
-    of view of 224 pixels and needs 20.5 million parameters instead of 134 million. The
-    paper's conditional random field is not included.
+    VGG-16 with stride 8 and dilated convolutions. Its fully connected layers `fc6` and
+    `fc7` become convolutions, and a 1x1 convolution computes the logits. `fc6` has a
+    3x3 kernel dilated by 12. So the field of view stays 224 pixels, but there are 20.5
+    million parameters instead of 134 million. The paper's conditional random field is
+    not included.
 
     Adds these attributes to those of `Network`.
 
@@ -24,8 +26,10 @@ class DeepLabV1(Network, kw_only=True):
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 1024 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout: fraction dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: the paper has "none"; any other norm follows each 3x3 convolution.
+        dropout: fraction of the features of `fc6` and of `fc7` that training drops, in
+            [0, 1).
+        norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
+            "none" in the paper.
     """
 
     stage_sizes: Sequence[int] = VGG16_STAGE_SIZES

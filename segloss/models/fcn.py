@@ -18,27 +18,30 @@ from segloss.models.vgg import VGG16_STAGE_SIZES, check_stage_sizes, make_backbo
 class FCN(Network, kw_only=True):
     """FCN-32s, -16s, -8s: Shelhamer et al. 2017 (arXiv:1605.06211), figure 3.
 
-    Class scores of VGG-16's `fc7` are upsampled by 2 and added to the scores of pool4;
-    the sum is upsampled by 2 again and added to the scores of pool3. As in the paper
+    VGG-16 with its fully connected layers `fc6` and `fc7` as convolutions. The class
+    scores of `fc7` are upsampled by 2 and added to the scores of pool4; the sum is
+    upsampled by 2 again and added to the scores of pool3 (FCN-8s). As in the paper
     (section 4.2), the score layers are initialised to zero. The up-convolutions between
     them are learned and initialised to bilinear interpolation; the final upsampling to
     the image size is fixed.
 
-    Departs from the reference in three points. Layers keep the spatial size and pooling
-    rounds it up, so any image size works without a border of 100 pixels.
+    Departs from the authors' models in three points. Layers keep the spatial size and
+    pooling rounds it up, so any image size works; the authors pad images by 100 pixels.
     Up-convolutions pad by repeating the edge. The final upsampling is
     `jax.image.resize`.
 
     Adds these attributes to those of `Network`.
 
     Attributes:
-        stride: stride of the finest scores: 32, 16 or 8 for FCN-32s, -16s or -8s.
+        stride: stride of the summed scores: 32, 16 or 8 for FCN-32s, -16s or -8s.
         stage_sizes: number of convolutions in each of the five stages of VGG-16.
         width: channels of the first stage of VGG-16; 64 in the paper.
         fc_width: channels of `fc6` and `fc7`; 4096 in the paper.
-        fc_window: kernel height and width of `fc6` at stride 32, odd; 7 in the paper.
-        dropout: fraction dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: the paper has "none"; any other norm follows each 3x3 convolution.
+        fc_window: kernel height and width of `fc6`, odd; 7 in the paper.
+        dropout: fraction of the features of `fc6` and of `fc7` that training drops, in
+            [0, 1).
+        norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
+            "none" in the paper.
     """
 
     stride: int = 8
@@ -120,6 +123,9 @@ class FCN(Network, kw_only=True):
 def bilinear(
     key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "4 4 c c"]:
-    """Initialises an up-convolution of stride 2 to bilinear interpolation."""
+    """Initialiser of an up-convolution of stride 2 that interpolates bilinearly.
+
+    `shape` is that of the kernel, (4, 4, c, c). `key` is not used.
+    """
     tent = jnp.array([0.25, 0.75, 0.75, 0.25], dtype)
     return jnp.einsum("i,j,cd->ijcd", tent, tent, jnp.eye(shape[-1], dtype=dtype))

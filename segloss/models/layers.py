@@ -29,7 +29,7 @@ def conv_norm(
     train: bool,
     sample_valid: Bool[Array, " b"] | None,
 ) -> Float[Array, "b h2 w2 {features}"]:
-    """Applies a convolution and a norm, as two submodules of the calling module.
+    """Applies a convolution, then a norm, as two submodules of the calling module.
 
     Args:
         x: activations.
@@ -37,15 +37,20 @@ def conv_norm(
         size: kernel height and width, odd.
         conv: name of the convolution. It has a bias only if `norm` is "none".
         norm_name: name of the norm.
-        stride: stride of the convolution. Padding is equal on all sides, as in torch
-            and unlike XLA's "SAME", so the output size is ceil(input size / stride).
+        stride: stride of the convolution. Each side is padded by `rate * (size // 2)`
+            zeros, so the output size is ceil(input size / stride). XLA's "SAME" gives
+            this size, too, but at stride 2 it pads an even size less at the top and
+            left.
         rate: dilation of the kernel.
-        norm: see `apply_norm`.
+        norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output; parameters are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
-        train: True normalises by the statistics of the batch.
-        sample_valid: False for padding samples.
+        axis_name: name of a pmap or shard_map axis whose devices share batch
+            statistics.
+        train: `norm="batch"` normalises by the batch and updates the running statistics
+            if True, and uses the running statistics if False. Other norms ignore it.
+        sample_valid: False for padding samples, which batch statistics leave out; None
+            means that there are none.
     """
     x = nn.Conv(
         features,
@@ -64,7 +69,7 @@ def conv_norm(
 
 
 class ConvNormReLU(NormedModule, kw_only=True):
-    """3x3 convolution to `features` channels at the same size, a norm and a ReLU."""
+    """3x3 convolution to `features` channels, a norm and a ReLU; keeps the size."""
 
     features: int
 
@@ -84,13 +89,14 @@ class ConvNormReLU(NormedModule, kw_only=True):
 class Dropout(nn.Module, kw_only=True):
     """Dropout: Srivastava et al. 2014 (JMLR 15).
 
-    In training, sets a fraction of the activations to 0 and scales up the rest. The
-    random draw of a sample depends on its position in the global batch, so results do
-    not depend on the number of devices. Needs the PRNG stream "dropout".
+    With `train=True`, sets a fraction of the activations to 0 and divides the others by
+    1 minus that fraction; with `train=False`, returns the input. The random draw of a
+    sample depends on its position in the global batch, so results do not depend on the
+    number of devices. Needs the PRNG stream "dropout" in training.
 
     Attributes:
         rate: fraction of the activations to drop, in [0, 1).
-        axis_name: mapped device axis over which the batch is split.
+        axis_name: name of a pmap or shard_map axis over which the batch is split.
     """
 
     rate: float
@@ -115,8 +121,8 @@ class UpConv(nn.Module, kw_only=True):
 
     A transposed convolution of stride 2. Its windows do not overlap, so it is a single
     matrix product, which XLA:CPU runs ten times as fast as `nn.ConvTranspose`. Pixel
-    `(i, j)` of each 2x2 output square is computed with `kernel[i, j]`, as in torch;
-    flax flips the kernel.
+    `(i, j)` of each 2x2 output square is computed with `kernel[i, j]`, as in
+    `torch.nn.ConvTranspose2d`; `nn.ConvTranspose` flips the kernel.
 
     Attributes:
         features: number of output channels.
@@ -150,11 +156,11 @@ class UpConv(nn.Module, kw_only=True):
 def rematerialised(
     module: type[nn.Module], *, remat: bool, static: int = 3
 ) -> type[nn.Module]:
-    """Returns a module that recomputes its activations in the backward pass.
+    """Returns a module class that recomputes its activations in the backward pass.
 
     Args:
         module: class of the module.
-        remat: False returns it unchanged.
+        remat: False returns the class unchanged.
         static: position of `train` among the arguments of `__call__`, where `self` is
             0. `nn.remat` traces all other arguments.
     """
@@ -168,10 +174,10 @@ def multiply_channels(
     precision: jax.lax.PrecisionLike = None,
     **__: Any,
 ) -> Float[Array, "b *spatial n"]:
-    """1x1 convolution computed as a matrix product.
+    """Computes a 1x1 convolution as a matrix product.
 
-    Replaces `jax.lax.conv_general_dilated` in `nn.Conv`. The other arguments of that
-    function are ignored: they do not affect a 1x1 kernel of stride 1.
+    An argument of `nn.Conv`, in place of `jax.lax.conv_general_dilated`. The other
+    arguments of that function are ignored: they do not affect a 1x1 kernel of stride 1.
     """
     kernel = kernel.reshape(kernel.shape[-2:])
     return jnp.einsum("...x,xy->...y", x, kernel, precision=precision)
@@ -205,7 +211,10 @@ def he_normal(
 def blank_padding(
     images: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None
 ) -> Float[Array, "b *spatial c"]:
-    """Sets padding samples to zero; their content, even NaN, is ignored."""
+    """Sets the images of padding samples to zero, even where they are NaN.
+
+    `sample_valid` is False for padding samples; None returns the images unchanged.
+    """
     if sample_valid is None:
         return images
     return jnp.where(jnp.expand_dims(sample_valid, range(1, images.ndim)), images, 0)
@@ -214,7 +223,7 @@ def blank_padding(
 def enlarge(
     logits: Float[Array, "b *small c"], size: tuple[Any, ...]
 ) -> Float[Array, "b *large c"]:
-    """Resizes bilinearly to a spatial size, without aligning corners."""
+    """Resizes bilinearly to the spatial size `size`, with half-pixel centres."""
     shape = (logits.shape[0], *size, logits.shape[-1])
     return jax.image.resize(logits, shape, "bilinear")
 

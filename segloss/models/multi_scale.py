@@ -15,19 +15,19 @@ class MultiScale(nn.Module, kw_only=True):
     """Applies one network at several image scales and takes the maximum of the logits.
 
     Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.2, "multi-scale processing". The
-    scales share their weights, and each logit of a pixel is the maximum over scales.
-    (A single logit is that of class 1; the score of class 0 is 0 at every scale.)
-    In training the loss applies to the logits of each scale and to the fused logits, as
-    in the authors' models.
+    scales share their weights. The fused logits are the maximum over the scales of each
+    logit of a pixel. (A single logit is that of the foreground; the background's is 0
+    at every scale.) In training, the loss applies to the logits of each scale and to
+    the fused logits, as in the authors' models.
 
-    Any network of `MODELS` works, with two or three spatial dimensions. If it has batch
-    statistics, each scale is normalised by its own and updates the running statistics
-    once; the paper freezes them.
+    Any network of `MODELS` works, with two or three spatial dimensions. If it uses
+    batch normalisation, each scale is normalised by its own statistics and updates the
+    running ones once; the paper freezes them.
 
     Attributes:
         network: module that accepts images of any size and the argument `resize`; its
-            variables are stored under `network`. In a config, the arguments of
-            `make_model`.
+            variables are stored under `network`. In a config, a mapping with the `name`
+            of a network and its hyperparameters.
         scales: factors of the image size, each in (0, 1]; 1 must be among them.
 
     Raises:
@@ -60,16 +60,17 @@ class MultiScale(nn.Module, kw_only=True):
         sample_valid: Bool[Array, " b"] | None = None,
         resize: bool = True,
     ) -> Float[Array, "b *fused c"] | tuple[Float[Array, "b *_ c"], ...]:
-        """Computes float32 logits.
+        """Computes float32 logits, with the arguments of `Network`.
 
         Args:
             images: normalised colours, of any size.
             train: True returns the logits of every scale, in the order of `scales`,
                 followed by the fused logits, none of them resized to the image. False
-                returns only the fused logits.
-            sample_valid: False for padding samples.
-            resize: False skips the final resizing to the image size when `train` is
-                False; the logits then have the network's output size at scale 1.
+                returns only the fused logits. It is passed on to the network.
+            sample_valid: False for padding samples, whose content is ignored; None
+                means that there are none.
+            resize: False returns the fused logits at the network's output size at scale
+                1 instead of resizing them to the image. It has no effect if `train`.
         """
         logits = [
             self.network(
@@ -90,10 +91,10 @@ class MultiScale(nn.Module, kw_only=True):
 def _scaled(
     images: Float[Array, "b *spatial c"], scale: float | int
 ) -> Float[Array, "b *scaled c"]:
-    """Resizes bilinearly by a factor of at most 1, rounding sizes down.
+    """Resizes bilinearly by the factor `scale`, at most 1, rounding sizes down.
 
-    Equals torch's `interpolate` with a `scale_factor`: samples are exactly `1 / scale`
-    pixels apart, even where rounding makes the ratio of the sizes another one, and
+    Equals `torch.nn.functional.interpolate` with `scale_factor=scale`: samples are
+    `1 / scale` pixels apart, even where rounding changes the ratio of the sizes, and
     there is no antialiasing.
     """
     if scale == 1:

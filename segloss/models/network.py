@@ -47,13 +47,15 @@ class Network(NormedModule, kw_only=True):
 
         Args:
             images: normalised colours, of any size.
-            train: True normalises by the statistics of the batch and updates
-                `batch_stats`, which must then be mutable, and applies dropout, which
-                needs the PRNG stream "dropout".
+            train: True normalises by the statistics of the batch (with `norm="batch"`)
+                and updates `batch_stats`, which must then be mutable, and applies
+                dropout, which needs the PRNG stream "dropout". False uses the running
+                statistics and no dropout.
             sample_valid: False for padding samples. Their content is ignored: it
-                affects neither the statistics nor the logits of other samples.
-            resize: False returns the logits at the network's output size instead of
-                resizing them to the images.
+                affects neither the statistics nor the logits of other samples. None
+                means that there are none.
+            resize: True resizes the logits to the size of the images. False returns
+                them at the network's output size.
         """
         images = blank_padding(images, sample_valid)
         logits = self._logits(images, train=train, sample_valid=sample_valid)
@@ -66,13 +68,20 @@ class Network(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b *small {self.num_classes}"]:
-        """Computes float32 logits at the network's output size, in each subclass."""
+        """Computes float32 logits at the network's output size, in each subclass.
+
+        The arguments are those of `__call__`.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no _logits.")
 
     def _head(
         self, x: Float[Array, "b *small _"], window: int = 1
     ) -> Float[Array, "b *small {self.num_classes}"]:
-        """Applies the final convolution, named `head`."""
+        """Computes float32 class scores by a last convolution, the submodule `head`.
+
+        `window` is its kernel size along each spatial axis. No norm or activation
+        follows.
+        """
         return nn.Conv(
             self.num_classes,
             (window,) * (x.ndim - 2),
@@ -86,5 +95,5 @@ class Network(NormedModule, kw_only=True):
     def _enlarge(
         self, logits: Float[Array, "b *small c"], size: tuple[Any, ...]
     ) -> Float[Array, "b *size c"]:
-        """Resizes the logits to the size of the images."""
+        """Resizes the logits bilinearly to the spatial size of the images, `size`."""
         return enlarge(logits, size)

@@ -18,14 +18,15 @@ class BatchNorm(nn.Module, kw_only=True):
     """Batch normalisation over the valid samples of all devices.
 
     `(x - mean) / sqrt(var + epsilon) * scale + bias` per channel: Ioffe & Szegedy 2015
-    (arXiv:1502.03167), algorithm 1. Where flax averages the means of the devices, this
-    module divides sums by counts over all devices of `axis_name`, so devices may hold
-    different numbers of valid samples, or none. If no device holds a valid sample, the
-    running statistics are used and left unchanged. Invalid samples must be finite.
+    (arXiv:1502.03167), algorithm 1. With `train=False`, mean and variance are the
+    running ones. Where flax averages the means of the devices, this module divides sums
+    by counts over all devices of `axis_name`, so devices may hold different numbers of
+    valid samples, or none. If no device holds a valid sample, the running statistics
+    are used and left unchanged. Invalid samples must be finite.
 
-    One value per channel has the variance 0: it is normalised to 0, whatever it is, and
-    the running variance goes to 0. If that is all that a batch can hold, as for the
-    mean of a single image, training is refused.
+    If padding leaves a single value per channel, its variance is 0: it is normalised to
+    0, and the running variance moves towards 0. If the batch's shape allows no more
+    than one value, as for the mean of a single image, training raises an error.
 
     Statistics and parameters are float32 and named as in flax.
 
@@ -33,10 +34,10 @@ class BatchNorm(nn.Module, kw_only=True):
         momentum: fraction of the running statistics that a training step keeps.
         epsilon: added to the variance, which is always the biased estimate.
         dtype: dtype of the output.
-        axis_name: mapped device axis whose devices share statistics.
+        axis_name: name of a pmap or shard_map axis whose devices share statistics.
 
     Raises:
-        ValueError: if `train`, and `x` has one value per channel over all devices.
+        ValueError: in training, if `x` has one value per channel over all devices.
     """
 
     momentum: float = 0.9
@@ -90,7 +91,10 @@ class BatchNorm(nn.Module, kw_only=True):
     def _moments(
         self, x: Float[Array, "b *spatial c"], sample_valid: Bool[Array, " b"] | None
     ) -> tuple[Float[Array, " 1"], Float[Array, " c"], Float[Array, " c"]]:
-        """Count, mean and variance per channel of the valid elements on all devices."""
+        """Returns count, mean and variance of the valid samples' values per channel.
+
+        They cover all devices of `axis_name`.
+        """
         if sample_valid is None:
             sample_valid = jnp.ones(x.shape[0], bool)
         valid = jnp.expand_dims(sample_valid, range(1, x.ndim))
@@ -121,22 +125,24 @@ def apply_norm(
     train: bool,
     sample_valid: Bool[Array, " b"] | None,
 ) -> Float[Array, "b *spatial c"]:
-    """Normalises activations, as a submodule called `name` of the calling module.
+    """Normalises activations by a norm, the submodule `name` of the calling module.
 
     Args:
         x: activations.
         name: name of the submodule; "batch" and "frozen" have the same variables.
         norm: "batch" is `BatchNorm`. "frozen" is `BatchNorm` that uses the running
-            statistics in training too, for pretrained weights and small batches.
-            "group" is group normalisation (Wu & He 2018, arXiv:1803.08494) with 32
-            groups, or with the largest power of two that divides the channels. "none"
-            returns `x`.
+            statistics in training, too, for pretrained weights and small batches.
+            "group" is group normalisation (Wu & He 2018, arXiv:1803.08494); the number
+            of groups is the largest power of two, at most 32, that divides the
+            channels. "none" returns `x`.
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the output.
-        axis_name: mapped device axis whose devices share batch statistics.
-        train: True normalises by the statistics of the batch and updates the running
-            ones ("batch" only).
-        sample_valid: False for padding samples.
+        axis_name: name of a pmap or shard_map axis whose devices share batch
+            statistics.
+        train: `norm="batch"` normalises by the batch and updates the running statistics
+            if True, and uses the running statistics if False. Other norms ignore it.
+        sample_valid: False for padding samples, which batch statistics leave out; None
+            means that there are none.
     """
     if norm in ("batch", "frozen"):
         module = BatchNorm(
@@ -153,11 +159,13 @@ class NormedModule(nn.Module, kw_only=True):
     """Base class of modules that contain norms.
 
     Attributes:
-        norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
+        norm: "batch" (batch normalisation), "frozen" (the same, always by the running
+            statistics), "group" (group normalisation) or "none".
         norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output, "float32" or "bfloat16".
             Parameters and statistics are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
+        axis_name: name of a pmap or shard_map axis whose devices share batch
+            statistics.
     """
 
     norm: str = "batch"
@@ -175,11 +183,14 @@ class NormedModule(nn.Module, kw_only=True):
 
     @property
     def norm_fields(self) -> dict[str, Any]:
-        """These attributes as keyword arguments of norms and submodules."""
+        """These four attributes as keyword arguments of norms and submodules."""
         names = ("norm", "norm_momentum", "dtype", "axis_name")
         return {name: getattr(self, name) for name in names}
 
 
 def like(x: Float[Array, "..."], channels: Float[Array, " c"]) -> Float[Array, "..."]:
-    """Gives `channels` the rank of `x`, since implicit rank promotion is an error."""
+    """Prepends axes of size 1 to `channels` until it has the rank of `x`.
+
+    Implicit rank promotion is an error in the tests.
+    """
     return jnp.expand_dims(channels, range(x.ndim - 1))

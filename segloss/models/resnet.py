@@ -17,8 +17,8 @@ class ResNet(NormedModule, kw_only=True):
     """ResNet with bottleneck blocks: He et al. 2016 (arXiv:1512.03385), table 1.
 
     Returns the features of its four stages instead of class scores. If `output_stride`
-    is less than 32, the last stages dilate their 3x3 kernels instead of striding, which
-    preserves the field of view: Chen et al. 2017 (arXiv:1706.05587), sec. 3.1.
+    is less than 32, the 3x3 kernels of the last stages are dilated instead of strided,
+    which preserves the field of view: Chen et al. 2017 (arXiv:1706.05587), sec. 3.1.
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
@@ -27,14 +27,16 @@ class ResNet(NormedModule, kw_only=True):
     Attributes:
         stage_sizes: number of blocks in each stage: (3, 4, 6, 3) for ResNet-50,
             (3, 4, 23, 3) for ResNet-101.
-        width: channels of the stem; stage i (1 to 4) has `2**(i + 1) * width` channels.
-        version: which convolution of a block strides: "v1" the first 1x1 (the paper and
-            Caffe), "v1.5" the 3x3 (torchvision).
+        width: channels of the first convolution; stage i (1 to 4) has
+            `2**(i + 1) * width` output channels.
+        version: which convolution of a block has the stride: in "v1" the first 1x1 (the
+            paper and Caffe), in "v1.5" the 3x3 (torchvision).
         output_stride: stride of the last features: 8, 16 or 32.
         multi_grid: one factor per block of the last stage, which multiplies the stage's
-            dilation (arXiv:1706.05587, sec. 3.2.1). None has no factors, and the first
-            block of v1.5 has the dilation of the previous stage, as in torchvision.
-        ceil_pool: True rounds the output size of the stem's pooling up, as Caffe does.
+            dilation (arXiv:1706.05587, sec. 3.2.1). None means no factors; then, in a
+            stage that is dilated instead of strided, the first block of v1.5 keeps the
+            dilation of the previous stage, as in torchvision.
+        ceil_pool: True rounds the output size of the first pooling up, as Caffe does.
         remat: True recomputes the activations of each stage in the backward pass
             instead of storing them (`jax.checkpoint`).
 
@@ -84,10 +86,12 @@ class ResNet(NormedModule, kw_only=True):
 
         Args:
             images: normalised colours, of any size.
-            train: True normalises by the statistics of the batch and updates
-                `batch_stats`, which must then be mutable.
+            train: True normalises by the statistics of the batch (with `norm="batch"`)
+                and updates `batch_stats`, which must then be mutable. False uses the
+                running statistics.
             sample_valid: False for padding samples. Their content is ignored: it
-                affects neither the statistics nor the features of other samples.
+                affects neither the statistics nor the features of other samples. None
+                means that there are none.
         """
         apply = dict(train=train, sample_valid=sample_valid)
         x = blank_padding(images, sample_valid).astype(self.dtype)
@@ -135,7 +139,7 @@ class Stage(NormedModule, kw_only=True):
         features: channels inside a block, a quarter of the output channels.
         stride: stride of the first block.
         rates: dilation of each block.
-        version: see `ResNet`.
+        version: "v1" or "v1.5"; see `ResNet`.
     """
 
     features: int
@@ -172,10 +176,11 @@ class Bottleneck(NormedModule, kw_only=True):
 
     Attributes:
         features: channels inside the block, a quarter of the output channels.
-        stride: stride of the block.
+        stride: stride of the block: of one of its convolutions and of the shortcut.
         rate: dilation of the 3x3 convolution.
-        version: see `ResNet`.
-        project: True puts a 1x1 convolution on the shortcut (sec. 3.3, option B).
+        version: "v1" or "v1.5"; see `ResNet`.
+        project: True puts a 1x1 convolution on the shortcut (sec. 3.3, option B); False
+            adds the input itself.
     """
 
     features: int

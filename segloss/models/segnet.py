@@ -23,10 +23,11 @@ from segloss.models.vgg import (
 class SegNet(Network, kw_only=True):
     """SegNet: Badrinarayanan et al. 2017 (arXiv:1511.00561), figure 2.
 
-    The encoder is VGG-16 with BatchNorm after each convolution; the decoder mirrors it.
-    Each decoder stage unpools, moving every value to the position of the maximum in the
-    encoder, and then convolves. The last convolution computes the logits. Pooling
-    rounds sizes up and unpooling restores them, so any image size works.
+    The encoder is VGG-16 with a norm after each convolution; the decoder mirrors it.
+    Each decoder stage unpools, i.e. moves every value to the position of the maximum in
+    the encoder's pooling window, and then convolves. The last convolution computes the
+    logits. Pooling rounds sizes up and unpooling restores them, so any image size
+    works.
 
     Adds these attributes to those of `Network`.
 
@@ -78,7 +79,10 @@ class SegNet(Network, kw_only=True):
 
 
 class Decoder(NormedModule, kw_only=True):
-    """3x3 convolutions with `widths` channels, each followed by a norm and a ReLU."""
+    """A 3x3 convolution per entry of `widths`, each followed by a norm and a ReLU.
+
+    The entries of `widths` are the numbers of channels.
+    """
 
     widths: Sequence[int]
 
@@ -109,9 +113,9 @@ def max_pool_with_indices(
 ) -> tuple[Float[Array, "b h2 w2 c"], UInt8[Array, "b h2 w2 c"]]:
     """Max-pools 2x2 windows and returns the index of the maximum in each window.
 
-    Sizes are rounded up. The pixels of a window have the indices 0, 1 (first row) and
-    2, 3 (second row). Of equal pixels the first one is chosen and alone receives the
-    gradient.
+    Odd sizes are rounded up. The pixels of a window have the indices 0, 1 (first row)
+    and 2, 3 (second row). Of equal pixels the first one is chosen and alone receives
+    the gradient.
     """
     _, h, w, _ = x.shape
     below = ((0, 0), (0, h % 2), (0, w % 2), (0, 0))
@@ -148,10 +152,11 @@ def max_unpool(
     indices: UInt8[Array, "b h2 w2 c"],
     hw: tuple[int, int],
 ) -> Float[Array, "b h w c"]:
-    """Places values at the positions of their maxima; all other pixels are zero.
+    """Moves each value to its index in a 2x2 window of the output; the rest is zero.
 
-    The output has the size `hw`. Windows do not overlap, so four comparisons per window
-    replace a scatter.
+    `indices` are those of `max_pool_with_indices`. The output is cropped to `hw`, the
+    size (height, width) before pooling. Windows do not overlap, so four comparisons per
+    window replace a scatter.
     """
     b, h2, w2, c = x.shape
     pixels = jnp.arange(4, dtype=indices.dtype).reshape(1, 1, 2, 1, 2, 1)

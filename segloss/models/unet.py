@@ -23,19 +23,20 @@ class UNet(Network, kw_only=True):
     """U-Net: Ronneberger et al. 2015 (arXiv:1505.04597), figure 1.
 
     Departs from the paper in four points, as later implementations do. Convolutions are
-    padded, so the logits have the size of the images and skips are not cropped. A norm
-    follows each 3x3 convolution. There is no dropout. Pooling rounds sizes up and
-    up-convolved maps are cropped to the size of their skip, so any image size works.
+    padded, so the logits have the size of the images and the encoder's features (skips)
+    are not cropped. A norm follows each 3x3 convolution. There is no dropout. Pooling
+    rounds sizes up and up-convolved maps are cropped to the size of their skip, so any
+    image size works.
 
     Adds these attributes to those of `Network`.
 
     Attributes:
         depth: number of times the size is halved; 4 in the paper.
         width: channels at full size, doubled at each halving; 64 in the paper.
-        norm: the paper has "none".
-        input_stride: 1 in the paper. With 2, each 2x2 square of pixels becomes one
-            pixel with more channels, the network runs at half the image size, and its
-            logits are upsampled bilinearly. This takes a third of the time and makes
+        norm: "none" in the paper.
+        input_stride: 1 in the paper. With n, each square of n x n pixels becomes one
+            pixel with more channels, the network runs at 1 / n of the image size, and
+            its logits are upsampled bilinearly. 2 takes a third of the time and makes
             edges coarser.
     """
 
@@ -84,7 +85,7 @@ class UNet(Network, kw_only=True):
 
 
 class DoubleConv(NormedModule, kw_only=True):
-    """Two consecutive `ConvNormReLU` with `features` channels."""
+    """Two 3x3 convolutions to `features` channels, each with a norm and a ReLU."""
 
     features: int
 

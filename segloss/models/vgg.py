@@ -18,10 +18,10 @@ class VGG16(NormedModule, kw_only=True):
     """VGG-16: Simonyan & Zisserman 2015 (arXiv:1409.1556), table 1, column D.
 
     Five stages of 3x3 convolutions with ReLU, each followed by max-pooling. If
-    `fc_width` is not 0, the first two fully connected layers follow as convolutions
-    that keep the spatial size. Pooling rounds sizes up, so any image size works.
-    Submodules have the names of the paper, `conv1_1` to `conv5_3`, `fc6` and `fc7`; the
-    norm of `conv1_1` is `norm1_1`.
+    `fc_width` is not 0, the first two fully connected layers, `fc6` and `fc7`, follow
+    as convolutions that keep the spatial size. Pooling rounds sizes up, so any image
+    size works. Submodules have the names of the paper, `conv1_1` to `conv5_3`, `fc6`
+    and `fc7`; the norm of `conv1_1` is `norm1_1`.
 
     Parameters are float32. Weights are drawn from He's normal distribution.
 
@@ -31,17 +31,18 @@ class VGG16(NormedModule, kw_only=True):
         stage_sizes: number of convolutions in each of the five stages;
             (1, 1, 2, 2, 2) is VGG-11.
         width: channels of stage 1; the stages have 1, 2, 4, 8 and 8 times `width`.
-        output_stride: stride of the last map: 8, 16 or 32 (the paper). Once it is
-            reached, pooling keeps the size and later stages dilate their kernels:
-            Chen et al. 2015 (arXiv:1412.7062), section 3.1.
+        output_stride: stride of the last features: 8, 16 or 32 (the paper). Once it is
+            reached, pooling keeps the size and later stages dilate their kernels: Chen
+            et al. 2015 (arXiv:1412.7062), section 3.1.
         pool_window: height and width of the pooling windows: 2 (the paper) or 3, as in
             DeepLab v1.
         fc_width: channels of `fc6` and `fc7`, 4096 in the paper; 0 leaves both out.
-        fc_window: kernel height and width of `fc6` on the last map, odd; 7 in the
-            paper.
+        fc_window: kernel height and width of `fc6`, odd; 7 in the paper.
         fc_rate: dilation of `fc6`.
-        dropout: fraction dropped after `fc6` and after `fc7`, in [0, 1).
-        norm: the paper has "none"; any other norm follows each 3x3 convolution.
+        dropout: fraction of the features of `fc6` and of `fc7` that training drops, in
+            [0, 1).
+        norm: norm after each convolution of the five stages, not of `fc6` and `fc7`;
+            "none" in the paper.
         remat: True recomputes each stage's activations in the backward pass instead of
             storing them (`jax.checkpoint`), which saves memory and takes a third more
             time.
@@ -85,15 +86,17 @@ class VGG16(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Computes the maps after each of the five poolings and, if any, after `fc7`.
+        """Returns the features after each of the five poolings and after `fc7`, if any.
 
         Args:
             images: normalised colours, of any size.
-            train: True applies dropout, which needs the PRNG stream "dropout", and
-                normalises by the statistics of the batch and updates `batch_stats`,
-                which must then be mutable.
+            train: True applies dropout, which needs the PRNG stream "dropout". With
+                `norm="batch"`, it also normalises by the statistics of the batch and
+                updates `batch_stats`, which must then be mutable; False uses the
+                running statistics.
             sample_valid: False for padding samples. Their content is ignored: it
-                affects neither the statistics nor the maps of other samples.
+                affects neither the statistics nor the features of other samples. None
+                means that there are none.
         """
         how = dict(train=train, sample_valid=sample_valid)
         x = blank_padding(images, sample_valid).astype(self.dtype)
@@ -123,7 +126,11 @@ class VGG16(NormedModule, kw_only=True):
         train: bool,
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w _"]:
-        """Applies the convolutions of stage `number` (1 to 5), without its pooling."""
+        """Applies the convolutions of stage `number` (1 to 5), without its pooling.
+
+        Each convolution has a kernel dilated by `rate`, a norm and a ReLU, and keeps
+        the size. `train` and `sample_valid` are those of `__call__`.
+        """
 
         def convolve(module, x):
             for i in range(1, self.stage_sizes[number - 1] + 1):
@@ -168,11 +175,12 @@ class VGG16(NormedModule, kw_only=True):
 
 
 def make_backbone(network: Network, **fields: Any) -> VGG16:
-    """Makes the VGG-16 of a network, its submodule `backbone`.
+    """Makes the VGG-16 of a network, as its submodule `backbone`.
 
     Args:
-        network: a network with the fields `stage_sizes` and `width`.
-        **fields: further fields of the backbone.
+        network: a network with the attributes `stage_sizes` and `width`, which the
+            backbone shares, as well as `remat` and those of `NormedModule`.
+        **fields: further attributes of `VGG16`.
     """
     return VGG16(
         stage_sizes=network.stage_sizes,
@@ -185,12 +193,12 @@ def make_backbone(network: Network, **fields: Any) -> VGG16:
 
 
 def stage_width(width: int, number: int) -> int:
-    """Number of channels of stage `number` (1 to 5) if stage 1 has `width`."""
+    """Number of channels of VGG-16's stage `number` (1 to 5); stage 1 has `width`."""
     return width * min(2 ** (number - 1), 8)
 
 
 def check_stage_sizes(module: nn.Module) -> None:
-    """Raises ValueError unless `stage_sizes` are five numbers >= 1."""
+    """Raises ValueError unless `module.stage_sizes` holds five numbers >= 1."""
     if not are_counts(module.stage_sizes, 5):
         raise ValueError(
             f"{type(module).__name__}: stage_sizes must be five numbers >= 1, "

@@ -17,20 +17,21 @@ class VNet(Network, kw_only=True):
 
     Residual stages of 5x5x5 convolutions, separated by strided 2x2x2 convolutions
     instead of pooling. Each stage adds its input to the output of its last convolution;
-    the input of a decoder stage is the up-convolved map concatenated with the skip.
-    Accepts volumes, and images, for which kernels are 5x5 and 2x2.
+    the input of a decoder stage is the up-convolved map concatenated with the skip,
+    i.e. the encoder's features of the same size. Accepts volumes, and images, for which
+    kernels are 5x5 and 2x2.
 
     Departs from the paper in three points. Norms follow the convolutions, unless `norm`
     is "none". Strided convolutions round sizes up and up-convolved maps are cropped to
-    the size of their skip, so any size works. If an input has several channels, all of
-    them are repeated to form the residual of the first stage.
+    the size of their skip, so any size works. The first stage repeats all channels of
+    its input, up to `width`, to form its residual.
 
     Adds these attributes to those of `Network`.
 
     Attributes:
         width: channels at full size, doubled at each halving; 16 in the paper.
-        convs: number of 5x5x5 convolutions of each encoder stage, the lowest last; a
-            decoder stage has as many as the encoder stage at its level.
+        convs: number of 5x5x5 convolutions of each encoder stage, from the full size to
+            the smallest. A decoder stage has as many as the encoder stage of its size.
     """
 
     width: int = 16
@@ -150,8 +151,8 @@ class VStage(NormedModule, kw_only=True):
 class PReLU(nn.Module, kw_only=True):
     """ReLU with a learned slope per channel below zero, initialised to 0.25.
 
-    He et al. 2015 (arXiv:1502.01852), eq. 1. `flax.linen.PReLU` shares one slope among
-    all channels.
+    `slope * x` for x < 0: He et al. 2015 (arXiv:1502.01852), eq. 1. `flax.linen.PReLU`
+    shares one slope among all channels.
     """
 
     dtype: str

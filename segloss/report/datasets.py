@@ -16,12 +16,12 @@ from segloss.report.figures import make_figure
 from segloss.report.tables import make_table
 
 _SIZE_INCHES = (13.0, 15.0)
-# Companions that the table lists for each class; the figure shows all classes.
+# Number of other classes that `co_occurrence_table` lists for each class.
 _COMPANIONS = 3
 
 
 def dataset_table(statistics: Mapping[str, Any]) -> Table:
-    """Pixel share, image share and class weight of each class."""
+    """Share of pixels, share of images and median-frequency weight of each class."""
     numbers = ("pixels", "images", "median-frequency weight")
     table = make_table(["class"], numbers)
     for row in statistics["classes"]:
@@ -36,7 +36,11 @@ def dataset_table(statistics: Mapping[str, Any]) -> Table:
 
 
 def acceptance_table(statistics: Mapping[str, Any]) -> Table:
-    """Share of successful attempts, a column per `batch_max`; 0 is a dash."""
+    """Share of Balance-batch attempts that succeed, by `batch_cl` and `batch_max`.
+
+    An attempt draws at most `batch_max` images, and succeeds if they have at least
+    `batch_cl` classes. A dash means that none succeeded.
+    """
     pairs = {(p["batch_cl"], p["batch_max"]): p for p in statistics["acceptance"]}
     sizes = sorted({batch_max for _, batch_max in pairs})
     table = make_table(["batch_cl"], (f"within {n}" for n in sizes))
@@ -48,9 +52,9 @@ def acceptance_table(statistics: Mapping[str, Any]) -> Table:
 
 
 def exposure_table(statistics: Mapping[str, Any]) -> Table:
-    """How often each sampler draws a sample, and the class that it shows least.
+    """Least, median and most times that each sampler draws a sample.
 
-    The share of a class is the share of the drawn images that have it.
+    Also names the class that the fewest of the drawn images have, and their share.
     """
     remark = "rarest class, share of images drawn"
     table = make_table(["sampler"], ["least", "median", "most"], [remark])
@@ -101,7 +105,7 @@ def class_crop_table(statistics: Mapping[str, Any]) -> Table:
 
 
 def _by_class(statistics: Mapping[str, Any], section: str, key: str) -> Table:
-    """Shares with a row per class and a column per sampler."""
+    """Table of `statistics[section][sampler][key]`: a row per class."""
     samplers = statistics[section]
     # Narrow, so that all fit on a line of 80 characters.
     table = make_table(["class"], (name.replace("_", "\n") for name in samplers))
@@ -114,7 +118,7 @@ def _by_class(statistics: Mapping[str, Any], section: str, key: str) -> Table:
 
 
 def co_occurrence_table(statistics: Mapping[str, Any]) -> Table:
-    """The classes that most often share an image with each class."""
+    """For each class, the three other classes that most of its images also have."""
     table = make_table(["class", "with"])
     names = [row["name"] for row in statistics["classes"]]
     for c, shares in enumerate(np.array(statistics["co_occurrence"])):
@@ -202,7 +206,7 @@ def _draw_by_class(
     names: Sequence[str],
     title: str,
 ) -> None:
-    """Draws a line per sampler, a row per class."""
+    """Draws a line per sampler through its shares, with a row per class."""
     rows = np.arange(len(names))
     for name, values in shares.items():
         axes.plot(values, rows, "o-", ms=4, lw=0.8, label=name)

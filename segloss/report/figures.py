@@ -29,7 +29,7 @@ class Example(TypedDict):
     Attributes:
         title: title above the image.
         image: RGB.
-        labels: true class ids, or the label of void pixels.
+        labels: true class ids, or the ignore label.
         predicted: predicted class ids.
     """
 
@@ -42,7 +42,7 @@ class Example(TypedDict):
 def example_figure(
     examples: Sequence[Example], class_names: Sequence[str], *, ignore_label: int = 255
 ) -> Figure:
-    """Draws image, truth and prediction side by side, one row per example.
+    """Draws image, true labels and prediction side by side, one row per example.
 
     All panels have the same width. A legend lists the classes that occur.
 
@@ -78,7 +78,7 @@ def example_figure(
 def curve_figure(
     metrics_path: str | Path, *, smoothed_steps: int | None = None
 ) -> Figure:
-    """Draws the loss by step, and the mean IoU by step if the run was evaluated.
+    """Draws the training loss by step, and the mean IoU by step if there are any.
 
     Args:
         metrics_path: a run's `metrics.jsonl`: lines with `step` and `loss`, others with
@@ -146,7 +146,7 @@ def make_figure(width_inches: float, height_inches: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG that depends only on the figure; creates its folder if needed."""
+    """Writes a figure as a PNG without metadata; creates its folder if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
@@ -183,14 +183,14 @@ def _draw(axes: Axes, pixels: UInt8[np.ndarray, "h w 3"], title: str, **place) -
 def _series(
     lines: Sequence[dict[str, Any]], key: str
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Returns the steps at which `key` was written, and its values."""
+    """Returns the steps of the lines that have `key`, and its values."""
     pairs = [(line["step"], line[key]) for line in lines if key in line]
     steps, values = zip(*pairs, strict=True) if pairs else ((), ())
     return np.array(steps, np.int64), np.array(values, np.float64)
 
 
 def _smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
-    """Averages the `window` nearest values, or fewer at both ends."""
+    """Replaces each value by the mean of the `window` values around it."""
     ones = np.ones(min(window, len(values)))
     count = np.convolve(np.ones_like(values), ones, mode="same")
     return np.convolve(values, ones, mode="same") / count

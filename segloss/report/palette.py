@@ -10,7 +10,7 @@ _ROWS = 64
 
 
 def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
-    """The RGB colours of PASCAL VOC by class id; class 0 is black.
+    """Returns the RGB colours of PASCAL VOC by class id; class 0 is black.
 
     The lowest three bits of the class id are the highest bits of red, green and blue;
     the next three bits are the second highest bits, and so on (`VOClabelcolormap` of
@@ -36,7 +36,7 @@ def to_colors(
     *,
     ignore_label: int = 255,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Converts labels to VOC colours; void pixels are light grey.
+    """Converts class ids to VOC colours, and `ignore_label` to light grey.
 
     Raises:
         ValueError: if a label is neither in [0, 255] nor `ignore_label`.
@@ -55,15 +55,15 @@ def overlay(
     ignore_label: int = 255,
     clear_background: bool = False,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Computes `(1 - alpha) * image + alpha * class_colour`; keeps void pixels as is.
+    """Blends an image with VOC colours: `(1 - alpha) * image + alpha * class_colour`.
 
     Args:
         image: RGB.
         labels: class ids or `ignore_label`.
         alpha: opacity of the colours, in [0, 1].
-        ignore_label: label of void pixels.
-        clear_background: True also keeps pixels of class 0 as they are; otherwise its
-            colour, black, darkens them.
+        ignore_label: pixels with this label keep the image's colour.
+        clear_background: True also keeps the image's colour where the class is 0; False
+            darkens these pixels, as the colour of class 0 is black.
 
     Raises:
         ValueError: if `alpha` is not in [0, 1], or a label is neither in [0, 255] nor

@@ -27,7 +27,10 @@ _SUMMARY_COLUMNS = {
 def make_table(
     texts: Iterable[str], numbers: Iterable[str] = (), remarks: Iterable[str] = ()
 ) -> Table:
-    """Makes an empty table: text, then right-aligned numbers, then text again."""
+    """Makes a table without rows; the arguments are the headers of its columns.
+
+    Columns of `numbers` are right-aligned.
+    """
     table = Table(*texts, caption_justify="left")
     for name in numbers:
         table.add_column(name, justify="right")
@@ -39,8 +42,8 @@ def make_table(
 def class_table(results: Mapping[str, Any]) -> Table:
     """Makes a table with the scores of each class and their means.
 
-    A missing score (NaN, or None from JSON) is shown as a dash and left out of the
-    mean; a caption explains the dash.
+    A missing score (NaN, or None from JSON) is shown as a dash and left out of the mean
+    over classes; a caption explains the dash.
 
     Args:
         results: the contents of `results.json`; only `per_class` is used.

@@ -1,4 +1,4 @@
-"""What a run says before it starts: its parts, and what its batches will hold."""
+"""Prints before a run starts: its parts, and the classes that its batches will hold."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _IMAGES = 200
 
 
 def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
-    """Prints the dataset, model, devices and steps, the sampler, and its crops."""
+    """Prints the dataset, model, devices, steps, sampler, and classes in crops."""
     dataset, step = setup.dataset, int(start.state.step)
     parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
     lines = [
@@ -46,7 +46,10 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
 
 
 def describe_unused_rows(batch_max: int, num_devices: int) -> str:
-    """One line about rows that no batch can fill; empty if there are none."""
+    """Returns a line about batch rows that never hold an image; "" if there are none.
+
+    A batch has `batch_max` rows, rounded up to a multiple of `num_devices`.
+    """
     rows = count_rows(batch_max, num_devices)
     unused = rows - batch_max
     if not unused:
@@ -60,9 +63,9 @@ def describe_unused_rows(batch_max: int, num_devices: int) -> str:
 
 
 def describe_uncounted(setup: Setup) -> str:
-    """One line about classes of images that crops cannot keep; empty if there are none.
+    """Returns a line about classes of images that no crop can keep; "" if none.
 
-    The sampler does not count on them.
+    With `keep_classes`, the sampler plans as if the images lacked these classes.
     """
     config, windows = setup.config, setup.loading.windows
     index = setup.dataset.class_index("train")
@@ -81,7 +84,10 @@ def describe_uncounted(setup: Setup) -> str:
 
 
 def describe_crops(setup: Setup) -> str:
-    """One line about the classes in the crops of the first batches."""
+    """Returns a line about the mean number of classes in the crops of a batch.
+
+    It is measured on the first batches, about 200 images.
+    """
     windows, sampler = setup.loading.windows, setup.sampler
     batches = range(-(-_IMAGES // sampler.batch_max))
     try:

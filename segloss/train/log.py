@@ -1,4 +1,4 @@
-"""Metrics of a run: written to files and summarised for the progress bar."""
+"""Writes the metrics of a run to files, and summarises them for the progress bar."""
 
 import contextlib
 import json
@@ -25,12 +25,12 @@ class NonFiniteError(FloatingPointError):
 
 
 class MetricWriter:
-    """Writes scalars by step to `metrics.jsonl` and `tensorboard/`.
+    """Writes scalars by step to `metrics.jsonl` and `tensorboard/` in `workdir`.
 
     Args:
         workdir: the run's directory.
-        start_step: step from which the run starts or resumes. Lines that a killed run
-            wrote after this step are removed, so that each step occurs once.
+        start_step: number of steps taken before the run starts or resumes. Lines of
+            `metrics.jsonl` with a later step, written by a killed run, are removed.
     """
 
     def __init__(self, workdir: Path, *, start_step: int):
@@ -47,11 +47,11 @@ class MetricWriter:
         )
 
     def has(self, step: int, name: str) -> bool:
-        """Whether this scalar was written before the run was resumed."""
+        """Whether `metrics.jsonl` had this scalar when the writer was made."""
         return any(x["step"] == step and name in x for x in self._before)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends one line to the file, and one point per scalar to TensorBoard."""
+        """Appends a line to `metrics.jsonl`, and a point per scalar to TensorBoard."""
         # A mean score over no classes is NaN, which JSON does not have.
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
@@ -77,7 +77,7 @@ class MetricWriter:
 
 
 def _step_of(line: str) -> float | int:
-    """The step of a line; infinite if the line is incomplete after a kill."""
+    """The step of a line of `metrics.jsonl`; infinite if the line is incomplete."""
     try:
         return json.loads(line)["step"]
     except json.JSONDecodeError:
@@ -107,7 +107,7 @@ class StepMeter:
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Counts the time spent in the block as waiting for data."""
+        """Context manager that counts the time of its block as waiting for data."""
         start = time.monotonic()
         yield
         self._waited_seconds += time.monotonic() - start
@@ -123,8 +123,8 @@ class StepMeter:
         """Adds the scalars of one step, which the devices may still be computing.
 
         Args:
-            step: number of the step.
-            scalars: replicated scalars by name.
+            step: number of the step, from 1.
+            scalars: scalars by name, each with an axis over the devices.
             images: number of images in the batch.
             skipped: number of bad samples left out of the batch; None if bad samples
                 are not skipped.
@@ -137,7 +137,10 @@ class StepMeter:
             jax.block_until_ready(self._pending[-_IN_FLIGHT][1])
 
     def flush(self) -> str:
-        """Writes all pending scalars; returns a summary of the last step and the speed.
+        """Writes the scalars added since the last flush, and restarts the clock.
+
+        Returns a line with the last loss, the speed, the share of the time spent
+        waiting for data, and the number of samples skipped so far.
 
         Raises:
             NonFiniteError: if a value is NaN or infinite; it names the first such step.

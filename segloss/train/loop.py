@@ -1,4 +1,4 @@
-"""The training loop: takes steps, evaluates, saves checkpoints, stops on signals."""
+"""The training loop: takes steps, evaluates, saves checkpoints, handles signals."""
 
 import contextlib
 import time
@@ -39,7 +39,7 @@ class Stopped(SystemExit):
 
 
 class _EvaluationStopped(Exception):  # noqa: N818, not an error
-    """The run was asked to stop during an evaluation."""
+    """Raised within an evaluation to end it, once a signal asked the run to stop."""
 
 
 def train(
@@ -54,14 +54,16 @@ def train(
         config: the config of the run, such as those in `configs/`; every field is
             checked before anything is written.
         workdir: directory for `config.json`, checkpoints, metrics, results and figures.
-        on_step: called with the number of each step after its dispatch to the devices.
+        on_step: called with the number of each step, from 1, after it was dispatched to
+            the devices, which may still compute it.
 
     Returns:
         The contents of `results.json`.
 
     Raises:
-        ValueError: if the config is invalid, or `workdir` holds a run with another one.
-        NonFiniteError: if the loss or the gradient is NaN or infinite.
+        ValueError: if the config is invalid, or differs from that of the run in
+            `workdir`.
+        NonFiniteError: if the loss or another logged value is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
     setup, workdir, console = make_setup(config), Path(workdir), make_console()
@@ -111,7 +113,11 @@ class _Run:
         writer: MetricWriter,
         progress: Progress,
     ) -> None:
-        """Takes the remaining steps; logs, evaluates and saves when it is due."""
+        """Takes the steps up to `config.total_steps`.
+
+        Logs, evaluates and saves at the steps that the config sets. Raises `Stopped`
+        after a signal, once the state is saved.
+        """
         config, state = self.setup.config, self.start.state
         first, last = int(state.step), config.total_steps
         state = replicate(state)
@@ -155,7 +161,11 @@ class _Run:
                 raise self._stopped(step)
 
     def evaluate_at_the_end(self) -> dict[str, Any]:
-        """Evaluates the checkpoint that the config selects, and writes the results."""
+        """Evaluates the checkpoint that `config.evaluate.checkpoint` selects.
+
+        Writes the files of `final_evaluation` and returns the contents of
+        `results.json`.
+        """
         config = self.setup.config
         inference = config.evaluate.inference
         in_one_look = inference == inference.in_one_look
@@ -199,10 +209,10 @@ class _Run:
         writer: MetricWriter,
         progress: Progress,
     ) -> None:
-        """Evaluates a state and saves it with its score.
+        """Evaluates a state, saves it with its mean IoU, and writes its scores.
 
         Raises:
-            Stopped: if the run was asked to stop in the meantime.
+            Stopped: if a signal came in the meantime; the state is saved all the same.
         """
         try:
             summary = self.watch.scores(state, progress)

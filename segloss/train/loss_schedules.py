@@ -32,13 +32,13 @@ Term = tuple[Any, str, dict[str, Any]]
 
 
 def schedules_of(terms: Sequence[Term]) -> dict[str, optax.Schedule]:
-    """Collects the schedules in the terms, by the names of their values."""
+    """Maps the `name` of each `Scheduled` in the terms to its schedule."""
     values = [x for weight, _, chosen in terms for x in (weight, *chosen.values())]
     return {x.name: x.schedule for x in values if isinstance(x, Scheduled)}
 
 
 def fill_in(terms: Sequence[Term], values: Mapping[str, Any]) -> list[Term]:
-    """Replaces each `Scheduled` in the terms by the value with its name."""
+    """Replaces each `Scheduled` in the terms by the entry of `values` with its name."""
 
     def fill(value: Any) -> Any:
         return values[value.name] if isinstance(value, Scheduled) else value
@@ -54,26 +54,28 @@ class ScheduledLoss:
     """A loss with hyperparameters that follow schedules.
 
     Attributes:
-        schedules: the schedules, by the name under which each value is logged.
-        make: makes the loss from values by these names: numbers or traced scalars.
+        schedules: maps the name of each value, as it is logged, to its schedule.
+        make: makes the loss from the values by name, which may be numbers or traced
+            scalars.
     """
 
     schedules: Mapping[str, optax.Schedule]
     make: Callable[[Mapping[str, Any]], Loss]
 
     def values(self, step: Any) -> dict[str, Float[Array, ""]]:
-        """The value of each schedule at `step`, which may be traced."""
+        """Returns the value of each schedule at `step`, a number or a traced scalar."""
         return {
             name: jnp.asarray(schedule(step), jnp.float32)
             for name, schedule in self.schedules.items()
         }
 
     def check(self, total_steps: int, trace: Callable[[Loss], None]) -> None:
-        """Traces the loss with values of its schedules, which makes it check them.
+        """Checks the values of the schedules in a run of `total_steps`.
 
-        Checks the smallest, the smallest positive, the largest, the first and the last
-        value of each schedule. The valid range of each hyperparameter is an interval,
-        and may contain 0 in addition, so all other values are valid too.
+        `trace` traces a loss, which then checks its hyperparameters. This is done at
+        the first and the last step, and where a schedule has its smallest, smallest
+        positive or largest value. The valid range of each hyperparameter is an
+        interval, possibly with 0 in addition, so all other values are valid too.
 
         Raises:
             ValueError: if a value is out of range; it names the step.
@@ -94,7 +96,10 @@ class ScheduledLoss:
 def loss_at(
     loss: Loss | ScheduledLoss, step: Any
 ) -> tuple[Loss, dict[str, Float[Array, ""]]]:
-    """Returns the loss at a step, which may be traced, and its scheduled values."""
+    """Returns the loss function at a step, and its scheduled values by name.
+
+    The step may be traced. A loss without schedules is returned as it is.
+    """
     if not isinstance(loss, ScheduledLoss):
         return loss, {}
     values = loss.values(step)
@@ -109,14 +114,15 @@ def linear(
     transition_steps: int | None = None,
     transition_begin: int = 0,
 ) -> optax.Schedule:
-    """Linear from `init_value` to `end_value`, constant before and after.
+    """Changes linearly from `init_value` to `end_value`; constant before and after.
 
     Args:
-        total_steps: steps of the run.
-        init_value: value of the first `transition_begin` steps.
+        total_steps: number of steps of the run.
+        init_value: value before the transition.
         end_value: value after the transition.
-        transition_steps: length of the transition; None means all remaining steps.
-        transition_begin: steps before the transition.
+        transition_steps: number of steps of the transition; None means all steps after
+            `transition_begin`.
+        transition_begin: number of steps before the transition.
     """
     return _transition(
         "linear",
@@ -136,7 +142,7 @@ def cosine(
     transition_steps: int | None = None,
     transition_begin: int = 0,
 ) -> optax.Schedule:
-    """Half a cosine from `init_value` to `end_value`; has the arguments of `linear`."""
+    """Changes from `init_value` to `end_value` as half a cosine; see `linear`."""
     return _transition(
         "cosine",
         lambda steps: optax.cosine_decay_schedule(1.0, steps),
@@ -153,7 +159,10 @@ def piecewise_constant(
     values: tuple[float | int, ...],
     boundaries: tuple[int, ...],
 ) -> optax.Schedule:
-    """Starts at the first of `values` and takes the next at each of `boundaries`."""
+    """Is `values[0]` before step `boundaries[0]`, then `values[1]`, and so on.
+
+    `total_steps` is ignored.
+    """
     del total_steps
     name = "piecewise_constant"
     _check_numbers(name, "values", values)
@@ -177,7 +186,11 @@ def _transition(
     steps: int | None,
     total_steps: int,
 ) -> optax.Schedule:
-    """Goes from the first of `ends` to the second as a decay goes from 1 to 0."""
+    """Makes a schedule from `ends[0]` to `ends[1]`, in the shape of a decay.
+
+    `make_decay` maps a number of steps to a schedule from 1 to 0. The transition begins
+    at step `begin` and takes `steps` steps; None means all remaining ones.
+    """
     if steps is None:
         steps = total_steps - begin
     _check_numbers(name, "init_value and end_value", ends)

@@ -21,10 +21,11 @@ def polynomial(
     warmup_steps: int = 0,
     end_learning_rate: float = 0.0,
 ) -> optax.Schedule:
-    """Decays from `learning_rate` as `(1 - t)^power`, after a linear warm-up.
+    """Decays as `(1 - t)^power` from `learning_rate` to `end_learning_rate`.
 
     `t` grows from 0 to 1 between the warm-up and the end of the run. The "poly" policy
-    of DeepLab: Chen et al. 2017 (arXiv:1606.00915), sec. 4.1.
+    of DeepLab: Chen et al. 2017 (arXiv:1606.00915), sec. 4.1. During the first
+    `warmup_steps`, the rate grows linearly from `learning_rate / (warmup_steps + 1)`.
     """
     _check("polynomial", learning_rate, warmup_steps, total_steps)
     decay = optax.polynomial_schedule(
@@ -40,9 +41,10 @@ def cosine(
     warmup_steps: int = 0,
     end_learning_rate: float = 0.0,
 ) -> optax.Schedule:
-    """Decays from `learning_rate` as half a cosine, after a linear warm-up.
+    """Decays as half a cosine from `learning_rate` to `end_learning_rate`.
 
-    Loshchilov and Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts.
+    Loshchilov and Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts. The linear
+    warm-up is that of `polynomial`.
     """
     _check("cosine", learning_rate, warmup_steps, total_steps)
     decay = optax.cosine_decay_schedule(
@@ -56,7 +58,7 @@ def cosine(
 def constant(
     total_steps: int, *, learning_rate: float, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Stays at `learning_rate`, after a linear warm-up."""
+    """Stays at `learning_rate`, after the linear warm-up of `polynomial`."""
     _check("constant", learning_rate, warmup_steps, total_steps)
     flat = optax.constant_schedule(learning_rate)
     return _warm_up(flat, learning_rate, warmup_steps)
@@ -100,15 +102,17 @@ def sgd(
     Args:
         schedule: maps a step to its learning rate.
         momentum: decay of the running sum of gradients, in [0, 1).
-        nesterov: whether to use Nesterov momentum.
-        weight_decay: weight decay of kernels, not of biases and normalisation.
-        decay: "l2" adds the weight decay to the gradient, before momentum;
-            "decoupled" adds it to the update (Loshchilov and Hutter 2019,
-            arXiv:1711.05101).
-        clip_norm: maximum norm of the gradient over all groups; None does not clip.
-        accumulate_steps: number of steps to average the gradient over for one update.
-            The update uses the learning rate of the first of these steps. Steps left
-            over at the end of a run cause no update.
+        nesterov: True uses Nesterov momentum, False plain momentum.
+        weight_decay: factor of the weights that is added as `decay` says. It applies to
+            kernels only, not to biases and normalisation.
+        decay: "l2" adds the weight decay to the clipped gradient, before momentum;
+            "decoupled" adds it after momentum (Loshchilov and Hutter 2019,
+            arXiv:1711.05101). The learning rate multiplies the sum in both cases.
+        clip_norm: largest L2 norm of the gradient of all parameters together. Clipping
+            comes first, before weight decay. None does not clip.
+        accumulate_steps: number of steps to average the gradient over for one update;
+            the average is clipped. The update uses the learning rate of the first of
+            these steps. Steps left over at the end of a run cause no update.
         groups: settings for some of the parameters; each entry has the fields of a
             `ParameterGroup`. A parameter belongs to the first group that matches it.
     """
@@ -135,13 +139,16 @@ def adamw(
         schedule: maps a step to its learning rate.
         b1: decay of the running mean of the gradients.
         b2: decay of the running mean of the squared gradients.
-        eps: added to the square root of the latter.
-        weight_decay: weight decay of kernels, not of biases and normalisation.
-        decay: "decoupled" adds the weight decay to the update, "l2" to the gradient.
-        clip_norm: maximum norm of the gradient over all groups; None does not clip.
-        accumulate_steps: number of steps to average the gradient over for one update.
-            The update uses the learning rate of the first of these steps. Steps left
-            over at the end of a run cause no update.
+        eps: added to the square root of the bias-corrected mean of squared gradients.
+        weight_decay: factor of the weights that is added as `decay` says. It applies to
+            kernels only, not to biases and normalisation.
+        decay: "decoupled" adds the weight decay to Adam's update, before the learning
+            rate multiplies the sum; "l2" adds it to the clipped gradient, before Adam.
+        clip_norm: largest L2 norm of the gradient of all parameters together. Clipping
+            comes first, before weight decay. None does not clip.
+        accumulate_steps: number of steps to average the gradient over for one update;
+            the average is clipped. The update uses the learning rate of the first of
+            these steps. Steps left over at the end of a run cause no update.
         groups: settings for some of the parameters; each entry has the fields of a
             `ParameterGroup`. A parameter belongs to the first group that matches it.
     """
@@ -175,7 +182,7 @@ def _chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     )
     pull = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
-    # Optax counts updates; the schedule takes steps.
+    # Optax passes the number of updates; the schedule expects training steps.
     rate = optax.scale_by_learning_rate(lambda n: schedule(n * accumulate_steps))
 
     def steps(pull: optax.GradientTransformation) -> list[optax.GradientTransformation]:
@@ -206,7 +213,7 @@ def _chain(
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:
-    """True at convolution and dense kernels, False at biases, scales and offsets."""
+    """Maps each parameter to True if it is a convolution or dense kernel."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key == "kernel", params
     )

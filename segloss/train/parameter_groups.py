@@ -1,4 +1,4 @@
-"""Optimizer settings for groups of parameters, which are selected by their paths."""
+"""Optimizer settings for groups of parameters, selected by the parameters' paths."""
 
 import dataclasses
 import re
@@ -10,15 +10,17 @@ import optax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """Optimizer settings for the parameters with a matching path.
+    """Optimizer settings for the parameters whose path matches.
 
     Attributes:
-        match: regular expression that is searched for in paths such as
+        match: regular expression; it matches if `re.search` finds it in a path such as
             "backbone/stage1/block0/conv1/kernel".
         learning_rate_factor: factor of the learning rate, above 0.
         weight_decay: weight decay of every parameter of the group, including biases
-            and normalisation; None uses that of parameters outside all groups.
-        frozen: True keeps the parameters fixed, without optimizer state for them.
+            and normalisation. None applies the optimizer's own weight decay, to kernels
+            only.
+        frozen: True keeps the parameters fixed, without optimizer state for them; False
+            trains them.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -61,10 +63,13 @@ def partition(
 ) -> optax.GradientTransformation:
     """Applies to each parameter the transformation of the first group that matches it.
 
-    Parameters without a group get the transformation of a group with default settings.
+    Args:
+        groups: the groups, in the order in which they are tried. Parameters that match
+            none form a further group with default settings.
+        make: makes the transformation of a group.
 
     Raises:
-        ValueError: on `init`, if a group has no parameters.
+        ValueError: from `init` of the result, if a group has no parameters.
     """
     groups = {f"group{i}": group for i, group in enumerate(groups)}
     groups["others"] = ParameterGroup(match="")
@@ -91,5 +96,5 @@ def partition(
 
 
 def _some(paths: Sequence[str]) -> str:
-    """At most eight of the paths, evenly spaced, for a message."""
+    """Lists at most eight of the paths, evenly spaced, for a message."""
     return ", ".join(paths[:: -(-len(paths) // 8)])

@@ -48,6 +48,8 @@ class Setup:
     Attributes:
         sampler: chooses the samples of each batch.
         loading: how samples become batches.
+        loss: the result of `make_configured_loss`.
+        schedule: maps a step to its learning rate.
         augment: scales, crops, flips and recolours a batch on the device.
     """
 
@@ -63,11 +65,12 @@ class Setup:
 
 
 def make_setup(config: ConfigDict) -> Setup:
-    """Resolves every name in a config and opens its dataset.
+    """Makes all parts of a run that a config names, and opens its dataset.
 
     Raises:
         ValueError: if a field is unknown, missing or out of range; it names the field.
-            Also if a batch can hold a single image, and the model cannot train on one.
+            Also if the sampler can make a batch of one image, and the model cannot
+            train on one.
     """
     run = parse_config(config)
     make_sampler = choose_sampler(run.sampler, seed=run.seed)
@@ -125,7 +128,11 @@ def _trace(
     num_outputs: int,
     total_steps: int,
 ) -> None:
-    """Traces the augmentation and the loss, which makes them check hyperparameters."""
+    """Traces the augmentation and the loss, so that they check their hyperparameters.
+
+    `uses_distances` says whether the loss takes `distances`; `num_outputs` is the
+    number of logits.
+    """
     shape = jax.ShapeDtypeStruct
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
@@ -143,10 +150,10 @@ def _trace(
 
 
 def _check_single_image(config: RunConfig, num_classes: int) -> None:
-    """Traces the model in training on a batch of one image.
+    """Traces the model with `train=True` on a batch of one image.
 
     Raises:
-        ValueError: if it normalises one value per channel; it names the cure.
+        ValueError: if a BatchNorm gets a single value per channel; it says what to do.
     """
     model = make_configured_model(config, num_classes, axis_name=None)
     images = jax.ShapeDtypeStruct((1, *config.data.crop_hw, 3), np.float32)
@@ -170,15 +177,19 @@ def _check_single_image(config: RunConfig, num_classes: int) -> None:
 def make_configured_loss(
     config: RunConfig, terms: Sequence[Term], pixel_counts: Int[np.ndarray, "n c"]
 ) -> Callable | ScheduledLoss:
-    """Makes the loss of a config; it takes class ids.
-
-    For sigmoid losses, the class ids are converted to one mask per logit.
+    """Makes the loss of a config, the weighted sum of its terms.
 
     Args:
         config: the config of a run.
         terms: the result of `choose_terms`.
         pixel_counts: number of pixels of each class in each training image. Class
             weights chosen by name are computed from it.
+
+    Returns:
+        A function `(logits, labels, valid=None, **options)`; labels are class ids and
+        options those of `compound_loss`. For sigmoid losses, it converts the class ids
+        to one mask per logit. If a value of `terms` is `Scheduled`, the result is a
+        `ScheduledLoss`, whose `make` returns such a function.
     """
     num_classes = pixel_counts.shape[1]
     num_outputs = config.count_outputs(num_classes)
@@ -217,16 +228,16 @@ def make_configured_schedule(config: RunConfig) -> optax.Schedule:
 
 
 def make_configured_optimizer(config: RunConfig) -> optax.GradientTransformation:
-    """Makes the optimizer of a config, with its schedule."""
+    """Makes the optimizer of a config, with its learning-rate schedule."""
     schedule = make_configured_schedule(config)
     return _choose("optimizer", OPTIMIZERS, config.optimizer)(schedule)
 
 
 def choose_terms(config: RunConfig) -> list[Term]:
-    """Resolves the sections with a `name` in the terms of the loss.
+    """Returns weight, name and hyperparameters of each loss, without config sections.
 
-    A schedule becomes a `Scheduled`. A method for class weights becomes a function of
-    the pixel counts.
+    A section for a schedule becomes a `Scheduled`. A section for `class_weights`
+    becomes a function of the pixel counts.
 
     Raises:
         ValueError: if a hyperparameter is unknown or cannot follow a schedule.

@@ -1,4 +1,4 @@
-"""Turns Ctrl-C and SIGTERM into a request that the loop checks after each step."""
+"""Turns SIGINT (Ctrl-C) and SIGTERM into a request that the training loop checks."""
 
 import contextlib
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class StopRequest:
-    """True once a signal asked the run to stop; `number` is that signal."""
+    """True once a signal asked the run to stop; `number` is that signal, else None."""
 
     number: signal.Signals | None = None
 
@@ -17,9 +17,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Turns the first SIGINT or SIGTERM into a request; a second acts as usual.
+    """Within the block, the first SIGINT or SIGTERM sets `request.number`.
 
-    Signals can be caught in the main thread only; elsewhere this does nothing.
+    Further signals go to the handlers from before the block. Outside the main thread,
+    where Python cannot handle signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

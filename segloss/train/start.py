@@ -1,4 +1,4 @@
-"""The first state of a run: from a checkpoint, pretrained weights, or random."""
+"""Makes the first state of a run: from a checkpoint, pretrained or random weights."""
 
 import contextlib
 import dataclasses
@@ -24,13 +24,14 @@ from segloss.trained.checkpoints import Checkpoints, Restored
 
 @dataclasses.dataclass
 class Start:
-    """The first state of a run, and the totals from before it was resumed.
+    """The state from which a run starts or resumes, and its totals so far.
 
     Attributes:
         state: the state on the host.
         seconds: seconds of training so far.
-        images_seen: images used so far; None if the checkpoint does not store it.
-        pretrained: file and SHA-256 of the pretrained weights that the run started
+        images_seen: number of images trained on so far; None if the checkpoint does not
+            store it.
+        pretrained: `file` and `sha256` of the pretrained weights that the run started
             from; None if there were none.
     """
 
@@ -43,9 +44,9 @@ class Start:
 def find_start(
     setup: Setup, config: ConfigDict, workdir: Path, console: Console
 ) -> Start:
-    """Restores the newest checkpoint if there is one, else makes a new state.
+    """Restores the newest checkpoint in `workdir`; without one, makes a new state.
 
-    A new state has pretrained weights if the config names a file.
+    A new state has the pretrained weights of `config.model.pretrained` if that is set.
 
     Raises:
         ValueError: if the run in `workdir` has another config or dataset, or the

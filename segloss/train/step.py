@@ -23,9 +23,9 @@ from segloss.trained.inference import of_each_class
 
 @flax.struct.dataclass
 class TrainState:
-    """The state from which a run can resume; `step` is also the position in the data.
+    """The state from which a run resumes; `step` is the number of batches used so far.
 
-    The fields are trees of arrays, or of the results of `jax.tree.map` on them.
+    A pytree: the fields are arrays or trees of them.
     """
 
     step: Any
@@ -37,7 +37,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that `model.apply` takes."""
+        """`params` and `batch_stats`, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -48,7 +48,10 @@ def make_state(
     seed: int,
     image_hw: tuple[int, int],
 ) -> TrainState:
-    """Makes the state before the first step; the random weights depend on `seed`."""
+    """Makes the state before the first step; the random weights depend on `seed`.
+
+    The model is initialised with an image of height and width `image_hw`.
+    """
     init_key, key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, *image_hw, 3))
     init = jax.jit(functools.partial(model.init, train=False))
@@ -72,10 +75,13 @@ def train_step(
     augment: Callable,
     num_classes: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one step on one device's part of the batch; needs the mapped axis `AXIS`.
+    """Updates the state with one device's part of the batch; needs the mapped `AXIS`.
 
-    If the model returns several logits, as `MultiScale` does, the loss is the sum of
-    the losses of each, computed at its own size.
+    If the model returns a tuple of logits, as `MultiScale` does, the loss is the sum of
+    their losses, each computed at the size of its logits.
+
+    `augment` is `segloss.data.augment` with its hyperparameters bound; `loss` takes
+    logits, class ids and `valid`.
 
     Returns:
         The next state and scalars by name, both equal on all devices. The scalars are
@@ -126,14 +132,15 @@ def attention_step(
     augment: Callable,
     class_names: Sequence[str],
 ) -> dict[str, jax.Array]:
-    """Computes the share of each class in the loss gradient and in the pixels.
+    """Computes each class's share of the loss gradient and of the pixels of a batch.
 
-    The arguments are those of the `train_step` to examine. If the model returns several
-    logits, only the last, the fused ones, are used.
+    The arguments are those of `train_step`, for the same augmented batch; `class_names`
+    lists the names by class id. If the model returns a tuple of logits, only the last,
+    which fuse the others, are used.
 
     Returns:
         Scalars `gradient_share/NAME` (see `segloss.losses.gradient_share`) and
-        `pixel_share/NAME` for each class, equal on all devices.
+        `pixel_share/NAME`, with the name of each class, equal on all devices.
     """
     loss, _ = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
@@ -165,12 +172,12 @@ def attention_step(
 def _augmented(
     state: TrainState, batch: Batch, augment: Callable
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Augments this device's part of the batch.
+    """Augments this device's part of the batch, at random by the seed and the step.
 
     Returns images, labels, valid, and a dict with `distances` if the batch has them.
     """
     rows = batch["labels"].shape[0]
-    # Keys depend on the place in the global batch, not on the number of devices.
+    # Keys depend on the row in the global batch, not on the number of devices.
     place = lax.axis_index(AXIS) * rows + jnp.arange(rows)
     keys = jax.vmap(functools.partial(jax.random.fold_in, _step_key(state)))(place)
     given = {name: batch[name] for name in ("window", "distances") if name in batch}
@@ -183,14 +190,17 @@ def _augmented(
 def _forward(
     state: TrainState, params: Any, images: jax.Array, batch: Batch, model: nn.Module
 ) -> tuple[jax.Array | tuple[jax.Array, ...], Any]:
-    """Returns the logits in training mode, and the updated BatchNorm statistics."""
+    """Applies the model with `train=True` to images in [0, 1].
+
+    Returns the logits, or a tuple of them, and the updated BatchNorm statistics.
+    """
     logits, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
         normalize(images),
         train=True,
         sample_valid=batch["sample_valid"],
         mutable=["batch_stats"],
-        # No sample has this place; augmentation uses the keys of their places.
+        # No row has this number; augmentation uses the keys of the row numbers.
         rngs={"dropout": jax.random.fold_in(_step_key(state), np.uint32(2**32 - 1))},
     )
     return logits, updated.get("batch_stats", {})
@@ -202,10 +212,11 @@ def _pair_up(
     valid: jax.Array,
     inputs: dict[str, jax.Array],
 ) -> list[tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]]:
-    """Pairs each of the model's logits with arguments of the loss at the same size.
+    """Pairs each of the model's logits with labels, valid and inputs of the same size.
 
-    For several logits, labels, valid and inputs are resized by nearest neighbour, which
-    picks the same pixels as PIL's NEAREST. Distances stay in pixels of the image.
+    `inputs` holds further arguments of the loss, by name. For a tuple of logits, the
+    others are resized by nearest neighbour, which picks the same pixels as PIL's
+    NEAREST. The values of `distances` stay in pixels of the image.
     """
     if not isinstance(logits, tuple):
         return [(logits, labels, valid, inputs)]

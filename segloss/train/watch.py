@@ -1,4 +1,4 @@
-"""Evaluation during training: scores on one split, and gradient shares by class."""
+"""Evaluates during training: scores on one split, and gradient shares by class."""
 
 import functools
 from collections.abc import Callable
@@ -18,12 +18,13 @@ from segloss.trained.evaluation import evaluate, evaluation_step
 
 
 class Watch:
-    """Evaluates a run on `config.evaluate.split`.
+    """Evaluates a run on `config.evaluate.split` while it is trained.
 
     Args:
-        setup: the parts of the run.
+        setup: the model, dataset and loss of the run.
         console: prints the scores.
-        on_progress: called after every batch; it may raise to stop the evaluation.
+        on_progress: called after every batch of an evaluation, which it may stop by
+            raising an exception.
     """
 
     def __init__(self, setup: Setup, console: Console, on_progress: Callable[[], None]):
@@ -33,7 +34,7 @@ class Watch:
 
     @functools.cached_property
     def evaluation_step(self) -> Callable:
-        """The mapped `evaluation_step`; it uses a single scale and no flip."""
+        """`evaluation_step` mapped over devices; it uses a single scale and no flip."""
         return map_over_devices(
             evaluation_step,
             mapping=self._setup.config.mapping,
@@ -54,13 +55,21 @@ class Watch:
         )
 
     def attention(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        """Returns each class's share of the gradient and of the pixels of a batch."""
+        """Returns the scalars of `attention_step`, each with a device axis.
+
+        Args:
+            state: the replicated state before the step that uses the batch.
+            batch: a batch on the devices.
+        """
         # Wait for the result: two concurrent programs with collectives can deadlock on
         # CPU devices.
         return jax.block_until_ready(self._attention_step(state, batch))
 
     def scores(self, state: TrainState, progress: Progress) -> dict[str, float]:
-        """Evaluates a replicated state and returns its `metrics.summary`."""
+        """Evaluates a replicated state and returns its scores (`metrics.summary`).
+
+        A bar in `progress` shows the number of images evaluated.
+        """
         config, dataset = self._setup.config, self._setup.dataset
         split = config.evaluate.split
         task = progress.add_task(split, total=len(dataset.source(split)))
@@ -87,11 +96,11 @@ class Watch:
         return metrics.summary(evaluation.confusion)
 
     def has_scores(self, writer: MetricWriter, step: int) -> bool:
-        """Whether the scores of a step were written before the run was resumed."""
+        """Whether `metrics.jsonl` had the scores of a step when the run resumed."""
         return writer.has(step, f"{self._setup.config.evaluate.split}_mean_iou")
 
     def write(self, writer: MetricWriter, step: int, summary: dict[str, Any]) -> None:
-        """Writes and prints the scores of a step."""
+        """Writes the scores of a step by `writer`, and prints two of them."""
         split = self._setup.config.evaluate.split
         writer.write(step, {f"{split}_{k}": v for k, v in summary.items()})
         writer.flush()

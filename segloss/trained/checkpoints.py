@@ -1,4 +1,4 @@
-"""Checkpoints, stored by orbax: the newest, and the best by mean IoU."""
+"""Saves and restores checkpoints by orbax: the newest, and the best by mean IoU."""
 
 import dataclasses
 import math
@@ -27,9 +27,11 @@ class Restored:
 class Checkpoints:
     """A directory of checkpoints `STEP/`, which are written in the background.
 
+    Keeps the newest checkpoint and the one with the highest mean IoU.
+
     Args:
         directory: created if missing, unless `read_only`.
-        read_only: only restores; the directory must exist.
+        read_only: True only restores, and the directory must exist; False also saves.
 
     Raises:
         FileNotFoundError: if `read_only` and the directory does not exist.
@@ -59,12 +61,13 @@ class Checkpoints:
         )
 
     def save(self, state: Any, *, mean_iou: float | None, meta: dict[str, Any]) -> None:
-        """Starts writing the state as checkpoint `state.step`.
+        """Starts writing the state as the checkpoint of step `state.step`.
 
-        If that checkpoint exists, only its score is updated, if one is given.
+        If that checkpoint exists, this only replaces its score by `mean_iou`, unless
+        that is None.
 
         Args:
-            state: one device's copy, on the host.
+            state: a `TrainState` on the host, without a device axis.
             mean_iou: score of this state; None if it was not evaluated.
             meta: values that can be written as JSON.
         """
@@ -102,7 +105,7 @@ class Checkpoints:
         Args:
             like: a tree with the structure and shapes of the state. A dict with some of
                 the fields of the state restores only these.
-            which: "newest" or "best".
+            which: "newest" or "best" (the highest mean IoU).
 
         Raises:
             ValueError: if the structure or a shape differs from that of `like`.
@@ -136,7 +139,7 @@ class Checkpoints:
         return Restored(state=parts.state, step=step, meta=self.read_meta(which))
 
     def read_meta(self, which: str = "newest") -> dict[str, Any]:
-        """Reads the values saved with the state.
+        """Reads the `meta` of a checkpoint; `which` is "newest" or "best".
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
@@ -157,5 +160,5 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def close(self) -> None:
-        """Waits until all checkpoints are written."""
+        """Waits until all checkpoints are written, then releases orbax's resources."""
         self._manager.close()

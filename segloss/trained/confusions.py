@@ -30,7 +30,7 @@ class ConfusionStore:
         self._spans = np.zeros((num_images, 2), np.int64)
 
     def add(self, ids: Iterable[int], confusions: Int[np.ndarray, "b c c"]) -> None:
-        """Stores the matrices of the images at positions `ids`, in any order."""
+        """Stores the matrices of the images at the positions `ids` in the split."""
         for i, confusion in zip(ids, confusions, strict=True):
             places = np.flatnonzero(confusion)
             cells = np.empty(len(places), _CELL)

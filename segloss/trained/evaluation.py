@@ -1,4 +1,4 @@
-"""Evaluation of a split: sums the integer confusion counts of all images."""
+"""Evaluates a split: sums the integer confusion matrices of all images."""
 
 import collections
 import dataclasses
@@ -19,17 +19,17 @@ from segloss.devices import shard
 from segloss.trained.inference import predict_labels
 from segloss.trained.tiles import Tile, Tiling, describe_tiles, plan_tiles
 
-# Takes the positions of images in a split, and the confusion of each.
+# Takes the positions of images in a split, and the confusion matrix of each.
 OnConfusions = Callable[[Int64[np.ndarray, " b"], Int[np.ndarray, "b c c"]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Confusion counts of one split, and a score for each of its images.
+    """The confusion matrix of one split, and a score for each of its images.
 
     Attributes:
         split: name of the split.
-        confusion: counts of the whole split: rows are labels, columns are predictions.
+        confusion: pixels of the whole split: rows are labels, columns are predictions.
         image_scores: mean IoU of each image alone, in the order of the split; NaN for
             an image without labelled pixels.
     """
@@ -47,7 +47,10 @@ def evaluation_step(
     inference: Inference,
     num_classes: int,
 ) -> jax.Array:
-    """Computes the confusion of each image, int32 `[b, num_classes, num_classes]`."""
+    """Predicts a batch on one device; returns a confusion matrix per image.
+
+    The result is int32 `[b, num_classes, num_classes]`; rows are labels.
+    """
     predicted = predict_labels(
         variables, batch["images"], batch["hw"], model=model, inference=inference
     )
@@ -68,27 +71,28 @@ def evaluate(
     on_batch: Callable[[int], None] = lambda images: None,
     on_confusions: OnConfusions = lambda ids, confusions: None,
 ) -> Evaluation:
-    """Computes the confusion of one split at the full size of the images.
+    """Computes the confusion matrix of one split at the full size of the images.
 
     Each image is padded as for prediction, independently of the other images. Images
     with the same padded size share batches, and each size is compiled once. An image
     that is predicted in tiles is counted tile by tile, one tile on each device: a pixel
     counts in the tile that predicts it (see `plan_tiles`). Each image and its labels
-    are decoded once. The confusions of single images are not kept.
+    are decoded once. The confusion matrices of single images are not kept.
 
     Args:
-        evaluation_step: `evaluation_step`, mapped over the devices.
+        evaluation_step: this module's `evaluation_step`, mapped by `map_over_devices`.
         replicated_variables: the model's variables on every device.
         dataset: the dataset with the split.
         split: name of the split.
         batch_size: number of images in a batch, over all devices.
         size_multiple: both sides are padded to a multiple of this number of pixels.
-        max_pixels: images with more pixels are predicted in tiles.
+        max_pixels: images with more pixels, after padding, are predicted in tiles.
         num_threads: number of threads that read ahead.
-        on_batch: called after each batch with its number of images, and with 0 while
-            an image in tiles is not complete.
+        on_batch: called after each batch with its number of images, and with 0 after
+            each batch of tiles.
         on_confusions: called after each batch with the positions of its images in the
-            split, and the confusion of each. Batches are grouped by size of image.
+            split, and the confusion matrix of each. Images of one padded size follow
+            each other, so this is not the order of the split.
 
     Raises:
         BadSampleError: if a sample cannot be used. It is not skipped, even if training
@@ -136,7 +140,7 @@ def evaluate(
 
 
 def describe_large_images(dataset: Dataset, split: str, inference: Inference) -> str:
-    """One line about the images of a split that are predicted in tiles, or nothing."""
+    """Returns a line about the images that are predicted in tiles; "" if none is."""
     sizes = dict(size_multiple=inference.size_multiple, max_pixels=inference.max_pixels)
     if plan_tiles(dataset.max_hw, **sizes).is_whole:
         return ""
@@ -149,7 +153,11 @@ def describe_large_images(dataset: Dataset, split: str, inference: Inference) ->
 def _count_in_tiles(
     step: Callable, image: Batch, tiling: Tiling, on_tiles: Callable[[int], None]
 ) -> Int64[np.ndarray, "1 c c"]:
-    """Counts one large image, a batch of its own, by batches of its tiles."""
+    """Returns the confusion matrix of a batch of one image, summed over its tiles.
+
+    `step` is the mapped `evaluation_step` with variables; `on_tiles` is called with 0
+    after each batch of tiles.
+    """
     rows, total = jax.local_device_count(), 0
     for start in range(0, len(tiling.tiles), rows):
         tiles = tiling.tiles[start : start + rows]
@@ -160,7 +168,10 @@ def _count_in_tiles(
 
 
 def _cut_tiles(image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int) -> Batch:
-    """Makes a batch of `rows` tiles; those after the last one are padding."""
+    """Cuts tiles from a batch of one image into a batch with `rows` rows.
+
+    Rows without a tile are padding. Only pixels that a tile keeps are valid.
+    """
     shape, (h, w) = (rows, *tiling.tile_hw), tiling.tile_hw
     batch = Batch(
         images=np.full((*shape, 3), PAD_RGB, np.uint8),

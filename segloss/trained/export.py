@@ -34,20 +34,22 @@ def export(
     - `exported/model.json` describes the classes and the origin of the model.
     - `exported/serving.py` loads the model; it needs only jax, numpy and flatbuffers.
 
-    JAX guarantees that versions up to six months newer and up to three weeks older than
-    the one that exports can read the file.
+    JAX guarantees that versions up to six months newer, or three weeks older, than the
+    exporting one can read `model.bin`.
 
     Args:
         config: the run's config; `config.evaluate` controls how images are predicted.
         workdir: directory of the run.
-        image_hw: height and width of the images; None allows any size.
+        image_hw: height and width of the images that the exported model takes; None
+            allows any size.
 
     Returns:
         The directory of the three files.
 
     Raises:
         FileNotFoundError: if the run has no checkpoint.
-        ValueError: if `image_hw` is not a size, or is None and the model needs one.
+        ValueError: if `image_hw` is not a pair of positive integers, or if it is None
+            and the model cannot be exported for any size.
     """
     if image_hw is not None and not is_size(image_hw):
         raise ValueError(
@@ -87,7 +89,11 @@ def export(
 def make_exported(
     trained: TrainedModel, image_hw: tuple[int, int] | None
 ) -> jax.export.Exported:
-    """Makes the contents of `model.bin`; see `export`, which raises the same errors."""
+    """Exports a model for images of height and width `image_hw`; None is any size.
+
+    Raises:
+        ValueError: if `image_hw` is None and the model cannot be exported for any size.
+    """
     symbols = "b, h, w" if image_hw is None else f"b, {image_hw[0]}, {image_hw[1]}"
     shape = (*jax.export.symbolic_shape(symbols), 3)
     predict = jax.jit(functools.partial(_predict, trained=trained))
@@ -106,7 +112,7 @@ def make_exported(
 
 
 def _predict(images: jax.Array, *, trained: TrainedModel) -> jax.Array:
-    """Predicts a batch of whole images of one size, possibly symbolic."""
+    """Predicts class ids of RGB images, uint8 `[b, h, w, 3]`; sizes may be symbolic."""
     b, h, w, _ = images.shape
     canvas_hw = round_up((h, w), trained.inference.size_multiple)
     canvas = jnp.broadcast_to(jnp.array(PAD_RGB, jnp.uint8), (b, *canvas_hw, 3))

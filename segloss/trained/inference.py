@@ -1,4 +1,4 @@
-"""Predicts class ids: whole, in windows, at several scales, or mirrored too."""
+"""Predicts class ids: of whole images or in windows, at several scales, mirrored."""
 
 import fractions
 import functools
@@ -31,7 +31,8 @@ def predict_labels(
     Args:
         variables: the variables of the model.
         images: RGB, padded at the bottom and on the right.
-        hw: height and width of each image without its padding.
+        hw: height and width of each image without its padding; class ids outside are
+            meaningless.
         model: returns logits at the size of its input.
         inference: scales, flip and windows to use.
     """
@@ -66,7 +67,10 @@ def of_each_class(logits: Float[Array, "*b c"]) -> Float[Array, "*b c2"]:
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """First pixel of each window along one side; the windows cover the whole side."""
+    """Returns the first pixel of each window along a side of `size` pixels.
+
+    Windows of `window` pixels start every `stride` pixels; the last ends at the border.
+    """
     last = max(0, size - window)
     return [*range(0, last, stride), last]
 
@@ -79,7 +83,11 @@ def _look(
     scale: float | int,
     inference: Inference,
 ) -> Float[Array, "b h w c"]:
-    """Predicts images at one scale; returns logits at their original size."""
+    """Predicts images at one scale; returns scores at the size of `images`.
+
+    `forward` maps normalised images to logits. `hw` is the height and width of each
+    image without its padding. The softmax of the scores gives the probabilities.
+    """
     if scale == 1:
         return _in_windows(forward, normalize(images), inference)
     canvas_hw = images.shape[1:3]
@@ -98,7 +106,11 @@ def _look(
 def _in_windows(
     forward: Callable, images: Float[Array, "b h w 3"], inference: Inference
 ) -> Float[Array, "b h w c"]:
-    """Returns logits if one window covers the images, else log-probabilities."""
+    """Predicts normalised images in the windows of `inference`.
+
+    Returns the logits of `forward` if one window covers the images, else the logarithm
+    of the probabilities, averaged where windows overlap.
+    """
     if inference.window_hw is None:
         return forward(images)
     b, *hw, _ = images.shape
@@ -134,8 +146,8 @@ def _in_windows(
 def _scale(size: Any, scale: float | int) -> Any:
     """Scales a size in pixels and rounds it to an integer.
 
-    Rounds to the nearest; for scales below 1/2 it adds more, so that at least one pixel
-    is left. Integer arithmetic gives the same result for arrays, ints and symbols.
+    Rounds to the nearest; for scales below 1/2 it rounds up more, so at least one pixel
+    is left. `size` may be an int, an integer array or a symbolic size of `jax.export`.
     """
     ratio = fractions.Fraction(scale).limit_denominator(1000)
     p, q = ratio.numerator, ratio.denominator
@@ -148,10 +160,11 @@ def _resize(
     to_hw: Int[Array, "b 2"],
     canvas_hw: tuple[Any, Any],
 ) -> Float[Array, "b _ _ c"]:
-    """Resizes the upper left `hw` of images to `to_hw` by bilinear interpolation.
+    """Resizes the upper left `hw` pixels of each image to `to_hw`, bilinearly.
 
-    The corners are not aligned (`align_corners=False`). Padding does not influence the
-    result, and the result is meaningless outside of `to_hw`.
+    The result has the size `canvas_hw` and is meaningless outside of `to_hw`. Pixels
+    outside of `hw` have no influence. The corners are not aligned, as with torch's
+    `align_corners=False`.
     """
 
     def one(image, hw, to_hw):
@@ -181,7 +194,7 @@ def _inside(hw: Int[Array, "2"], canvas_hw: tuple[Any, Any]) -> Bool[Array, "h w
 def _mirror(
     images: Num[Array, "b h w c"], widths: Int[Array, " b"]
 ) -> Num[Array, "b h w c"]:
-    """Mirrors images left to right within their own width; padding stays in place."""
+    """Mirrors the first `widths` columns of each image; the others stay in place."""
     columns, widths = jnp.arange(images.shape[2])[None], widths[:, None]
     source = jnp.where(columns < widths, widths - 1 - columns, columns)
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)

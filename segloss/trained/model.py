@@ -23,7 +23,16 @@ from segloss.trained.tiles import Tiling, plan_tiles
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model with the weights of a checkpoint, its classes and its origin."""
+    """A model with the weights of a checkpoint, its classes and its origin.
+
+    Attributes:
+        variables: `params` and `batch_stats` of the model.
+        inference: how images are predicted.
+        step: number of training steps.
+        images_seen: number of images used in training; None if unknown.
+        seconds: duration of training.
+        commit: commit of the code that trained the model; None if unknown.
+    """
 
     model: nn.Module
     variables: Any
@@ -47,8 +56,8 @@ class TrainedModel:
         """Predicts the class ids of one RGB image of any size.
 
         An image with more than `inference.max_pixels` is predicted in overlapping
-        tiles, one after the other: see `plan_tiles`. Compiles once per size of tile, or
-        per padded size of the other images.
+        tiles, one after the other: see `plan_tiles`. Compiles once per size of the
+        tiles, or of the padded image if it is predicted whole.
         """
         tiling = self.tiling(image.shape[:2])
         labels = np.empty(tiling.image_hw, np.uint8)
@@ -62,7 +71,7 @@ class TrainedModel:
         return labels
 
     def tiling(self, hw: tuple[int, int]) -> Tiling:
-        """How an image of `hw` pixels is predicted: whole or in tiles."""
+        """Plans how an image of height and width `hw` is predicted, maybe in tiles."""
         return plan_tiles(
             hw,
             size_multiple=self.inference.size_multiple,
@@ -71,7 +80,9 @@ class TrainedModel:
 
 
 def load_trained(config: ConfigDict, workdir: str | Path) -> TrainedModel:
-    """Loads the newest or the best checkpoint, as `config.evaluate.checkpoint` says.
+    """Loads the model of the run in `workdir` from one of its checkpoints.
+
+    `config.evaluate.checkpoint` chooses "newest" or "best" (the highest mean IoU).
 
     Raises:
         FileNotFoundError: if the run has no checkpoint.
@@ -81,7 +92,7 @@ def load_trained(config: ConfigDict, workdir: str | Path) -> TrainedModel:
 
 
 def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
-    """Same as `load_trained`, for a parsed config."""
+    """Does what `load_trained` does, with a parsed config."""
     which = config.evaluate.checkpoint
     directory = workdir / "checkpoints"
     with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:

@@ -29,8 +29,10 @@ def predict(
     """Predicts an image, or every image of a folder, with a run's checkpoint.
 
     Writes `predictions/NAME/indices/STEM.png` (palette PNGs with class ids as values)
-    and `predictions/NAME/overlays/STEM.png`. If there are labels next to the images, as
-    in the `folder` format (`NAME/images`, `NAME/labels`), also writes `scores.json`.
+    and `predictions/NAME/overlays/STEM.png` (images blended with class colours) in
+    `workdir`. NAME is that of the folder or the image. If there are labels as in the
+    `folder` format (`NAME/images`, `NAME/labels`), also writes
+    `predictions/NAME/scores.json`.
 
     Args:
         config: the run's config.
@@ -38,7 +40,7 @@ def predict(
         images: an image, a folder of images, or a folder that contains `images/`.
 
     Returns:
-        The scores; None if there are no labels.
+        The contents of `scores.json`; None if there are no labels.
 
     Raises:
         FileNotFoundError: if there is no image or no checkpoint.
@@ -90,7 +92,10 @@ def predict(
 
 
 def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
-    """Finds the images, the folder for their labels, and a name for the set."""
+    """Returns the image files, the folder of their labels, and NAME as in `predict`.
+
+    `images` is the argument of `predict`. The folder of labels may be missing.
+    """
     if images.is_file():
         return [images], images.parent.parent / "labels", images.stem
     folder = images / "images" if (images / "images").is_dir() else images
@@ -115,7 +120,7 @@ def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
 
 
 def _read(path: Path, read: Callable[[bytes], tuple[Image.Image, bool]]) -> np.ndarray:
-    """Reads the pixels of a file by the same rules as a `folder` dataset."""
+    """Returns the pixels of a file; `read` decodes its bytes and returns them first."""
     try:
         return np.asarray(read(path.read_bytes())[0])
     # Decoders raise many kinds of errors on damaged files.

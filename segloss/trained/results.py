@@ -1,4 +1,4 @@
-"""Results of a run: its scores on a split, as files, tables and figures."""
+"""Evaluates a run on a split and writes its scores as files, tables and figures."""
 
 import dataclasses
 import tempfile
@@ -44,13 +44,17 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint and prints the scores as tables.
 
-    Writes `evaluations/SPLIT_STEP/results.json` and a figure. If `config.evaluate` sets
-    scales, flip, windows or `max_pixels`, they are added to the name of the directory.
+    Writes the files of `final_evaluation` to `evaluations/SPLIT_STEP/` in `workdir`. If
+    `config.evaluate` changes scales, flip, windows or `max_pixels`, they are added to
+    the name of the directory.
 
     Args:
         config: the run's config.
         workdir: directory of the run.
         split: name of the split; None means `config.evaluate.final_split`.
+
+    Returns:
+        The contents of `results.json`.
 
     Raises:
         ValueError: if the dataset lacks the split or has other classes than the run.
@@ -83,12 +87,17 @@ def final_evaluation(
     mapped_step: Callable | None = None,
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Evaluates a split; writes the results and a figure, and prints tables.
+    """Evaluates a split, writes its results and a figure, and prints tables.
 
-    The files are `results.json`, `confusions.npz` and `figures/examples.png`. Passing
-    `mapped_step`, an `evaluation_step` with the same inference, saves a compilation.
-    `on_progress` is called after every batch and every example in the figure. If it
-    raises, no `results.json` is written.
+    Writes `confusions.npz` (a confusion matrix per image), `figures/examples.png` and,
+    last, `results.json` to `directory`.
+
+    `mapped_step` is `evaluation_step` with the inference of `trained`, already mapped
+    by `map_over_devices`; None maps it here. `on_progress` is called after every batch
+    and every example in the figure. If it raises, no `results.json` is written.
+
+    Returns:
+        The contents of `results.json`.
     """
     step = mapped_step or map_over_devices(
         evaluation_step,
@@ -122,7 +131,7 @@ def final_evaluation(
             on_confusions=confusions.add,
         )
         directory.mkdir(parents=True, exist_ok=True)
-        # Scores of some of the images, or of several runs, can be computed from it.
+        # Scores of a subset of the images can be computed from it later.
         with replacing(directory / "confusions.npz") as path:
             confusions.save(path)
     results = make_results(
@@ -161,14 +170,14 @@ def make_results(
     A score is NaN if it is undefined, such as the IoU of a class without pixels.
 
     Args:
-        evaluation: confusion counts of the split.
+        evaluation: confusion matrix of the split.
         dataset: the dataset with the split.
         inference: how the images were predicted.
         step: number of training steps.
         images_seen: number of images used in training; None if unknown.
         seconds: duration of training.
         commit: commit of the code that trained the model.
-        pretrained: file and SHA-256 of the pretrained weights that training started
+        pretrained: `file` and `sha256` of the pretrained weights that training started
             from; None if there were none.
     """
     confusion = evaluation.confusion
@@ -205,9 +214,10 @@ def make_results(
 
 
 def rank_images(evaluation: Evaluation) -> Iterator[tuple[str, int, float]]:
-    """Yields the best, median and worst image as (rank, position, mean IoU).
+    """Yields ("best", position in the split, mean IoU), then "median" and "worst".
 
-    Images without labelled pixels have no score and are left out.
+    Images without labelled pixels have no score and are left out. Yields nothing if
+    there are no others.
     """
     scores = evaluation.image_scores
     order = np.argsort(-scores, kind="stable")
@@ -247,6 +257,6 @@ def _draw_examples(
 
 
 def _thin(**maps: UInt8[np.ndarray, "h w *_"]) -> dict[str, UInt8[np.ndarray, "..."]]:
-    """Keeps every n-th row and column of images that are larger than a figure needs."""
+    """Keeps every n-th row and column; `n` grows with the size of `maps["labels"]`."""
     every = max(1, *(n // _DRAWN_PX for n in maps["labels"].shape))
     return {name: x[::every, ::every].copy() for name, x in maps.items()}

@@ -10,11 +10,11 @@ from segloss.data import round_up
 
 # Side of a tile in pixels, unless `evaluate.max_pixels` asks for less.
 TILE_PX = 1024
-# Distance in pixels from which a pixel's prediction is kept, where the tile's border is
-# not the image's. A U-Net of depth 4 sees at most 107 pixels far.
+# A tile keeps its predictions at this distance in pixels, or more, from each of its
+# borders that is not the image's. A U-Net of depth 4 sees at most 107 pixels far.
 MARGIN_PX = 128
-# Tiles start at multiples of it, so that networks of this stride pool the same pixels
-# in a tile as in the image.
+# Tiles start at multiples of this number of pixels, so that networks of this stride
+# pool the same pixels in a tile as in the image.
 GRID_PX = 32
 
 
@@ -22,9 +22,9 @@ class Tile(NamedTuple):
     """One tile of an image.
 
     Attributes:
-        corner: its first row and column in the image.
+        corner: the tile's first row and column in the image.
         rows: the rows of the image that take this tile's prediction.
-        columns: the columns that do.
+        columns: the columns of the image that take this tile's prediction.
     """
 
     corner: tuple[int, int]
@@ -38,7 +38,7 @@ class Tile(NamedTuple):
 
     @property
     def kept_inside(self) -> tuple[slice, slice]:
-        """The same pixels, to index the tile."""
+        """The pixels of `kept`, to index the tile."""
         (top, left), rows, columns = self
         return (
             slice(rows.start - top, rows.stop - top),
@@ -52,8 +52,8 @@ class Tiling:
 
     Attributes:
         image_hw: height and width of the image in pixels.
-        canvas_hw: the same with padding.
-        tile_hw: the same of each tile; tiles lie inside the canvas.
+        canvas_hw: height and width of the image with padding.
+        tile_hw: height and width of each tile; tiles lie inside the canvas.
         tiles: the tiles; each pixel of the image is kept in exactly one of them.
     """
 
@@ -68,7 +68,7 @@ class Tiling:
         return len(self.tiles) == 1
 
     def hw_inside(self, tile: Tile) -> tuple[int, int]:
-        """Height and width of the tile without padding."""
+        """Height and width of the part of the tile that lies in the image."""
         (top, left), (h, w), (tile_h, tile_w) = tile.corner, self.image_hw, self.tile_hw
         return min(tile_h, h - top), min(tile_w, w - left)
 
@@ -123,7 +123,7 @@ slice(112, 140, None)])
 
 
 def describe_tiles(tilings: Iterable[Tiling], *, max_pixels: int) -> str:
-    """One line about the images that are predicted in tiles; empty if none is."""
+    """Returns a line about the images that are predicted in tiles; "" if none is."""
     tilings = list(tilings)
     tile_hws = [tiling.tile_hw for tiling in tilings if not tiling.is_whole]
     if not tile_hws:
@@ -138,9 +138,11 @@ def describe_tiles(tilings: Iterable[Tiling], *, max_pixels: int) -> str:
 def _cut(
     size: int, canvas: int, tile: int, stride: int, grid: int
 ) -> list[tuple[int, slice]]:
-    """First pixel of each tile along one side, and the pixels that it keeps.
+    """Returns, for each tile along one side, its first pixel and the pixels it keeps.
 
-    The tiles are spread evenly. Where two overlap, each keeps its half.
+    The side has `size` pixels, `canvas` with padding. Tiles of `tile` pixels start at
+    multiples of `grid`, evenly spread and at most `stride` apart. Where two overlap,
+    each keeps its half.
     """
     last = canvas - tile
     gaps = -(-last // stride)

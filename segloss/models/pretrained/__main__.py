@@ -35,15 +35,16 @@ def main(argv: Sequence[str]) -> None:
 
 
 def convert(source: str, target: Path) -> str:
-    """Converts the weights in `source`, writes them to `target` and describes them.
+    """Converts the weights in `source`, writes them to `target`, returns a description.
 
     Returns:
-        One line with the layout, the number of arrays, parameters and classes.
+        One line with the layout and the numbers of arrays, parameters and classes.
 
     Raises:
         FileExistsError: if `target` already exists.
         FileNotFoundError: if `source` or the directory of `target` does not exist.
-        ValueError: if a file name has the wrong suffix, or the weights cannot be used.
+        ValueError: if a file has the wrong suffix, or `load_weights` refuses the
+            weights.
     """
     if target.suffix != ".safetensors":
         raise ValueError(f"{target}: the output file must end in .safetensors.")

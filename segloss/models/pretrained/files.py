@@ -18,8 +18,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the content does not match the suffix, or torch is needed and not
-            installed; the message names the file.
+        ValueError: if the suffix is another one, the content does not match it, or
+            torch is needed and not installed; the message names the file.
     """
     path = Path(path)
     if path.suffix not in _READERS:
@@ -47,7 +47,10 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_layout(path: str | Path) -> str | None:
-    """Returns the layout that `write_weights` stored in the file; None if none."""
+    """Returns the layout that `write_weights` stored in a file, such as "deeplab_v2".
+
+    None if the file is not a `.safetensors` file or does not record a layout.
+    """
     if Path(path).suffix != ".safetensors":
         return None
     with safetensors.safe_open(path, "numpy") as file:
@@ -55,12 +58,13 @@ def read_layout(path: str | Path) -> str | None:
 
 
 def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
-    """Writes a `.safetensors` file atomically.
+    """Writes arrays and the name of their layout to a `.safetensors` file, atomically.
 
     Args:
         path: the file to write; it must not exist.
-        arrays: name to array.
-        layout: layout in which the weights were published, stored as metadata.
+        arrays: maps the name of each array to it.
+        layout: name of the layout in which the weights were published, such as
+            "deeplab_v2"; stored as metadata.
 
     Raises:
         FileExistsError: if the file already exists.
@@ -81,7 +85,7 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> 
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 digest of a file, in hexadecimal."""
+    """Returns the SHA-256 digest of a file as a hexadecimal string."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Layouts of published weights, and importers that convert them to our names."""
+"""Layouts of published weights, i.e. naming schemes, and importers for them."""
 
 import dataclasses
 import re
@@ -28,9 +28,10 @@ class _ResNetNames:
     Attributes:
         stem: names of the first convolution and its norm.
         block: template of a block's name, with the fields `{stage}` and `{block}`.
-        first: numbers of the first stage and of the first block of a stage.
+        first: the library's number of the first stage, and of the first block of a
+            stage.
         layers: names of the three (convolution, norm) pairs of a block.
-        shortcut: names of the projection's convolution and norm.
+        shortcut: names of the shortcut's 1x1 convolution and its norm.
     """
 
     stem: tuple[str, str]
@@ -69,7 +70,11 @@ def _resnet(
     prefix: str = "",
     path: str = "",
 ) -> Entries:
-    """Entries of a ResNet; the file's stem sets the width, its names the depth."""
+    """Returns the arrays that a file with a ResNet must hold, by name in the file.
+
+    `shapes` are those of the file: the first convolution sets the width, the names the
+    depth. `prefix` precedes all names in the file, `path` all paths in our network.
+    """
     stem = tuple(prefix + name for name in names.stem)
     width = size_of(shapes, f"{stem[0]}.weight", 64)
     entries = _conv_norm(stem, (f"{path}conv1", f"{path}norm1"), (width, 3, 7, 7))
@@ -110,7 +115,7 @@ def _block_name(names: _ResNetNames, stage: int, block: int | str) -> str:
 def _count_blocks(
     shapes: Mapping[str, Shape], names: _ResNetNames, prefix: str, stage: int
 ) -> int:
-    """Number of blocks of a stage according to the file's names, at least 1."""
+    """Number of blocks of a stage (0 to 3) by the file's names; at least 1."""
     pattern = re.escape(prefix) + _block_name(names, stage, r"(\d+)\.")
     found = {m[1] for name in shapes if (m := re.match(pattern, name))}
     return max(1, len(found))
@@ -223,15 +228,16 @@ LAYOUTS = (TORCHVISION_DEEPLABV3, TORCHVISION_RESNET, TORCHVISION_VGG16, DEEPLAB
 
 
 def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
-    """Converts torchvision's `resnet50`, `resnet101` or `resnet152` for `ResNet`.
+    """Converts weights of torchvision's ResNet-50, -101 or -152 for `ResNet`.
 
     The classifier `fc` and the counters `num_batches_tracked` are ignored.
 
     Args:
-        state_dict: name to array, or to anything that `np.asarray` accepts.
+        state_dict: maps names to arrays, or to anything that `np.asarray` accepts.
 
     Returns:
-        `{"params", "batch_stats"}`: nested dicts of float32 arrays, kernels HWIO.
+        `{"params": ..., "batch_stats": ...}`, nested dicts of float32 arrays; kernels
+        are (height, width, in, out).
 
     Raises:
         ValueError: if an array is missing, unexpected or of the wrong shape; the
@@ -241,7 +247,7 @@ def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
 
 
 def from_torchvision_deeplabv3(state_dict: Mapping[str, Any]) -> Variables:
-    """Converts torchvision's `deeplabv3_resnet50` or `..101` for `DeepLabV3`.
+    """Converts torchvision's `deeplabv3_resnet50` or `..101` weights for `DeepLabV3`.
 
     The auxiliary head `aux_classifier`, which our network does not have, and the
     counters `num_batches_tracked` are ignored. Arguments, result and errors are those
@@ -251,7 +257,7 @@ def from_torchvision_deeplabv3(state_dict: Mapping[str, Any]) -> Variables:
 
 
 def from_torchvision_vgg16(state_dict: Mapping[str, Any]) -> Variables:
-    """Converts torchvision's `vgg16` for `VGG16`.
+    """Converts weights of torchvision's `vgg16` for `VGG16` with `fc_width=4096`.
 
     The dense layers `classifier.0` and `classifier.3` become the convolutions `fc6`
     (7x7) and `fc7` (1x1), as in Long et al. 2015 (arXiv:1411.4038), sec. 3.1. The
@@ -268,18 +274,19 @@ def from_deeplab_v2(
 
     Names start with "base." if the network was saved inside its multi-scale wrapper.
     The repository's initial COCO weights have no such prefix and belong to a DeepLab
-    v1: its head `fc` is ignored, and the result holds only a backbone. The counters
-    `num_batches_tracked` are ignored.
+    v1: its classifier `fc` is ignored, and the result holds only a backbone. The
+    counters `num_batches_tracked` are ignored.
 
     Args:
-        state_dict: name to array, or to anything that `np.asarray` accepts.
-        normalized_rgb: the weights expect BGR images in [0, 255] minus the mean
-            (104.008, 116.669, 122.675). True adapts them to the images that
-            `segloss.data.augment.normalize` returns. The adaptation is exact except
-            where a window of the first convolution crosses the edge of the image.
+        state_dict: maps names to arrays, or to anything that `np.asarray` accepts.
+        normalized_rgb: True adapts the weights to the images that
+            `segloss.data.augment.normalize` returns; this is exact except where a
+            window of the first convolution crosses the edge of the image. False leaves
+            them for BGR images in [0, 255] minus the mean (104.008, 116.669, 122.675).
 
     Returns:
-        `{"params", "batch_stats"}`: nested dicts of float32 arrays, kernels HWIO.
+        `{"params": ..., "batch_stats": ...}`, nested dicts of float32 arrays; kernels
+        are (height, width, in, out).
 
     Raises:
         ValueError: if an array is missing, unexpected or of the wrong shape; the
@@ -290,9 +297,11 @@ def from_deeplab_v2(
 
 
 def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Adapts a DeepLab v2 for mean-free BGR in [0, 255] to normalised RGB images.
+    """Changes a DeepLab v2 for BGR images in [0, 255] to one for normalised RGB images.
 
-    If `x` is the normalised image, `255 rgb - mean` is
+    `arrays` maps paths in our network to arrays, and so does the result.
+
+    If `x` is the normalised image, the network's former input, `255 rgb - mean`, is
     `255 stddev x + (255 mean_x - mean)`. The factor is folded into the first kernel,
     and the constant into the running mean of the norm that follows.
     """
@@ -315,6 +324,9 @@ def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def nest(arrays: Mapping[str, Any]) -> Variables:
-    """Turns paths into nested dicts; both collections exist even if one is empty."""
+    """Turns paths such as "params/conv1/kernel" into nested dicts.
+
+    The result has both "params" and "batch_stats", even if one is empty.
+    """
     nested = traverse_util.unflatten_dict(dict(arrays), sep="/")
     return {"params": {}, "batch_stats": {}} | nested

@@ -30,13 +30,14 @@ _CLASS_HEADS = ("params/head/kernel", "params/aspp/conv0/kernel")
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights read from a file, with our names, for images from `augment.normalize`.
+    """Weights with our array names, for images normalised by `augment.normalize`.
 
     Attributes:
         source: path of the file.
-        layout: name of the layout in which the weights were published; "segloss" if the
-            file uses our names and does not record another.
-        arrays: path (such as "params/conv1/kernel") to float32 array.
+        layout: naming scheme in which the weights were published: "torchvision_resnet",
+            "torchvision_deeplabv3", "torchvision_vgg16", "deeplab_v2", or "segloss" if
+            the file uses our names and does not record another.
+        arrays: maps an array's path, such as "params/conv1/kernel", to a float32 array.
     """
 
     source: str
@@ -45,7 +46,7 @@ class Weights:
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters, without the running statistics."""
+        """Number of elements of all parameters, without the running statistics."""
         return sum(
             array.size
             for path, array in self.arrays.items()
@@ -54,13 +55,18 @@ class Weights:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of the head; None if the file has no head."""
+        """Number of output channels of the layer that computes the class scores.
+
+        None if the file has no such layer, as for a backbone.
+        """
         heads = [self.arrays[path] for path in _CLASS_HEADS if path in self.arrays]
         return heads[0].shape[-1] if heads else None
 
 
 def load_weights(path: str | Path) -> Weights:
-    """Reads a weight file; its array names determine the layout.
+    """Reads a weight file and converts its arrays to the names of our networks.
+
+    The names in the file determine its layout, i.e. the naming scheme of a library.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -100,14 +106,16 @@ def put_into(
     """Returns the variables of a network with the values of a weight file.
 
     The file may hold the whole network, its `backbone`, or the `network` of a
-    `MultiScale`. Two kinds of arrays keep their initial values, with a warning: modules
-    above the backbone, or a head, that are entirely missing from the file, and a class
-    head with another number of classes. For a VGG-16 file, `fc6` and `fc7` are skipped
-    if they do not fit. If the network has norms where VGG-16 has biases, the biases
-    become running means and the other arrays of the norms keep their initial values.
+    `MultiScale`. In two cases arrays keep their initial values, with a warning: if the
+    file lacks all arrays of a module that is outside the backbone or whose name starts
+    with `head` or `fc`, and if the file's layer of class scores has another number of
+    classes. For a VGG-16 file, `fc6` and `fc7` are skipped if they do not fit. If the
+    network has norms where VGG-16 has biases, the negated biases become running means
+    and the other arrays of the norms keep their initial values.
 
     Args:
-        variables: freshly initialised `{"params", "batch_stats"}` of the network.
+        variables: freshly initialised variables of the network,
+            `{"params": ..., "batch_stats": ...}`.
         weights: result of `load_weights`.
         num_classes: number of classes of the network.
 
@@ -167,7 +175,11 @@ def put_into(
 def _arrange_for(
     shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], place: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Renames arrays to the network's paths, parameters first; lists unused ones."""
+    """Renames a file's arrays to the network's paths; lists those that are not used.
+
+    `shapes` are the network's by path, and `place` is the result of `_find_place`.
+    Parameters come first.
+    """
     ordered = sorted(arrays.items(), key=lambda item: not item[0].startswith("params/"))
     placed = {path.replace("/", f"/{place}", 1): array for path, array in ordered}
     if f"params/{place}conv1_1/kernel" not in placed:
@@ -188,9 +200,10 @@ def _arrange_for(
 
 
 def warn_of_another_resnet(network: nn.Module, weights: Weights) -> None:
-    """Warns if weights fit a network but were trained with another ResNet variant.
+    """Warns if weights were trained with another ResNet variant than the network's.
 
-    `version` and `ceil_pool` change what a ResNet computes, but not its shapes.
+    The variant is `version` and `ceil_pool`. Both change what a ResNet computes but not
+    its shapes, so such weights fit all the same.
 
     Args:
         network: instance of one of `MODELS`.
@@ -221,7 +234,7 @@ def warn_of_another_resnet(network: nn.Module, weights: Weights) -> None:
 def _gaps(
     shapes: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], file: Iterable[str]
 ) -> list[str]:
-    """Lists the paths that are required but missing from a file.
+    """Lists the network's paths that a weight file must hold but lacks.
 
     Args:
         shapes: path to shape of the network's arrays.
@@ -242,7 +255,11 @@ def _gaps(
 
 
 def _optional_module(path: str, has_backbone: bool) -> str | None:
-    """Returns the optional module (head, `fc6`, ...) of a path; None if required."""
+    """Returns the module that holds `path` if a file may lack it, else None.
+
+    A file may lack the modules outside the backbone, if `has_backbone`, and those with
+    names that start with "head" or "fc".
+    """
     name, *inner = path.split("/", 1)[1].removeprefix("network/").split("/")
     if name == "backbone":
         name = inner[0]
@@ -252,7 +269,11 @@ def _optional_module(path: str, has_backbone: bool) -> str | None:
 
 
 def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
-    """Finds where in the network the file's network belongs."""
+    """Returns the prefix of the network's paths at which the file's arrays belong.
+
+    It is one of `_PLACES`; "" if both are the same kind of network. Raises ValueError
+    if none matches.
+    """
     params = (path for path in weights.arrays if path.startswith("params/"))
     names = {path.split("/")[1] for path in params}
     for place in _PLACES:
@@ -267,7 +288,10 @@ def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
 
 
 def _other_classes(theirs: Shape, ours: Shape | None, num_classes: int) -> int | None:
-    """The file's number of classes if the shapes differ only in it; else None."""
+    """Returns the file's number of classes if two shapes differ only in it, else None.
+
+    `theirs` is the shape in the file, `ours` that in the network.
+    """
     if ours is None or len(theirs) != len(ours):
         return None
     differing = {(a, b) for a, b in zip(theirs, ours, strict=True) if a != b}

@@ -15,12 +15,13 @@ _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An array that a file must hold.
+    """An array that a weight file must hold.
 
     Attributes:
         path: path in our network, such as "params/conv1/kernel".
         shape: shape in the file; kernels are (out, in, height, width).
-        dense_as: kernel shape, if the file stores the kernel as a matrix.
+        dense_as: shape (out, in, height, width) of the kernel, if the file stores it as
+            a matrix; else None.
     """
 
     path: str
@@ -28,7 +29,9 @@ class Entry:
     dense_as: Shape | None = None
 
     def place(self, name: str, array: Any) -> np.ndarray:
-        """Converts the array called `name` in the file to our format, kernels HWIO.
+        """Converts the array called `name` in the file to our format, which it returns.
+
+        The result is float32; kernels are (height, width, in, out).
 
         Raises:
             ValueError: see `as_float32`.
@@ -50,12 +53,12 @@ class Layout:
     """A library's naming scheme for the arrays of a network.
 
     Attributes:
-        name: our name of the layout, for messages.
-        sign: regular expression that identifies the layout: at least one name of every
-            such file matches it from the start, and no name of other layouts does.
+        name: our name of the layout, such as "deeplab_v2".
+        sign: regular expression that identifies the layout: in each of its files, at
+            least one name starts with a match; in files of other layouts, none does.
         expect: maps the shapes in a file, which determine depth and width, to the
             entries that the file must hold.
-        set_aside: regular expression that fully matches the names to ignore.
+        set_aside: regular expression; names that it fully matches are ignored.
         resnet: `ResNet` fields that the weights require and shapes do not reveal.
     """
 
@@ -66,11 +69,11 @@ class Layout:
     resnet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def recognizes(self, names: Iterable[str]) -> bool:
-        """True if the names belong to this layout."""
+        """True if these names of arrays in a file belong to this layout."""
         return any(re.match(self.sign, name) for name in names)
 
     def arrange(self, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Converts a state dict to a dict of paths to arrays.
+        """Converts the arrays of a file; returns them by their paths in our network.
 
         Raises:
             ValueError: if an array is missing, unexpected or of the wrong shape; the
@@ -138,7 +141,11 @@ def as_float32(name: str, array: Any, path: str) -> np.ndarray:
 
 
 def conv(name: str, path: str, shape: Shape, *, bias: bool = False) -> Entries:
-    """Entries of a convolution; `shape` is (out, in, height, width)."""
+    """Returns the `Entries` of a convolution.
+
+    `name` is the layer's name in the file, `path` its path in our network and `shape`
+    the kernel's, (out, in, height, width). `bias` is True if the layer has a bias.
+    """
     entries = {f"{name}.weight": Entry(f"params/{path}/kernel", shape)}
     if bias:
         entries[f"{name}.bias"] = Entry(f"params/{path}/bias", shape[:1])
@@ -146,7 +153,11 @@ def conv(name: str, path: str, shape: Shape, *, bias: bool = False) -> Entries:
 
 
 def dense(name: str, path: str, shape: Shape) -> Entries:
-    """Entries of a dense layer that becomes a convolution; `shape` as for `conv`."""
+    """Returns the `Entries` of a fully connected layer that becomes a convolution.
+
+    `name` is the layer's name in the file, `path` its path in our network, and `shape`
+    the kernel's, (out, in, height, width).
+    """
     out, *into = shape
     weight = Entry(f"params/{path}/kernel", (out, int(np.prod(into))), dense_as=shape)
     bias = Entry(f"params/{path}/bias", (out,))
@@ -154,7 +165,10 @@ def dense(name: str, path: str, shape: Shape) -> Entries:
 
 
 def norm(name: str, path: str, features: int) -> Entries:
-    """Entries of a batch normalisation with `features` channels."""
+    """Returns the `Entries` of a batch normalisation with `features` channels.
+
+    `name` is the layer's name in the file, `path` its path in our network.
+    """
     paths = {
         "weight": f"params/{path}/scale",
         "bias": f"params/{path}/bias",
@@ -167,13 +181,13 @@ def norm(name: str, path: str, features: int) -> Entries:
 def size_of(
     shapes: Mapping[str, Shape], name: str, default: int, *, axis: int = 0
 ) -> int:
-    """Length of an axis of the array `name`; `default` if the file lacks it."""
+    """Length of an axis of the array `name`, or `default` if `shapes` lacks it."""
     shape = shapes.get(name, ())
     return shape[axis] if len(shape) > axis else default
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first names, and the number of the others."""
+    """Joins the first five names by commas, and adds "and n more" if there are more."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
