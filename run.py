@@ -17,7 +17,9 @@ from segloss import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Required for train.")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run, which resumes if it is there."
+    "workdir",
+    None,
+    "Directory of the run. A run that it already holds is resumed.",
 )
 MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
