@@ -23,11 +23,8 @@ def conv_norm(
     stride: int = 1,
     rate: int = 1,
     norm: str,
-    norm_momentum: float = 0.9,
     dtype: str,
-    axis_name: str | None,
-    train: bool,
-    sample_valid: Bool[Array, " b"] | None,
+    **how: Any,
 ) -> Float[Array, "b h2 w2 {features}"]:
     """Applies a convolution and a norm, as two submodules of the calling module.
 
@@ -41,11 +38,8 @@ def conv_norm(
             and unlike XLA's "SAME", so the output size is ceil(input size / stride).
         rate: dilation of the kernel.
         norm: see `apply_norm`.
-        norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output; parameters are float32.
-        axis_name: mapped device axis whose devices share batch statistics.
-        train: True normalises by the statistics of the batch.
-        sample_valid: False for padding samples.
+        **how: further arguments of `apply_norm`.
     """
     x = nn.Conv(
         features,
@@ -58,9 +52,7 @@ def conv_norm(
         dtype=dtype,
         name=conv,
     )(x)
-    how = dict(train=train, sample_valid=sample_valid, norm_momentum=norm_momentum)
-    how |= dict(dtype=dtype, axis_name=axis_name)
-    return apply_norm(x, norm=norm, name=norm_name, **how)
+    return apply_norm(x, name=norm_name, norm=norm, dtype=dtype, **how)
 
 
 class ConvNormReLU(NormedModule, kw_only=True):
