@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from experiments.running.board import (
     DONE,
@@ -22,7 +22,7 @@ from experiments.running.fingerprint import (
     newest_checkpoint,
 )
 from experiments.running.launch import Attempt, Launcher
-from experiments.running.worker import Job, Outcome, check_free, locked
+from experiments.running.worker import Job, Outcome, check_free, handling, locked
 from segloss.writing import write_text
 
 _LOGS = ".jobs"
@@ -62,7 +62,9 @@ class Runner:
         with locked(self.workdir):
             check_free([row.folder for row in self._rows])
             self._note_devices()
-            with self._signals_noted(), self.board.shown():
+            # `nohup` ignores SIGHUP.
+            heard = [n for n in _STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+            with handling(dict.fromkeys(heard, self._note)), self.board.shown():
                 try:
                     self._loop()
                 finally:
@@ -186,23 +188,10 @@ class Runner:
                 return
             time.sleep(_POLL_SECONDS)
 
-    @contextlib.contextmanager
-    def _signals_noted(self) -> Iterator[None]:
-        def note(number, frame):
-            # Shell and kernel may both signal a lost terminal; that is one request.
-            if number != signal.SIGHUP or not self._signals:
-                self._signals.append(number)
-
-        before = {n: signal.getsignal(n) for n in _STOPPING}
-        for number, handler in before.items():
-            # `nohup` ignores SIGHUP.
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _note(self, number, frame):
+        # Shell and kernel may both signal a lost terminal; that is one request.
+        if number != signal.SIGHUP or not self._signals:
+            self._signals.append(number)
 
 
 def _or_none(score: float | None) -> str:

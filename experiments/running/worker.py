@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -57,7 +57,10 @@ class _Asked(BaseException):
 
 def run_job(job: Job) -> Outcome:
     """Trains a run, or resumes it, and says how that ended."""
-    with _asked_by_signals():
+    # SIGUSR2, of Slurm's time limit, as SIGTERM. While training trains or evaluates, it
+    # answers the signals instead, and keeps its state.
+    handlers = {signal.SIGINT: _ask, signal.SIGTERM: _ask, signal.SIGUSR2: _pass_on}
+    with handling(handlers):
         try:
             if job.stop_file.exists():
                 return Outcome("stopped")
@@ -119,24 +122,17 @@ def claim_devices(path: pathlib.Path) -> str:
     return devices
 
 
+def _ask(number, frame):
+    raise _Asked
+
+
+def _pass_on(number, frame):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextlib.contextmanager
-def _asked_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM as `_Asked`; SIGUSR2, of Slurm's time limit, as SIGTERM.
-
-    Training answers them instead while it trains or evaluates, and keeps its state.
-    """
-
-    def ask(number, frame):
-        raise _Asked
-
-    def pass_on(number, frame):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    handlers = {
-        signal.SIGINT: ask,
-        signal.SIGTERM: ask,
-        signal.SIGUSR2: pass_on,
-    }
+def handling(handlers: Mapping[int, Callable]) -> Iterator[None]:
+    """Handles signals, by number, until the block ends."""
     before = {number: signal.signal(number, h) for number, h in handlers.items()}
     try:
         yield
