@@ -15,7 +15,7 @@ from rich.text import Text
 
 
 def make_console() -> Console:
-    """Makes a rich console that prints text unchanged: brackets are not markup."""
+    """Makes a `rich.console.Console` that prints brackets as text, not as markup."""
     return Console(markup=False, highlight=False)
 
 

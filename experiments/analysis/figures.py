@@ -361,5 +361,8 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
 
 
 def role_of(word: str) -> str:
-    """Returns the field of `Theme` for a verdict: "better", "worse" or "quiet"."""
+    """Returns the field of `Theme` that colours a verdict.
+
+    It is "better" or "worse" for these two verdicts, and "quiet" for any other.
+    """
     return word if word in (BETTER, WORSE) else "quiet"

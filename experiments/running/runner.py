@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from experiments.running.board import (
     DONE,
@@ -22,7 +22,7 @@ from experiments.running.fingerprint import (
     newest_checkpoint,
 )
 from experiments.running.launch import Attempt, Launcher
-from experiments.running.worker import Job, Outcome, check_free, locked
+from experiments.running.worker import Job, Outcome, check_free, handling, locked
 from segloss.writing import write_text
 
 _LOGS = ".jobs"
@@ -56,7 +56,7 @@ class Runner:
     def run(self) -> int:
         """Trains all runs and returns an exit code.
 
-        The code is 0 if all are done, 1 if a run failed, or 128 plus the number of the
+        The code is 0 if all runs are done, 1 if a run failed, or 128 plus the number of the
         signal that stopped the sweep.
 
         Raises:
@@ -65,7 +65,9 @@ class Runner:
         with locked(self.workdir):
             check_free([row.folder for row in self._rows])
             self._note_devices()
-            with self._signals_noted(), self.board.shown():
+            # `nohup` ignores SIGHUP.
+            heard = [n for n in _STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+            with handling(dict.fromkeys(heard, self._note)), self.board.shown():
                 try:
                     self._loop()
                 finally:
@@ -192,23 +194,10 @@ class Runner:
                 return
             time.sleep(_POLL_SECONDS)
 
-    @contextlib.contextmanager
-    def _signals_noted(self) -> Iterator[None]:
-        def note(number, frame):
-            # Shell and kernel may both signal a lost terminal; that is one request.
-            if number != signal.SIGHUP or not self._signals:
-                self._signals.append(number)
-
-        before = {n: signal.getsignal(n) for n in _STOPPING}
-        for number, handler in before.items():
-            # `nohup` ignores SIGHUP.
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _note(self, number, frame):
+        # Shell and kernel may both signal a lost terminal; that is one request.
+        if number != signal.SIGHUP or not self._signals:
+            self._signals.append(number)
 
 
 def _or_none(score: float | None) -> str:
@@ -216,7 +205,7 @@ def _or_none(score: float | None) -> str:
 
 
 def summary(code: int, rows: Sequence[Row]) -> str:
-    """Returns a message for the exit `code` of `Runner.run`; "" if all are done.
+    """Returns a message for the exit `code` of `Runner.run`; "" if all runs are done.
 
     After a signal it says how to resume, else it has a line per run that failed.
     """

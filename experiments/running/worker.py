@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -68,7 +68,10 @@ def run_job(job: Job) -> Outcome:
 
     Writes `run.json` and all that `segloss.train.train` writes to `job.folder`.
     """
-    with _asked_by_signals():
+    # Slurm sends SIGUSR2 at a job's time limit. During training and evaluation,
+    # `segloss.train` handles SIGINT and SIGTERM instead, and saves its state.
+    handlers = {signal.SIGINT: _ask, signal.SIGTERM: _ask, signal.SIGUSR2: _pass_on}
+    with handling(handlers):
         try:
             if job.stop_file.exists():
                 return Outcome("stopped")
@@ -132,26 +135,17 @@ def claim_devices(path: pathlib.Path) -> str:
     return devices
 
 
+def _ask(number, frame):
+    raise _Asked
+
+
+def _pass_on(number, frame):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextlib.contextmanager
-def _asked_by_signals() -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM raise `_Asked`.
-
-    On SIGUSR2, which Slurm sends at a job's time limit, the process sends itself
-    SIGTERM. During training and evaluation, `segloss.train` handles SIGINT and SIGTERM
-    instead, and saves its state.
-    """
-
-    def ask(number, frame):
-        raise _Asked
-
-    def pass_on(number, frame):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    handlers = {
-        signal.SIGINT: ask,
-        signal.SIGTERM: ask,
-        signal.SIGUSR2: pass_on,
-    }
+def handling(handlers: Mapping[int, Callable]) -> Iterator[None]:
+    """Handles signals within the block; `handlers` maps a number to a handler."""
     before = {number: signal.signal(number, h) for number, h in handlers.items()}
     try:
         yield

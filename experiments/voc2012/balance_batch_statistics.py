@@ -10,6 +10,7 @@ next to this file.
 import csv
 import gzip
 import pathlib
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -33,7 +34,6 @@ from segloss.data.samplers import EpochSampler
 from segloss.report import make_table, markdown_table
 from segloss.writing import write_text
 
-HERE = pathlib.Path(__file__)
 # Maps each batch_max to the values of batch_cl that are tried.
 PAIRS = {9: range(2, 13), 4: range(2, 7), 6: range(2, 9)}
 TRIALS = 100_000
@@ -135,6 +135,14 @@ def class_table(
     return table
 
 
+def write_page(script: pathlib.Path, **fields: Any) -> None:
+    """Writes the markdown next to a script from the template next to it."""
+    template = jinja2.Template(script.with_suffix(".md.jinja").read_text())
+    path = script.with_suffix(".md")
+    write_text(path, template.render(**fields))
+    print(f"wrote {path.name}")
+
+
 def main(argv: list[str]) -> None:
     """Writes `balance_batch_statistics.md`."""
     names, counts = read_counts(pathlib.Path(argv[1]))
@@ -146,8 +154,8 @@ def main(argv: list[str]) -> None:
     }
     longer = exposures(samplers[REQUEUED], LONGER * batches[REQUEUED])
     reachable = {n: bound_distinct_classes(sets, batch_max=n)[1] for n in sorted(PAIRS)}
-    template = jinja2.Template(HERE.with_suffix(".md.jinja").read_text())
-    text = template.render(
+    write_page(
+        pathlib.Path(__file__),
         num=f"{len(counts):,}",
         trials=f"{TRIALS:,}",
         pairs=markdown_table(pair_table(sets)),
@@ -160,9 +168,6 @@ def main(argv: list[str]) -> None:
         block=f"{BLOCK:.0%}",
         classes=markdown_table(class_table(names, counts > 0, chosen)),
     )
-    path = HERE.with_suffix(".md")
-    write_text(path, text)
-    print(f"wrote {path.name}")
 
 
 if __name__ == "__main__":

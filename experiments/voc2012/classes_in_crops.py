@@ -11,20 +11,17 @@ random scales and the crop are those of `configs/voc2012_paper.py`. Writes
 import pathlib
 import tempfile
 
-import jinja2
 import numpy as np
 from rich.table import Table
 
 from configs import voc2012_paper
-from experiments.voc2012.balance_batch_statistics import PAIRS
+from experiments.voc2012.balance_batch_statistics import PAIRS, write_page
 from segloss import cli
 from segloss.config import choose_windows, index_windows, parse_config
 from segloss.console import make_progress
 from segloss.data import BalanceBatch, CropCounts, Dataset, count_in_crops, open_dataset
 from segloss.report import make_table, markdown_table
-from segloss.writing import write_text
 
-HERE = pathlib.Path(__file__)
 BATCHES = 500
 
 
@@ -100,15 +97,12 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         dataset = open_dataset("voc2012", root=argv[1], partial=True, data_dir=scratch)
         counted = [count_pairs(dataset, keep=keep) for keep in (False, True)]
-        template = jinja2.Template(HERE.with_suffix(".md.jinja").read_text())
-        text = template.render(
+        write_page(
+            pathlib.Path(__file__),
             num=f"{len(dataset.source('train')):,}",
             batches=BATCHES,
             pairs=markdown_table(pair_table(*counted)),
         )
-    path = HERE.with_suffix(".md")
-    write_text(path, text)
-    print(f"wrote {path.name}")
 
 
 if __name__ == "__main__":

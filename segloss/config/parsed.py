@@ -202,7 +202,8 @@ def parse_named(kind: str, section: Section) -> Named:
 def plain(value: Any) -> Any:
     """Converts config sections to dicts, and lists to tuples, at every depth.
 
-    JSON, in which configs are stored, turns tuples into lists.
+    A config that was stored as JSON, which turns tuples into lists, then equals the
+    original.
     """
     if isinstance(value, ConfigDict | Mapping):
         return {key: plain(field) for key, field in value.items()}

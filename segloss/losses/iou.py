@@ -1,6 +1,5 @@
 """Soft IoU and Tversky losses; the Tversky index with weights 1 is the IoU."""
 
-import functools
 from typing import Unpack
 
 import jax.numpy as jnp
@@ -38,7 +37,7 @@ def soft_iou(
     >>> print(f"{soft_iou(logits, jnp.array([[0, 1]])):.4f}")  # (3/5 + 1/2) / 2
     0.5500
     """
-    cost = functools.partial(_tversky_cost, fp_weight=1, fn_weight=1)
+    cost = _tversky_cost("soft_iou", 1, 1)
     return mean_cost("soft_iou", cost, 1, logits, labels, valid, **options)
 
 
@@ -73,7 +72,7 @@ def tversky(
         fn_weight: weight of false negatives, above 0. At 0, predicting nothing would
             minimise the loss.
     """
-    cost = _checked_tversky_cost("tversky", fp_weight, fn_weight)
+    cost = _tversky_cost("tversky", fp_weight, fn_weight)
     return mean_cost("tversky", cost, 1, logits, labels, valid, **options)
 
 
@@ -112,7 +111,7 @@ def focal_tversky(
     name = "focal_tversky"
     check_range(name, "gamma", gamma, 0, without_low=True)
     check_choice(name, "power_of", power_of, ("classes", "mean"))
-    linear = _checked_tversky_cost(name, fp_weight, fn_weight)
+    linear = _tversky_cost(name, fp_weight, fn_weight)
 
     def raised(cost: Float[Array, "..."]) -> Float[Array, "..."]:
         # For gamma < 1 the slope is infinite at cost 0, so the gradient is set to 0.
@@ -132,18 +131,12 @@ def focal_tversky(
     )
 
 
-def _tversky_cost(
-    sums: RegionSums,
-    smooth: Scalar,
-    *,
-    fp_weight: Scalar,
-    fn_weight: Scalar,
-) -> Float[Array, "rows c"]:
-    error = fp_weight * sums.over + fn_weight * sums.under
-    return safe_divide(error, sums.hits + error + smooth)
-
-
-def _checked_tversky_cost(function: str, fp_weight: Scalar, fn_weight: Scalar) -> Cost:
+def _tversky_cost(function: str, fp_weight: Scalar, fn_weight: Scalar) -> Cost:
     check_range(function, "fp_weight", fp_weight, 0)
     check_range(function, "fn_weight", fn_weight, 0, without_low=True)
-    return functools.partial(_tversky_cost, fp_weight=fp_weight, fn_weight=fn_weight)
+
+    def cost(sums: RegionSums, smooth: Scalar) -> Float[Array, "rows c"]:
+        error = fp_weight * sums.over + fn_weight * sums.under
+        return safe_divide(error, sums.hits + error + smooth)
+
+    return cost

@@ -108,8 +108,8 @@ def _scan(
     """Cumulative `combine` of x, computed in two levels to compile fast on a TPU.
 
     `cumulate`, such as `jax.lax.cumsum`, runs within rows of `_ROW` elements, then over
-    the last (first if `reverse`) value of each row. A one-level scan takes the TPU
-    compiler half a minute.
+    the last (first if `reverse`) value of each row; `combine` adds the results. For the
+    pixels of a batch, a one-level scan takes the TPU compiler half a minute.
     """
     rows = cumulate(x.reshape(-1, _ROW), axis=1, reverse=reverse)
     ends = cumulate(rows[:, 0 if reverse else -1], reverse=reverse)[:, None]

@@ -175,14 +175,15 @@ def mean_cost(
         sums, counted = sum_over_devices((sums, counted), axis_name)
 
     costs = cost(sums, smooth)
+    # A class with NaN logits must not be treated as absent.
+    absent = (sums.labelled == 0) & ~jnp.isnan(sums.over)
     if isinstance(smooth, Array) or smooth == 0:
         # An absent class costs 1 without gradient, even if its probability underflows
-        # and the score is 0/0. A class with NaN logits must not be treated as absent.
-        absent = (sums.labelled == 0) & ~jnp.isnan(sums.over) & (smooth == 0)
-        costs = jnp.where(absent, 1.0, costs)
+        # and the score is 0/0.
+        costs = jnp.where(absent & (smooth == 0), 1.0, costs)
     takes_part = counted > 0
     if classes == "present":
-        takes_part &= (sums.labelled != 0) | jnp.isnan(sums.over)
+        takes_part &= ~absent
     return mean_over_classes(
         costs,
         jnp.broadcast_to(takes_part, costs.shape),

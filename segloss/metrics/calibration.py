@@ -39,12 +39,12 @@ def calibration_counts(
 ) -> CalibrationCounts:
     """Counts pixels and correct predictions, and sums confidence, per confidence bin.
 
-    Add up the results of all batches for `expected_calibration_error`. The confidence
-    of a pixel is its largest probability. Bin m of M = `bins` covers
-    `((m - 1) / M, m / M]`, as in Guo et al. 2017 (arXiv:1706.04599), sec. 2. Pixels and
-    hits are int32, for fewer than 2**31 pixels; the sums of confidence are float32 with
-    a relative error of at most 1e-5. For counts per image, use `jax.vmap` over the
-    batch axis.
+    Add up each field over all batches, in int64 and float64, for
+    `expected_calibration_error`. The confidence of a pixel is its largest probability.
+    Bin m = 1 ... M of M = `bins` covers `((m - 1) / M, m / M]`, as in Guo et al. 2017
+    (arXiv:1706.04599), sec. 2. Pixels and hits are int32, for fewer than 2**31 pixels;
+    the sums of confidence are float32 with a relative error of at most 1e-5. For counts
+    per image, use `jax.vmap` over the batch axis.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[0.25, 0.75], [0.25, 0.75]]))  # [2 pixels, 2]

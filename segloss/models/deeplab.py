@@ -1,6 +1,7 @@
 """DeepLab v2, v3 and v3+: three ways to classify the features of a dilated ResNet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -131,25 +132,19 @@ class DeepLabV3(DeepLab, kw_only=True):
         sample_valid: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h w {self.num_classes}"]:
         apply = dict(train=train, sample_valid=sample_valid)
-        x = self._pool(features[-1], **apply)
-        names = dict(conv="head_conv", norm_name="head_norm")
-        x = conv_norm(x, 4 * self.width, 3, **names, **self.norm_fields, **apply)
-        return self._head(nn.relu(x))
-
-    def _pool(
-        self,
-        x: Float[Array, "b h w _"],
-        *,
-        train: bool,
-        sample_valid: Bool[Array, " b"] | None,
-    ) -> Float[Array, "b h w 4*{self.width}"]:
         rates = self.rates or [k * 16 // self.output_stride for k in (6, 12, 18)]
         fields = dict(features=4 * self.width, rates=rates, name="aspp")
-        x = ASPP(**fields, **self.norm_fields)(
-            x, train=train, sample_valid=sample_valid
-        )
+        x = ASPP(**fields, **self.norm_fields)(features[-1], **apply)
         dropout = Dropout(rate=self.dropout, axis_name=self.axis_name, name="dropout")
-        return dropout(x, train=train)
+        x = dropout(x, train=train)
+        return self._head(self._refine(x, features[0], **apply))
+
+    def _refine(
+        self, x: Float[Array, "b h w c"], _: Float[Array, "b _ _ _"], **apply: Any
+    ) -> Float[Array, "b h w c"]:
+        names = dict(conv="head_conv", norm_name="head_norm")
+        x = conv_norm(x, 4 * self.width, 3, **names, **self.norm_fields, **apply)
+        return nn.relu(x)
 
 
 class DeepLabV3Plus(DeepLabV3, kw_only=True):
@@ -164,17 +159,11 @@ class DeepLabV3Plus(DeepLabV3, kw_only=True):
     output_stride: int = 16
     dropout: float | int = 0.1
 
-    def _classify(
-        self,
-        features: tuple[Float[Array, "b _ _ _"], ...],
-        *,
-        train: bool,
-        sample_valid: Bool[Array, " b"] | None,
-    ) -> Float[Array, "b h w {self.num_classes}"]:
-        apply = dict(train=train, sample_valid=sample_valid)
-        x = self._pool(features[-1], **apply)
+    def _refine(
+        self, x: Float[Array, "b _ _ c"], fine: Float[Array, "b h w _"], **apply: Any
+    ) -> Float[Array, "b h w c"]:
         decoder = Decoder(width=self.width, name="decoder", **self.norm_fields)
-        return self._head(decoder(x, features[0], **apply))
+        return decoder(x, fine, **apply)
 
 
 class ASPPSum(nn.Module, kw_only=True):

@@ -23,11 +23,8 @@ def conv_norm(
     stride: int = 1,
     rate: int = 1,
     norm: str,
-    norm_momentum: float = 0.9,
     dtype: str,
-    axis_name: str | None,
-    train: bool,
-    sample_valid: Bool[Array, " b"] | None,
+    **how: Any,
 ) -> Float[Array, "b h2 w2 {features}"]:
     """Applies a convolution, then a norm, as two submodules of the calling module.
 
@@ -43,14 +40,8 @@ def conv_norm(
             left.
         rate: dilation of the kernel.
         norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
-        norm_momentum: fraction of the running statistics that a training step keeps.
         dtype: dtype of the computation and of the output; parameters are float32.
-        axis_name: name of a pmap or shard_map axis whose devices share batch
-            statistics.
-        train: `norm="batch"` normalises by the batch and updates the running statistics
-            if True, and uses the running statistics if False. Other norms ignore it.
-        sample_valid: False for padding samples, which batch statistics leave out; None
-            means that there are none.
+        **how: further arguments of `apply_norm`.
     """
     x = nn.Conv(
         features,
@@ -63,13 +54,11 @@ def conv_norm(
         dtype=dtype,
         name=conv,
     )(x)
-    how = dict(train=train, sample_valid=sample_valid, norm_momentum=norm_momentum)
-    how |= dict(dtype=dtype, axis_name=axis_name)
-    return apply_norm(x, norm=norm, name=norm_name, **how)
+    return apply_norm(x, name=norm_name, norm=norm, dtype=dtype, **how)
 
 
 class ConvNormReLU(NormedModule, kw_only=True):
-    """3x3 convolution to `features` channels, a norm and a ReLU; keeps the size."""
+    """3x3 convolution to `features` channels, a norm and a ReLU; keeps height and width."""
 
     features: int
 

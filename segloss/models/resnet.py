@@ -56,10 +56,7 @@ class ResNet(NormedModule, kw_only=True):
         check_hyperparameters(
             self,
             at_least=dict(width=1),
-            one_of=dict(
-                version=("v1", "v1.5"),
-                output_stride=(8, 16, 32),
-            ),
+            one_of=dict(version=("v1", "v1.5"), output_stride=(8, 16, 32)),
         )
         if not are_counts(self.stage_sizes, 4):
             raise ValueError(

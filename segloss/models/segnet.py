@@ -40,10 +40,7 @@ class SegNet(Network, kw_only=True):
     width: int = 64
 
     def __post_init__(self):
-        check_hyperparameters(
-            self,
-            at_least=dict(width=1),
-        )
+        check_hyperparameters(self, at_least=dict(width=1))
         check_stage_sizes(self)
         super().__post_init__()
 

@@ -45,10 +45,8 @@ class UNet(Network, kw_only=True):
     input_stride: int = 1
 
     def __post_init__(self):
-        check_hyperparameters(
-            self,
-            at_least=dict(depth=0, width=1, input_stride=1),
-        )
+        at_least = dict(depth=0, width=1, input_stride=1)
+        check_hyperparameters(self, at_least=at_least)
         super().__post_init__()
 
     @nn.compact

@@ -66,10 +66,7 @@ class VGG16(NormedModule, kw_only=True):
         check_hyperparameters(
             self,
             at_least=dict(width=1, fc_width=0, fc_rate=1),
-            one_of=dict(
-                output_stride=(8, 16, 32),
-                pool_window=(2, 3),
-            ),
+            one_of=dict(output_stride=(8, 16, 32), pool_window=(2, 3)),
             odd=("fc_window",),
             shares=("dropout",),
         )

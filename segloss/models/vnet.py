@@ -38,10 +38,7 @@ class VNet(Network, kw_only=True):
     convs: Sequence[int] = (1, 2, 3, 3, 3)
 
     def __post_init__(self):
-        check_hyperparameters(
-            self,
-            at_least=dict(width=1),
-        )
+        check_hyperparameters(self, at_least=dict(width=1))
         if not are_counts(self.convs):
             raise ValueError(
                 f"VNet: convs must be at least one number, each >= 1, got {self.convs}."

@@ -134,15 +134,27 @@ def dataset_figure(statistics: Mapping[str, Any]) -> Figure:
     figure = make_figure(*_SIZE_INCHES)
     panels = figure.subplots(3, 2)
     names = [row["name"] for row in statistics["classes"]]
-    _draw_shares(panels[0, 0], statistics["classes"])
+    shares = {
+        "of the labelled pixels": [row["pixel_share"] for row in statistics["classes"]],
+        "of the images": [row["image_share"] for row in statistics["classes"]],
+    }
+    _draw_pairs(panels[0, 0], shares, names, "share of each class")
+    panels[0, 0].set_xscale("log")
     _draw_co_occurrence(panels[0, 1], np.array(statistics["co_occurrence"]), names)
     _draw_acceptance(panels[1, 0], statistics["acceptance"])
     title = "share of the images drawn that hold a class"
     exposures = {k: v["class_share"] for k, v in statistics["exposures"].items()}
     _draw_by_class(panels[1, 1], exposures, names, title)
-    _draw_crops(panels[2, 0], statistics["crops"], statistics["crop"])
+    crops = statistics["crops"]
+    classes = {
+        "in the images": [row["classes_in_images"] for row in crops.values()],
+        "in the crops": [row["classes_in_crops"] for row in crops.values()],
+    }
+    samplers = [name.replace("_", " ") for name in crops]
+    title = f"distinct classes of a batch, {statistics['crop']}"
+    _draw_pairs(panels[2, 0], classes, samplers, title)
     title = "share of the labelled pixels of the crops"
-    pixels = {k: v["pixel_share"] for k, v in statistics["crops"].items()}
+    pixels = {k: v["pixel_share"] for k, v in crops.items()}
     _draw_by_class(panels[2, 1], pixels, names, title)
     panels[2, 1].set_xscale("symlog", linthresh=1e-3)
     title = f"{statistics['dataset']}, {statistics['num_images']} images"
@@ -157,17 +169,19 @@ def _acceptance(pair: Mapping[str, Any] | None) -> str:
     return f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
 
 
-def _draw_shares(axes: Axes, classes: Sequence[Mapping[str, Any]]) -> None:
-    rows = np.arange(len(classes))
-    for shift, key, label in (
-        (-0.2, "pixel_share", "of the labelled pixels"),
-        (0.2, "image_share", "of the images"),
-    ):
-        axes.barh(rows + shift, [c[key] for c in classes], height=0.4, label=label)
-    axes.set_xscale("log")
-    axes.set_yticks(rows, [c["name"] for c in classes], fontsize=8)
+def _draw_pairs(
+    axes: Axes,
+    bars: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    title: str,
+) -> None:
+    """Draws two bars per name."""
+    rows = np.arange(len(names))
+    for shift, (label, values) in zip((-0.2, 0.2), bars.items(), strict=True):
+        axes.barh(rows + shift, values, height=0.4, label=label)
+    axes.set_yticks(rows, names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_title("share of each class", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
     axes.grid(axis="x", alpha=0.3)
 
@@ -216,18 +230,3 @@ def _draw_by_class(
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-
-
-def _draw_crops(axes: Axes, crops: Mapping[str, Mapping[str, Any]], crop: str) -> None:
-    rows = np.arange(len(crops))
-    for shift, key, label in (
-        (-0.2, "classes_in_images", "in the images"),
-        (0.2, "classes_in_crops", "in the crops"),
-    ):
-        values = [row[key] for row in crops.values()]
-        axes.barh(rows + shift, values, height=0.4, label=label)
-    axes.set_yticks(rows, [name.replace("_", " ") for name in crops], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_title(f"distinct classes of a batch, {crop}", fontsize=10)
-    axes.legend(fontsize=8)
-    axes.grid(axis="x", alpha=0.3)

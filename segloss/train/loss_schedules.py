@@ -75,7 +75,7 @@ class ScheduledLoss:
         `trace` traces a loss, which then checks its hyperparameters. This is done at
         the first and the last step, and where a schedule has its smallest, smallest
         positive or largest value. The valid range of each hyperparameter is an
-        interval, possibly with 0 in addition, so all other values are valid too.
+        interval, possibly with 0 in addition, so if these values are valid, all are.
 
         Raises:
             ValueError: if a value is out of range; it names the step.

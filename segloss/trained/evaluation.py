@@ -170,7 +170,8 @@ def _count_in_tiles(
 def _cut_tiles(image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int) -> Batch:
     """Cuts tiles from a batch of one image into a batch with `rows` rows.
 
-    Rows without a tile are padding. Only pixels that a tile keeps are valid.
+    Rows without a tile are padding. Valid pixels are those for which the prediction of
+    the tile is used, and not that of an overlapping tile.
     """
     shape, (h, w) = (rows, *tiling.tile_hw), tiling.tile_hw
     batch = Batch(

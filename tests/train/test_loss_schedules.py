@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from runs import curve
 from segloss import losses
 from segloss.data import iterate_batches
 from segloss.devices import first_replica, map_over_devices, replicate, shard
@@ -42,12 +42,6 @@ def terms(weight, gamma):
 def scheduled_config(tiny_config):
     set_loss(tiny_config, terms(WEIGHT, GAMMA))
     return tiny_config
-
-
-def lines_of(workdir):
-    speed = {"images_per_second", "data_wait_fraction"}
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in speed} for line in lines]
 
 
 def batches_of(setup):
@@ -170,7 +164,7 @@ def test_a_run_compiles_its_step_once_and_logs_the_values(
         train(scheduled_config, tmp_path, on_step=on_step)
     assert compiled[1] > 0
     assert compiled[3] == compiled[1]
-    lines = [line for line in lines_of(tmp_path) if "loss" in line]
+    lines = [line for line in curve(tmp_path) if "loss" in line]
     assert [[line[name] for name in LOGGED] for line in lines] == [
         list(pair) for pair in zip(WEIGHTS, GAMMAS, strict=True)
     ]
@@ -185,7 +179,7 @@ def test_a_stopped_and_resumed_run_continues_its_schedules(scheduled_config, tmp
         train(scheduled_config, tmp_path / "parts", on_step=stop_after_1)
     train(scheduled_config, tmp_path / "parts")
     train(scheduled_config, tmp_path / "whole")
-    parts, whole = (lines_of(tmp_path / name) for name in ("parts", "whole"))
+    parts, whole = (curve(tmp_path / name) for name in ("parts", "whole"))
     assert [line[LOGGED[0]] for line in whole if "loss" in line] == list(WEIGHTS)
     assert parts == whole
     setup = make_setup(scheduled_config)

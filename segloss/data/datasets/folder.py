@@ -26,7 +26,7 @@ MAX_LABEL = 255
 
 
 class Folder(FilesBuilder, skip_registration=True):
-    """TFDS builder of images and labels in folders; checks all before it writes any."""
+    """TFDS builder of images and labels in folders; checks all before writing a record."""
 
 
 def folder(

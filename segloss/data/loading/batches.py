@@ -211,9 +211,9 @@ class Chosen(NamedTuple):
     Attributes:
         ids: ids of the samples.
         owed: True for the classes that the random window of each sample must keep;
-            None keeps none.
+            None if it need not keep any.
         batch: index of the batch.
-        first_row: row of the first sample in the batch of all processes.
+        first_row: row of the first of these samples in the batch of all processes.
     """
 
     ids: Int[np.ndarray, " n"]

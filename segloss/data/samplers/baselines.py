@@ -33,7 +33,6 @@ class RandomBatch(EpochSampler):
 
     def __init__(self, presence: Presence, *, batch_max: int, seed: int = 0):
         super().__init__(presence, batch_max, seed)
-        self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         return Plan.cut(rng.permutation(self.num_samples), self.batch_max)
@@ -124,7 +123,6 @@ class _ClassFirst(EpochSampler):
             raise ValueError(f"{self._name}: presence must hold a class, got none.")
         weights = np.where(held, weights, 0)
         self.class_probs = weights / weights.sum()
-        self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
     @property
     def batch_min(self) -> int:
@@ -278,7 +276,6 @@ class ForegroundOversample(EpochSampler):
                 f"{self._name}: presence must hold a class besides 0, got none."
             )
         self._num_free = round(batch_max * (1 - foreground_fraction))
-        self.batches_per_epoch = max(1, self.num_samples // batch_max)
 
     @property
     def batch_min(self) -> int:

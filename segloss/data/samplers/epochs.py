@@ -81,7 +81,8 @@ class EpochSampler(abc.ABC):
         batch_max: largest number of samples in a batch.
         seed: seed of all random draws.
         num_classes: number of classes.
-        batches_per_epoch: number of batches of an epoch, at least 1; set by subclasses.
+        batches_per_epoch: number of batches of an epoch, at least 1. Subclasses set it
+            unless all batches have `batch_max` samples.
         batch_cl: least number of distinct classes in every batch; None if the sampler
             promises none.
         first_class: 1 if class 0, the background, does not count towards `batch_cl`;
@@ -90,7 +91,6 @@ class EpochSampler(abc.ABC):
             which `owed` marks. False if `owed` marks none.
     """
 
-    batches_per_epoch: int
     batch_cl: int | None = None
     first_class: int = 0
     takes_for_classes: ClassVar[bool] = True
@@ -109,6 +109,7 @@ class EpochSampler(abc.ABC):
         self.num_classes = count_classes(presence)
         self.batch_max = batch_max
         self.seed = seed
+        self.batches_per_epoch = max(1, num_samples // batch_max)
         self._plans: dict[int, Plan] = {}
         self._planning = threading.Lock()
 
