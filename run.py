@@ -16,11 +16,7 @@ from ml_collections import config_flags
 from segloss import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Required for train.")
-WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the run. A run that it already holds is resumed.",
-)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a new or resumed run.")
 MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE: changes a config field.")

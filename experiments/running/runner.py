@@ -56,8 +56,8 @@ class Runner:
     def run(self) -> int:
         """Trains all runs and returns an exit code.
 
-        The code is 0 if all runs are done, 1 if a run failed, or 128 plus the number of the
-        signal that stopped the sweep.
+        The code is 0 if all runs are done, 1 if a run failed, or 128 plus the number of
+        the signal that stopped the sweep.
 
         Raises:
             ValueError: if another process uses the sweep or one of its runs.

@@ -108,8 +108,8 @@ class Checkpoints:
             which: "newest" or "best" (the highest mean IoU).
 
         Raises:
-            ValueError: if the structure or a shape of what is restored differs from that
-                of `like`.
+            ValueError: if the structure or a shape of the restored part differs from
+                that of `like`.
         """
         step = self._find(which)
         if step is None:

@@ -35,7 +35,7 @@ INSTRUCTIONS = (
 
 
 class Camvid(FilesBuilder, skip_registration=True):
-    """TFDS builder of CamVid; checks all image and label files before writing a record."""
+    """TFDS builder of CamVid; checks all files before it writes a record."""
 
 
 def camvid(

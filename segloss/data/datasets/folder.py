@@ -26,7 +26,7 @@ MAX_LABEL = 255
 
 
 class Folder(FilesBuilder, skip_registration=True):
-    """TFDS builder of images and labels in folders; checks all before writing a record."""
+    """TFDS builder of images in folders; checks all files before it writes a record."""
 
 
 def folder(
