@@ -58,7 +58,7 @@ def conv_norm(
 
 
 class ConvNormReLU(NormedModule, kw_only=True):
-    """3x3 convolution to `features` channels, a norm, a ReLU; keeps height and width."""
+    """3x3 convolution to `features` channels, norm and ReLU; keeps height and width."""
 
     features: int
 
