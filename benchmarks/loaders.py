@@ -67,7 +67,7 @@ class Counted:
 
     def opened(self, i: int) -> dict[str, Any]:
         self.read.append(i)
-        return self.source.opened(i)
+        return getattr(self.source, "opened", self.source.__getitem__)(i)
 
 
 @dataclasses.dataclass

@@ -229,6 +229,7 @@ def _defaults_of(kind: type) -> dict[str, Any]:
 
 
 def _parse_data(fields: dict[str, Any]) -> DataConfig:
+    fields = _defaults_of(DataConfig) | fields
     for name in _LOADING:
         if name not in fields:
             raise ValueError(f"config.data.{name} is missing.")
@@ -249,6 +250,7 @@ def _parse_data(fields: dict[str, Any]) -> DataConfig:
 
 
 def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
+    fields = _defaults_of(Inference) | fields
     _check_names("config.evaluate", fields, _EVALUATE)
     inference = Inference(**{name: fields.pop(name) for name in _INFERENCE})
     _check_whole("config.evaluate.batch_size", fields["batch_size"], 1)

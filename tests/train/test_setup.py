@@ -86,6 +86,19 @@ def test_missing_field_is_named(tiny_config, path, message):
         make_setup(tiny_config)
 
 
+def test_field_with_a_default_may_be_left_out(tiny_config):
+    config = parse_config(tiny_config)
+    for section, fields in {
+        "data": ["num_workers", "on_bad_sample"],
+        "evaluate": ["scales", "max_pixels", "window_hw"],
+    }.items():
+        for field in fields:
+            del tiny_config[section][field]
+    shorter = parse_config(tiny_config)
+    assert shorter.evaluate == config.evaluate
+    assert shorter.data == config.data
+
+
 def test_sampler_counts_a_class_from_min_pixels_on(tiny_config):
     tiny_config.sampler.min_pixels = 100
     tiny_config.augment.keep_classes = False
