@@ -217,3 +217,17 @@ def test_an_order_that_lacks_an_owed_class_is_refused():
     labels, owed = np.zeros((16, 16), np.uint8), np.array([False, False, True])
     with pytest.raises(ValueError, match="rare_first must have 3 classes, got 2"):
         windows.draw(labels, owed, batch=0, row=0)
+
+
+@pytest.mark.parametrize(
+    ("hw", "scale"), [((1, 50), 0.5), ((50, 1), 0.5), ((3, 3), 0.1)]
+)
+def test_an_image_too_small_for_one_scaled_pixel_keeps_nothing(hw, scale):
+    labels = np.ones(hw, np.uint8)
+    windows = Windows(crop_hw=(8, 8), scales=(scale,), keep_classes=True)
+    assert not windows.keepable(labels, 2, 255).any()
+    window, _ = windows.draw(labels, np.array([False, True]), batch=0, row=0)
+    assert windows.crop(labels, window).size == 0
+    # Another scale keeps the class.
+    windows = Windows(crop_hw=(8, 8), scales=(scale, 1.0), keep_classes=True)
+    assert windows.keepable(labels, 2, 255)[1] > 0

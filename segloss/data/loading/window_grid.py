@@ -47,6 +47,9 @@ def count_in_grid(
         blocks.append(np.searchsorted(edges, pixels, side="right") - 1)
         first.append(np.searchsorted(edges, begin))
         last.append(np.searchsorted(edges, end))
+    if any(line[-1] >= n for line, n in zip(lines, labels.shape, strict=True)):
+        # The image is so small that the centre of no scaled pixel lies in it.
+        return np.zeros((len(first[0]), len(first[1]), num_classes), np.int64)
     seen = np.minimum(labels[lines[0][:, None], lines[1]], num_classes)
     shape = blocks[0][-1] + 1, blocks[1][-1] + 1, num_classes + 1
     place = blocks[0][:, None] * shape[1] + blocks[1]
