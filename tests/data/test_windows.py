@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -217,6 +219,15 @@ def test_an_order_that_lacks_an_owed_class_is_refused():
     labels, owed = np.zeros((16, 16), np.uint8), np.array([False, False, True])
     with pytest.raises(ValueError, match="rare_first must have 3 classes, got 2"):
         windows.draw(labels, owed, batch=0, row=0)
+
+
+def test_counting_in_a_grid_takes_no_memory_for_each_scaled_pixel():
+    labels = np.zeros((1_000, 1_000), np.uint8)
+    tracemalloc.start()
+    count_in_grid(labels, (128, 128), 4 * SCALE_ONE, 2)  # of 16 million pixels
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16_000_000
 
 
 @pytest.mark.parametrize(
