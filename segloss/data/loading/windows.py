@@ -62,6 +62,9 @@ class Windows:
         min_pixels: number of pixels that must be kept of a class, at least 1.
         rare_first: all class ids in the order of priority in which they are kept; None
             means 0, 1, ...
+        together: False makes `keepable` find each class that some crop holds, for
+            samplers that choose a sample for one class; True only those that one crop
+            holds together.
         seed: seed of the draws, at least 0.
 
     Raises:
@@ -83,6 +86,7 @@ class Windows:
     keep_classes: bool = False
     min_pixels: int = 1
     rare_first: tuple[int, ...] | None = None
+    together: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -198,7 +202,8 @@ class Windows:
         Returns:
             The number of pixels of each chosen class, after scaling, in a crop that
             holds all of them; 0 for other classes. `draw` keeps every subset of the
-            chosen classes.
+            chosen classes. With `together=False`, the number of pixels of each class
+            in the crop with the most of them; `draw` keeps each of the classes alone.
         """
         best = np.zeros(num_classes, np.int32)
         order = [c for c in self._order(num_classes) if c != ignore_label]
@@ -207,7 +212,10 @@ class Windows:
             counts = count_in_grid(labels, self.crop_hw, scale, num_classes)
             enough = counts >= self.min_pixels
             kept, alive = most_kept(enough, order)
-            if len(kept) > np.count_nonzero(best):
+            if not self.together:
+                alone = [c for c in order if enough[..., c].any()]
+                best[alone] = np.maximum(best, counts.max(axis=(0, 1)))[alone]
+            elif len(kept) > np.count_nonzero(best):
                 best[:] = 0
                 best[kept] = counts[tuple(np.argwhere(alive)[0])][kept]
             # A larger scale shows less of the image; it helps only small regions.
@@ -220,6 +228,8 @@ class Windows:
         """Hash of the attributes that affect what `keepable` returns; 16 hex digits."""
         order = None if self.rare_first is None else list(self.rare_first)
         identity = [self.crop_hw, self._grid_scales, self.min_pixels, order]
+        if not self.together:
+            identity.append("alone")
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
