@@ -163,6 +163,14 @@ def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
     assert (first["images"][1, :4] == [9, 8, 7]).all()
 
 
+def test_a_file_that_is_no_image_is_told_once(spoilt):
+    order = InOrder(np.array([2, 2, 2, 2]), batch_max=1)
+    with pytest.warns(UserWarning, match="skipped") as told:
+        batches(spoilt, order, stop=4, on_bad_sample="skip")
+    assert len(told) == 1
+    assert "bad samples so far: 1" in str(told[0].message)
+
+
 def test_what_to_do_with_bad_samples_is_checked():
     order = InOrder(np.arange(2), batch_max=2)
     with pytest.raises(ValueError, match="must be 'raise' or 'skip', got 'drop'"):
