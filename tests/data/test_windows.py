@@ -198,6 +198,10 @@ def test_windows_that_all_hold_what_is_owed_are_drawn_as_without():
     [
         (dict(scale_range=(0.0, 1.0)), "scale_range must be 0 < low <= high"),
         (dict(scale_range=(2.0, 1.0)), r"scale_range must be .* got \(2.0, 1.0\)"),
+        (dict(scale_range=(0.5, np.inf)), "scale_range must be 0 < low <= high"),
+        (dict(scale_range=(0.5, 1.0, 2.0)), "scale_range must be 0 < low <= high"),
+        (dict(scales=0.5), "scales must be one or more numbers > 0, .* got 0.5"),
+        (dict(scales=("a",)), "scales must be one or more numbers > 0"),
         (dict(scales=()), r"scales must be one or more numbers > 0, .* got \(\)"),
         (dict(scales=(1, 0)), r"scales must be .* > 0, .* got \(1, 0\)"),
         (dict(keep_classes=1), "keep_classes must be True or False, got 1"),

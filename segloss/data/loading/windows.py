@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -90,12 +91,12 @@ class Windows:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+        ends = self.scale_range
+        if not (_are_scales(ends) and len(ends) == 2 and ends[0] <= ends[1]):
             raise ValueError(
-                "augment: scale_range must be 0 < low <= high, "
-                f"got {tuple(self.scale_range)}."
+                f"augment: scale_range must be 0 < low <= high, got {ends}."
             )
-        if self.scales is not None and not (self.scales and min(self.scales) > 0):
+        if self.scales is not None and not (_are_scales(self.scales) and self.scales):
             raise ValueError(
                 "augment: scales must be one or more numbers > 0, or None, "
                 f"got {self.scales}."
@@ -336,6 +337,13 @@ class Windows:
             for size, crop, i in zip(labels.shape, self.crop_hw, place, strict=True)
         ]
         return self._at(scale, offset, labels.shape)
+
+
+def _are_scales(values: Any) -> bool:
+    """Whether `values` is a tuple or list of finite numbers greater than 0."""
+    return isinstance(values, tuple | list) and all(
+        isinstance(x, int | float | np.number) and 0 < x < np.inf for x in values
+    )
 
 
 def _offsets(size: int, crop: int, scale: int) -> tuple[int, int]:
