@@ -48,7 +48,8 @@ def test_positions_of_a_crop_are_equally_likely_and_stay_within_the_image():
     assert rows.tolist() == [0, 1, 2, 3, 4]
     assert stats.chisquare(counts).pvalue > 1e-3
     assert {w.offset[1] for w in drawn} == {0, 1, 2}
-    assert all(windows.crop(np.zeros((12, 10)), w).shape == (8, 8) for w in drawn)
+    labels = np.zeros((12, 10), np.uint8)
+    assert all(windows.crop(labels, w).shape == (8, 8) for w in drawn)
 
 
 def test_a_smaller_image_lies_whole_and_anywhere_within_the_crop():

@@ -82,9 +82,10 @@ class Windows:
     """
 
     crop_hw: tuple[int, int]
-    scale_range: tuple[float, float] = (0.5, 1.5)
-    scales: tuple[float | int, ...] | None = None
-    keep_classes: bool = False
+    # Checked below, since they come from a config as they are.
+    scale_range: Any = (0.5, 1.5)
+    scales: Any = None
+    keep_classes: Any = False
     min_pixels: int = 1
     rare_first: tuple[int, ...] | None = None
     together: bool = True
