@@ -12,6 +12,7 @@ from segloss.data import (
     ClassIndex,
     ClassSets,
     ClassUniform,
+    Dataset,
     ForegroundOversample,
     GreedyCover,
     Loading,
@@ -232,15 +233,18 @@ def test_samplers_of_one_class_draw_a_class_that_is_always_far_from_a_rarer_one(
         samples.append({"labels": labels, "stem": "s"})
     source = Labels(samples)
 
-    class Dataset:
-        def class_index(self, split, windows):
+    class Far(Dataset):
+        def __init__(self):
+            pass
+
+        def class_index(self, split, windows=None):
             return index_of(source, 3, windows)
 
     windows = windows_of(source, 3, crop_hw=(64, 64), keep_classes=True)
     for name in ("class_uniform", "rare_class", "foreground_oversample"):
         named = Named(name, dict(batch_max=6))
         index = index_of(source, 3)
-        counted = index_windows(Dataset(), index, named, windows)
+        counted = index_windows(Far(), index, named, windows)
         sampler = choose_sampler(named, seed=0)(index, counted)
         owed = np.concatenate([sampler.owed(k) for k in range(20)])
         assert owed.any(axis=0)[1:].all(), name
