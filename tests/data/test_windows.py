@@ -147,6 +147,19 @@ def test_classes_that_one_window_holds_are_kept_in_every_subset():
     assert len(set(sizes)) > 2
 
 
+def test_of_two_scales_that_keep_as_many_classes_the_rarer_are_kept():
+    labels = with_squares((4, 4), side=4)  # 2 x 2 pixels at scale 0.5
+    labels[4:20, 200:216] = 2
+    windows = Windows(
+        crop_hw=(64, 64),
+        scales=(0.5, 1.0),
+        keep_classes=True,
+        min_pixels=9,
+        rare_first=(1, 2, 0),
+    )
+    assert np.flatnonzero(windows.keepable(labels, 3, 255)).tolist() == [0, 1]
+
+
 def test_the_ignored_label_is_never_kept():
     labels = with_squares((0, 0), (40, 40))
     windows = Windows(crop_hw=(64, 64), keep_classes=True)

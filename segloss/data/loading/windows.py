@@ -194,7 +194,7 @@ class Windows:
         Examines crops on a grid. The first class of `rare_first` is chosen first, then
         the next one that fits into a crop with it, and so on. Larger scales are tried
         only if a class is too small at the smallest one; the scale with the most
-        classes is used.
+        classes is used, and among equals the one with the rarest classes.
 
         Args:
             labels: class ids of the whole image.
@@ -207,7 +207,7 @@ class Windows:
             chosen classes. With `together=False`, the number of pixels of each class
             in the crop with the most of them; `draw` keeps each of the classes alone.
         """
-        best = np.zeros(num_classes, np.int32)
+        best, best_held = np.zeros(num_classes, np.int32), (0, [])
         order = [c for c in self._order(num_classes) if c != ignore_label]
         present = {*order} & {*np.unique(labels).tolist()}
         for scale in self._grid_scales:
@@ -217,7 +217,8 @@ class Windows:
             if not self.together:
                 alone = [c for c in order if enough[..., c].any()]
                 best[alone] = np.maximum(best, counts.max(axis=(0, 1)))[alone]
-            elif len(kept) > np.count_nonzero(best):
+            elif (held := (len(kept), [c in kept for c in order])) > best_held:
+                best_held = held
                 best[:] = 0
                 best[kept] = counts[tuple(np.argwhere(alive)[0])][kept]
             # A larger scale shows less of the image; it helps only small regions.
