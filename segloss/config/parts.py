@@ -1,5 +1,6 @@
 """Makes the dataset, the model, the sampler and the crop windows of a config."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -92,12 +93,16 @@ def index_windows(
     """Returns the class index (pixels per class and sample) that a sampler plans with.
 
     This is `index`, which counts whole images. If `windows.keep_classes` is True and
-    the sampler chooses samples by class, only classes that fit into one window together
-    are counted, with their pixels in it.
+    the sampler chooses samples by class, only classes that fit into one window are
+    counted, with their pixels in it: all of them together, or each alone if the sampler
+    chooses each sample for one class.
     """
-    takes_for_classes = SAMPLERS[sampler.name].takes_for_classes
-    if windows.keep_classes and takes_for_classes:
-        return dataset.class_index("train", windows)
+    sampler_class = SAMPLERS[sampler.name]
+    if windows.keep_classes and sampler_class.takes_for_classes:
+        together = not sampler_class.owes_one
+        return dataset.class_index(
+            "train", dataclasses.replace(windows, together=together)
+        )
     return index
 
 

@@ -79,7 +79,9 @@ def describe_uncounted(setup: Setup) -> str:
     return (
         f"augment.keep_classes: {held - kept:,} of {held:,} classes of single images "
         f"are not counted on; none of the {windows} holds {windows.min_pixels} or more "
-        "pixels of them together with the rarer classes of the image"
+        "pixels of them"
+        + " together with the classes that are"
+        * (not setup.sampler.owes_one)
     )
 
 

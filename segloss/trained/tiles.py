@@ -81,7 +81,9 @@ def plan_tiles(hw: tuple[int, int], *, size_multiple: int, max_pixels: int) -> T
     `MARGIN_PX` (a quarter of the tile, if that is less) from each border that is not
     the image's. It equals the prediction of the whole image wherever the receptive
     field of the network stays inside the tile. Networks that see the whole image, such
-    as those with image pooling, see the tile instead.
+    as those with image pooling, see the tile instead. The mirrored image of `flip`,
+    scales other than 1 and sliding windows may pool other pixels in a tile than in the
+    image, so their predictions can differ a little everywhere.
 
     Tiles are squares of `TILE_PX`, or of the largest multiple of the grid with at most
     `max_pixels` (at least twice the grid), so one compilation serves all images. Only

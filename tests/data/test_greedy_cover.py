@@ -75,6 +75,11 @@ def test_pair_out_of_reach_is_refused():
         GreedyCover(presence, batch_cl=3, batch_max=3)
 
 
+def test_samples_without_any_class_are_refused():
+    with pytest.raises(ValueError, match=r"GreedyCover: no 2 samples .* is 0"):
+        GreedyCover(np.zeros((4, 3), bool), batch_cl=1, batch_max=2)
+
+
 def test_background_can_be_excluded_and_sets_can_be_small():
     sampler = GreedyCover(
         PRESENCE, batch_cl=10, batch_max=6, count_background=False, seed=3

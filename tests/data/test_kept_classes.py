@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segloss.config import choose_sampler, index_windows
+from segloss.config.parsed import Named
 from segloss.data import (
     BalanceBatch,
     ClassIndex,
     ClassSets,
     ClassUniform,
+    Dataset,
     ForegroundOversample,
     GreedyCover,
     Loading,
@@ -220,6 +223,36 @@ def test_class_samplers_owe_the_class_that_they_drew():
             assert (presence[sampler[k]] | ~owed).all()
             drawn += owed.sum(axis=0)
     assert (drawn > 0).all()
+
+
+def test_samplers_of_one_class_draw_a_class_that_is_always_far_from_a_rarer_one():
+    samples = []
+    for _ in range(12):
+        labels = np.zeros((256, 256), np.uint8)
+        labels[10:30, 10:30], labels[220:240, 220:240] = 1, 2
+        samples.append({"labels": labels, "stem": "s"})
+    source = Labels(samples)
+
+    class Far(Dataset):
+        def __init__(self):
+            pass
+
+        def class_index(self, split, windows=None):
+            return index_of(source, 3, windows)
+
+    windows = windows_of(source, 3, crop_hw=(64, 64), keep_classes=True)
+    for name in ("class_uniform", "rare_class", "foreground_oversample"):
+        named = Named(name, dict(batch_max=6))
+        index = index_of(source, 3)
+        counted = index_windows(Far(), index, named, windows)
+        sampler = choose_sampler(named, seed=0)(index, counted)
+        owed = np.concatenate([sampler.owed(k) for k in range(20)])
+        assert owed.any(axis=0)[1:].all(), name
+        kept = count_in_crops(
+            source, sampler, windows, range(20), num_classes=3, ignore_label=255
+        )
+        for k in range(20):
+            assert (kept.in_crops[k] | ~sampler.owed(k).any(axis=0)).all()
 
 
 def test_oversampled_foreground_is_owed_in_the_last_third():

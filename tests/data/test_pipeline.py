@@ -18,6 +18,7 @@ from segloss.data import (
     InOrder,
     Loading,
     RandomBatch,
+    Windows,
     iterate_batches,
     load_batch,
     open_dataset,
@@ -163,6 +164,14 @@ def test_bad_samples_are_skipped_where_asked_for_and_told_once(spoilt):
     assert (first["images"][1, :4] == [9, 8, 7]).all()
 
 
+def test_a_file_that_is_no_image_is_told_once(spoilt):
+    order = InOrder(np.array([2, 2, 2, 2]), batch_max=1)
+    with pytest.warns(UserWarning, match="skipped") as told:
+        batches(spoilt, order, stop=4, on_bad_sample="skip")
+    assert len(told) == 1
+    assert "bad samples so far: 1" in str(told[0].message)
+
+
 def test_what_to_do_with_bad_samples_is_checked():
     order = InOrder(np.arange(2), batch_max=2)
     with pytest.raises(ValueError, match="must be 'raise' or 'skip', got 'drop'"):
@@ -176,6 +185,20 @@ def test_fewer_samples_than_a_batch_may_hold_make_batches_of_them_all(sampler):
     for batch in batches(Source(2), chosen, stop=3):
         assert batch["sample_valid"].tolist() == [True, True, False, False, False]
         assert sorted(batch["images"][:2, 0, 0, 0]) == [0, 1]
+
+
+def test_window_larger_than_the_canvas_is_named():
+    windows = Windows(crop_hw=(7, 6), scales=(1.0,))
+    loading = Loading(canvas_hw=(6, 6), ignore_label=255, windows=windows)
+    with pytest.raises(ValueError, match=r"'s3' .* window of 7x6, larger than .* 6x6"):
+        load_batch(Source(4), np.array([3]), loading, batch_size=1)
+
+
+def test_a_sampler_without_owed_classes_is_refused_if_windows_keep_them():
+    windows = Windows(crop_hw=(4, 4), keep_classes=True)
+    order = InOrder(np.arange(2), batch_max=2)
+    with pytest.raises(ValueError, match="method `owed`, which InOrder lacks"):
+        batches(Source(2), order, windows=windows)
 
 
 def test_image_larger_than_the_canvas_is_named():

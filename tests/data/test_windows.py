@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -46,7 +48,8 @@ def test_positions_of_a_crop_are_equally_likely_and_stay_within_the_image():
     assert rows.tolist() == [0, 1, 2, 3, 4]
     assert stats.chisquare(counts).pvalue > 1e-3
     assert {w.offset[1] for w in drawn} == {0, 1, 2}
-    assert all(windows.crop(np.zeros((12, 10)), w).shape == (8, 8) for w in drawn)
+    labels = np.zeros((12, 10), np.uint8)
+    assert all(windows.crop(labels, w).shape == (8, 8) for w in drawn)
 
 
 def test_a_smaller_image_lies_whole_and_anywhere_within_the_crop():
@@ -144,6 +147,19 @@ def test_classes_that_one_window_holds_are_kept_in_every_subset():
     assert len(set(sizes)) > 2
 
 
+def test_of_two_scales_that_keep_as_many_classes_the_rarer_are_kept():
+    labels = with_squares((4, 4), side=4)  # 2 x 2 pixels at scale 0.5
+    labels[4:20, 200:216] = 2
+    windows = Windows(
+        crop_hw=(64, 64),
+        scales=(0.5, 1.0),
+        keep_classes=True,
+        min_pixels=9,
+        rare_first=(1, 2, 0),
+    )
+    assert np.flatnonzero(windows.keepable(labels, 3, 255)).tolist() == [0, 1]
+
+
 def test_the_ignored_label_is_never_kept():
     labels = with_squares((0, 0), (40, 40))
     windows = Windows(crop_hw=(64, 64), keep_classes=True)
@@ -196,6 +212,10 @@ def test_windows_that_all_hold_what_is_owed_are_drawn_as_without():
     [
         (dict(scale_range=(0.0, 1.0)), "scale_range must be 0 < low <= high"),
         (dict(scale_range=(2.0, 1.0)), r"scale_range must be .* got \(2.0, 1.0\)"),
+        (dict(scale_range=(0.5, np.inf)), "scale_range must be 0 < low <= high"),
+        (dict(scale_range=(0.5, 1.0, 2.0)), "scale_range must be 0 < low <= high"),
+        (dict(scales=0.5), "scales must be one or more numbers > 0, .* got 0.5"),
+        (dict(scales=("a",)), "scales must be one or more numbers > 0"),
         (dict(scales=()), r"scales must be one or more numbers > 0, .* got \(\)"),
         (dict(scales=(1, 0)), r"scales must be .* > 0, .* got \(1, 0\)"),
         (dict(keep_classes=1), "keep_classes must be True or False, got 1"),
@@ -217,3 +237,26 @@ def test_an_order_that_lacks_an_owed_class_is_refused():
     labels, owed = np.zeros((16, 16), np.uint8), np.array([False, False, True])
     with pytest.raises(ValueError, match="rare_first must have 3 classes, got 2"):
         windows.draw(labels, owed, batch=0, row=0)
+
+
+def test_counting_in_a_grid_takes_no_memory_for_each_scaled_pixel():
+    labels = np.zeros((1_000, 1_000), np.uint8)
+    tracemalloc.start()
+    count_in_grid(labels, (128, 128), 4 * SCALE_ONE, 2)  # of 16 million pixels
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16_000_000
+
+
+@pytest.mark.parametrize(
+    ("hw", "scale"), [((1, 50), 0.5), ((50, 1), 0.5), ((3, 3), 0.1)]
+)
+def test_an_image_too_small_for_one_scaled_pixel_keeps_nothing(hw, scale):
+    labels = np.ones(hw, np.uint8)
+    windows = Windows(crop_hw=(8, 8), scales=(scale,), keep_classes=True)
+    assert not windows.keepable(labels, 2, 255).any()
+    window, _ = windows.draw(labels, np.array([False, True]), batch=0, row=0)
+    assert windows.crop(labels, window).size == 0
+    # Another scale keeps the class.
+    windows = Windows(crop_hw=(8, 8), scales=(scale, 1.0), keep_classes=True)
+    assert windows.keepable(labels, 2, 255)[1] > 0

@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from segloss.data.class_index import ClassIndex, LabelCounter
@@ -109,9 +109,11 @@ class SampleSource:
             yield
         # Decoders raise many kinds of errors on broken bytes.
         except Exception as error:
+            # Pillow's message has a memory address, so a warning would be repeated.
+            unknown = isinstance(error, UnidentifiedImageError)
             raise BadSampleError(
                 f"{kind} of sample {stem!r} of split {self.split!r} cannot be decoded "
-                f"({error})."
+                f"({'it is not an image' if unknown else error})."
             ) from error
 
 

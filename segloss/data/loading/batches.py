@@ -300,7 +300,10 @@ def _read(
         fault = f"has labels {stray}; must be < {num_classes} or {ignore_label}"
     else:
         window = _draw(loading, chosen, row, labels)
-        return image[window.slices], labels, window
+        if all(n <= most for n, most in zip(window.hw, loading.canvas_hw, strict=True)):
+            return image[window.slices], labels, window
+        size, canvas = ("x".join(map(str, hw)) for hw in (window.hw, loading.canvas_hw))
+        fault = f"needs a window of {size}, larger than the canvas {canvas}"
     raise BadSampleError(
         f"sample {sample['stem']!r} of split {source.split!r} {fault}."
     )

@@ -109,10 +109,17 @@ def iterate_batches(
         process_count: number of processes in the run.
 
     Raises:
+        ValueError: if windows keep classes, and the sampler has no method `owed`.
         BadSampleError: if a sample is bad (see `load_batch`), unless
             `loading.on_bad_sample` is "skip".
         ChildProcessError: if a worker is killed.
     """
+    keeping = loading.windows is not None and loading.windows.keep_classes
+    if keeping and not isinstance(sampler, OwingSampler):
+        raise ValueError(
+            "iterate_batches: keep_classes=True needs a sampler with a method `owed`, "
+            f"which {type(sampler).__name__} lacks."
+        )
     share = count_rows(sampler.batch_max, num_devices) // process_count
     # A partial of a module-level function, since it is pickled for the workers.
     load = functools.partial(

@@ -47,12 +47,24 @@ def count_in_grid(
         blocks.append(np.searchsorted(edges, pixels, side="right") - 1)
         first.append(np.searchsorted(edges, begin))
         last.append(np.searchsorted(edges, end))
-    seen = np.minimum(labels[lines[0][:, None], lines[1]], num_classes)
-    shape = blocks[0][-1] + 1, blocks[1][-1] + 1, num_classes + 1
-    place = blocks[0][:, None] * shape[1] + blocks[1]
-    counts = np.bincount(
-        (place * shape[2] + seen).ravel(), minlength=int(np.prod(shape))
-    ).reshape(shape)[..., :-1]
+    shape = len(first[0]), len(first[1]), num_classes
+    if any(line[-1] >= n for line, n in zip(lines, labels.shape, strict=True)):
+        # The image is so small that the centre of no scaled pixel lies in it.
+        return np.zeros(shape, np.int64)
+    # Row by row of blocks, since all scaled pixels of a large image take gigabytes.
+    counts = np.stack(
+        [
+            np.bincount(
+                (
+                    blocks[1] * (num_classes + 1)
+                    + np.minimum(labels[rows[:, None], lines[1]], num_classes)
+                ).ravel(),
+                minlength=int(blocks[1][-1] + 1) * (num_classes + 1),
+            )
+            for rows in np.split(lines[0], np.flatnonzero(np.diff(blocks[0])) + 1)
+        ]
+    )
+    counts = counts.reshape(len(counts), -1, num_classes + 1)[..., :-1]
     for axis in range(2):
         total = np.cumsum(counts, axis=axis)
         total = np.concatenate([np.zeros_like(total.take([0], axis)), total], axis=axis)

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -62,6 +63,9 @@ class Windows:
         min_pixels: number of pixels that must be kept of a class, at least 1.
         rare_first: all class ids in the order of priority in which they are kept; None
             means 0, 1, ...
+        together: False makes `keepable` find each class that some crop holds, for
+            samplers that choose a sample for one class; True only those that one crop
+            holds together.
         seed: seed of the draws, at least 0.
 
     Raises:
@@ -78,20 +82,22 @@ class Windows:
     """
 
     crop_hw: tuple[int, int]
-    scale_range: tuple[float, float] = (0.5, 1.5)
-    scales: tuple[float | int, ...] | None = None
-    keep_classes: bool = False
+    # Checked below, since they come from a config as they are.
+    scale_range: Any = (0.5, 1.5)
+    scales: Any = None
+    keep_classes: Any = False
     min_pixels: int = 1
     rare_first: tuple[int, ...] | None = None
+    together: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+        ends = self.scale_range
+        if not (_are_scales(ends) and len(ends) == 2 and ends[0] <= ends[1]):
             raise ValueError(
-                "augment: scale_range must be 0 < low <= high, "
-                f"got {tuple(self.scale_range)}."
+                f"augment: scale_range must be 0 < low <= high, got {ends}."
             )
-        if self.scales is not None and not (self.scales and min(self.scales) > 0):
+        if self.scales is not None and not (_are_scales(self.scales) and self.scales):
             raise ValueError(
                 "augment: scales must be one or more numbers > 0, or None, "
                 f"got {self.scales}."
@@ -188,7 +194,7 @@ class Windows:
         Examines crops on a grid. The first class of `rare_first` is chosen first, then
         the next one that fits into a crop with it, and so on. Larger scales are tried
         only if a class is too small at the smallest one; the scale with the most
-        classes is used.
+        classes is used, and among equals the one with the rarest classes.
 
         Args:
             labels: class ids of the whole image.
@@ -198,16 +204,21 @@ class Windows:
         Returns:
             The number of pixels of each chosen class, after scaling, in a crop that
             holds all of them; 0 for other classes. `draw` keeps every subset of the
-            chosen classes.
+            chosen classes. With `together=False`, the number of pixels of each class
+            in the crop with the most of them; `draw` keeps each of the classes alone.
         """
-        best = np.zeros(num_classes, np.int32)
+        best, best_held = np.zeros(num_classes, np.int32), (0, [])
         order = [c for c in self._order(num_classes) if c != ignore_label]
         present = {*order} & {*np.unique(labels).tolist()}
         for scale in self._grid_scales:
             counts = count_in_grid(labels, self.crop_hw, scale, num_classes)
             enough = counts >= self.min_pixels
             kept, alive = most_kept(enough, order)
-            if len(kept) > np.count_nonzero(best):
+            if not self.together:
+                alone = [c for c in order if enough[..., c].any()]
+                best[alone] = np.maximum(best, counts.max(axis=(0, 1)))[alone]
+            elif (held := (len(kept), [c in kept for c in order])) > best_held:
+                best_held = held
                 best[:] = 0
                 best[kept] = counts[tuple(np.argwhere(alive)[0])][kept]
             # A larger scale shows less of the image; it helps only small regions.
@@ -220,6 +231,8 @@ class Windows:
         """Hash of the attributes that affect what `keepable` returns; 16 hex digits."""
         order = None if self.rare_first is None else list(self.rare_first)
         identity = [self.crop_hw, self._grid_scales, self.min_pixels, order]
+        if not self.together:
+            identity.append("alone")
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -326,6 +339,13 @@ class Windows:
             for size, crop, i in zip(labels.shape, self.crop_hw, place, strict=True)
         ]
         return self._at(scale, offset, labels.shape)
+
+
+def _are_scales(values: Any) -> bool:
+    """Whether `values` is a tuple or list of finite numbers greater than 0."""
+    return isinstance(values, tuple | list) and all(
+        isinstance(x, int | float | np.number) and 0 < x < np.inf for x in values
+    )
 
 
 def _offsets(size: int, crop: int, scale: int) -> tuple[int, int]:

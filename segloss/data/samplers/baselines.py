@@ -105,6 +105,8 @@ class _ClassFirst(EpochSampler):
     samples and samples without classes are never drawn.
     """
 
+    owes_one = True
+
     def __init__(
         self,
         presence: Presence,
@@ -253,6 +255,8 @@ class ForegroundOversample(EpochSampler):
     >>> ForegroundOversample(presence, batch_max=3)[0][-1]
     np.int64(99)
     """
+
+    owes_one = True
 
     def __init__(
         self,

@@ -89,11 +89,13 @@ class EpochSampler(abc.ABC):
             0 if it does.
         takes_for_classes: True if the sampler chooses a sample for some of its classes,
             which `owed` marks. False if `owed` marks none.
+        owes_one: True if `owed` marks at most one class of each sample.
     """
 
     batch_cl: int | None = None
     first_class: int = 0
     takes_for_classes: ClassVar[bool] = True
+    owes_one: ClassVar[bool] = False
 
     def __init__(self, presence: Presence, batch_max: int, seed: int):
         num_samples = len(presence)

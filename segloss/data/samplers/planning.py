@@ -208,7 +208,7 @@ def covering_sets(
     chosen, _ = _cover_greedily(distinct.words, batch_max)
     held = np.bitwise_count(np.bitwise_or.accumulate(distinct.words[chosen]))
     held = held.sum(axis=1, dtype=np.int64)
-    if held[-1] >= batch_cl:
+    if held.size and held[-1] >= batch_cl:
         chosen = chosen[: np.argmax(held >= batch_cl) + 1]
     else:
         check_reachable(where, sets, batch_cl, batch_max)
