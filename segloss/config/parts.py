@@ -130,6 +130,14 @@ def choose_sampler(
     def make(index: ClassIndex, planned: ClassIndex) -> EpochSampler:
         class_pixels = index.pixel_counts.sum(axis=0, dtype=np.int64)
         sets = ClassSets.from_counts(planned.pixel_counts, min_pixels=min_pixels)
-        return choose(class_pixels=np.asarray(class_pixels))(sets)
+        try:
+            return choose(class_pixels=np.asarray(class_pixels))(sets)
+        except ValueError as error:
+            if planned is index:
+                raise
+            raise ValueError(
+                f"{error} Classes count only where one crop can keep them; "
+                "config.augment.keep_classes=False counts all classes of the images."
+            ) from error
 
     return make

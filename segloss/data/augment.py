@@ -51,7 +51,7 @@ def augment(
     distances: Float[Array, "b h w c"] | None = None,
     *,
     crop_hw: tuple[int, int] | None = None,
-    antialias: bool = True,
+    antialias: bool | int = True,
     flip_probability: float = 0.5,
     brightness: float = 0.1,
     contrast: float = 0.2,

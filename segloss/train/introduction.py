@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from segloss.config import index_windows
@@ -73,15 +74,17 @@ def describe_uncounted(setup: Setup) -> str:
     if planned is index:
         return ""
     sets = [ClassSets.from_counts(x.pixel_counts) for x in (index, planned)]
-    held, kept = (int(x.samples_per_class().sum()) for x in sets)
-    if held == kept:
+    held, kept = (x.samples_per_class() for x in sets)
+    if (held == kept).all():
         return ""
+    worst = int(np.argmax((held - kept) / np.maximum(held, 1)))
+    others = "" if setup.sampler.owes_one else " together with the classes that do"
     return (
-        f"augment.keep_classes: {held - kept:,} of {held:,} classes of single images "
-        f"are not counted on; none of the {windows} holds {windows.min_pixels} or more "
-        "pixels of them"
-        + " together with the classes that are"
-        * (not setup.sampler.owes_one)
+        f"augment.keep_classes: of all classes of all images, {(held - kept).sum():,} "
+        f"of {held.sum():,} do not count, since none of the {windows} holds "
+        f"{windows.min_pixels} or more pixels of them{others}; "
+        f"{setup.dataset.class_names[worst]} counts in {kept[worst]:,} of the "
+        f"{held[worst]:,} images that have it"
     )
 
 

@@ -1,8 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from segloss.config import make_configured_model, parse_config
-from segloss.train import make_setup
+from segloss.train import introduction, make_setup
 from segloss.train.setup import choose_terms, make_configured_loss
 
 
@@ -97,6 +99,23 @@ def test_field_with_a_default_may_be_left_out(tiny_config):
     shorter = parse_config(tiny_config)
     assert shorter.evaluate == config.evaluate
     assert shorter.data == config.data
+
+
+def test_classes_that_no_crop_keeps_are_told_and_may_be_why_a_sampler_is_refused(
+    tiny_config,
+):
+    tiny_config.data.crop_hw = (4, 4)
+    tiny_config.augment.scale_range = (1.0, 1.5)
+    tiny_config.sampler.batch_cl = 3
+    line = introduction.describe_uncounted(make_setup(tiny_config))
+    assert "of 99 do not count, since none of the crops of 4x4" in line
+    assert re.search(r"; .* counts in \d+ of the \d+ images that have it$", line)
+    tiny_config.sampler.batch_cl = 20
+    with pytest.raises(ValueError, match=r"augment\.keep_classes=False counts all"):
+        make_setup(tiny_config)
+    tiny_config.sampler.batch_cl = 3
+    tiny_config.augment.keep_classes = False
+    assert introduction.describe_uncounted(make_setup(tiny_config)) == ""
 
 
 def test_sampler_counts_a_class_from_min_pixels_on(tiny_config):

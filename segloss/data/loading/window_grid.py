@@ -51,20 +51,14 @@ def count_in_grid(
     if any(line[-1] >= n for line, n in zip(lines, labels.shape, strict=True)):
         # The image is so small that the centre of no scaled pixel lies in it.
         return np.zeros(shape, np.int64)
+    counts = []
     # Row by row of blocks, since all scaled pixels of a large image take gigabytes.
-    counts = np.stack(
-        [
-            np.bincount(
-                (
-                    blocks[1] * (num_classes + 1)
-                    + np.minimum(labels[rows[:, None], lines[1]], num_classes)
-                ).ravel(),
-                minlength=int(blocks[1][-1] + 1) * (num_classes + 1),
-            )
-            for rows in np.split(lines[0], np.flatnonzero(np.diff(blocks[0])) + 1)
-        ]
-    )
-    counts = counts.reshape(len(counts), -1, num_classes + 1)[..., :-1]
+    for rows in np.split(lines[0], np.flatnonzero(np.diff(blocks[0])) + 1):
+        seen = np.minimum(labels[rows[:, None], lines[1]], num_classes)
+        place = blocks[1] * (num_classes + 1) + seen
+        size = int(blocks[1][-1] + 1) * (num_classes + 1)
+        counts.append(np.bincount(place.ravel(), minlength=size))
+    counts = np.reshape(counts, (len(counts), -1, num_classes + 1))[..., :-1]
     for axis in range(2):
         total = np.cumsum(counts, axis=axis)
         total = np.concatenate([np.zeros_like(total.take([0], axis)), total], axis=axis)

@@ -28,6 +28,8 @@ from segloss.data.loading.window_grid import count_in_grid, grid_positions, most
 # Windows to draw at random, first anywhere and then around a pixel of a class, before
 # all windows of a grid are examined.
 _TRIES = 10
+# Changes whenever `keepable` returns other counts, as these are stored.
+_KEEPABLE = 2
 # Number of scales in the grid if `scale_range` is continuous.
 _GRID_SCALES = 5
 
@@ -230,9 +232,8 @@ class Windows:
     def digest(self) -> str:
         """Hash of the attributes that affect what `keepable` returns; 16 hex digits."""
         order = None if self.rare_first is None else list(self.rare_first)
-        identity = [self.crop_hw, self._grid_scales, self.min_pixels, order]
-        if not self.together:
-            identity.append("alone")
+        chosen = [self._grid_scales, self.min_pixels, order, self.together]
+        identity = [_KEEPABLE, self.crop_hw, *chosen]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
