@@ -105,6 +105,7 @@ def test_classes_that_no_crop_keeps_are_told_and_may_be_why_a_sampler_is_refused
     tiny_config,
 ):
     tiny_config.data.crop_hw = (4, 4)
+    tiny_config.model.norm = "group"
     tiny_config.augment.scale_range = (1.0, 1.5)
     tiny_config.sampler.batch_cl = 3
     line = introduction.describe_uncounted(make_setup(tiny_config))
