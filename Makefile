@@ -8,6 +8,7 @@ SIZE ?= full
 RUNS := runs/$(if $(filter-out full,$(SIZE)),$(SIZE)-)
 # Where `make smoke` tries studies out; `make smoke-cracks` tries one.
 TRIED := runs/smoke-studies
+STUDIES := $(patsubst configs/sweeps/%.py,%,$(wildcard configs/sweeps/*.py))
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/datasets
 # The file's name has the Python version and a checksum of the pinned versions, so that
 # `make setup` installs again if either changes.
@@ -46,9 +47,9 @@ test: setup  ## run the tests, or those that ARGS picks
 check: setup  ## the same with shapes checked as they run and branch coverage: half as long again
 	$(MAKE) test ARGS="--jaxtyping-packages=segloss,beartype.beartype --cov --cov-fail-under=90"
 
-smoke: setup  ## try every study out on embedded data, from its sweep to its page
+smoke: setup  ## try every study out on embedded data, or those in STUDIES, from its sweep to its page
 	rm -rf $(TRIED)
-	$(MAKE) --jobs=2 --keep-going --output-sync $(patsubst configs/sweeps/%.py,smoke-%,$(wildcard configs/sweeps/*.py))
+	$(MAKE) --jobs=2 --keep-going --output-sync $(STUDIES:%=smoke-%)
 
 # Each study has its own data sets: two processes cannot prepare one at the same time.
 smoke-%: export TFDS_DATA_DIR = $(CURDIR)/$(TRIED)/$*/.data
