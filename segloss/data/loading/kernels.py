@@ -21,7 +21,8 @@ def holds(labels, crop_hw, scale, offset, classes, min_pixels):
     for c in classes:
         missing[c] = min_pixels
     left = len(classes)
-    columns = np.empty(crop_hw[1], np.int64)
+    # Unsigned, or numba would check each for a negative index.
+    columns = np.empty(crop_hw[1], np.uint64)
     size = 0
     for j in range(crop_hw[1]):
         column = (2 * (offset[1] + j) + 1) * (SCALE_ONE // 2) // scale
@@ -34,8 +35,9 @@ def holds(labels, crop_hw, scale, offset, classes, min_pixels):
             row = (2 * (offset[0] + i) + 1) * (SCALE_ONE // 2) // scale
             if not 0 <= row < labels.shape[0]:
                 continue
-            for column in columns[:size]:
-                c = labels[row, column]
+            line = labels[row]
+            for j in range(size):
+                c = line[columns[j]]
                 if missing[c] > 0:
                     missing[c] -= 1
                     if missing[c] == 0:
