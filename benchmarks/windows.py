@@ -1,6 +1,7 @@
 """Cost of keeping classes in training crops, and of one large image among small ones.
 
 python -m benchmarks.windows --output=windows.md
+python -m benchmarks.windows --table=keeping --images=400 --rounds=15
 
 A window is the part of an image that a random scale and crop needs. The first table
 compares the loader of Balance-batch with and without `augment.keep_classes`, on CamVid
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
 from PIL import Image
 from rich.table import Table
 
@@ -52,6 +54,9 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 LEAST_OF_PLAIN = 0.95
 # Images in the second table, and how often each is loaded.
 COUNTS, EPOCHS, LARGE_ROUNDS = {"load": 2_000, "train": 200}, 3, 5
+TABLES = flags.DEFINE_multi_enum(
+    "table", ["keeping", "large"], ["keeping", "large"], "A table to make."
+)
 PACKAGES = ("grain", "array_record", "numpy", "pillow")
 
 
@@ -244,7 +249,8 @@ def large_table() -> Table:
 
 def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        tables = keeping_table(Path(scratch)), large_table()
+        makers = {"keeping": lambda: keeping_table(Path(scratch)), "large": large_table}
+        tables = [makers[name]() for name in TABLES.value]
     notes = (
         f"{command('benchmarks.windows')}\n\n{IMAGES.value} images per call, median of "
         f"{ROUNDS.value} rounds, in the second table of {LARGE_ROUNDS}; "

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from runs import curve
+
 from segloss import losses
 from segloss.data import iterate_batches
 from segloss.devices import first_replica, map_over_devices, replicate, shard
