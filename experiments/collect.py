@@ -18,6 +18,7 @@ from experiments.analysis.store import collect, load, save
 from experiments.report.readme import begin_readme, check_place, write_study
 from experiments.running.sweep import load_study, study_config, study_folder
 from segloss import cli
+from segloss.errors import SeglossError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the study's runs.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Collects what --smoke ran in --workdir.")
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     folder = study_folder(load_study(path).name)
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
     if SMOKE.value and not workdir:
-        raise ValueError("--smoke needs --workdir, the folder of what it ran.")
+        raise SeglossError("--smoke needs --workdir, the folder of what it ran.")
     # A study given as a file has no folder in `experiments`.
     is_committed = folder.exists() and not (SMOKE.value or name.endswith(".py"))
     if is_committed or not workdir:

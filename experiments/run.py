@@ -33,6 +33,7 @@ from experiments.running.sweep import (
     study_config,
 )
 from segloss import cli
+from segloss.errors import SeglossError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A study of configs/sweeps, with the argument of its `get_config`."
@@ -112,7 +113,7 @@ def make_launcher(workdir: pathlib.Path):
         return launch.Local(JOBS.value or (1 if SMOKE.value else None))
     others = dict(setting.partition("=")[::2] for setting in SLURM_SET.value)
     if not all(key and value for key, value in others.items()):
-        raise ValueError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
+        raise SeglossError(f"--slurm_set must be KEY=VALUE, got {SLURM_SET.value}.")
     settings = {
         "name": workdir.name or "sweep",
         "timeout_min": SLURM_TIME.value,

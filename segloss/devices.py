@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from segloss.errors import SeglossError
+
 # Name of the mapped axis in every step; losses and BatchNorm sum over it.
 AXIS = "devices"
 MAPPINGS = ("pmap", "shard_map")
@@ -49,7 +51,7 @@ def map_over_devices(
     if mapping == "pmap":
         return jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=devices)
     if mapping != "shard_map":
-        raise ValueError(
+        raise SeglossError(
             f"config.mapping must be {' or '.join(map(repr, MAPPINGS))}, "
             f"got {mapping!r}."
         )

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from segloss.errors import SeglossError
+
 # Fields of every Linen module; they are not hyperparameters.
 _MODULE_FIELDS = {"name", "parent"}
 
@@ -41,7 +43,7 @@ def bind(
             The message lists the known ones.
     """
     if name not in registry:
-        raise ValueError(
+        raise SeglossError(
             f"{kind}: no {kind} is named {name!r}; "
             f"known are {', '.join(sorted(registry))}."
         )
@@ -54,7 +56,7 @@ def bind(
     known = [*elsewhere, *(key for key in parameters if key not in given)]
     for key in hyperparameters:
         if key not in known:
-            raise ValueError(
+            raise SeglossError(
                 f"{kind}: {name} has no hyperparameter {key!r}; "
                 f"known are {', '.join(known) or 'none'}."
             )
@@ -62,6 +64,6 @@ def bind(
         if parameters[key].default is inspect.Parameter.empty and (
             key not in hyperparameters
         ):
-            raise ValueError(f"{kind}: {name} needs the hyperparameter {key!r}.")
+            raise SeglossError(f"{kind}: {name} needs the hyperparameter {key!r}.")
     bound = {k: v for k, v in hyperparameters.items() if k not in elsewhere}
     return functools.partial(registry[name], **given, **bound)

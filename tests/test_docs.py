@@ -30,7 +30,7 @@ TABLES = {
     "losses": {*segloss.losses.LOSSES, "compound_loss"},
     "networks": MODELS,
     "samplers": SAMPLERS,
-    "your_data": DATASETS,
+    "own_data": DATASETS,
 }
 # A snippet, and the block of text right below it, if there is one.
 SNIPPET = re.compile(

@@ -6,6 +6,7 @@ import pathlib
 
 from experiments import SCORES
 from experiments.analysis.store import Run, Study
+from segloss.errors import SeglossError
 
 PAPER_CSV = pathlib.Path(__file__).parents[1] / "paper.csv"
 _LOSSES = {
@@ -55,7 +56,7 @@ def read_reported(
     for number, row in enumerate(rows, start=2):
         for field, known in (("loss", _LOSSES), ("metric", SCORES)):
             if row[field] not in known:
-                raise ValueError(
+                raise SeglossError(
                     f"{path}, line {number}: {field} must be one of "
                     f"{', '.join(known)}, got {row[field]!r}."
                 )

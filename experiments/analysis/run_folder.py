@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.running.fingerprint import RECORD
+from segloss.errors import SeglossError
 from segloss.report import read_metrics
 
 _CURVE_POINTS = 100
@@ -91,11 +92,11 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
         with confusions.open("rb") as file, np.load(file) as arrays:
             per_image = arrays["per_image"]
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise ValueError(
+        raise SeglossError(
             f"{confusions} is damaged; delete the folder and run it again."
         ) from error
     if not np.array_equal(per_image.sum(axis=0, dtype=np.int64), results["confusion"]):
-        raise ValueError(
+        raise SeglossError(
             f"{folder}: confusions.npz does not add up to the confusion of "
             "results.json; delete the folder and run it again."
         )

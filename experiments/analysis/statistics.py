@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from segloss import metrics
+from segloss.errors import SeglossError
 
 PerImage = Int[np.ndarray, "s n c c"]
 # Maps confusion matrices to one score of each, `[*b]`, or to several, `[*b, k]`.
@@ -97,13 +98,13 @@ def difference(
         ValueError: if the shapes differ, or there are fewer than two images.
     """
     if treatment.shape != baseline.shape:
-        raise ValueError(
+        raise SeglossError(
             f"difference: treatment {treatment.shape} and baseline {baseline.shape} "
             "must have the same seeds, images and classes."
         )
     num_seeds, num_images = treatment.shape[:2]
     if num_images < 2:
-        raise ValueError(
+        raise SeglossError(
             f"difference: an interval needs at least 2 images, got {num_images}."
         )
     arms = [x.reshape(num_seeds, num_images, -1) for x in (treatment, baseline)]

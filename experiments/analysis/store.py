@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from experiments.analysis.run_folder import Run, read_run
 from experiments.running.fingerprint import FREE
 from experiments.running.sweep import load_study, smoke_overrides
+from segloss.errors import SeglossError
 from segloss.writing import replacing
 
 _FILES = ("study.json", "runs.json", "confusions.npz")
@@ -69,13 +70,13 @@ class Study:
         arms = self.arms
         for name in (arm, baseline):
             if name not in arms:
-                raise ValueError(
+                raise SeglossError(
                     f"study {self.name}: a comparison names the arm {name!r}; the "
                     f"runs have {', '.join(arms)}."
                 )
         seeds = [[run.seed for run in arms[name]] for name in (arm, baseline)]
         if seeds[0] != seeds[1]:
-            raise ValueError(
+            raise SeglossError(
                 f"study {self.name}: {arm} has the seeds {seeds[0]}, its baseline "
                 f"{baseline} has {seeds[1]}; pairs need the same."
             )
@@ -109,7 +110,7 @@ def collect(
     overrides = {f"{o.pop('arm')}/seed={o['seed']}": o for o in planned}
     missing = [k for k in overrides if not (workdir / k / "results.json").exists()]
     if missing:
-        raise ValueError(
+        raise SeglossError(
             f"{workdir} lacks {len(missing)} of {len(overrides)} runs of {about.name}: "
             f"{', '.join(missing)}; the same command of experiments.run resumes it."
         )
@@ -162,7 +163,7 @@ def _shared_setting(
             ours, theirs = config.get(field), wanted.get(field)
             if _is_under(field, overrides[key]) and ours != theirs:
                 problem = f"is {ours!r}" if field in config else "is missing"
-                raise ValueError(
+                raise SeglossError(
                     f"{workdir / key / 'config.json'}: {field} {problem}, the sweep "
                     f"says {theirs!r}; results of different configs are never mixed. "
                     "Delete the folder and run it again, or go back to that sweep."
@@ -180,7 +181,7 @@ def _shared_setting(
         for key, value in values.items():
             # A file of weights may be renamed; `_check_comparable` compares its hash.
             if value != values[first] and field != "model.pretrained":
-                raise ValueError(
+                raise SeglossError(
                     f"results of different configs are never mixed: {field} is "
                     f"{value!r} in {key}, {values[first]!r} in {first}. Delete the "
                     "runs that should not be, and run them again."
@@ -225,15 +226,15 @@ def load(folder: str | pathlib.Path) -> Study:
     folder = pathlib.Path(folder)
     for name in _FILES:
         if not (folder / name).exists():
-            raise ValueError(f"{folder / name} is missing; {_REMEDY}.")
+            raise SeglossError(f"{folder / name} is missing; {_REMEDY}.")
     try:
         about = json.loads((folder / "study.json").read_text())
     except ValueError as error:
-        raise ValueError(f"{folder / 'study.json'} is damaged; {_REMEDY}.") from error
+        raise SeglossError(f"{folder / 'study.json'} is damaged; {_REMEDY}.") from error
     digests = about.pop("sha256", {})
     for name in _FILES[1:]:
         if digests.get(name) != _sha256(folder / name):
-            raise ValueError(
+            raise SeglossError(
                 f"{folder / name} is damaged, or of another collection than the "
                 f"study.json next to it; {_REMEDY}, or take all files from one commit."
             )
@@ -265,7 +266,9 @@ def _from_store(
     try:
         return kind(**fields, **others)
     except TypeError as error:
-        raise ValueError(f"{path}: {error}; other code stored it; {_REMEDY}.") from None
+        raise SeglossError(
+            f"{path}: {error}; other code stored it; {_REMEDY}."
+        ) from None
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -279,7 +282,7 @@ def _check_comparable(study: Study) -> None:
         ValueError: if they differ; it says in what.
     """
     if not study.runs:
-        raise ValueError(f"study {study.name} holds no run.")
+        raise SeglossError(f"study {study.name} holds no run.")
     first = study.runs[0]
     codes = dict.fromkeys(run.code for run in study.runs)
     accepted = {code for run in study.runs for code in run.accepted_code}
@@ -298,7 +301,7 @@ def _check_comparable(study: Study) -> None:
     }.items():
         others = [run.key for run in study.runs if of_run(run) != of_run(first)]
         if others:
-            raise ValueError(
+            raise SeglossError(
                 f"study {study.name}: results of different {what} are never mixed; "
                 f"{first.key} differs from {', '.join(others)}. Choose another "
                 "--workdir, or delete those runs and run them again."

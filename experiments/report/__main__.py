@@ -18,6 +18,7 @@ from experiments.report.page import make_page
 from experiments.report.pictures import make_pictures
 from experiments.running.sweep import study_folder
 from segloss import cli
+from segloss.errors import SeglossError
 from segloss.writing import write_text
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the study's runs lie.")
@@ -28,7 +29,7 @@ OUTPUT = flags.DEFINE_string("output", None, "The file, if not report.html in DI
 def main(argv: list[str]) -> None:
     _, name = argv
     if SMOKE.value and WORKDIR.value is None:
-        raise ValueError("--smoke needs --workdir, the folder of what it ran.")
+        raise SeglossError("--smoke needs --workdir, the folder of what it ran.")
     workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
     folder = workdir if SMOKE.value else study_folder(name)
     study = load(folder / "results")

@@ -11,6 +11,7 @@ from PIL import Image
 from experiments.analysis.run_folder import Run
 from experiments.analysis.store import Study
 from segloss import metrics
+from segloss.errors import SeglossError
 from segloss.report import voc_palette
 from segloss.report.palette import VOID_COLOR, to_colors
 
@@ -147,7 +148,7 @@ def _check_is_that_image(
 ) -> None:
     counts = np.bincount(labels[labels != ignore_label], minlength=len(confusion))
     if not np.array_equal(counts, confusion.sum(axis=1)):
-        raise ValueError(
+        raise SeglossError(
             f"image {place} of the split has other labels than it was scored on; the "
             "data set changed since. Report without --workdir, or run the study anew."
         )

@@ -10,6 +10,7 @@ from experiments.analysis.panels import grid_figure
 from experiments.analysis.paper import PAPER_CSV
 from experiments.analysis.store import Study
 from experiments.report.contents import contents, render
+from segloss.errors import SeglossError
 from segloss.report import markdown_table, save_figure
 from segloss.writing import write_text
 
@@ -33,7 +34,7 @@ def check_place(readme: pathlib.Path) -> None:
     text = readme.read_text() if readme.exists() else ""
     once = text.count(_BEGIN) == text.count(_END) == 1
     if not once or text.index(_BEGIN) > text.index(_END):
-        raise ValueError(
+        raise SeglossError(
             f"{readme} must hold the lines {_BEGIN.strip()} and {_END.strip()} once."
         )
 

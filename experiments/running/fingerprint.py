@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import segloss
 from experiments.running.sweep import PlannedRun
+from segloss.errors import SeglossError
 
 # The packages that affect results: numba plans batches, scipy measures distances,
 # dm-pix changes colours.
@@ -166,7 +167,7 @@ def check_unmixed(
         for difference in _differences(run, folder, record, {code, *accepted})
     ]
     if faults:
-        raise ValueError(
+        raise SeglossError(
             "runs of other code or config are never mixed:\n  "
             + "\n  ".join(faults)
             + "\nChoose another --workdir, or delete these folders to run them anew."
@@ -239,7 +240,7 @@ def check_devices(runs: Iterable[PlannedRun], workdir: pathlib.Path) -> str | No
                 runs_on.setdefault(devices, []).append(run.key)
     if len(runs_on) > 1:
         where = "; ".join(f"{d}: {', '.join(keys)}" for d, keys in runs_on.items())
-        raise ValueError(
+        raise SeglossError(
             f"runs on different devices are never mixed: {where}. Delete the folders "
             "of all but one kind, to run them anew on that."
         )

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import submitit
 
 from experiments.running.worker import JOB, OUTCOME, Job, Outcome, run_job
+from segloss.errors import SeglossError
 
 _WORKER = ["-m", "experiments.running.worker"]
 _KILLED = Outcome("crashed", error="it was killed")
@@ -126,7 +127,7 @@ def accelerators() -> list[str]:
     done = subprocess.run(ask, capture_output=True, text=True)
     names = done.stdout.splitlines() if done.returncode == 0 else []
     if len(set(names)) > 1:
-        raise ValueError(
+        raise SeglossError(
             f"this machine has GPUs of several kinds, {', '.join(names)}; results of "
             "different devices are never mixed. Choose some by CUDA_VISIBLE_DEVICES."
         )
@@ -143,7 +144,7 @@ def _environment(devices: Sequence[str], slot: int, jobs: int) -> dict[str, str]
         return {}
     if jobs <= len(devices):
         if len(devices) % jobs:
-            raise ValueError(
+            raise SeglossError(
                 f"--jobs={jobs}: {len(devices)} GPUs cannot be shared out equally, and "
                 "results of different devices are never mixed. Choose a divisor of "
                 f"{len(devices)}, or fewer GPUs by CUDA_VISIBLE_DEVICES."
@@ -170,7 +171,7 @@ class Slurm:
 
     def __init__(self, settings: Mapping[str, Any], jobs: int | None = None):
         if shutil.which("sbatch") is None:
-            raise ValueError("--launcher=slurm: there is no sbatch on this machine.")
+            raise SeglossError("--launcher=slurm: there is no sbatch on this machine.")
         self.jobs = jobs or sys.maxsize
         self._settings = settings
         self._alive: set[str] = set()
@@ -183,7 +184,7 @@ class Slurm:
             submitted = executor.submit(run_job, job)
         except submitit.core.utils.FailedJobError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"--launcher=slurm: {reason}") from error
+            raise SeglossError(f"--launcher=slurm: {reason}") from error
         self._alive.add(submitted.job_id)
         return _SlurmAttempt(submitted, job, self)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from segloss.errors import SeglossError
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _FILE_SAFE = re.compile(r"[^\W_][\w.=+-]*")
 # The sections of a config that smoke runs take from a sweep. The others, such as
@@ -89,11 +91,11 @@ def load_study(path: str | pathlib.Path) -> StudyConfig:
     path = pathlib.Path(path)
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.py")))
-        raise ValueError(f"{path} is missing; known studies are {known}.")
+        raise SeglossError(f"{path} is missing; known studies are {known}.")
     fields = runpy.run_path(str(path))
     for name in ("get_config", "sweep", "QUESTION", "COMPARISONS"):
         if name not in fields:
-            raise ValueError(f"{path} has no {name!r}; run.py takes single configs.")
+            raise SeglossError(f"{path} has no {name!r}; run.py takes single configs.")
     return StudyConfig(
         path=path,
         question=fields["QUESTION"],
@@ -123,10 +125,10 @@ def expand(
         override = dict(override)
         for name in ("arm", "seed"):
             if name not in override:
-                raise ValueError(f"sweep: {override} has no {name!r}.")
+                raise SeglossError(f"sweep: {override} has no {name!r}.")
         arm, seed = override.pop("arm"), override.pop("seed")
         if not isinstance(arm, str) or not _FILE_SAFE.fullmatch(arm):
-            raise ValueError(
+            raise SeglossError(
                 "sweep: an arm must begin with a letter or digit and hold letters, "
                 f"digits and _ = + - . alone, got {arm!r}."
             )
@@ -136,7 +138,7 @@ def expand(
                 _replace(config, field, value)
         run = PlannedRun(arm, seed, override, config)
         if run.key in runs:
-            raise ValueError(f"sweep: arm {arm!r} has seed {seed} twice.")
+            raise SeglossError(f"sweep: arm {arm!r} has seed {seed} twice.")
         runs[run.key] = run
     return list(runs.values())
 
@@ -147,7 +149,7 @@ def _replace(config: ConfigDict, field: str, value: Any) -> None:
     for parent in parents:
         section = section.get(parent) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict) or name not in section:
-        raise ValueError(f"sweep: the config has no field {field!r}.")
+        raise SeglossError(f"sweep: the config has no field {field!r}.")
     # Updating a section in place would keep fields that its new `name` does not have.
     del section[name]
     section[name] = value
@@ -160,7 +162,7 @@ def check_comparisons(
     arms = dict.fromkeys(run.arm for run in runs)
     for comparison in comparisons:
         if len(comparison) != 2 or not set(comparison) <= arms.keys():
-            raise ValueError(
+            raise SeglossError(
                 f"COMPARISONS must hold pairs of arms, got {tuple(comparison)}; the "
                 f"arms are {', '.join(arms)}."
             )

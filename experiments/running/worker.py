@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.running.fingerprint import RECORD, code_fingerprint
+from segloss.errors import SeglossError
 from segloss.writing import write_json
 
 # Files in which `launch.Local` passes a job to its process, and gets its outcome.
@@ -91,7 +92,7 @@ def _train(job: Job) -> Outcome:
         return Outcome("done")
     try:
         if code_fingerprint() != job.record["code"]:
-            raise ValueError(
+            raise SeglossError(
                 f"{job.folder}: the code changed since the sweep was started; start it "
                 "again."
             )
@@ -127,7 +128,7 @@ def claim_devices(path: pathlib.Path) -> str:
     finally:
         own.unlink()
     if (first := path.read_text()) != devices:
-        raise ValueError(
+        raise SeglossError(
             f"this job has {devices}, the sweep began on {first}; results of different "
             "devices are never mixed. Run it where there is the same, or choose "
             "another --workdir."
@@ -172,7 +173,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             pid, host = [*file.read().split(), "?", "?"][:2]
-            raise ValueError(
+            raise SeglossError(
                 f"{folder} is in use by process {pid} on {host}; wait for it, or end "
                 f"it with `kill {pid}`, which saves its state."
             ) from None
@@ -199,7 +200,7 @@ def check_free(folders: list[pathlib.Path]) -> None:
             except ValueError as error:
                 faults.append(str(error))
     if faults:
-        raise ValueError("\n  ".join(["runs are in use:", *faults]))
+        raise SeglossError("\n  ".join(["runs are in use:", *faults]))
 
 
 def main(directory: pathlib.Path) -> None:

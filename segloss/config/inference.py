@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from segloss.errors import SeglossError
+
 # An image of Cityscapes: 1024x2048 pixels.
 MAX_PIXELS = 2**21
 
@@ -98,4 +100,4 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _refuse(field: str, rule: str, value: Any) -> None:
-    raise ValueError(f"config.evaluate.{field} must be {rule}, got {value!r}.")
+    raise SeglossError(f"config.evaluate.{field} must be {rule}, got {value!r}.")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from segloss.config.inference import Inference, is_size
 from segloss.data import ON_BAD_SAMPLE
 from segloss.devices import MAPPINGS
+from segloss.errors import SeglossError
 from segloss.losses import compound_loss, scalars_of, takes_masks
 
 # A section of a config, from a config file or from `config.json`.
@@ -122,7 +123,7 @@ class RunConfig:
             ValueError: if there are fewer than two classes.
         """
         if num_classes < 2:
-            raise ValueError(
+            raise SeglossError(
                 "config.data: a dataset must have at least 2 classes, got "
                 f"{num_classes}; name a class for the rest of the image."
             )
@@ -156,13 +157,13 @@ def parse_config(config: ConfigDict) -> RunConfig:
     fields = {name: plain(section) for name, section in config.items()}
     mapping = fields.pop("mapping", "pmap")
     if mapping not in MAPPINGS:
-        raise ValueError(
+        raise SeglossError(
             f"config.mapping must be {_one_of(MAPPINGS)}, got {mapping!r}."
         )
     _check_names("config", fields, FIELDS)
     for name in ("augment", "data", "evaluate", "model"):
         if not isinstance(fields[name], dict):
-            raise ValueError(
+            raise SeglossError(
                 f"config.{name} must be a section with fields, got {fields[name]!r}."
             )
     _check_whole("config.seed", fields["seed"], 0)
@@ -170,7 +171,9 @@ def parse_config(config: ConfigDict) -> RunConfig:
         _check_whole(f"config.{name}", fields[name], 1)
     pretrained = fields["model"].pop("pretrained", None)
     if not isinstance(pretrained, str | None):
-        raise ValueError(f"config.model.pretrained must be a path, got {pretrained!r}.")
+        raise SeglossError(
+            f"config.model.pretrained must be a path, got {pretrained!r}."
+        )
     return RunConfig(
         seed=fields["seed"],
         **{name: fields[name] for name in _COUNTS},
@@ -195,7 +198,7 @@ def parse_named(kind: str, section: Section) -> Named:
     """
     fields = plain(section)
     if not isinstance(fields, dict) or "name" not in fields:
-        raise ValueError(f"config.{kind} must have a field 'name'.")
+        raise SeglossError(f"config.{kind} must have a field 'name'.")
     return Named(fields.pop("name"), fields)
 
 
@@ -232,17 +235,17 @@ def _parse_data(fields: dict[str, Any]) -> DataConfig:
     fields = _defaults_of(DataConfig) | fields
     for name in _LOADING:
         if name not in fields:
-            raise ValueError(f"config.data.{name} is missing.")
+            raise SeglossError(f"config.data.{name} is missing.")
     loading = {name: fields.pop(name) for name in _LOADING}
     crop_hw = loading["crop_hw"]
     if not is_size(crop_hw):
-        raise ValueError(
+        raise SeglossError(
             f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
         )
     for name in READING_AHEAD:
         _check_whole(f"config.data.{name}", loading[name], 0)
     if loading["on_bad_sample"] not in ON_BAD_SAMPLE:
-        raise ValueError(
+        raise SeglossError(
             f"config.data.on_bad_sample must be {_one_of(ON_BAD_SAMPLE)}, got "
             f"{loading['on_bad_sample']!r}."
         )
@@ -255,7 +258,7 @@ def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
     inference = Inference(**{name: fields.pop(name) for name in _INFERENCE})
     _check_whole("config.evaluate.batch_size", fields["batch_size"], 1)
     if fields["checkpoint"] not in ("newest", "best"):
-        raise ValueError(
+        raise SeglossError(
             "config.evaluate.checkpoint must be 'newest' or 'best', got "
             f"{fields['checkpoint']!r}."
         )
@@ -276,17 +279,17 @@ def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Ter
         able = ("weight", *scalars_of(named.name))
         for field, value in chosen.items():
             if isinstance(value, Mapping) and field not in ("class_weights", *able):
-                raise ValueError(
+                raise SeglossError(
                     f"config.loss: {field} of {named.name} cannot follow a schedule; "
                     f"{', '.join(able)} can."
                 )
         terms.append(Term(weight, named.name, chosen))
     if not terms:
-        raise ValueError("config.loss must have at least one loss, got none.")
+        raise SeglossError("config.loss must have at least one loss, got none.")
     of_sigmoids = [t.name for t in terms if takes_masks(t.name, t.hyperparameters)]
     others = [t.name for t in terms if not takes_masks(t.name, t.hyperparameters)]
     if of_sigmoids and others:
-        raise ValueError(
+        raise SeglossError(
             "config.loss: sigmoid and softmax losses must not be combined, got "
             f"{', '.join(of_sigmoids)} and {', '.join(others)}; an overlap loss uses "
             "sigmoids with multi_label=True."
@@ -297,19 +300,19 @@ def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Ter
 def _check_names(where: str, fields: dict[str, Any], known: tuple[str, ...]) -> None:
     for field in fields:
         if field not in known:
-            raise ValueError(
+            raise SeglossError(
                 f"{where} has no field {field!r}; known are {', '.join(known)}."
             )
     for field in known:
         if field not in fields:
-            raise ValueError(f"{where}.{field} is missing.")
+            raise SeglossError(f"{where}.{field} is missing.")
 
 
 def _check_whole(field: str, value: Any, low: int) -> None:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise ValueError(f"{field} must be an integer, got {value!r}.")
+        raise SeglossError(f"{field} must be an integer, got {value!r}.")
     if value < low:
-        raise ValueError(f"{field} must be >= {low}, got {value}.")
+        raise SeglossError(f"{field} must be >= {low}, got {value}.")
 
 
 def _one_of(choices: Sequence[str]) -> str:

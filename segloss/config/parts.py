@@ -19,6 +19,7 @@ from segloss.data import (
 )
 from segloss.data.samplers import EpochSampler
 from segloss.devices import AXIS
+from segloss.errors import SeglossError
 from segloss.models import make_model
 from segloss.registry import bind
 
@@ -32,14 +33,14 @@ def open_configured_dataset(config: RunConfig) -> Dataset:
     hyperparameters = config.data.dataset.hyperparameters
     bind("dataset", DATASETS, name, hyperparameters)
     if hyperparameters.get("root", "") is None:
-        raise ValueError("config.data.root is not set; add --config.data.root=DIR.")
+        raise SeglossError("config.data.root is not set; add --config.data.root=DIR.")
     return open_dataset(name, **hyperparameters)
 
 
 def check_split(dataset: Dataset, split: str) -> None:
     """Raises ValueError if the dataset lacks the split; lists the splits it has."""
     if split not in dataset.splits:
-        raise ValueError(
+        raise SeglossError(
             f"config.evaluate: {dataset.name} has no split {split!r}; "
             f"it has {', '.join(dataset.splits)}."
         )
@@ -121,7 +122,7 @@ def choose_sampler(
     hyperparameters = dict(chosen.hyperparameters)
     min_pixels = hyperparameters.pop("min_pixels", 1)
     if min_pixels < 1:
-        raise ValueError(f"config.sampler.min_pixels must be >= 1, got {min_pixels}.")
+        raise SeglossError(f"config.sampler.min_pixels must be >= 1, got {min_pixels}.")
     choose = functools.partial(
         bind, "sampler", SAMPLERS, chosen.name, hyperparameters, seed=seed
     )
@@ -135,7 +136,7 @@ def choose_sampler(
         except ValueError as error:
             if planned is index:
                 raise
-            raise ValueError(
+            raise SeglossError(
                 f"{error} Classes count only where one crop can keep them; "
                 "config.augment.keep_classes=False counts all classes of the images."
             ) from error

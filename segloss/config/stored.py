@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from segloss.config.parsed import READING_AHEAD, defaults
+from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import sha256_of
 from segloss.writing import write_json
 
@@ -46,7 +47,7 @@ def check_same_config(
         for field, before, now in differing_fields(config, workdir, free=free)
     ]
     if differing:
-        raise ValueError(
+        raise SeglossError(
             f"{workdir} holds a run with another config: {'; '.join(differing)}. "
             "Choose another --workdir, or use the config of that run."
         )
@@ -99,7 +100,7 @@ def check_same_weights(
     if not path or not began_with or path == began_with["file"]:
         return
     if Path(path).is_file() and sha256_of(path) != began_with["sha256"]:
-        raise ValueError(
+        raise SeglossError(
             f"config.model.pretrained: {path} differs from {began_with['file']}, "
             "the weights that the run started from: its SHA-256 does not start with "
             f"{began_with['sha256'][:16]}. Choose another --workdir, or use those "
@@ -140,13 +141,13 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path} is missing; train with this --workdir first, or give --config."
         )
     try:
         config = _with_tuples(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise SeglossError(
             f"{path} is not a stored config ({error}); restore it, or give --config."
         ) from error
     sections = {name: x | config.get(name, {}) for name, x in defaults().items()}
@@ -179,7 +180,7 @@ def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
             section = section.get(part) if isinstance(section, ConfigDict) else None
         if not isinstance(section, ConfigDict) or name not in section:
             known = section if isinstance(section, ConfigDict) else config
-            raise ValueError(
+            raise SeglossError(
                 f"--set={change}: there is no field {field!r}; known are "
                 f"{', '.join(known)}."
             )
@@ -193,7 +194,7 @@ def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
         try:
             section[name] = value
         except TypeError as error:
-            raise ValueError(
+            raise SeglossError(
                 f"--set={change}: the value must have the type of {before!r}."
             ) from error
     return config

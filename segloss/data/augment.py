@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Integer, Key, UInt8
 
 from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
 from segloss.data.loading.window import SCALE_ONE, Window, nearest_source
+from segloss.errors import SeglossError
 
 
 def normalize(
@@ -110,16 +111,18 @@ def augment(
     [(2, 4, 4, 3), (2, 4, 4), (2, 4, 4)]
     """
     if not isinstance(antialias, bool):
-        raise ValueError(f"augment: antialias must be True or False, got {antialias}.")
+        raise SeglossError(
+            f"augment: antialias must be True or False, got {antialias}."
+        )
     if not 0 <= flip_probability <= 1:
-        raise ValueError(
+        raise SeglossError(
             f"augment: flip_probability must be in [0, 1], got {flip_probability}."
         )
     for name, value in dict(
         brightness=brightness, contrast=contrast, saturation=saturation
     ).items():
         if not 0 <= value < 1:
-            raise ValueError(f"augment: {name} must be in [0, 1), got {value}.")
+            raise SeglossError(f"augment: {name} must be in [0, 1), got {value}.")
 
     def one(key, image, labels, valid, window, distances):
         # A single draw of four numbers, since XLA:CPU takes a second to compile a draw.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from segloss.console import make_progress
 from segloss.data.loading.windows import Windows
+from segloss.errors import SeglossError
 from segloss.writing import replacing
 
 _TRAILER = b"\nsegloss class index of "
@@ -78,7 +79,7 @@ class ClassIndex:
             ValueError: if `min_pixels` is less than 1.
         """
         if min_pixels < 1:
-            raise ValueError(
+            raise SeglossError(
                 f"ClassIndex.presence: min_pixels must be >= 1, got {min_pixels}."
             )
         return np.asarray(self.pixel_counts >= min_pixels)
@@ -111,8 +112,8 @@ class ClassIndex:
                 the expected one.
         """
 
-        def refuse(problem: str) -> ValueError:
-            return ValueError(
+        def refuse(problem: str) -> SeglossError:
+            return SeglossError(
                 f"ClassIndex.load: {path} {problem}; delete it to have it made again."
             )
 
@@ -122,7 +123,7 @@ class ClassIndex:
                 file.seek(counts.offset + counts.nbytes)
                 trailer = file.read()
             if not (trailer.startswith(_TRAILER) and trailer.endswith(b"\n")):
-                raise ValueError("it does not end in a fingerprint")
+                raise SeglossError("it does not end in a fingerprint")
             stored = trailer.removeprefix(_TRAILER).decode().strip()
         except (ValueError, EOFError) as error:
             # NumPy's messages about some headers span several lines.
@@ -233,7 +234,7 @@ class LabelCounter:
         sample = self.source[i]
         labels = sample["labels"]
         if labels.dtype != np.uint8 or labels.ndim != 2:
-            raise ValueError(
+            raise SeglossError(
                 f"ClassIndex.build: labels of {sample['stem']} must be uint8 [h, w], "
                 f"got {labels.dtype} {list(labels.shape)}."
             )
@@ -245,7 +246,7 @@ class LabelCounter:
             if value >= self.num_classes and value != self.ignore_label
         ]
         if stray:
-            raise ValueError(
+            raise SeglossError(
                 f"ClassIndex.build: labels of {sample['stem']} must be < "
                 f"{self.num_classes} or ignore_label {self.ignore_label}, got {stray}."
             )

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from segloss.data.class_index import ClassIndex
+from segloss.errors import SeglossError
 
 _LISTED = "sample_class_stats.json"
 _BY_FILE = "sample_class_stats_dict.json"
@@ -53,7 +54,7 @@ def write_daformer(
     """
     _check_stems("write_daformer", stems)
     if len(stems) != len(index.pixel_counts):
-        raise ValueError(
+        raise SeglossError(
             f"write_daformer: stems must name {len(index.pixel_counts)} samples, "
             f"got {len(stems)}; pass the stems of the index's split."
         )
@@ -105,7 +106,7 @@ def read_daformer(
     for file, sample in _read_samples(path):
         name = file.rsplit("/", 1)[-1]
         if name not in rows or name in read:
-            raise ValueError(
+            raise SeglossError(
                 f"read_daformer: {path} must count one file STEM{suffix} per stem, got "
                 f"{file} {'twice' if name in read else 'of no stem'}; "
                 "pass the stems and the suffix of the set that was counted."
@@ -113,7 +114,7 @@ def read_daformer(
         read.add(name)
         for key, pixels in sample.items():
             if key not in classes or not _is_count(pixels):
-                raise ValueError(
+                raise SeglossError(
                     f"read_daformer: {path} must hold pixels of classes "
                     f"0..{num_classes - 1}, got {key!r}: {pixels!r} of {file}; "
                     "pass the number of classes of the set that was counted."
@@ -121,7 +122,7 @@ def read_daformer(
             counts[rows[name], classes[key]] = pixels
     missing = [name for name in rows if name not in read]
     if missing:
-        raise ValueError(
+        raise SeglossError(
             f"read_daformer: {path} must count every sample, {len(missing)} of "
             f"{len(stems)} are missing, {missing[0]} first; count the whole set."
         )
@@ -135,7 +136,7 @@ def _read_samples(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if not all(isinstance(file, str) for file, _ in samples):
             raise TypeError("a file must be a string")
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise SeglossError(
             f'read_daformer: {path} must be a list of {{"CLASS": PIXELS, "file": PATH}}'
             f", got {error!r}; write it again with DAFormer's tools/convert_datasets."
         ) from error
@@ -146,7 +147,7 @@ def _check_stems(function: str, stems: Sequence[str]) -> None:
     seen: set[str] = set()
     for stem in stems:
         if stem in seen:
-            raise ValueError(
+            raise SeglossError(
                 f"{function}: stems must differ, got {stem!r} twice; rename one."
             )
         seen.add(stem)

@@ -8,6 +8,8 @@ gets weight 0.
 import numpy as np
 from jaxtyping import Float, Integer
 
+from segloss.errors import SeglossError
+
 PixelCounts = Integer[np.ndarray, "n c"]
 
 
@@ -86,7 +88,7 @@ def effective_number(
     """
     _check("effective_number", pixel_counts)
     if not 0 <= beta < 1:
-        raise ValueError(f"effective_number: beta must be in [0, 1), got {beta}.")
+        raise SeglossError(f"effective_number: beta must be in [0, 1), got {beta}.")
     images = (pixel_counts > 0).sum(axis=0)
     weights = _divide(1.0, 1.0 - np.power(float(beta), images))
     return weights / weights[images > 0].mean()
@@ -122,19 +124,19 @@ def _divide(numerator: float, divisor: np.ndarray) -> np.ndarray:
 
 def _check(name: str, pixel_counts: np.ndarray) -> None:
     if np.ndim(pixel_counts) != 2:
-        raise ValueError(
+        raise SeglossError(
             f"{name}: pixel_counts must be [images, classes], "
             f"got shape {np.shape(pixel_counts)}."
         )
     if not np.issubdtype(pixel_counts.dtype, np.integer):
-        raise ValueError(
+        raise SeglossError(
             f"{name}: pixel_counts must be integers, got {pixel_counts.dtype}."
         )
     least = pixel_counts.min(initial=0)
     if least < 0:
-        raise ValueError(f"{name}: pixel_counts must be >= 0, got {least}.")
+        raise SeglossError(f"{name}: pixel_counts must be >= 0, got {least}.")
     if not pixel_counts.any():
-        raise ValueError(
+        raise SeglossError(
             f"{name}: pixel_counts must hold a labelled pixel, "
             f"got none in {len(pixel_counts)} images."
         )

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.errors import SeglossError
 from segloss.jitting import jit
 from segloss.losses.check import PixelWeights, check_arrays
 from segloss.losses.reduce import mean_over_pixels, valid_or_all
@@ -58,12 +59,12 @@ def boundary_loss(
     name = "boundary_loss"
     check_arrays(name, logits, labels, valid, pixel_weights=pixel_weights)
     if distances.shape != logits.shape:
-        raise ValueError(
+        raise SeglossError(
             f"{name}: distances must have the shape of logits {logits.shape}, "
             f"got {distances.shape}."
         )
     if not jnp.issubdtype(distances.dtype, jnp.floating):
-        raise ValueError(f"{name}: distances must be float, got {distances.dtype}.")
+        raise SeglossError(f"{name}: distances must be float, got {distances.dtype}.")
 
     parts = softmax(logits, labels, valid_or_all(labels.shape, valid))
     distances = distances.astype(parts.scores.dtype)

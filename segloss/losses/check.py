@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
+from segloss.errors import SeglossError
 from segloss.losses.numerics import SMALLEST_DIVISOR
 
 # A hyperparameter that takes part in arithmetic only. The value of a number is checked;
@@ -37,7 +38,7 @@ def check_choice(
     """
     if value not in choices:
         known = " or ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{function}: {argument} must be {known}, got {value!r}.")
+        raise SeglossError(f"{function}: {argument} must be {known}, got {value!r}.")
 
 
 def takes_scalar(annotation: Any) -> bool:
@@ -70,12 +71,12 @@ def check_range(
     kind = numbers.Integral if whole else numbers.Real
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "an integer" if whole else "a number"
-        raise ValueError(f"{function}: {argument} must be {wanted}, got {value!r}.")
+        raise SeglossError(f"{function}: {argument} must be {wanted}, got {value!r}.")
     if low <= value <= high and value < math.inf and not (without_low and value == low):
         return
     closed = "(" if without_low else "["
     end = f"{high}]" if high < math.inf else "inf)"
-    raise ValueError(
+    raise SeglossError(
         f"{function}: {argument} must be in {closed}{low}, {end}, got {value}."
     )
 
@@ -83,7 +84,7 @@ def check_range(
 def check_shape(function: str, argument: str, value: Array) -> None:
     """Raises ValueError unless the array is a scalar, i.e. has no axes."""
     if value.ndim:
-        raise ValueError(
+        raise SeglossError(
             f"{function}: {argument} must be a number or a scalar array, got shape "
             f"{value.shape}."
         )
@@ -100,7 +101,7 @@ def check_smooth(function: str, smooth: Scalar) -> None:
         return
     number = isinstance(smooth, numbers.Real) and not isinstance(smooth, bool)
     if not number or (smooth != 0 and not SMALLEST_DIVISOR <= smooth < math.inf):
-        raise ValueError(
+        raise SeglossError(
             f"{function}: smooth must be 0, or at least {SMALLEST_DIVISOR} and finite, "
             f"got {smooth!r}."
         )
@@ -135,40 +136,40 @@ def check_arrays(
             least 2 classes.
     """
     if logits.size == 0:
-        raise ValueError(f"{function}: logits must not be empty, got {logits.shape}.")
+        raise SeglossError(f"{function}: logits must not be empty, got {logits.shape}.")
     pixels = logits.shape if multi_label else logits.shape[:-1]
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
     of_classes = multi_label or (soft and not integer and labels.ndim == logits.ndim)
     shape = logits.shape if of_classes else pixels
     if labels.shape != shape:
-        raise ValueError(
+        raise SeglossError(
             f"{function}: labels must have shape {shape} for logits "
             f"{logits.shape}, got {labels.shape}."
         )
     if integer == of_classes:
         wanted = "float or bool" if of_classes else "integer"
-        raise ValueError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
+        raise SeglossError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
     if of_classes and not multi_label and logits.shape[-1] == 1:
-        raise ValueError(
+        raise SeglossError(
             f"{function}: logits must have at least 2 classes, got {logits.shape}: the "
             "softmax of a single class is always 1. For binary masks use a sigmoid "
             "loss or multi_label=True."
         )
     if valid is not None:
         if valid.dtype != bool:
-            raise ValueError(f"{function}: valid must be bool, got {valid.dtype}.")
+            raise SeglossError(f"{function}: valid must be bool, got {valid.dtype}.")
         _check_broadcastable(function, "valid", valid, pixels)
     if pixel_weights is not None:
         weights = jnp.asarray(pixel_weights)
         if not jnp.issubdtype(weights.dtype, jnp.floating):
-            raise ValueError(
+            raise SeglossError(
                 f"{function}: pixel_weights must be float, got {weights.dtype}."
             )
         _check_broadcastable(function, "pixel_weights", weights, pixels)
     if class_weights is not None:
         weights = jnp.asarray(class_weights)
         if weights.shape != logits.shape[-1:]:
-            raise ValueError(
+            raise SeglossError(
                 f"{function}: class_weights must have shape {logits.shape[-1:]}, "
                 f"one per class, got {weights.shape}."
             )
@@ -179,7 +180,7 @@ def _check_broadcastable(
 ) -> None:
     sizes = zip(x.shape[::-1], shape[::-1], strict=False)
     if x.ndim > len(shape) or any(n not in (1, size) for n, size in sizes):
-        raise ValueError(
+        raise SeglossError(
             f"{function}: {argument} must be broadcastable to labels {shape}, "
             f"got {x.shape}."
         )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.errors import SeglossError
 from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
@@ -324,7 +325,7 @@ def log_bilinear_loss(
     classes = logits.shape[-1]
     penalty = jnp.asarray(penalty, jnp.float32)
     if penalty.shape != (classes, classes):
-        raise ValueError(
+        raise SeglossError(
             f"{name}: penalty must have shape {(classes, classes)}, a row per class "
             f"of the label, got {penalty.shape}."
         )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
+from segloss.errors import SeglossError
 from segloss.jitting import jit
 from segloss.losses.check import check_arrays
 from segloss.losses.numerics import safe_divide
@@ -131,7 +132,7 @@ class Explanation(NamedTuple):
         if names is None:
             names = [str(c) for c in range(len(self.pixel_share))]
         if len(names) != len(self.pixel_share):
-            raise ValueError(
+            raise SeglossError(
                 f"Explanation: class_names must be {len(self.pixel_share)} names, "
                 f"got {len(names)}."
             )
@@ -299,6 +300,6 @@ def _check(
     wanted = logits.shape[-1] if ids else 2
     if num_classes != wanted:
         whose = "the logits' last axis" if ids else "negative and positive"
-        raise ValueError(
+        raise SeglossError(
             f"{name}: num_classes must be {wanted}, {whose}, got {num_classes}."
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.losses import (
     boundary,
     cross_entropy,
@@ -131,12 +132,14 @@ def compound_loss(
     """
     terms = list(terms)
     if not terms:
-        raise ValueError("compound_loss: terms must hold at least one loss, got none.")
+        raise SeglossError(
+            "compound_loss: terms must hold at least one loss, got none."
+        )
     for weight, name, _ in terms:
         if isinstance(weight, Array):
             check_shape("compound_loss", f"the weight of {name}", weight)
         elif not isinstance(weight, numbers.Real) or not 0 <= weight < float("inf"):
-            raise ValueError(
+            raise SeglossError(
                 f"compound_loss: the weight of {name} must be at least 0 and finite, "
                 f"got {weight!r}."
             )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.jitting import jit
 from segloss.losses.check import (
     ClassWeights,
@@ -76,7 +77,7 @@ def sigmoid_cross_entropy(
     )
     weight = widen(jnp.asarray(1.0 if pos_weight is None else pos_weight))
     if weight.shape not in ((), logits.shape[-1:]):
-        raise ValueError(
+        raise SeglossError(
             f"{name}: pos_weight must be a number or have shape {logits.shape[-1:]}, "
             f"one per class, got {weight.shape}."
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.errors import SeglossError
 from segloss.jitting import jit
 from segloss.metrics.confusion import confusion_matrix
 from segloss.metrics.pixels import are_classes, check_pixels
@@ -63,13 +64,13 @@ def boundary_confusion(
         name, valid, num_classes, predicted=predicted, labels=labels
     )
     if labels.ndim < 2:
-        raise ValueError(
+        raise SeglossError(
             f"{name}: labels must be a batch of images, got shape {labels.shape}."
         )
     if boundary_px is None:
         boundary_px = max(1, round(DIAGONAL_SHARE * math.hypot(*labels.shape[1:])))
     elif boundary_px < 1:
-        raise ValueError(f"{name}: boundary_px must be >= 1, got {boundary_px}.")
+        raise SeglossError(f"{name}: boundary_px must be >= 1, got {boundary_px}.")
 
     count = functools.partial(
         _count_bands, num_classes=num_classes, boundary_px=boundary_px

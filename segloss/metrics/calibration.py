@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from segloss.errors import SeglossError
 from segloss.jitting import jit
 from segloss.metrics.pixels import are_classes, check_pixels
 from segloss.metrics.sharding import replicated
@@ -65,9 +66,9 @@ def calibration_counts(
     """
     name = "calibration_counts"
     if bins < 1:
-        raise ValueError(f"{name}: bins must be >= 1, got {bins}.")
+        raise SeglossError(f"{name}: bins must be >= 1, got {bins}.")
     if logits.shape[:-1] != labels.shape:
-        raise ValueError(
+        raise SeglossError(
             f"{name}: labels must have shape {logits.shape[:-1]} for logits "
             f"{logits.shape}, got {labels.shape}."
         )

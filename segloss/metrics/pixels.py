@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer
 
+from segloss.errors import SeglossError
+
 
 def check_pixels(
     function: str,
@@ -21,23 +23,23 @@ def check_pixels(
             shape, or `valid` is not bool or not broadcastable to `labels`.
     """
     if num_classes < 1:
-        raise ValueError(f"{function}: num_classes must be >= 1, got {num_classes}.")
+        raise SeglossError(f"{function}: num_classes must be >= 1, got {num_classes}.")
     shape = class_ids["labels"].shape
     for name, ids in class_ids.items():
         if not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"{function}: {name} must be integer, got {ids.dtype}.")
+            raise SeglossError(f"{function}: {name} must be integer, got {ids.dtype}.")
         if ids.shape != shape:
-            raise ValueError(
+            raise SeglossError(
                 f"{function}: {name} must have the shape of labels {shape}, "
                 f"got {ids.shape}."
             )
     if valid is None:
         valid = jnp.array(True)
     if valid.dtype != bool:
-        raise ValueError(f"{function}: valid must be bool, got {valid.dtype}.")
+        raise SeglossError(f"{function}: valid must be bool, got {valid.dtype}.")
     sizes = zip(valid.shape[::-1], shape[::-1], strict=False)
     if valid.ndim > len(shape) or any(v not in (1, size) for v, size in sizes):
-        raise ValueError(
+        raise SeglossError(
             f"{function}: valid must be broadcastable to labels {shape}, "
             f"got {valid.shape}."
         )

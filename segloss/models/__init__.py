@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from segloss.errors import SeglossError
 from segloss.models.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
 from segloss.models.deeplab_v1 import DeepLabV1
 from segloss.models.fcn import FCN
@@ -63,7 +64,7 @@ def _make(
     network = hyperparameters.get("network")
     if network is not None and not isinstance(network, nn.Module):
         if not isinstance(network, Mapping) or "name" not in network:
-            raise ValueError(
+            raise SeglossError(
                 f"model: the network of {name} must be a mapping with its 'name' and "
                 f"hyperparameters, got {network!r}."
             )

@@ -6,6 +6,8 @@ from typing import Any
 
 from flax import linen as nn
 
+from segloss.errors import SeglossError
+
 
 def check_hyperparameters(
     module: nn.Module,
@@ -30,19 +32,19 @@ def check_hyperparameters(
     network = type(module).__name__
     for name, least in at_least.items():
         if (value := getattr(module, name)) < least:
-            raise ValueError(f"{network}: {name} must be >= {least}, got {value}.")
+            raise SeglossError(f"{network}: {name} must be >= {least}, got {value}.")
     for name, known in one_of.items():
         if (value := getattr(module, name)) not in known:
-            raise ValueError(
+            raise SeglossError(
                 f"{network}: {name} must be one of {', '.join(map(str, known))}, "
                 f"got {value!r}."
             )
     for name in odd:
         if (value := getattr(module, name)) < 1 or value % 2 == 0:
-            raise ValueError(f"{network}: {name} must be odd and >= 1, got {value}.")
+            raise SeglossError(f"{network}: {name} must be odd and >= 1, got {value}.")
     for name in shares:
         if not 0 <= (value := getattr(module, name)) < 1:
-            raise ValueError(f"{network}: {name} must be in [0, 1), got {value}.")
+            raise SeglossError(f"{network}: {name} must be in [0, 1), got {value}.")
 
 
 def are_counts(values: Any, length: int | None = None) -> bool:

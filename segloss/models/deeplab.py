@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.models.checks import are_counts, check_hyperparameters
 from segloss.models.layers import Dropout, conv_norm, enlarge, he_normal
 from segloss.models.network import Network
@@ -48,7 +49,7 @@ class DeepLab(Network, kw_only=True):
     def __post_init__(self):
         check_hyperparameters(self, one_of=dict(backbone=tuple(RESNET_STAGE_SIZES)))
         if self.rates is not None and not are_counts(self.rates):
-            raise ValueError(
+            raise SeglossError(
                 f"{type(self).__name__}: rates must be numbers >= 1, got {self.rates}."
             )
         self._make_backbone(parent=None)  # checks the rest

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.models.layers import enlarge
 
 
@@ -40,13 +41,13 @@ class MultiScale(nn.Module, kw_only=True):
 
     def __post_init__(self):
         if isinstance(self.network, MultiScale):
-            raise ValueError("MultiScale: network must not be a MultiScale itself.")
+            raise SeglossError("MultiScale: network must not be a MultiScale itself.")
         if (
             1 not in self.scales
             or not all(0 < scale <= 1 for scale in self.scales)
             or len({*self.scales}) < len(self.scales)
         ):
-            raise ValueError(
+            raise SeglossError(
                 "MultiScale: scales must be distinct, in (0, 1], and include 1, "
                 f"got {self.scales}."
             )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.models.checks import check_hyperparameters
 
 NORMS = ("batch", "frozen", "group", "none")
@@ -82,7 +83,7 @@ class BatchNorm(nn.Module, kw_only=True):
         if self.is_initializing() or math.prod(x.shape[:-1]) > 1:
             return
         if self.axis_name is None or jax.lax.psum(1, self.axis_name) == 1:
-            raise ValueError(
+            raise SeglossError(
                 f"BatchNorm {'/'.join(self.path)}: a batch of one value per channel, "
                 f"{'x'.join(map(str, x.shape))}, has no variance; use norm='group', "
                 "norm='frozen' or larger batches."

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.models.checks import are_counts, check_hyperparameters
 from segloss.models.layers import blank_padding, conv_norm, rematerialised
 from segloss.models.norms import NormedModule
@@ -59,13 +60,13 @@ class ResNet(NormedModule, kw_only=True):
             one_of=dict(version=("v1", "v1.5"), output_stride=(8, 16, 32)),
         )
         if not are_counts(self.stage_sizes, 4):
-            raise ValueError(
+            raise SeglossError(
                 "ResNet: stage_sizes must be four numbers >= 1, "
                 f"got {self.stage_sizes}."
             )
         last = self.stage_sizes[-1]
         if self.multi_grid is not None and not are_counts(self.multi_grid, last):
-            raise ValueError(
+            raise SeglossError(
                 "ResNet: multi_grid must be None or a number >= 1 for each of the "
                 f"{last} blocks of the last stage, got {self.multi_grid}."
             )

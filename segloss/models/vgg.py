@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.models.checks import are_counts, check_hyperparameters
 from segloss.models.layers import Dropout, blank_padding, conv_norm
 from segloss.models.network import Network
@@ -197,7 +198,7 @@ def stage_width(width: int, number: int) -> int:
 def check_stage_sizes(module: nn.Module) -> None:
     """Raises ValueError unless `module.stage_sizes` holds five numbers >= 1."""
     if not are_counts(module.stage_sizes, 5):
-        raise ValueError(
+        raise SeglossError(
             f"{type(module).__name__}: stage_sizes must be five numbers >= 1, "
             f"got {module.stage_sizes}."
         )

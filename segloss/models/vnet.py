@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from segloss.errors import SeglossError
 from segloss.models.checks import are_counts, check_hyperparameters
 from segloss.models.layers import UpConv, he_normal, rematerialised
 from segloss.models.network import Network
@@ -40,7 +41,7 @@ class VNet(Network, kw_only=True):
     def __post_init__(self):
         check_hyperparameters(self, at_least=dict(width=1))
         if not are_counts(self.convs):
-            raise ValueError(
+            raise SeglossError(
                 f"VNet: convs must be at least one number, each >= 1, got {self.convs}."
             )
         super().__post_init__()

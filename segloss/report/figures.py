@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from segloss.errors import SeglossError
 from segloss.report.palette import VOID_COLOR, to_colors, voc_palette
 from segloss.writing import replacing
 
@@ -92,7 +93,7 @@ def curve_figure(
     lines = read_metrics(metrics_path)
     steps, losses = _series(lines, "loss")
     if not len(steps):
-        raise ValueError(
+        raise SeglossError(
             f"curve_figure: {metrics_path} must hold a loss, but has none."
         )
     window = smoothed_steps or max(1, len(steps) // 50)
@@ -132,7 +133,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise SeglossError(
                 f"{path}: line {number} is damaged; delete that line, or delete the "
                 "run's folder and run it again."
             ) from error

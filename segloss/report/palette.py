@@ -4,6 +4,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from segloss.errors import SeglossError
+
 VOID_COLOR = (224, 224, 224)
 # Rows of an image that are blended at a time.
 _ROWS = 64
@@ -20,7 +22,7 @@ def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
         ValueError: if `num_classes` is not in [1, 256].
     """
     if not 1 <= num_classes <= 256:
-        raise ValueError(
+        raise SeglossError(
             f"voc_palette: num_classes must be in [1, 256], got {num_classes}."
         )
     bits = np.unpackbits(
@@ -70,7 +72,7 @@ def overlay(
             `ignore_label`.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"overlay: alpha must be in [0, 1], got {alpha}.")
+        raise SeglossError(f"overlay: alpha must be in [0, 1], got {alpha}.")
     result = np.empty_like(image)
     # A few rows at a time, since the sums are float64.
     for start in range(0, len(image), _ROWS):
@@ -101,7 +103,7 @@ def to_palette_png(
 
 def _check_ids(function: str, labels: np.ndarray) -> None:
     if labels.size and (labels.min() < 0 or labels.max() > 255):
-        raise ValueError(
+        raise SeglossError(
             f"{function}: labels must be in [0, 255], "
             f"got {labels.min()} to {labels.max()}."
         )

@@ -13,6 +13,7 @@ import optax
 import tensorboardX
 
 from segloss.devices import first_replica
+from segloss.errors import SeglossError
 from segloss.writing import write_text
 
 # Steps that may be queued before the host waits for one: enough to keep a device busy,
@@ -20,7 +21,7 @@ from segloss.writing import write_text
 _IN_FLIGHT = 10
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(SeglossError, FloatingPointError):
     """A logged value, such as the loss or the gradient norm, is NaN or infinite."""
 
 

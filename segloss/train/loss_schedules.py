@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from segloss.errors import SeglossError
+
 Loss = Callable[..., Float[Array, ""]]
 
 
@@ -90,7 +92,9 @@ class ScheduledLoss:
             try:
                 trace(self.make({k: float(v[step]) for k, v in by_step.items()}))
             except ValueError as error:
-                raise ValueError(f"config.loss after {step} steps: {error}") from error
+                raise SeglossError(
+                    f"config.loss after {step} steps: {error}"
+                ) from error
 
 
 def loss_at(
@@ -169,7 +173,7 @@ def piecewise_constant(
     _check_numbers(name, "boundaries", boundaries, whole=True)
     begins = [0, *boundaries]
     if len(begins) != len(values) or begins != sorted(set(begins)):
-        raise ValueError(
+        raise SeglossError(
             f"{name}: boundaries must be increasing steps above 0, one fewer than "
             f"values, got {boundaries} for {values}."
         )
@@ -198,7 +202,7 @@ def _transition(
         name, "transition_begin and transition_steps", (begin, steps), whole=True
     )
     if begin < 0 or steps < 1:
-        raise ValueError(
+        raise SeglossError(
             f"{name}: transition_begin must be >= 0 and transition_steps >= 1, got "
             f"{begin} and {steps}."
         )
@@ -219,7 +223,7 @@ def _check_numbers(
     kinds = (int,) if whole else (int, float)
     if not all(type(x) in kinds and math.isfinite(x) for x in values):
         wanted = "integers" if whole else "finite numbers"
-        raise ValueError(f"{name}: {arguments} must be {wanted}, got {values}.")
+        raise SeglossError(f"{name}: {arguments} must be {wanted}, got {values}.")
 
 
 # The keys are the names used in configs.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from segloss.errors import SeglossError
 from segloss.registry import bind
 from segloss.train.parameter_groups import ParameterGroup, partition
 
@@ -68,9 +69,9 @@ def _check(
     name: str, learning_rate: float, warmup_steps: int, total_steps: int
 ) -> None:
     if learning_rate <= 0:
-        raise ValueError(f"{name}: learning_rate must be > 0, got {learning_rate}.")
+        raise SeglossError(f"{name}: learning_rate must be > 0, got {learning_rate}.")
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
+        raise SeglossError(
             f"{name}: warmup_steps must be in [0, total_steps={total_steps}), "
             f"got {warmup_steps}."
         )
@@ -168,13 +169,13 @@ def _chain(
     groups: Sequence[Mapping[str, Any]],
 ) -> optax.GradientTransformation:
     if decay not in ("l2", "decoupled"):
-        raise ValueError(f"{name}: decay must be 'l2' or 'decoupled', got {decay!r}.")
+        raise SeglossError(f"{name}: decay must be 'l2' or 'decoupled', got {decay!r}.")
     if weight_decay < 0:
-        raise ValueError(f"{name}: weight_decay must be >= 0, got {weight_decay}.")
+        raise SeglossError(f"{name}: weight_decay must be >= 0, got {weight_decay}.")
     if clip_norm is not None and clip_norm <= 0:
-        raise ValueError(f"{name}: clip_norm must be > 0 or None, got {clip_norm}.")
+        raise SeglossError(f"{name}: clip_norm must be > 0 or None, got {clip_norm}.")
     if accumulate_steps < 1:
-        raise ValueError(
+        raise SeglossError(
             f"{name}: accumulate_steps must be >= 1, got {accumulate_steps}."
         )
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 
+from segloss.errors import SeglossError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
@@ -35,20 +37,20 @@ class ParameterGroup:
         try:
             re.compile(self.match)
         except re.error as error:
-            raise ValueError(
+            raise SeglossError(
                 f"{self}: match must be a regular expression ({error})."
             ) from None
         if self.learning_rate_factor <= 0:
-            raise ValueError(
+            raise SeglossError(
                 f"{self}: learning_rate_factor must be > 0, got "
                 f"{self.learning_rate_factor}; use frozen=True to fix parameters."
             )
         if self.weight_decay is not None and self.weight_decay < 0:
-            raise ValueError(
+            raise SeglossError(
                 f"{self}: weight_decay must be >= 0, got {self.weight_decay}."
             )
         if self.frozen and (self.learning_rate_factor, self.weight_decay) != (1, None):
-            raise ValueError(
+            raise SeglossError(
                 f"{self}: frozen must not be combined with learning_rate_factor or "
                 "weight_decay; leave them out."
             )
@@ -85,7 +87,7 @@ def partition(
         }
         for key, group in groups.items():
             if key not in {"others", *found.values()}:
-                raise ValueError(
+                raise SeglossError(
                     f"{group}: match must find a parameter that no earlier group "
                     f"matches; some of the {len(paths)} parameters are "
                     f"{_some(list(paths.values()))}."

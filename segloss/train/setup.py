@@ -27,6 +27,7 @@ from segloss.config import (
 )
 from segloss.data import Dataset, Loading, augment
 from segloss.data.samplers import EpochSampler
+from segloss.errors import SeglossError
 from segloss.losses import compound_loss, inputs_of
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.registry import bind
@@ -169,7 +170,7 @@ def _check_single_image(config: RunConfig, num_classes: int) -> None:
     except ValueError as error:
         batch_cl = config.sampler.hyperparameters.get("batch_cl")
         why = f", which alone has batch_cl={batch_cl} classes" if batch_cl else ""
-        raise ValueError(
+        raise SeglossError(
             f"config.model: config.sampler can make a batch of one image{why}. {error}"
         ) from error
 
@@ -199,7 +200,7 @@ def make_configured_loss(
         if not callable(by_name):
             return chosen
         if num_outputs < num_classes:
-            raise ValueError(
+            raise SeglossError(
                 "config.loss: class_weights by name need one logit per class, but two "
                 "classes share one logit here; use pos_weight if the loss has it."
             )

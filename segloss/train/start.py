@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from segloss.config import check_same_config, check_same_weights
+from segloss.errors import SeglossError
 from segloss.models.pretrained import (
     Weights,
     load_weights,
@@ -80,7 +81,7 @@ def _fresh_state(setup: Setup) -> TrainState:
 def _resume(setup: Setup, restored: Restored, workdir: Path) -> Start:
     meta: dict[str, Any] = restored.meta
     if meta["fingerprint"] != setup.dataset.fingerprint:
-        raise ValueError(
+        raise SeglossError(
             f"{workdir}: the dataset changed since checkpoint {restored.step}; choose "
             "another --workdir."
         )

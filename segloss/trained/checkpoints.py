@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from segloss.errors import MissingFileError, SeglossError
 from segloss.writing import write_json
 
 _NOT_SCORED = -1.0
@@ -39,7 +40,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, read_only: bool = False):
         if read_only and not directory.is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{directory} has no checkpoint; train with this --workdir first."
             )
         self.directory = directory
@@ -128,7 +129,7 @@ class Checkpoints:
         try:
             parts = self._manager.restore(step, args=ocp.args.Composite(state=template))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(misfit) from error
+            raise SeglossError(misfit) from error
         # Orbax compares the names in the tree, but not the shapes. Where only some
         # fields are restored, it leaves out and adds names below them silently.
         stored = parts.state
@@ -136,7 +137,7 @@ class Checkpoints:
             tree = self._manager.item_metadata(step).state.tree
             stored = {field: tree.get(field) for field in like}
         if jax.tree.map(np.shape, stored) != jax.tree.map(np.shape, like):
-            raise ValueError(misfit)
+            raise SeglossError(misfit)
         return Restored(state=parts.state, step=step, meta=self.read_meta(which))
 
     def read_meta(self, which: str = "newest") -> dict[str, Any]:
@@ -147,7 +148,7 @@ class Checkpoints:
         """
         step = self._find(which)
         if step is None:
-            raise FileNotFoundError(f"{self.directory} has no checkpoint.")
+            raise MissingFileError(f"{self.directory} has no checkpoint.")
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args).meta
 

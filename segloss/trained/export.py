@@ -14,6 +14,7 @@ from segloss.config import is_size
 from segloss.console import make_console
 from segloss.data import round_up
 from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
+from segloss.errors import SeglossError
 from segloss.provenance import versions
 from segloss.trained.inference import predict_labels
 from segloss.trained.model import TrainedModel, load_trained
@@ -52,12 +53,12 @@ def export(
             and the model cannot be exported for any size.
     """
     if image_hw is not None and not is_size(image_hw):
-        raise ValueError(
+        raise SeglossError(
             f"--size must be height and width in pixels such as 512,1024, "
             f"got {image_hw!r}."
         )
     if image_hw is None and config.evaluate.window_hw is not None:
-        raise ValueError(
+        raise SeglossError(
             "config.evaluate.window_hw: the number of windows depends on the size of "
             "the images; add --size=HEIGHT,WIDTH."
         )
@@ -105,7 +106,7 @@ def make_exported(
     except Exception as error:
         if image_hw is not None:
             raise
-        raise ValueError(
+        raise SeglossError(
             f"{type(trained.model).__name__} cannot be exported for images of any "
             f"size; add --size=HEIGHT,WIDTH. ({str(error).splitlines()[0]})"
         ) from error

@@ -15,6 +15,7 @@ from PIL import Image
 from segloss import metrics
 from segloss.console import make_console, make_progress
 from segloss.data import read_image, read_labels
+from segloss.errors import MissingFileError, SeglossError
 from segloss.report import overlay, summary_table, to_palette_png
 from segloss.trained.model import TrainedModel, load_trained
 from segloss.trained.tiles import describe_tiles
@@ -106,12 +107,12 @@ def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
         if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
     )
     if not paths:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"--input={images}: no image found; known are {', '.join(_SUFFIXES)}."
         )
     stems = collections.Counter(p.stem for p in paths)
     if twice := sorted(stem for stem, count in stems.items() if count > 1):
-        raise ValueError(
+        raise SeglossError(
             f"--input={images}: several images are named {', '.join(twice)}; their "
             "predictions would overwrite each other."
         )
@@ -125,7 +126,7 @@ def _read(path: Path, read: Callable[[bytes], tuple[Image.Image, bool]]) -> np.n
         return np.asarray(read(path.read_bytes())[0])
     # Decoders raise many kinds of errors on damaged files.
     except Exception as error:
-        raise ValueError(f"{path}: cannot be used ({error}).") from error
+        raise SeglossError(f"{path}: cannot be used ({error}).") from error
 
 
 def _read_labels(path: Path, trained: TrainedModel) -> UInt8[np.ndarray, "h w"]:
@@ -133,7 +134,7 @@ def _read_labels(path: Path, trained: TrainedModel) -> UInt8[np.ndarray, "h w"]:
     num_classes = len(trained.class_names)
     stray = sorted({*np.unique(labels).tolist()} - {trained.ignore_label})
     if stray and stray[-1] >= num_classes:
-        raise ValueError(
+        raise SeglossError(
             f"{path}: label {stray[-1]} is neither a class (0 to {num_classes - 1}) "
             f"nor ignore_label ({trained.ignore_label})."
         )
@@ -147,7 +148,7 @@ def _count(
     path: Path,
 ) -> Int64[np.ndarray, "c c"]:
     if labels.shape != predicted.shape:
-        raise ValueError(
+        raise SeglossError(
             f"{path}: the image is {predicted.shape} and its labels are {labels.shape} "
             "(height, width); these sizes must be equal."
         )

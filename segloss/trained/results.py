@@ -23,6 +23,7 @@ from segloss.config import (
 from segloss.console import make_console, make_progress
 from segloss.data import Dataset
 from segloss.devices import map_over_devices, replicate
+from segloss.errors import SeglossError
 from segloss.provenance import versions
 from segloss.report import class_table, example_figure, save_figure, summary_table
 from segloss.trained.confusions import ConfusionStore
@@ -65,7 +66,7 @@ def evaluate_run(
     split = split or parsed.evaluate.final_split
     check_split(dataset, split)
     if trained.class_names != dataset.class_names:
-        raise ValueError(
+        raise SeglossError(
             f"{workdir} was trained on the classes {', '.join(trained.class_names)}; "
             f"{dataset.name} has {', '.join(dataset.class_names)}."
         )

@@ -25,8 +25,9 @@ from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.voc2012 import voc2012
 from segloss.data.loading.batches import BadSampleError
-from segloss.data.loading.decode import StoredImage
+from segloss.data.loading.stored_image import StoredImage
 from segloss.data.loading.windows import Windows
+from segloss.errors import SeglossError
 from segloss.registry import bind
 
 DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
@@ -93,10 +94,10 @@ class SampleSource:
             }
             # A file truncated between two blocks is read as other bytes, silently.
             if fields.keys() != {"image", "labels", "stem"}:
-                raise ValueError("a record is not a sample")
+                raise SeglossError("a record is not a sample")
         # The reader raises RuntimeError, the parser DecodeError.
         except Exception as error:
-            raise ValueError(
+            raise SeglossError(
                 f"{self._data_dir}: sample {i} of split {self.split!r} cannot be read, "
                 f"its file is damaged ({error}); delete that directory to prepare the "
                 "dataset again."
@@ -151,7 +152,7 @@ class Dataset:
             ValueError: if there is no such split; lists the known ones.
         """
         if split not in self.splits:
-            raise ValueError(
+            raise SeglossError(
                 f"dataset {self.name}: no split is named {split!r}; "
                 f"known are {', '.join(self.splits)}."
             )

@@ -27,6 +27,7 @@ from segloss.data.datasets.builder import (
     encode_png,
 )
 from segloss.data.loading.decode import UnfitError, read_image, read_labels
+from segloss.errors import SeglossError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Labels must be stored losslessly.
@@ -52,7 +53,7 @@ class Fault:
         return f"{self.path}: {self.problem}"
 
 
-class DatasetError(ValueError):
+class DatasetError(SeglossError):
     """The files of a dataset are missing or invalid.
 
     Attributes:

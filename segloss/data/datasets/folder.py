@@ -20,6 +20,7 @@ from segloss.data.datasets.files import (
     make_name,
     pair_up,
 )
+from segloss.errors import SeglossError
 
 SPLITS = ("train", "val", "test")
 MAX_LABEL = 255
@@ -53,7 +54,9 @@ def folder(
         DatasetError: if `root` is not a folder. The builder raises it for other faults.
     """
     if not 0 <= ignore_label <= MAX_LABEL:
-        raise ValueError(f"folder: ignore_label must be in 0..255, got {ignore_label}.")
+        raise SeglossError(
+            f"folder: ignore_label must be in 0..255, got {ignore_label}."
+        )
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         raise DatasetError(root, [Fault(".", "is not a folder; check the path")])

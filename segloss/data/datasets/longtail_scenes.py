@@ -21,6 +21,7 @@ from segloss.data.datasets.builder import (
     encode_png,
 )
 from segloss.data.datasets.scenes import VOID, Look, Part, draw_scene
+from segloss.errors import SeglossError
 
 # Same order as the statistics below.
 LOOKS = (
@@ -124,14 +125,14 @@ def longtail_scenes(
         ValueError: if a size or the seed is out of range.
     """
     if len(image_hw) != 2:
-        raise ValueError(
+        raise SeglossError(
             f"longtail_scenes: image_hw must be (height, width), got {image_hw}."
         )
     checks = [("train", train, 1), ("val", val, 1), ("seed", seed, 0)]
     checks += [("image_hw", side, _MIN_SIDE_PX) for side in image_hw]
     for argument, value, least in checks:
         if value < least:
-            raise ValueError(
+            raise SeglossError(
                 f"longtail_scenes: {argument} must be >= {least}, got {value}."
             )
     height, width = image_hw

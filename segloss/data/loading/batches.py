@@ -11,6 +11,7 @@ from segloss.data.loading.canvases import Canvases
 from segloss.data.loading.distances import signed_distances
 from segloss.data.loading.window import SCALE_ONE, Window
 from segloss.data.loading.windows import Windows
+from segloss.errors import SeglossError
 
 ON_BAD_SAMPLE = ("raise", "skip")
 
@@ -77,12 +78,12 @@ class Loading:
 
     def __post_init__(self) -> None:
         if self.on_bad_sample not in ON_BAD_SAMPLE:
-            raise ValueError(
+            raise SeglossError(
                 "Loading: on_bad_sample must be 'raise' or 'skip', "
                 f"got {self.on_bad_sample!r}."
             )
         if self.distances and self.num_classes is None:
-            raise ValueError("Loading: distances need num_classes, got None.")
+            raise SeglossError("Loading: distances need num_classes, got None.")
 
 
 class Memory(NamedTuple):
@@ -102,7 +103,7 @@ class Memory(NamedTuple):
         )
 
 
-class BadSampleError(ValueError):
+class BadSampleError(SeglossError):
     """A sample cannot be decoded, or its size or labels are invalid.
 
     The message names the sample and its split.

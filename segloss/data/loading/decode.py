@@ -1,11 +1,11 @@
 """Decodes image and label files; tells whether their bytes can be stored unchanged."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from segloss.errors import SeglossError
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = range(2, 9)  # orientations that differ from the stored pixels
@@ -15,7 +15,7 @@ _KEPT_FORMATS = ("JPEG", "MPO", "PNG")  # MPO is the JPEG variant of many phones
 _MODES_TO_RGB = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
-class UnfitError(ValueError):
+class UnfitError(SeglossError):
     """A file is empty, or of an unsupported format, mode or bit depth."""
 
 
@@ -105,41 +105,3 @@ def read_labels(data: bytes) -> tuple[Image.Image, bool]:
         if image.mode == "L":
             return image, True
         return Image.fromarray(np.asarray(image)), False
-
-
-class StoredImage:
-    """An encoded image that is decoded when it is sliced.
-
-    Pillow decodes to 4 bytes per pixel. Only the slice is copied from there to NumPy,
-    which for a large image takes less than half the memory of slicing an array. Errors
-    of the decoder pass through the context manager that `faults_named` returns.
-
-    Attributes:
-        shape: height, width and number of channels; without the last if it is 1.
-    """
-
-    def __init__(
-        self,
-        data: bytes,
-        faults_named: Callable[[], AbstractContextManager[None]],
-    ):
-        self._faults_named = faults_named
-        with faults_named():
-            # TFDS would use OpenCV if it is installed, which decodes differently.
-            self._image = Image.open(BytesIO(data))
-        channels = len(self._image.getbands())
-        self.shape = (*self._image.size[::-1], channels)[: 2 + (channels > 1)]
-
-    def __getitem__(self, slices: tuple[slice, slice]) -> np.ndarray:
-        """Decodes the image, and returns the rows and columns of two slices.
-
-        Raises:
-            BadSampleError: if the image cannot be decoded.
-        """
-        (top, bottom, _), (left, right, _) = (
-            part.indices(size) for part, size in zip(slices, self.shape, strict=False)
-        )
-        with self._faults_named():
-            if (bottom - top, right - left) == self.shape[:2]:
-                return np.asarray(self._image)
-            return np.asarray(self._image.crop((left, top, right, bottom)))

@@ -23,6 +23,7 @@ from segloss.data.loading.batches import (
     Source,
     load_into,
 )
+from segloss.errors import SeglossError
 
 
 @runtime_checkable
@@ -116,7 +117,7 @@ def iterate_batches(
     """
     keeping = loading.windows is not None and loading.windows.keep_classes
     if keeping and not isinstance(sampler, OwingSampler):
-        raise ValueError(
+        raise SeglossError(
             "iterate_batches: keep_classes=True needs a sampler with a method `owed`, "
             f"which {type(sampler).__name__} lacks."
         )

@@ -24,6 +24,7 @@ from segloss.data.loading.window import (
     scaled_size,
 )
 from segloss.data.loading.window_grid import count_in_grid, grid_positions, most_kept
+from segloss.errors import SeglossError
 
 # Windows to draw at random, first anywhere and then around a pixel of a class, before
 # all windows of a grid are examined.
@@ -96,30 +97,30 @@ class Windows:
     def __post_init__(self) -> None:
         ends = self.scale_range
         if not (_are_scales(ends) and len(ends) == 2 and ends[0] <= ends[1]):
-            raise ValueError(
+            raise SeglossError(
                 f"augment: scale_range must be 0 < low <= high, got {ends}."
             )
         if self.scales is not None and not (_are_scales(self.scales) and self.scales):
-            raise ValueError(
+            raise SeglossError(
                 "augment: scales must be one or more numbers > 0, or None, "
                 f"got {self.scales}."
             )
         if not isinstance(self.keep_classes, bool):
-            raise ValueError(
+            raise SeglossError(
                 f"augment: keep_classes must be True or False, got {self.keep_classes}."
             )
         if self.min_pixels < 1:
-            raise ValueError(
+            raise SeglossError(
                 f"Windows: min_pixels must be >= 1, got {self.min_pixels}."
             )
         order = self.rare_first or ()
         if sorted(order) != list(range(len(order))):
-            raise ValueError(
+            raise SeglossError(
                 f"Windows: rare_first must have every class once, got {order}."
             )
         h, w = self.crop_hw
         if self.keep_classes and self.min_pixels > h * w:
-            raise ValueError(
+            raise SeglossError(
                 f"augment: keep_classes needs min_pixels <= {h * w}, the pixels of a "
                 f"crop of {h}x{w}, got {self.min_pixels}; lower min_pixels or use "
                 "keep_classes=False."
@@ -253,7 +254,7 @@ class Windows:
         if self.rare_first is None:
             return range(num_classes)
         if len(self.rare_first) != num_classes:
-            raise ValueError(
+            raise SeglossError(
                 f"Windows: rare_first must have {num_classes} classes, "
                 f"got {len(self.rare_first)}."
             )

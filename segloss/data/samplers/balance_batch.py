@@ -13,6 +13,7 @@ from segloss.data.samplers.planning import (
     estimate_acceptance,
     nearest_pair,
 )
+from segloss.errors import SeglossError
 
 # If this many attempts fail, `batch_cl` and `batch_max` are refused: planning must end.
 _LAST_ATTEMPT = 1_000_000
@@ -73,12 +74,12 @@ class BalanceBatch(EpochSampler):
         super().__init__(presence, batch_max, seed)
         check_pair(self._name, batch_cl, batch_max)
         if on_reject not in ("drop", "requeue"):
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: on_reject must be 'drop' or 'requeue', "
                 f"got {on_reject!r}."
             )
         if max_attempts < 1:
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: max_attempts must be >= 1, got {max_attempts}."
             )
         self.batch_cl = batch_cl
@@ -91,7 +92,7 @@ class BalanceBatch(EpochSampler):
         if exact:  # a sample with more than batch_cl classes fits into no batch
             self._too_large = self.class_sets.sizes() > batch_cl
             if self._too_large.all():
-                raise ValueError(
+                raise SeglossError(
                     f"{self._name}: every sample has more than batch_cl={batch_cl} "
                     "classes, so exact=True allows no batch; raise batch_cl."
                 )
@@ -145,7 +146,7 @@ class BalanceBatch(EpochSampler):
             # A deal without complete attempts has still looked at all samples.
             attempts += max(attempted, -(-self.num_samples // self.batch_max))
             if batches == 0 and attempts >= _LAST_ATTEMPT:
-                raise ValueError(
+                raise SeglossError(
                     f"{self._pair}: none of {attempts:,} random attempts succeeded; "
                     f"{self._suggestion(max_attempts)}."
                 )

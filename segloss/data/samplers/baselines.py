@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 
 from segloss.data.samplers.class_sets import ClassSets, Presence
 from segloss.data.samplers.epochs import EpochSampler, Plan
+from segloss.errors import SeglossError
 
 
 class RandomBatch(EpochSampler):
@@ -76,7 +77,7 @@ class RepeatFactor(EpochSampler):
     ):
         super().__init__(presence, batch_max, seed)
         if not 0 < threshold <= 1:
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: threshold must be in (0, 1], got {threshold}."
             )
         sets = ClassSets.of(presence)
@@ -122,7 +123,7 @@ class _ClassFirst(EpochSampler):
         ]
         held = np.array([len(holders) > 0 for holders in self._holders])
         if not held.any():
-            raise ValueError(f"{self._name}: presence must hold a class, got none.")
+            raise SeglossError(f"{self._name}: presence must hold a class, got none.")
         weights = np.where(held, weights, 0)
         self.class_probs = weights / weights.sum()
 
@@ -211,11 +212,11 @@ class RareClass(_ClassFirst):
     ):
         sets = ClassSets.of(presence)
         if temperature <= 0:
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: temperature must be > 0, got {temperature}."
             )
         if class_pixels.shape != (sets.num_classes,) or class_pixels.sum() <= 0:
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: class_pixels must be counts of {sets.num_classes} "
                 f"classes, got {class_pixels}."
             )
@@ -268,7 +269,7 @@ class ForegroundOversample(EpochSampler):
     ):
         super().__init__(presence, batch_max, seed)
         if not 0 <= foreground_fraction <= 1:
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: foreground_fraction must be in [0, 1], "
                 f"got {foreground_fraction}."
             )
@@ -276,7 +277,7 @@ class ForegroundOversample(EpochSampler):
         self._sets = foreground
         self._foreground = np.flatnonzero(foreground.words.any(axis=1))
         if not len(self._foreground):
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: presence must hold a class besides 0, got none."
             )
         self._num_free = round(batch_max * (1 - foreground_fraction))

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
+from segloss.errors import SeglossError
+
 # Rows of a class index to process at a time, so a mapped file is never read whole.
 _CHUNK = 1 << 16
 _BITS = 64
@@ -52,7 +54,7 @@ class ClassSets:
             ValueError: if `min_pixels` is less than 1.
         """
         if min_pixels < 1:
-            raise ValueError(f"ClassSets: min_pixels must be >= 1, got {min_pixels}.")
+            raise SeglossError(f"ClassSets: min_pixels must be >= 1, got {min_pixels}.")
         return _pack(pixel_counts, min_pixels)
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from segloss.data.samplers.class_sets import Presence, count_classes
+from segloss.errors import SeglossError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,13 +101,13 @@ class EpochSampler(abc.ABC):
     def __init__(self, presence: Presence, batch_max: int, seed: int):
         num_samples = len(presence)
         if num_samples < 1:
-            raise ValueError(f"{self._name}: presence must hold a sample, got none.")
+            raise SeglossError(f"{self._name}: presence must hold a sample, got none.")
         if not isinstance(batch_max, int | np.integer) or batch_max < 1:
-            raise ValueError(
+            raise SeglossError(
                 f"{self._name}: batch_max must be an integer >= 1, got {batch_max}."
             )
         if seed < 0:
-            raise ValueError(f"{self._name}: seed must be >= 0, got {seed}.")
+            raise SeglossError(f"{self._name}: seed must be >= 0, got {seed}.")
         self.num_samples = num_samples
         self.num_classes = count_classes(presence)
         self.batch_max = batch_max
@@ -210,7 +211,7 @@ def exposures(sampler: EpochSampler, num_batches: int) -> Int64[np.ndarray, " n"
     array([2, 2, 2, 2])
     """
     if num_batches < 0:
-        raise ValueError(f"exposures: num_batches must be >= 0, got {num_batches}.")
+        raise SeglossError(f"exposures: num_batches must be >= 0, got {num_batches}.")
     counts = np.zeros(sampler.num_samples, np.int64)
     for first in range(0, num_batches, sampler.batches_per_epoch):
         plan = sampler._epoch(first // sampler.batches_per_epoch)

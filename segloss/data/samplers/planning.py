@@ -7,6 +7,7 @@ from jaxtyping import Bool, Int, UInt64
 from scipy import optimize, sparse
 
 from segloss.data.samplers.class_sets import ClassSets, Presence
+from segloss.errors import SeglossError
 
 # The integer program is solved for at most this many distinct class sets.
 _EXACT_UP_TO = 1_000
@@ -90,7 +91,7 @@ def estimate_acceptance(
     where = "estimate_acceptance"
     check_pair(where, batch_cl, batch_max)
     if trials < 1:
-        raise ValueError(f"{where}: trials must be >= 1, got {trials}.")
+        raise SeglossError(f"{where}: trials must be >= 1, got {trials}.")
     sets = ClassSets.of(presence)
     classes = _classes_by_draw(sets, batch_max, trials, seed)
     enough = classes >= batch_cl
@@ -153,7 +154,7 @@ def check_pair(where: str, batch_cl: int, batch_max: int) -> None:
     """Raises a ValueError that starts with `where` unless both are integers >= 1."""
     for name, value in dict(batch_cl=batch_cl, batch_max=batch_max).items():
         if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{where}: {name} must be an integer >= 1, got {value}.")
+            raise SeglossError(f"{where}: {name} must be an integer >= 1, got {value}.")
 
 
 def check_reachable(
@@ -180,7 +181,7 @@ def check_reachable(
     if most >= batch_cl:
         return
     if exact:
-        raise ValueError(
+        raise SeglossError(
             f"{where}: no {batch_max} samples hold exactly {batch_cl} distinct classes;"
             f" the largest smaller number that can be reached is {most}."
         )
@@ -189,7 +190,7 @@ def check_reachable(
         if least == most
         else f"is at least {least} (found) and at most {most} (proven)"
     )
-    raise ValueError(
+    raise SeglossError(
         f"{where}: no {batch_max} samples hold at least {batch_cl} distinct classes; "
         f"the largest batch_cl reachable with batch_max={batch_max} {reachable}."
     )
@@ -216,7 +217,7 @@ def covering_sets(
         if len(distinct) <= _EXACT_UP_TO:
             chosen = _cover_exactly(distinct, batch_max, None, _SECONDS)
         if chosen is None:
-            raise ValueError(
+            raise SeglossError(
                 f"{where}: found no {batch_max} samples that hold {batch_cl} distinct "
                 f"classes, and no proof that none exist; lower batch_cl."
             )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from segloss.errors import ExistingFileError, MissingFileError, SeglossError
 from segloss.models.pretrained.files import write_weights
 from segloss.models.pretrained.layouts import LAYOUTS
 from segloss.models.pretrained.load import load_weights
@@ -47,11 +48,11 @@ def convert(source: str, target: Path) -> str:
             weights.
     """
     if target.suffix != ".safetensors":
-        raise ValueError(f"{target}: the output file must end in .safetensors.")
+        raise SeglossError(f"{target}: the output file must end in .safetensors.")
     if target.exists():
-        raise FileExistsError(f"{target} already exists; choose another name.")
+        raise ExistingFileError(f"{target} already exists; choose another name.")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target.parent}: no such directory; create it.")
+        raise MissingFileError(f"{target.parent}: no such directory; create it.")
     weights = load_weights(source)
     write_weights(target, weights.arrays, weights.layout)
     classes = weights.num_classes

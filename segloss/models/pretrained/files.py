@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from segloss.errors import ExistingFileError, MissingFileError, SeglossError
+
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a `.safetensors`, `.npz`, `.pth` or `.pt` file into a dict of arrays.
@@ -23,25 +25,25 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if path.suffix not in _READERS:
-        raise ValueError(
+        raise SeglossError(
             f"{path}: the suffix must be one of {', '.join(_READERS)}, "
             f"got {path.suffix or 'none'}."
         )
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
+        raise MissingFileError(f"{path}: no such file.")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty.")
+        raise SeglossError(f"{path} is empty.")
     try:
         return _READERS[path.suffix](path)
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise SeglossError(
             f"{path}: torch is needed to read it; pip install 'segloss[torch]', or "
             "convert it where torch is installed: python -m segloss.models.pretrained "
             f"{path.name} {path.stem}.safetensors"
         ) from error
     # The readers raise many kinds of errors on broken files.
     except Exception as error:
-        raise ValueError(
+        raise SeglossError(
             f"{path} is not a valid {path.suffix} file of weights: {error}"
         ) from error
 
@@ -77,7 +79,9 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> 
         safetensors.numpy.save_file(contiguous, partial, {"layout": layout})
         os.link(partial, path)  # unlike a rename, never replaces an existing file
     except FileExistsError as error:
-        raise FileExistsError(f"{path} already exists; choose another name.") from error
+        raise ExistingFileError(
+            f"{path} already exists; choose another name."
+        ) from error
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
@@ -92,11 +96,11 @@ def sha256_of(path: str | Path) -> str:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):  # numpy's message would advise unpickling
-        raise ValueError("it is not a complete zip archive.")
+        raise SeglossError("it is not a complete zip archive.")
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     if strays := [name for name, a in arrays.items() if not isinstance(a, np.ndarray)]:
-        raise ValueError(f"its member {strays[0]!r} is not an array.")
+        raise SeglossError(f"its member {strays[0]!r} is not an array.")
     return arrays
 
 
@@ -107,19 +111,19 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     # torch raises many kinds of errors, and its messages advise unpickling.
     except Exception as error:
-        raise ValueError(
+        raise SeglossError(
             "it is damaged, or its pickle contains more than tensors, which is refused."
         ) from error
     if not isinstance(loaded, Mapping):
-        raise ValueError(
+        raise SeglossError(
             f"it contains a {type(loaded).__name__}; save a state dict, which maps "
             "names to tensors."
         )
     for name, value in loaded.items():
         if not isinstance(name, str):
-            raise ValueError(f"its key {name!r} is not a string; save a state dict.")
+            raise SeglossError(f"its key {name!r} is not a string; save a state dict.")
         if not isinstance(value, torch.Tensor):
-            raise ValueError(
+            raise SeglossError(
                 f"its entry {name!r} is a {type(value).__name__}, not a tensor; save "
                 "only the state dict."
             )

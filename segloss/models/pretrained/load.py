@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from segloss.errors import SeglossError
 from segloss.models.multi_scale import MultiScale
 from segloss.models.pretrained.files import read_layout, read_weights
 from segloss.models.pretrained.layouts import (
@@ -78,7 +79,7 @@ def load_weights(path: str | Path) -> Weights:
     try:
         layout, arrays = _arrange(file)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise SeglossError(f"{path}: {error}") from error
     if layout == "segloss":
         layout = read_layout(path) or layout
     return Weights(source=str(path), layout=layout, arrays=arrays)
@@ -93,7 +94,7 @@ def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]
             if layout is DEEPLAB_V2:
                 arrays = for_normalized_rgb(arrays)
             return layout.name, arrays
-    raise ValueError(
+    raise SeglossError(
         f"its names ({shown(list(file))}) match no known layout; known are "
         f"{', '.join(layout.name for layout in LAYOUTS)}, and segloss, the layout that "
         "python -m segloss.models.pretrained writes."
@@ -139,12 +140,12 @@ def put_into(
     ]
     if misfits or len({*heads.values()}) > 1:
         misfits += [f"{p} {arrays[p].shape} must be {shapes[p]}" for p in heads]
-        raise ValueError(
+        raise SeglossError(
             f"{weights.source}: {len(misfits)} arrays do not fit the network: "
             f"{shown(misfits)}."
         )
     if gaps := _gaps(shapes, arrays, weights.arrays):
-        raise ValueError(
+        raise SeglossError(
             f"{weights.source} must hold a whole network or backbone of this depth, "
             f"but it lacks {len(gaps)} arrays "
             f"({shown([f'{p} {shapes[p]}' for p in gaps])})."
@@ -281,7 +282,7 @@ def _find_place(shapes: Mapping[str, Shape], weights: Weights) -> str:
         there = {p[len(root) :].split("/")[0] for p in shapes if p.startswith(root)}
         if names & there:
             return place
-    raise ValueError(
+    raise SeglossError(
         f"{weights.source} belongs to another network: it has {shown(sorted(names))}, "
         f"the network {shown(sorted({path.split('/')[1] for path in shapes}))}."
     )

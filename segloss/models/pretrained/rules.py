@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from segloss.errors import SeglossError
+
 Shape = tuple[int, ...]
 # Number of names of each kind that a message shows.
 _SHOWN = 5
@@ -104,7 +106,7 @@ class Layout:
             ),
         ]
         if any(faults):
-            raise ValueError(
+            raise SeglossError(
                 f"{self.name}: {'; '.join(filter(None, faults))}; the names must be "
                 "those of one whole network."
             )
@@ -128,15 +130,17 @@ def as_float32(name: str, array: Any, path: str) -> np.ndarray:
     """
     array = np.asarray(array)
     if array.dtype.name not in _DTYPES:
-        raise ValueError(
+        raise SeglossError(
             f"{name} must have dtype {', '.join(_DTYPES)}, got {array.dtype.name}."
         )
     with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
         array = np.array(array, np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite in float32, but has NaN or infinity.")
+        raise SeglossError(
+            f"{name} must be finite in float32, but has NaN or infinity."
+        )
     if path.endswith("/var") and (array < 0).any():
-        raise ValueError(f"{name} must hold variances >= 0, got {array.min()}.")
+        raise SeglossError(f"{name} must hold variances >= 0, got {array.min()}.")
     return array
 
 
