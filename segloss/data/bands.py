@@ -15,6 +15,24 @@ _STRETCH = 2  # pictures show the mean plus and minus this number of deviations
 _ROWS = 64  # rows of an image that are added up at a time
 
 
+def is_rgb(num_bands: int, dtype: str) -> bool:
+    """Whether images are RGB pictures, which are stored as JPEG or PNG."""
+    return (num_bands, dtype) == (3, "uint8")
+
+
+def check_bands(num_bands: int, dtype: str) -> None:
+    """Checks the number and the type of bands.
+
+    Raises:
+        ValueError: if there are less than one, or the type is not one of `DTYPES`.
+    """
+    if num_bands < 1 or dtype not in DTYPES:
+        raise SeglossError(
+            f"bands: images must have 1 or more bands of {', '.join(DTYPES)}, "
+            f"got {num_bands} of {dtype}."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Bands:
     """The bands (channels) of images, and how they are normalised.
@@ -89,24 +107,6 @@ class Bands:
 RGB = Bands()
 
 
-def is_rgb(num_bands: int, dtype: str) -> bool:
-    """Whether images are RGB pictures, which are stored as JPEG or PNG."""
-    return (num_bands, dtype) == (RGB.num_bands, RGB.dtype)
-
-
-def check_bands(num_bands: int, dtype: str) -> None:
-    """Checks the number and the type of bands.
-
-    Raises:
-        ValueError: if there are less than one, or the type is not one of `DTYPES`.
-    """
-    if num_bands < 1 or dtype not in DTYPES:
-        raise SeglossError(
-            f"bands: images must have 1 or more bands of {', '.join(DTYPES)}, "
-            f"got {num_bands} of {dtype}."
-        )
-
-
 def label_dtype(num_classes: int, ignore_label: int) -> str:
     """Returns the type of stored labels: "uint8", or "uint16" if that cannot hold them.
 
@@ -117,7 +117,7 @@ def label_dtype(num_classes: int, ignore_label: int) -> str:
 
 
 def class_dtype(num_classes: int) -> str:
-    """Returns the type of predicted class ids: "uint8", or "uint16" from 257 classes on.
+    """Returns the type of predicted class ids: "uint8", or "uint16" if they need it.
 
     >>> class_dtype(256), class_dtype(257)
     ('uint8', 'uint16')
