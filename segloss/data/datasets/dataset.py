@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.proto import tf_example_pb2
 
+from segloss.data.bands import RGB, Bands, label_dtype
 from segloss.data.class_index import ClassIndex, LabelCounter
 from segloss.data.datasets.builder import SegmentationBuilder
 from segloss.data.datasets.camvid import camvid
@@ -25,7 +26,7 @@ from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.voc2012 import voc2012
 from segloss.data.loading.batches import BadSampleError
-from segloss.data.loading.stored_image import StoredImage
+from segloss.data.loading.stored_image import StoredArray, StoredImage
 from segloss.data.loading.windows import Windows
 from segloss.errors import SeglossError
 from segloss.registry import bind
@@ -38,11 +39,16 @@ DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
 }
 
 
+# Fields in which TFDS stores an array.
+_PARTS = ("shape", "value")
+
+
 class SampleSource:
     """Random access to the samples of one split of a prepared dataset; picklable.
 
-    `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
-    With `images=False` the image is neither decoded nor included.
+    `source[i]` is `{"image": [h, w, n], "labels": [h, w], "stem": str}`, with the bands
+    and types of the dataset. With `images=False` the image is neither decoded nor
+    included.
 
     Indexing raises `BadSampleError` if that sample cannot be decoded, and ValueError if
     a record file is damaged.
@@ -51,9 +57,18 @@ class SampleSource:
     def __init__(self, data_dir: str | os.PathLike[str], split: str, *, images: bool):
         self.split = split
         self._data_dir = os.fspath(data_dir)
-        self._records = tfds.builder_from_directory(os.fspath(data_dir)).as_data_source(
+        builder = tfds.builder_from_directory(os.fspath(data_dir))
+        self._records = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
+        # Types of the fields that are stored as arrays; others are image files.
+        self._dtypes = {
+            name: np.dtype(feature.np_dtype)
+            for name, feature in builder.info.features.items()
+            if type(feature) is tfds.features.Tensor
+        }
+        arrays = {f"{name}/{part}" for name in self._dtypes for part in _PARTS}
+        self._keys = {"image", "labels", "stem"} - self._dtypes.keys() | arrays
         self._images = images
 
     def __len__(self) -> int:
@@ -69,31 +84,49 @@ class SampleSource:
         """Returns sample i with its image as a `StoredImage`, decoded when sliced."""
         fields = self._read(operator.index(i))
         stem = fields["stem"].decode()
-        with self._faults_named("labels", stem):
-            labels = np.asarray(Image.open(io.BytesIO(fields["labels"])))
+        if "labels" in self._dtypes:
+            labels = self._open_array("labels", fields, stem)[:, :][..., 0]
+        else:
+            with self._faults_named("labels", stem):
+                labels = np.asarray(Image.open(io.BytesIO(fields["labels"])))
         sample = {"labels": labels, "stem": stem}
-        if self._images:
+        if self._images and "image" in self._dtypes:
+            sample["image"] = self._open_array("image", fields, stem)
+        elif self._images:
             faults_named = functools.partial(self._faults_named, "image", stem)
             sample["image"] = StoredImage(fields["image"], faults_named)
         return sample
 
+    def _open_array(self, name: str, fields: dict[str, Any], stem: str) -> StoredArray:
+        return StoredArray(
+            fields[f"{name}/value"],
+            fields[f"{name}/shape"],
+            self._dtypes[name],
+            functools.partial(self._faults_named, name, stem),
+        )
+
     def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
         """Returns height and width of the labels of sample i without decoding them."""
         fields = self._read(operator.index(i))
+        if "labels" in self._dtypes:
+            return fields["labels/shape"][:2]
         with self._faults_named("labels", fields["stem"].decode()):
             return Image.open(io.BytesIO(fields["labels"])).size[::-1]
 
-    def _read(self, i: int) -> dict[str, bytes]:
+    def _read(self, i: int) -> dict[str, Any]:
+        """Returns the bytes, or a tuple of integers, of each field of record i."""
         if not 0 <= i < len(self):
             raise IndexError(f"SampleSource: must be in [0, {len(self)}), got {i}.")
         try:
             example = tf_example_pb2.Example.FromString(self._records[i])
             fields = {
                 key: feature.bytes_list.value[0]
+                if feature.HasField("bytes_list")
+                else tuple(feature.int64_list.value)
                 for key, feature in example.features.feature.items()
             }
             # A file truncated between two blocks is read as other bytes, silently.
-            if fields.keys() != {"image", "labels", "stem"}:
+            if fields.keys() != self._keys:
                 raise SeglossError("a record is not a sample")
         # The reader raises RuntimeError, the parser DecodeError.
         except Exception as error:
@@ -127,6 +160,7 @@ class Dataset:
         data_dir: directory of the array_record files.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
+        bands: the bands of the images, with their mean and deviation.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples, the classes and
@@ -140,10 +174,16 @@ class Dataset:
     max_hw: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str
+    bands: Bands = RGB
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def label_dtype(self) -> str:
+        """Type of the labels, "uint8" or "uint16"."""
+        return label_dtype(self.num_classes, self.ignore_label)
 
     def source(self, split: str, *, images: bool = True) -> SampleSource:
         """Opens the samples of `split`; `images=False` omits their images.
@@ -240,5 +280,6 @@ def _read(name: str, info: tfds.core.DatasetInfo) -> Dataset:
         ignore_label=metadata["ignore_label"],
         max_hw=tuple(metadata["max_hw"]),
         splits=tuple(info.splits),
+        bands=Bands.from_json(metadata.get("bands", RGB.to_json())),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
     )
