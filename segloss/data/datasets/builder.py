@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -122,7 +123,8 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Features: `image` [h, w, n], `labels` [h, w, 1], `stem` text, with the types that
     the configuration names. Metadata: `class_names`, `ignore_label`, `max_hw` (the
-    largest height and the largest width), `bands` (`Bands.to_json`, with the mean and
+    largest height and the largest width), `num_pixels` (of all images of each split,
+    void or not), `bands` (`Bands.to_json`, with the mean and
     deviation over the training images) and `content` (SHA-256 over all samples).
     """
 
@@ -169,6 +171,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if download_config is not None and download_config.beam_runner is not None:
             advance = None  # Beam's workers cannot update the progress bar
         digest, max_hw, split_infos = hashlib.sha256(), [0, 0], []
+        num_pixels = {}
         config = self.builder_config
         moments = BandMoments.empty(config.num_bands)
         # One split per call: with several, TFDS has Beam write earlier splits again.
@@ -188,6 +191,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 max_hw = [max(pair) for pair in sides]
                 if split == _MEASURED and not config.is_rgb:
                     moments = moments.merge(BandMoments.from_json(summary["moments"]))
+            num_pixels[split] = sum(summary["pixels"] for summary in summaries)
             # TFDS sorts the lengths that Beam counted as text: "0", "1", "10", "2".
             lengths = [len(summary["digests"]) for summary in summaries]
             split_info = self.info.splits[split].replace(shard_lengths=lengths)
@@ -197,7 +201,10 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
         bands = RGB if config.is_rgb else moments.to_bands(config.image_dtype)
         self.info.metadata.update(
-            max_hw=max_hw, bands=bands.to_json(), content=digest.hexdigest()
+            max_hw=max_hw,
+            num_pixels=num_pixels,
+            bands=bands.to_json(),
+            content=digest.hexdigest(),
         )
 
     def _shard_iterators_per_split(
@@ -224,8 +231,8 @@ class _Examples:
     Attributes:
         split: name of the split.
         shard: the samples.
-        summary: JSON file for the digests, the largest size and the moments of the
-            bands of the samples.
+        summary: JSON file for the digests, the largest size, the number of pixels and
+            the moments of the bands of the samples.
         advance: called after each sample; None calls nothing.
         config: configuration of the builder.
     """
@@ -237,7 +244,7 @@ class _Examples:
     config: SegmentationConfig
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        digests, max_hw = [], [0, 0]
+        digests, max_hw, pixels = [], [0, 0], 0
         moments = BandMoments.empty(self.config.num_bands)
         for sample in self.shard.read():
             image, labels = sample.image, sample.labels
@@ -253,13 +260,19 @@ class _Examples:
                 labels = labels.astype(self.config.label_dtype)
             digests.append("".join(hashlib.sha256(x).hexdigest() for x in fields))
             max_hw = [max(sides) for sides in zip(max_hw, sample.hw, strict=True)]
+            pixels += math.prod(sample.hw)
             if self.advance is not None:
                 self.advance()
             yield (
                 sample.stem,
                 {"image": image, "labels": labels, "stem": sample.stem},
             )
-        summary = {"digests": digests, "max_hw": max_hw, "moments": moments.to_json()}
+        summary = {
+            "digests": digests,
+            "max_hw": max_hw,
+            "pixels": pixels,
+            "moments": moments.to_json(),
+        }
         self.summary.write_text(json.dumps(summary))
 
     def take_summary(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from segloss.data.datasets.checking import Rules
-from segloss.data.datasets.faults import DatasetError, Fault, abridge
+from segloss.data.datasets.faults import Fault, abridge
 from segloss.data.datasets.files import FilesBuilder
 from segloss.data.datasets.pairs import Pair, check_sizes, pair_up, relative
 
@@ -23,7 +23,6 @@ CLASS_NAMES = (
 )
 VOID = 11
 SPLIT_SIZES = {"train": 367, "val": 101, "test": 233}
-
 
 
 class Camvid(FilesBuilder, skip_registration=True):
@@ -101,7 +100,9 @@ def _read_list(
         ]
         if files and len(files) != 2:
             where = f"{path.name} line {number}"
-            faults.append(Fault(where, "must be `IMAGE LABEL`", "correct it", line))
+            faults.append(
+                Fault(where, "must be `IMAGE LABEL`", "correct it", f"`{line}`")
+            )
         elif missing := [file for file in files if not file.is_file()]:
             rule = f"is missing, but {path.name} names it"
             faults += [

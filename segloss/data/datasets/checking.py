@@ -1,4 +1,4 @@
-"""Reads every file of a dataset before anything is written, and judges them together."""
+"""Reads every file of a dataset before anything is written, and judges them."""
 
 import collections
 import contextlib
@@ -39,6 +39,7 @@ class Rules:
         alpha: an element of `ALPHA`: what happens to the opacity of images.
         nodata: pixels with this value in all bands are void; None means none.
         max_pixels: largest number of pixels of an image.
+        first: name of the image whose bands the others must have.
     """
 
     root: Path
@@ -49,6 +50,7 @@ class Rules:
     alpha: str = "drop"
     nodata: float | None = None
     max_pixels: int = MAX_IMAGE_PIXELS
+    first: str = "every image"
 
     @classmethod
     def of_first(cls, pair: Pair | None, **fields: Any) -> "Rules":
@@ -60,7 +62,10 @@ class Rules:
         with contextlib.suppress(Exception):
             pixels = rules.read_image(pair.image.read_bytes()).pixels
             return dataclasses.replace(
-                rules, num_bands=pixels.shape[-1], image_dtype=str(pixels.dtype)
+                rules,
+                num_bands=pixels.shape[-1],
+                image_dtype=str(pixels.dtype),
+                first=relative(rules.root, pair.image),
             )
         return rules
 
@@ -138,8 +143,7 @@ def check(rules: Rules, pairs: Mapping[str, list[Pair]]) -> Findings:
         )
     notes += palettes.describe()
     if not faults:
-        faults, further = judge_classes(rules, pixels)
-        notes += further
+        faults = judge_classes(rules, pixels)
     return Findings(faults, notes, content.hexdigest())
 
 
@@ -148,7 +152,7 @@ def map_ahead(
     function: Callable[[_Item], _Result],
     items: Iterable[_Item],
 ) -> Iterator[_Result]:
-    """Yields `function(item)` in order; few results wait, however many items there are."""
+    """Yields `function(item)` in order, computing at most `_AHEAD` items ahead."""
     waiting: collections.deque[Future[_Result]] = collections.deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -258,7 +262,8 @@ def _misfits(
     h, w, num_bands = image.pixels.shape
     got = num_bands, str(image.pixels.dtype)
     if got != (rules.num_bands, rules.image_dtype):
-        rule = f"must be {_describe(rules.num_bands, rules.image_dtype)}, as others are"
+        expected = _describe(rules.num_bands, rules.image_dtype)
+        rule = f"must be {expected}, as {rules.first} is"
         remedy = "convert it, or remove its sample"
         faults.append(Fault(image_name, rule, remedy, _describe(*got)))
     if labels.ids.shape != (h, w):
@@ -278,7 +283,9 @@ def _misfits(
 
 
 def _describe(num_bands: int, dtype: str) -> str:
-    return "RGB" if is_rgb(num_bands, dtype) else f"{num_bands} bands of {dtype}"
+    if is_rgb(num_bands, dtype):
+        return "RGB"
+    return f"{num_bands} band{'s' * (num_bands > 1)} of {dtype}"
 
 
 def _try(
@@ -341,36 +348,30 @@ class _Palettes:
 
 
 def judge_classes(
-    rules: Rules, pixels: dict[str, Int64[np.ndarray, " n"]]
-) -> tuple[list[Fault], list[str]]:
-    """Judges which classes the labels of the training split hold.
+    rules: Rules, pixels: Mapping[str, Int64[np.ndarray, " n"]]
+) -> list[Fault]:
+    """Returns a fault if training labels hold void pixels, but at most one class.
+
+    Nothing can be learned then. The usual cause is masks of 0 and 255.
 
     Args:
         rules: what the files must be.
         pixels: number of pixels of each label in each split.
-
-    Returns:
-        Faults if fewer than two classes have training pixels although labels are void,
-        and otherwise lines about void pixels and about classes without pixels.
     """
-    counts, total = pixels.get("train"), 0
-    if counts is None or not rules.class_names or not (total := counts.sum()):
-        return [], []
-    names, void = rules.class_names, counts[rules.ignore_label] / total
+    counts, names = pixels.get("train"), rules.class_names
+    if counts is None or not names or not counts[rules.ignore_label]:
+        return []
     absent = [k for k in range(len(names)) if not counts[k]]
+    if len(names) - len(absent) > 1:
+        return []
     listed = abridge([f"{k} {names[k]!r}" for k in absent], in_order=True)
-    share = f"{void:.0%} of the training pixels are void (label {rules.ignore_label})"
-    if void and len(names) - len(absent) < 2:
-        rule = f"no training label holds class {listed}, while {share}"
-        remedy = (
-            "if the label files are masks of 0 and 255, write the line `1 NAME "
-            "values=255` in classes.txt; otherwise correct the labels or classes.txt"
-        )
-        return [Fault("train", rule, remedy)], []
-    notes = [share] if void else []
-    if absent:
-        notes.append(
-            f"no training label holds class {listed}: it cannot be learned, and counts "
-            "in no mean unless it is predicted"
-        )
-    return [], notes
+    void = counts[rules.ignore_label] / counts.sum()
+    rule = (
+        f"no training label holds class {listed}, while {rules.ignore_label}, the "
+        f"ignore_label, is {void:.0%} of the pixels"
+    )
+    remedy = (
+        "if the labels are masks of 0 and 255, write `1 NAME values=255` in "
+        "classes.txt; otherwise correct the labels or the list of classes"
+    )
+    return [Fault("train", rule, remedy)]

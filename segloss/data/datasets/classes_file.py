@@ -5,9 +5,10 @@
     2 car #0000ff values=13,14
     void values=0,254,255 #000000
 
-Each line is an index, a name, and optionally colours and the values that mean the class.
-Indices count up from 0. Without `values=`, the value of a class is its index; without a
-line `void`, the value `ignore_label` is void.
+Each line is an index, a name, and optionally colours and the values that mean the
+class. Indices count up from 0. Without `values=`, the value of a class is its index;
+without a line `void`, the value `ignore_label` is void. A line that starts with # is a
+comment.
 """
 
 import re
@@ -64,7 +65,7 @@ def read_classes(root: Path, ignore_label: int) -> ClassList:
     lines = [
         _split(f"{NAME} line {number}", line)
         for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip()
+        if line.strip() and not line.startswith("#")
     ]
     names: list[str] = []
     values: dict[int, int] = {}
@@ -132,10 +133,14 @@ def _class_fault(line: _Line, names: list[str], ignore_label: int) -> Fault | No
                 f"; if label files write this class as {index}, the line is "
                 f"`{expected} {name} values={index}`"
             )
-        return Fault(line.where, f"must be `{expected} NAME`", remedy, f"`{index} {name}`")
+        return Fault(
+            line.where, f"must be `{expected} NAME`", remedy, f"`{index} {name}`"
+        )
     if wrong := [x for x in name.split() if x.startswith(("#", "values="))]:
         remedy = "a colour is #rrggbb, and values are numbers as in values=13,14"
-        return Fault(line.where, "must be `INDEX NAME #rrggbb values=N,N`", remedy, wrong[0])
+        return Fault(
+            line.where, "must be `INDEX NAME #rrggbb values=N,N`", remedy, wrong[0]
+        )
     if name in names:
         rule = "must name a class that no earlier line names"
         return Fault(line.where, rule, "rename it", repr(name))

@@ -22,6 +22,7 @@ from segloss.data.bands import RGB, Bands, label_dtype
 from segloss.data.class_index import ClassIndex, LabelCounter
 from segloss.data.datasets.builder import SegmentationBuilder
 from segloss.data.datasets.camvid import camvid
+from segloss.data.datasets.faults import abridge
 from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.voc2012 import voc2012
@@ -39,6 +40,7 @@ DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
 }
 
 
+_INFO = "dataset_info.json"
 # Fields in which TFDS stores an array.
 _PARTS = ("shape", "value")
 
@@ -165,6 +167,9 @@ class Dataset:
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples, the classes and
             `ignore_label`, and on nothing else.
+        notes: what was found when the dataset was prepared, each in one line.
+        num_pixels: name and number of pixels, void or not, of each split; empty if the
+            dataset does not store them.
     """
 
     name: str
@@ -175,6 +180,8 @@ class Dataset:
     splits: tuple[str, ...]
     fingerprint: str
     bands: Bands = RGB
+    notes: tuple[str, ...] = ()
+    num_pixels: tuple[tuple[str, int], ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -222,6 +229,23 @@ class Dataset:
         shape = len(counter.source), self.num_classes
         return ClassIndex.load(path, counter.fingerprint, shape)
 
+    def describe_classes(self, split: str) -> list[str]:
+        """Returns lines about void pixels, and about classes without pixels."""
+        pixels = self.class_index(split).pixel_counts.sum(axis=0, dtype=np.int64)
+        lines = []
+        total = dict(self.num_pixels).get(split)
+        if total and pixels.sum() < total:
+            lines.append(
+                f"{1 - pixels.sum() / total:.1%} of the pixels of {split} are void: "
+                "they do not count"
+            )
+        absent = [f"{k} {self.class_names[k]}" for k in np.flatnonzero(pixels == 0)]
+        if absent:
+            lines.append(
+                f"no label of {split} has a pixel of {abridge(absent, in_order=True)}"
+            )
+        return lines
+
     def label_counter(self, split: str, windows: Windows | None = None) -> LabelCounter:
         """Returns the counter that computes `class_index(split, windows)`.
 
@@ -260,26 +284,54 @@ def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
         DatasetError: if files are missing or faulty; lists all faults.
     """
     make_builder = bind("dataset", DATASETS, name, hyperparameters)
+    data_dir = hyperparameters.get("data_dir")
+    if data_dir is not None and hyperparameters.get("root", "") is None:
+        return _read(name, _find_prepared(name, Path(data_dir).expanduser()))
     builder = make_builder()
     try:
         builder.download_and_prepare()
     except OSError:
-        builder = make_builder()
         if not builder.data_path.exists():  # otherwise another process prepared it
             raise
-    return _read(name, builder.info)
+    return _read(name, Path(builder.data_path))
 
 
-def _read(name: str, info: tfds.core.DatasetInfo) -> Dataset:
+def _find_prepared(name: str, data_dir: Path) -> Path:
+    """Returns the directory of the only dataset of this name in `data_dir`.
+
+    `data_dir` may also be that directory itself.
+
+    Raises:
+        SeglossError: if there is no dataset, or more than one.
+    """
+    if (data_dir / _INFO).is_file():
+        return data_dir
+    found = [path.parent for path in sorted(data_dir.glob(f"{name}/*/*/{_INFO}"))]
+    if len({path.resolve() for path in found}) != 1:
+        rule = "several datasets" if found else "no prepared dataset"
+        names = f": {abridge([str(path) for path in found])}" if found else ""
+        raise SeglossError(
+            f"config.data.data_dir: {data_dir} holds {rule} of name {name!r}{names}; "
+            "give the directory of one of them, or config.data.root with the files."
+        )
+    return found[0]
+
+
+def _read(name: str, data_dir: Path) -> Dataset:
+    # A link to a dataset made of files with the same contents.
+    data_dir = data_dir.resolve()
+    info = tfds.builder_from_directory(os.fspath(data_dir)).info
     metadata = info.metadata
     identity = [metadata[key] for key in ("class_names", "ignore_label", "content")]
     return Dataset(
         name=name,
-        data_dir=Path(info.data_dir),
+        data_dir=data_dir,
         class_names=tuple(metadata["class_names"]),
         ignore_label=metadata["ignore_label"],
         max_hw=tuple(metadata["max_hw"]),
         splits=tuple(info.splits),
         bands=Bands.from_json(metadata.get("bands", RGB.to_json())),
+        notes=tuple(metadata.get("notes", ())),
+        num_pixels=tuple(metadata.get("num_pixels", {}).items()),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from segloss.console import make_console, make_progress
 from segloss.data.bands import label_dtype
@@ -168,7 +169,9 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
 
     def _prepared(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yields the directory and the source of every dataset that was made so."""
-        for path in sorted(Path(self.data_path).parent.parent.glob("*/*/metadata.json")):
+        for path in sorted(
+            Path(self.data_path).parent.parent.glob("*/*/metadata.json")
+        ):
             if not path.parent.is_symlink():
                 yield path.parent, json.loads(path.read_text()).get("source", {})
 
@@ -186,12 +189,14 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
     def _describe_older(self) -> list[str]:
         """Returns a line about datasets made of the same folder before it changed."""
         root = str(self.builder_config.rules.root)
-        older = [str(path) for path, source in self._prepared() if source.get("root") == root]
+        older = [
+            str(path) for path, source in self._prepared() if source.get("root") == root
+        ]
         if not older:
             return []
         return [
-            "the folder has changed; older copies remain for runs that use them, and may "
-            f"be deleted: {', '.join(older)}"
+            "the folder has changed; older copies remain for the runs that use them, "
+            f"and may be deleted: {', '.join(older)}"
         ]
 
     def shards(self) -> dict[str, list[Shard]]:
@@ -207,7 +212,9 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
 
 def _files(pairs: Mapping[str, Iterable[Pair]]) -> list[Path]:
     every = (pair for of_split in pairs.values() for pair in of_split)
-    return [*dict.fromkeys(path for pair in every for path in (pair.image, pair.labels))]
+    return [
+        *dict.fromkeys(path for pair in every for path in (pair.image, pair.labels))
+    ]
 
 
 def _make_name(root: Path, salt: str, files: Iterable[Path]) -> str:
@@ -251,14 +258,14 @@ def _encode(rules: Rules, pair: Pair) -> Sample:
     return Sample(
         pair.stem,
         data[1] if image.unchanged else _store(image.pixels),
-        data[0] if stored else encode_png(labels.ids.astype(dtype)),
+        data[0] if stored else encode_png(Image.fromarray(labels.ids.astype(dtype))),
         labels.ids.shape,
     )
 
 
 def _store(pixels: np.ndarray) -> bytes | np.ndarray:
     is_rgb = pixels.dtype == np.uint8 and pixels.shape[-1] == 3
-    return encode_png(pixels) if is_rgb else pixels
+    return encode_png(Image.fromarray(pixels)) if is_rgb else pixels
 
 
 def _encode_all(rules: Rules, pairs: list[Pair]) -> Iterator[Sample]:

@@ -33,7 +33,7 @@ class Folder(FilesBuilder, skip_registration=True):
 
 def folder(
     *,
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
     ignore_label: int = 255,
     image_suffix: str = "",
     label_suffix: str = "",
@@ -110,7 +110,9 @@ def folder(
     )
     notes = []
     if unread:
-        notes.append(f"{len(unread):,} files and folders are not read: {abridge(unread)}")
+        notes.append(
+            f"{len(unread):,} files and folders are not read: {abridge(unread)}"
+        )
     return Folder.make(
         rules,
         pairs,
@@ -127,7 +129,9 @@ def _check_arguments(ignore_label: int, val_fraction: float, alpha: str) -> None
             f"folder: ignore_label must be in 0..{_MAX_LABEL}, got {ignore_label}."
         )
     if not 0 <= val_fraction < 1:
-        raise SeglossError(f"folder: val_fraction must be in [0, 1), got {val_fraction}.")
+        raise SeglossError(
+            f"folder: val_fraction must be in [0, 1), got {val_fraction}."
+        )
     if alpha not in ALPHA:
         known = ", ".join(map(repr, ALPHA))
         raise SeglossError(f"folder: alpha must be one of {known}, got {alpha!r}.")
@@ -146,6 +150,6 @@ def _split_off(pairs: dict[str, list[Pair]], val_fraction: float) -> list[Fault]
         parts[share < val_fraction].append(pair)
     pairs["train"], pairs["val"] = parts
     if samples and not all(parts):
-        rule = f"val_fraction={val_fraction} of {len(samples)} samples leaves a split empty"
+        rule = f"val_fraction={val_fraction} of {len(samples)} samples empties a split"
         return [Fault("train", rule, "choose another fraction")]
     return []

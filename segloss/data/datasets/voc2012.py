@@ -19,7 +19,7 @@ import numpy as np
 import scipy.io
 
 from segloss.data.datasets.checking import Rules
-from segloss.data.datasets.faults import DatasetError, Fault, abridge
+from segloss.data.datasets.faults import Fault, abridge
 from segloss.data.datasets.files import FilesBuilder
 from segloss.data.datasets.pairs import Pair, check_sizes, list_files, relative
 from segloss.data.decoding.labels import DecodedLabels
@@ -33,6 +33,7 @@ CLASS_NAMES = (
 )
 VOID = 255
 SPLIT_SIZES = {"train": 10_582, "train_official": 1_464, "val": 1_449}
+
 
 class Voc2012(FilesBuilder, skip_registration=True):
     """TFDS builder of PASCAL VOC 2012 with the additional labels of SBD.

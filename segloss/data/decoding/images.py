@@ -8,7 +8,7 @@ from typing import NamedTuple
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from segloss.data.bands import DTYPES
 from segloss.data.decoding.opening import (
@@ -66,9 +66,9 @@ def read_image(
     """Decodes an image to RGB, or to its bands.
 
     PNG, JPEG, WebP and BMP of 8 bits per channel become RGB: grey is repeated, and
-    palettes and CMYK are converted. So do 8-bit TIFF and `.npy` with one or three
-    bands. All others keep their bands, in a type of `bands.DTYPES`; numbers of other types are
-    converted to float32.
+    palettes and CMYK are converted. So do TIFF and `.npy` of 8 bits with one or three
+    bands, besides an opacity. All others keep their bands, in a type of `bands.DTYPES`;
+    numbers of other types are converted to float32.
 
     The EXIF orientation is applied, as annotation tools do. There is one exception: if
     the size of the label matches the stored pixels but not the turned ones, the label
@@ -125,9 +125,9 @@ def _read_picture(
     with _damage_named():
         image.load()
     turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
-    if image.mode == "RGB" and image.format in _KEPT_FORMATS and not turned:
-        if "transparency" not in image.info:
-            return DecodedImage(np.asarray(image), unchanged=True)
+    plain = image.mode == "RGB" and "transparency" not in image.info
+    if plain and image.format in _KEPT_FORMATS and not turned:
+        return DecodedImage(np.asarray(image), unchanged=True)
     upright = ImageOps.exif_transpose(image)
     if label_hw in (None, upright.size[::-1]) or label_hw != image.size[::-1]:
         image = upright
@@ -153,7 +153,9 @@ def _read_tiff(
         )
     pixels = np.atleast_3d(pixels)
     extra = [int(kind) for kind in page.extrasamples]
-    if not (extra and extra[-1] in _ALPHAS and pixels.shape[-1] in (2, 4)):
+    # Writers mark a fourth band of 16 bits as opacity, too, whatever it is.
+    is_picture = pixels.dtype == np.uint8 and pixels.shape[-1] in (2, 4)
+    if not (is_picture and extra and extra[-1] in _ALPHAS):
         return _from_array(pixels)
     image = _from_array(pixels[..., :-1])
     return image._replace(alpha=_unless_opaque(pixels[..., -1]))
@@ -190,8 +192,6 @@ def _bands_last(array: np.ndarray) -> np.ndarray:
 
 def _unless_opaque(alpha: np.ndarray) -> np.ndarray | None:
     return None if (alpha == np.iinfo(alpha.dtype).max).all() else alpha
-
-
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ class LabelValues:
         """Converts the values of a label image, uint8 or uint16, to ids.
 
         Raises:
-            UnfitError: if a value means nothing; it names the values and their pixels.
+            UnfitError: if a value means nothing; it names the values.
         """
         table, means = self._table
         if not means[values].all():
@@ -58,7 +58,7 @@ class LabelValues:
         """Converts the colours of a label image to ids.
 
         Raises:
-            UnfitError: if a colour means nothing; it names the colours and their pixels.
+            UnfitError: if a colour means nothing; it names the colours.
         """
         packed = pack_colours(rgb)
         known, ids = self._sorted_colours

@@ -1,7 +1,6 @@
 """Opens encoded images of known formats, up to a number of pixels."""
 
 import struct
-from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -64,7 +63,7 @@ def open_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         check_size(image.height, image.width, max_pixels)
         return image
     raise UnfitError(
-        "must be an image in PNG, JPEG, WebP, BMP, GIF or TIFF, or a NumPy array (.npy)",
+        "must be PNG, JPEG, WebP, BMP, GIF, TIFF or a NumPy array (.npy)",
         f"a file that starts with {data[:8]!r}",
         "replace the file",
     )
@@ -131,25 +130,26 @@ def read_tiff(
         with tifffile.TiffFile(BytesIO(data)) as tiff:
             series, page = tiff.series[0], tiff.pages.first
             check_size(page.imagelength, page.imagewidth, max_pixels)
-            axes = "".join(_without_single(series.axes, series.shape))
-            others = axes.replace("Y", "").replace("X", "")
+            kept = [
+                (axis, n)
+                for axis, n in zip(series.axes, series.shape, strict=True)
+                if n > 1 or axis in "YX"
+            ]
+            axes = [axis for axis, _ in kept]
+            others = [axis for axis in axes if axis not in "YX"]
             if len(others) > 1 or not {"Y", "X"} <= {*axes}:
                 raise UnfitError(
                     "must hold one image with bands",
                     f"axes {series.axes} of sizes {series.shape}",
                     "save each image to a file of its own",
                 )
-            pixels = series.asarray().squeeze()
+            pixels = series.asarray().reshape([n for _, n in kept])
     except UnfitError:
         raise
     # tifffile and its codecs raise many kinds of errors on broken files.
     except Exception as error:
         raise damaged(error) from error
-    return pixels.transpose([axes.index(axis) for axis in "YX" + others]), page
-
-
-def _without_single(axes: str, shape: tuple[int, ...]) -> Iterator[str]:
-    return (axis for axis, size in zip(axes, shape, strict=True) if size > 1)
+    return pixels.transpose([axes.index(axis) for axis in ("Y", "X", *others)]), page
 
 
 def check_not_empty(data: bytes) -> None:
@@ -168,4 +168,5 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
 
 def damaged(error: Exception | str) -> UnfitError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return UnfitError("cannot be read, it is damaged", reason, "replace the file")
+    got = f"a damaged one ({reason})"
+    return UnfitError("must be a sound file", got, "replace it")
