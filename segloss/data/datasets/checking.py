@@ -362,7 +362,7 @@ def judge_classes(
     if counts is None or not names or not counts[rules.ignore_label]:
         return []
     absent = [k for k in range(len(names)) if not counts[k]]
-    if len(names) - len(absent) > 1:
+    if not absent or len(names) - len(absent) > 1:
         return []
     listed = abridge([f"{k} {names[k]!r}" for k in absent], in_order=True)
     void = counts[rules.ignore_label] / counts.sum()

@@ -104,6 +104,15 @@ def _find(directory: Path, suffixes: Collection[str], ending: str) -> _Files:
     return _Files(by_stem, others)
 
 
+def guess_label_suffix(images_dir: Path, labels_dir: Path) -> str:
+    """Returns what most labels are named with after the names of their images."""
+    images = _find(images_dir, IMAGE_SUFFIXES, "").by_stem
+    labels = _find(labels_dir, LABEL_SUFFIXES, "").by_stem
+    near = _starting_with(sorted(images.keys() - labels.keys()), labels)
+    endings = collections.Counter(label[len(image) :] for image, label in near.items())
+    return endings.most_common(1)[0][0] if endings else ""
+
+
 def walk(directory: Path) -> Iterable[Path]:
     """Yields the visible files below a folder, sorted by path.
 
