@@ -71,6 +71,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         - `classes`: for each class its `name`, its share of the labelled pixels,
           `pixel_share`, the share of the images that have it, `image_share`, and its
           weight by median-frequency balancing, `median_frequency`.
+        - `notes`: lines about files that are not read, void pixels and absent classes.
         - `co_occurrence`: a matrix; row i, column j is the share of the images with
           class i that also have class j.
         - `acceptance`: results of `estimate_acceptance` for pairs of `batch_max` (most
@@ -103,6 +104,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         "dataset": dataset.name,
         "split": "train",
         "num_images": len(presence),
+        "notes": [*dataset.notes, *dataset.describe_classes("train")],
         "classes": _describe_classes(dataset, counts, presence, weights),
         "co_occurrence": _co_occurrence(presence).tolist(),
         "acceptance": _try_pairs(sets, chosen.get("batch_max"), console),
@@ -123,6 +125,8 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         class_crop_table,
     )
     console.print(Group(*(table(statistics) for table in tables)))
+    for note in statistics["notes"]:
+        console.print(note, soft_wrap=True)
     rounded = ", ".join(f"{weight:.4f}" for weight in weights)
     console.print(f"class_weights=({rounded})", soft_wrap=True)
     console.print(f"figure: {figure}", soft_wrap=True)

@@ -43,9 +43,11 @@ def open_configured_dataset(config: RunConfig) -> Dataset:
 def check_split(dataset: Dataset, split: str) -> None:
     """Raises ValueError if the dataset lacks the split; lists the splits it has."""
     if split not in dataset.splits:
+        makes = dataset.name == "folder" and split == "val"
         raise SeglossError(
             f"config.evaluate: {dataset.name} has no split {split!r}; "
             f"it has {', '.join(dataset.splits)}."
+            + " --config.data.val_fraction=0.1 makes it of a tenth of train." * makes
         )
 
 

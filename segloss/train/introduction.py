@@ -17,7 +17,10 @@ _IMAGES = 200
 
 
 def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
-    """Prints the dataset, model, devices, steps, sampler, and classes in crops."""
+    """Prints the dataset, model, devices, steps, sampler, and classes in crops.
+
+    Also prints what is not read, void or absent in the dataset.
+    """
     dataset, step = setup.dataset, int(start.state.step)
     parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
     lines = [
@@ -34,6 +37,8 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
             f"{start.pretrained['sha256'][:16]}; the file is not read again"
         )
     lines += [
+        *dataset.notes,
+        *dataset.describe_classes("train"),
         describe_unused_rows(setup.sampler.batch_max, jax.device_count()),
         setup.sampler.describe(),
         describe_uncounted(setup),
