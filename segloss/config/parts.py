@@ -47,7 +47,8 @@ def check_split(dataset: Dataset, split: str) -> None:
         raise SeglossError(
             f"config.evaluate: {dataset.name} has no split {split!r}; "
             f"it has {', '.join(dataset.splits)}."
-            + " --config.data.val_fraction=0.1 makes it of a tenth of train." * makes
+            + " --config.data.val_fraction=0.1 makes it of a tenth of train."
+            * makes
         )
 
 
