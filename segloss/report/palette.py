@@ -1,11 +1,13 @@
 """Colours for class ids."""
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from segloss.errors import SeglossError
 
+# The largest class id that has a colour.
+MAX_ID = 2**16 - 1
 VOID_COLOR = (224, 224, 224)
 # Rows of an image that are blended at a time.
 _ROWS = 64
@@ -16,42 +18,41 @@ def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
 
     The lowest three bits of the class id are the highest bits of red, green and blue;
     the next three bits are the second highest bits, and so on (`VOClabelcolormap` of
-    the VOC 2012 devkit).
+    the VOC 2012 devkit, which has 256 colours). All colours differ.
 
     Raises:
-        ValueError: if `num_classes` is not in [1, 256].
+        ValueError: if `num_classes` is not in [1, 65536].
     """
-    if not 1 <= num_classes <= 256:
+    if not 1 <= num_classes <= MAX_ID + 1:
         raise SeglossError(
-            f"voc_palette: num_classes must be in [1, 256], got {num_classes}."
+            f"voc_palette: num_classes must be in [1, {MAX_ID + 1}], got {num_classes}."
         )
-    bits = np.unpackbits(
-        np.arange(num_classes, dtype=np.uint8)[:, None], axis=1, bitorder="little"
-    )
-    # A ninth bit of 0 completes the third group of bits (of R, of G, of B).
-    groups = np.pad(bits, ((0, 0), (0, 1))).reshape(num_classes, 3, 3)
-    return np.packbits(groups, axis=1)[:, 0]
+    ids = np.arange(num_classes, dtype="<u4")[:, None].view(np.uint8)
+    bits = np.unpackbits(ids, axis=1, count=24, bitorder="little")
+    # Eight groups of bits (of R, of G, of B).
+    return np.packbits(bits.reshape(num_classes, 8, 3), axis=1)[:, 0]
 
 
 def to_colors(
-    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
     *,
     ignore_label: int = 255,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Converts class ids to VOC colours, and `ignore_label` to light grey.
 
     Raises:
-        ValueError: if a label is neither in [0, 255] nor `ignore_label`.
+        ValueError: if a label is neither in [0, 65535] nor `ignore_label`.
     """
     void = labels == ignore_label
     classes = np.where(void, 0, labels)
-    _check_ids("to_colors", classes)
-    return np.where(void[..., None], np.uint8(VOID_COLOR), voc_palette()[classes])
+    _check_ids("to_colors", classes, MAX_ID)
+    palette = voc_palette(1 + int(classes.max(initial=0)))
+    return np.where(void[..., None], np.uint8(VOID_COLOR), palette[classes])
 
 
 def overlay(
     image: UInt8[np.ndarray, "h w 3"],
-    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
     *,
     alpha: float = 0.5,
     ignore_label: int = 255,
@@ -68,7 +69,7 @@ def overlay(
             darkens these pixels, as the colour of class 0 is black.
 
     Raises:
-        ValueError: if `alpha` is not in [0, 1], or a label is neither in [0, 255] nor
+        ValueError: if `alpha` is not in [0, 1], or a label is neither in [0, 65535] nor
             `ignore_label`.
     """
     if not 0 <= alpha <= 1:
@@ -88,22 +89,22 @@ def overlay(
 
 
 def to_palette_png(
-    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
 ) -> Image.Image:
     """Makes an image with class ids as pixel values and VOC colours as palette.
 
     Raises:
         ValueError: if a label is not in [0, 255].
     """
-    _check_ids("to_palette_png", labels)
+    _check_ids("to_palette_png", labels, 255)
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(voc_palette().tobytes())
     return image
 
 
-def _check_ids(function: str, labels: np.ndarray) -> None:
-    if labels.size and (labels.min() < 0 or labels.max() > 255):
+def _check_ids(function: str, labels: np.ndarray, most: int) -> None:
+    if labels.size and (labels.min() < 0 or labels.max() > most):
         raise SeglossError(
-            f"{function}: labels must be in [0, 255], "
+            f"{function}: labels must be in [0, {most}], "
             f"got {labels.min()} to {labels.max()}."
         )

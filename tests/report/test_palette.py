@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from segloss.report import overlay, to_palette_png, voc_palette
-from segloss.report.palette import to_colors
+from segloss.report.palette import VOID_COLOR, to_colors
 
 IMAGE = np.full((1, 4, 3), (100, 50, 10), np.uint8)
 LABELS = np.array([[0, 1, 15, 255]], np.uint8)  # background, aeroplane, person, void
@@ -28,10 +28,21 @@ def test_voc_palette_has_the_colors_of_the_challenge():
     np.testing.assert_array_equal(voc_palette(21), palette[:21])
 
 
-@pytest.mark.parametrize("num_classes", [0, 257])
-def test_voc_palette_has_256_colors_at_most(num_classes):
-    with pytest.raises(ValueError, match=rf"\[1, 256\], got {num_classes}\."):
+@pytest.mark.parametrize("num_classes", [0, 65537])
+def test_voc_palette_has_65536_colors_at_most(num_classes):
+    with pytest.raises(ValueError, match=rf"\[1, 65536\], got {num_classes}\."):
         voc_palette(num_classes)
+
+
+def test_palette_of_more_classes_begins_with_that_of_voc_and_repeats_no_color():
+    palette = voc_palette(65536)
+    np.testing.assert_array_equal(palette[:256], voc_palette())
+    # 256 is bit 2 of the third group: the third highest bit of blue.
+    assert palette[256].tolist() == [0, 0, 32]
+    assert len(np.unique(palette, axis=0)) == 65536
+    labels = np.array([[299, 65535]], np.uint16)
+    colors = to_colors(labels, ignore_label=65535)
+    assert colors.tolist() == [[palette[299].tolist(), list(VOID_COLOR)]]
 
 
 def test_colors_show_void_light_grey_whatever_its_label():
@@ -60,7 +71,7 @@ def test_overlay_at_its_ends_is_the_image_or_the_colors():
 def test_overlay_rejects_what_it_cannot_draw():
     with pytest.raises(ValueError, match=r"overlay: alpha must be in \[0, 1\], got 2"):
         overlay(IMAGE, LABELS, alpha=2.0)
-    with pytest.raises(ValueError, match=r"must be in \[0, 255\], got -1 to 15"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 65535\], got -1 to 15"):
         overlay(IMAGE, np.array([[0, 1, 15, -1]]))
 
 
