@@ -77,7 +77,7 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
     ("args", "message"),
     [
         (("--mode=train",), "--mode=train needs --config"),
-        (("--mode=predict",), "--mode=predict needs --input"),
+        (("--config=configs/demo.py", "--mode=predict"), "--input is missing"),
         (("--mode=evaluate",), "config.json is missing; train with this --workdir"),
         (("--config=configs/folder.py:smoke",), "error: config.data.root is not set"),
         (("--config=configs/none.py",), "No such file or directory"),

@@ -5,6 +5,7 @@ from segloss.data.class_index import ClassIndex
 from segloss.data.crops import CropCounts, count_in_crops
 from segloss.data.daformer import read_daformer, write_daformer
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
+from segloss.data.datasets.files import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from segloss.data.loading.batches import (
     ON_BAD_SAMPLE,
     BadSampleError,
@@ -43,6 +44,8 @@ from segloss.data.samplers import (
 
 __all__ = [
     "DATASETS",
+    "IMAGE_SUFFIXES",
+    "LABEL_SUFFIXES",
     "ON_BAD_SAMPLE",
     "SAMPLERS",
     "Acceptance",

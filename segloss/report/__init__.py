@@ -18,7 +18,7 @@ from segloss.report.figures import (
     read_metrics,
     save_figure,
 )
-from segloss.report.palette import overlay, to_palette_png, voc_palette
+from segloss.report.palette import overlay, to_rgb, voc_palette
 from segloss.report.tables import (
     class_table,
     make_table,
@@ -48,6 +48,6 @@ __all__ = [
     "save_figure",
     "summary_table",
     "table_rows",
-    "to_palette_png",
+    "to_rgb",
     "voc_palette",
 ]

@@ -1,12 +1,14 @@
-"""Colours for class ids."""
+"""Colours for class ids, and images of any bands as RGB."""
+
+import functools
 
 import numpy as np
-from jaxtyping import Int, UInt8
-from PIL import Image
+from jaxtyping import Int, Shaped, UInt8
 
 from segloss.errors import SeglossError
 
 VOID_COLOR = (224, 224, 224)
+MAX_CLASSES = 65_536
 # Rows of an image that are blended at a time.
 _ROWS = 64
 
@@ -19,18 +21,21 @@ def voc_palette(num_classes: int = 256) -> UInt8[np.ndarray, "{num_classes} 3"]:
     the VOC 2012 devkit).
 
     Raises:
-        ValueError: if `num_classes` is not in [1, 256].
+        ValueError: if `num_classes` is not in [1, 65,536].
     """
-    if not 1 <= num_classes <= 256:
+    if not 1 <= num_classes <= MAX_CLASSES:
         raise SeglossError(
-            f"voc_palette: num_classes must be in [1, 256], got {num_classes}."
+            f"voc_palette: num_classes must be in [1, {MAX_CLASSES}], "
+            f"got {num_classes}."
         )
-    bits = np.unpackbits(
-        np.arange(num_classes, dtype=np.uint8)[:, None], axis=1, bitorder="little"
-    )
-    # A ninth bit of 0 completes the third group of bits (of R, of G, of B).
-    groups = np.pad(bits, ((0, 0), (0, 1))).reshape(num_classes, 3, 3)
-    return np.packbits(groups, axis=1)[:, 0]
+    return _all_colors()[:num_classes].copy()
+
+
+@functools.cache
+def _all_colors() -> UInt8[np.ndarray, "n 3"]:
+    bits = np.arange(MAX_CLASSES)[:, None] >> np.arange(24) & 1
+    # Groups of three bits: of red, green and blue.
+    return np.packbits(bits.astype(bool).reshape(-1, 8, 3), axis=1)[:, 0]
 
 
 def to_colors(
@@ -41,12 +46,16 @@ def to_colors(
     """Converts class ids to VOC colours, and `ignore_label` to light grey.
 
     Raises:
-        ValueError: if a label is neither in [0, 255] nor `ignore_label`.
+        ValueError: if a label is neither in [0, 65,535] nor `ignore_label`.
     """
     void = labels == ignore_label
     classes = np.where(void, 0, labels)
-    _check_ids("to_colors", classes)
-    return np.where(void[..., None], np.uint8(VOID_COLOR), voc_palette()[classes])
+    if classes.size and not 0 <= classes.min() <= classes.max() < MAX_CLASSES:
+        raise SeglossError(
+            f"to_colors: labels must be in [0, {MAX_CLASSES - 1}], "
+            f"got {classes.min()} to {classes.max()}."
+        )
+    return np.where(void[..., None], np.uint8(VOID_COLOR), _all_colors()[classes])
 
 
 def overlay(
@@ -68,8 +77,8 @@ def overlay(
             darkens these pixels, as the colour of class 0 is black.
 
     Raises:
-        ValueError: if `alpha` is not in [0, 1], or a label is neither in [0, 255] nor
-            `ignore_label`.
+        ValueError: if `alpha` is not in [0, 1], or a label is neither in [0, 65,535]
+            nor `ignore_label`.
     """
     if not 0 <= alpha <= 1:
         raise SeglossError(f"overlay: alpha must be in [0, 1], got {alpha}.")
@@ -87,23 +96,20 @@ def overlay(
     return result
 
 
-def to_palette_png(
-    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
-) -> Image.Image:
-    """Makes an image with class ids as pixel values and VOC colours as palette.
+def to_rgb(image: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Converts an image of any number of bands and any range to RGB, to be looked at.
 
-    Raises:
-        ValueError: if a label is not in [0, 255].
+    The first three bands are red, green and blue; with fewer bands, the first is grey.
+    Numbers other than uint8 are scaled so that the 2nd and 98th percentile of all three
+    bands become 0 and 255; those that are not finite become 0.
     """
-    _check_ids("to_palette_png", labels)
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(voc_palette().tobytes())
-    return image
-
-
-def _check_ids(function: str, labels: np.ndarray) -> None:
-    if labels.size and (labels.min() < 0 or labels.max() > 255):
-        raise SeglossError(
-            f"{function}: labels must be in [0, 255], "
-            f"got {labels.min()} to {labels.max()}."
-        )
+    bands = image[..., :3] if image.shape[-1] >= 3 else image[..., [0, 0, 0]]
+    if bands.dtype == np.uint8:
+        return bands
+    bands = bands.astype(np.float32)
+    finite = np.isfinite(bands)
+    if not finite.any():
+        return np.zeros(bands.shape, np.uint8)
+    low, high = np.percentile(bands[finite], [2, 98])
+    scaled = (np.where(finite, bands, low) - low) / max(high - low, np.float32(1e-12))
+    return np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)

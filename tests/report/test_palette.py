@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segloss.report import overlay, to_palette_png, voc_palette
+from segloss.report import overlay, to_rgb, voc_palette
 from segloss.report.palette import to_colors
 
 IMAGE = np.full((1, 4, 3), (100, 50, 10), np.uint8)
@@ -28,9 +28,18 @@ def test_voc_palette_has_the_colors_of_the_challenge():
     np.testing.assert_array_equal(voc_palette(21), palette[:21])
 
 
-@pytest.mark.parametrize("num_classes", [0, 257])
-def test_voc_palette_has_256_colors_at_most(num_classes):
-    with pytest.raises(ValueError, match=rf"\[1, 256\], got {num_classes}\."):
+def test_each_of_65536_classes_has_its_own_color():
+    palette = voc_palette(65_536)
+    assert len(np.unique(palette, axis=0)) == 65_536
+    # 256 = 0b100_000_000: blue's third bit from the top.
+    assert tuple(palette[256]) == (0, 0, 32)
+    assert tuple(palette[65_535]) == (252, 248, 248)
+    np.testing.assert_array_equal(to_colors(np.array([[256]])), [[(0, 0, 32)]])
+
+
+@pytest.mark.parametrize("num_classes", [0, 65_537])
+def test_voc_palette_has_65536_colors_at_most(num_classes):
+    with pytest.raises(ValueError, match=rf"\[1, 65536\], got {num_classes}\."):
         voc_palette(num_classes)
 
 
@@ -60,19 +69,24 @@ def test_overlay_at_its_ends_is_the_image_or_the_colors():
 def test_overlay_rejects_what_it_cannot_draw():
     with pytest.raises(ValueError, match=r"overlay: alpha must be in \[0, 1\], got 2"):
         overlay(IMAGE, LABELS, alpha=2.0)
-    with pytest.raises(ValueError, match=r"must be in \[0, 255\], got -1 to 15"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 65535\], got -1 to 15"):
         overlay(IMAGE, np.array([[0, 1, 15, -1]]))
 
 
-def test_palette_png_holds_class_ids_and_shows_colors(tmp_path):
-    to_palette_png(LABELS.astype(np.int64)).save(tmp_path / "labels.png")
-    with to_palette_png(LABELS) as image:
-        assert image.mode == "P"
-        np.testing.assert_array_equal(np.asarray(image), LABELS)
-        colors = np.asarray(image.convert("RGB"))
-    np.testing.assert_array_equal(colors, voc_palette()[LABELS])
-    with pytest.raises(ValueError, match=r"to_palette_png: .* got 0 to 256"):
-        to_palette_png(np.array([[0, 256]]))
+def test_any_bands_are_shown_as_rgb():
+    np.testing.assert_array_equal(to_rgb(IMAGE), IMAGE)
+    np.testing.assert_array_equal(to_rgb(np.dstack([IMAGE, IMAGE])), IMAGE)
+    grey = to_rgb(IMAGE[..., :2])
+    np.testing.assert_array_equal(grey, np.full((1, 4, 3), 100, np.uint8))
+    # 0, 10, ..., 1000: the 2nd percentile is 20, the 98th is 980.
+    ramp = np.arange(0, 1001, 10, dtype=np.uint16).reshape(1, 101, 1)
+    shown = to_rgb(ramp)[0, :, 0]
+    assert shown.dtype == np.uint8
+    assert shown[[0, 2, 50, 98, 100]].tolist() == [0, 0, 128, 255, 255]
+    holes = np.where(ramp == 500, np.nan, ramp).astype(np.float32)
+    assert to_rgb(holes)[0, 50].tolist() == [0, 0, 0]
+    assert not to_rgb(np.full((2, 2, 4), np.nan, np.float32)).any()
+    assert not to_rgb(np.full((2, 2, 1), 7.0)).any()
 
 
 def test_overlay_of_a_tall_image_is_that_of_its_parts():
