@@ -118,7 +118,8 @@ class Input:
         else:
             entered = sorted(n for n in folders if self._is_entered(folder / n))
             # A link to a folder may lead back to where it lies.
-            images = sorted(e.name for e in found if _is_image(e) and not e.is_dir())
+            files = (e for e in found if not os.path.isdir(e.path))
+            images = sorted(e.name for e in files if _is_image(e))
         for name in sorted({e.name for e in found}.difference(images, entered)):
             if (name, entered) != ("labels", ["images"]):
                 left_out.add((folder / name).relative_to(self.start))
