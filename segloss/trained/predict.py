@@ -138,7 +138,7 @@ def predict(
     console, skipped = make_console(), Tally()
     done: list[Predictions] = []
     for (found, count, left_out), place in zip(inputs, places, strict=True):
-        session = _Session(trained, probabilities, threshold, skipped)
+        session = Session(trained, probabilities, threshold, skipped)
         if left_out.count:
             console.print(
                 f"{printable(str(found.start))}: {left_out.count:,} files and folders "
@@ -172,7 +172,7 @@ class _NoneUsableError(Exception):
     """No image of an input can be used."""
 
 
-class _Session:
+class Session:
     """Predicts the images of one input and counts what happens to them.
 
     `skipped` is shared by all inputs; it receives the images that cannot be used.
