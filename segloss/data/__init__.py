@@ -5,7 +5,13 @@ from segloss.data.class_index import ClassIndex
 from segloss.data.crops import CropCounts, count_in_crops
 from segloss.data.daformer import read_daformer, write_daformer
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
-from segloss.data.datasets.files import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from segloss.data.decoding.images import read_image
+from segloss.data.decoding.labels import read_labels
+from segloss.data.decoding.opening import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    MAX_IMAGE_PIXELS,
+)
 from segloss.data.loading.batches import (
     ON_BAD_SAMPLE,
     BadSampleError,
@@ -15,7 +21,6 @@ from segloss.data.loading.batches import (
     put_on_canvas,
     round_up,
 )
-from segloss.data.loading.decode import read_image, read_labels
 from segloss.data.loading.distances import signed_distances
 from segloss.data.loading.pipeline import (
     InOrder,
@@ -46,6 +51,7 @@ __all__ = [
     "DATASETS",
     "IMAGE_SUFFIXES",
     "LABEL_SUFFIXES",
+    "MAX_IMAGE_PIXELS",
     "ON_BAD_SAMPLE",
     "SAMPLERS",
     "Acceptance",

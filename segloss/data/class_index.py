@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int32, UInt
 from PIL import Image
 
 from segloss.console import make_progress
@@ -22,7 +22,10 @@ _TRAILER = b"\nsegloss class index of "
 
 @runtime_checkable
 class LabelSource(Protocol):
-    """Samples by position: `source[i]` is `{"labels": uint8 [h, w], "stem": name}`."""
+    """Samples by position: `source[i]` is `{"labels": integers [h, w], "stem": name}`.
+
+    Labels are uint8 or uint16.
+    """
 
     def __len__(self) -> int: ...
 
@@ -66,8 +69,9 @@ class ClassIndex:
             fingerprint: text that identifies the dataset; stored in the index.
 
         Raises:
-            ValueError: if the labels of a sample are not uint8 [h, w], or a label is
-                neither a class id nor `ignore_label`; the message names the sample.
+            ValueError: if the labels of a sample are not uint8 or uint16 [h, w], or a
+                label is neither a class id nor `ignore_label`; the message names the
+                sample.
         """
         counter = LabelCounter(source, num_classes, ignore_label, fingerprint)
         return cls(counter.count(), fingerprint)
@@ -186,8 +190,9 @@ class LabelCounter:
         Parts (ranges of samples) in `parts_dir` are read; others are saved there.
 
         Raises:
-            ValueError: if the labels of a sample are not uint8 [h, w], or a label is
-                neither a class id nor `ignore_label`; the message names the sample.
+            ValueError: if the labels of a sample are not uint8 or uint16 [h, w], or a
+                label is neither a class id nor `ignore_label`; the message names the
+                sample.
         """
         if self.parts_dir is not None:
             self.parts_dir.mkdir(parents=True, exist_ok=True)
@@ -233,13 +238,12 @@ class LabelCounter:
     def _count_sample(self, i: int) -> Int[np.ndarray, " c"]:
         sample = self.source[i]
         labels = sample["labels"]
-        if labels.dtype != np.uint8 or labels.ndim != 2:
+        if labels.dtype not in (np.uint8, np.uint16) or labels.ndim != 2:
             raise SeglossError(
-                f"ClassIndex.build: labels of {sample['stem']} must be uint8 [h, w], "
-                f"got {labels.dtype} {list(labels.shape)}."
+                f"ClassIndex.build: labels of {sample['stem']} must be uint8 or "
+                f"uint16 [h, w], got {labels.dtype} {list(labels.shape)}."
             )
-        # Twice as fast as NumPy's bincount, which first converts labels to int64.
-        counts = np.array(Image.fromarray(labels).histogram(), np.int32)
+        counts = self._histogram(labels)
         stray = [
             int(value)
             for value in np.flatnonzero(counts)
@@ -254,3 +258,10 @@ class LabelCounter:
             return self.windows.keepable(labels, self.num_classes, self.ignore_label)
         counts[self.ignore_label] = 0
         return counts[: self.num_classes]
+
+    def _histogram(self, labels: UInt[np.ndarray, "h w"]) -> Int32[np.ndarray, " n"]:
+        if labels.dtype == np.uint8 and max(self.num_classes, self.ignore_label) < 256:
+            # Twice as fast as NumPy's bincount, which first converts labels to int64.
+            return np.array(Image.fromarray(labels).histogram(), np.int32)
+        size = max(self.num_classes, self.ignore_label + 1)
+        return np.bincount(labels.ravel(), minlength=size).astype(np.int32)

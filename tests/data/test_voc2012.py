@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from segloss.data import open_dataset
-from segloss.data.datasets.files import DatasetError
+from segloss.data.datasets.faults import DatasetError
 from segloss.data.datasets.voc2012 import voc2012
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -221,7 +221,7 @@ def truncate_image(root):
         (
             shrink_label,
             f"{VOC}/SegmentationClass/2007_v.png: must have the size of its image, "
-            "36 x 52 (height x width), got 4 x 5;",
+            "got 4 x 5, but the image has 36 x 52 (height x width);",
         ),
         (
             stray_label,
@@ -232,11 +232,20 @@ def truncate_image(root):
         (mat_of_instances, f"{SBD}/cls/2008_x.mat: must hold GTcls.Segmentation, 8-"),
         (mat_of_doubles, f"{SBD}/cls/2008_x.mat: must hold GTcls.Segmentation, 8-bit"),
         (mat_without_struct, f"{SBD}/cls/2008_x.mat: must hold GTcls.Segmentation, 8"),
-        (mat_that_is_text, f"{SBD}/cls/2008_x.mat: cannot be read, it is damaged ("),
-        (mat_cut_short, f"{SBD}/cls/2008_x.mat: cannot be read, it is damaged ("),
+        (
+            mat_that_is_text,
+            f"{SBD}/cls/2008_x.mat: must be a sound file, got a damaged one (",
+        ),
+        (
+            mat_cut_short,
+            f"{SBD}/cls/2008_x.mat: must be a sound file, got a damaged one (",
+        ),
         (empty_mat, f"{SBD}/cls/2008_x.mat: is empty; replace the file"),
         (empty_image, f"{VOC}/JPEGImages/2007_b.jpg: is empty; replace the file"),
-        (truncate_image, f"{VOC}/JPEGImages/2007_b.jpg: cannot be read, it is damaged"),
+        (
+            truncate_image,
+            f"{VOC}/JPEGImages/2007_b.jpg: must be a sound file, got a damaged one",
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -11,13 +11,20 @@ import functools
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Shaped
 from PIL import Image
 
 from segloss.console import make_progress
+from segloss.data.bands import RGB, BandMoments, check_bands, is_rgb, label_dtype
+
+# The split whose images give the mean and the deviation of each band.
+_MEASURED = "train"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +33,15 @@ class Sample:
 
     Attributes:
         stem: name of the sample, unique in its split.
-        image: JPEG or PNG bytes of an RGB image.
-        labels: PNG bytes of class ids, 8-bit grey, with the size of the image.
+        image: JPEG or PNG bytes of an RGB image; for any other bands, an array with the
+            number of bands and the type that the builder's configuration names.
+        labels: PNG bytes of class ids, 8-bit grey, or 16-bit grey where `label_dtype`
+            of the configuration is "uint16", with the size of the image.
         hw: height and width in pixels.
     """
 
     stem: str
-    image: bytes
+    image: bytes | Shaped[np.ndarray, "h w n"]
     labels: bytes
     hw: tuple[int, int]
 
@@ -57,10 +66,51 @@ class SegmentationConfig(tfds.core.BuilderConfig):
     Attributes:
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
+        num_bands: number of bands (channels) of the images.
+        image_dtype: type of their values, one of `bands.DTYPES`. Images of 3 bands of
+            uint8 are RGB.
+
+    Raises:
+        ValueError: at construction, if there is no band or the type is unknown.
     """
 
     class_names: tuple[str, ...]
     ignore_label: int
+    num_bands: int = 3
+    image_dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        check_bands(self.num_bands, self.image_dtype)
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether images are stored as JPEG or PNG files."""
+        return is_rgb(self.num_bands, self.image_dtype)
+
+    @property
+    def label_dtype(self) -> str:
+        """Type of the stored labels, "uint8" or "uint16"."""
+        return label_dtype(len(self.class_names), self.ignore_label)
+
+    def make_features(self) -> tfds.features.FeaturesDict:
+        """Returns the features of a sample; they can be read without TensorFlow."""
+        images = tfds.features.Image(shape=(None, None, 3))
+        if not self.is_rgb:
+            images = _make_tensor(self.num_bands, self.image_dtype)
+        labels = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+        if self.label_dtype != "uint8":
+            # Without OpenCV, TFDS cannot read a PNG of 16 bits.
+            labels = _make_tensor(1, self.label_dtype)
+        stem = tfds.features.Text()
+        return tfds.features.FeaturesDict(
+            {"image": images, "labels": labels, "stem": stem}
+        )
+
+
+def _make_tensor(num_bands: int, dtype: str) -> tfds.features.Tensor:
+    return tfds.features.Tensor(
+        shape=(None, None, num_bands), dtype=np.dtype(dtype), encoding="zlib"
+    )
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -71,9 +121,11 @@ class _Info(tfds.core.DatasetInfo):
 class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Base class of TFDS builders of images with labels.
 
-    Features: `image` uint8 [h, w, 3], `labels` uint8 [h, w, 1], `stem` text. Metadata:
-    `class_names`, `ignore_label`, `max_hw` (the largest height and the largest width)
-    and `content` (SHA-256 over all samples).
+    Features: `image` [h, w, n], `labels` [h, w, 1], `stem` text, with the types that
+    the configuration names. Metadata: `class_names`, `ignore_label`, `max_hw` (the
+    largest height and the largest width), `num_pixels` (of all images of each split,
+    void or not), `bands` (`Bands.to_json`, with the mean and
+    deviation over the training images) and `content` (SHA-256 over all samples).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -88,15 +140,7 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         config = self.builder_config
         return _Info(
             builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "labels": tfds.features.Image(
-                        shape=(None, None, 1), encoding_format="png"
-                    ),
-                    "stem": tfds.features.Text(),
-                }
-            ),
+            features=config.make_features(),
             metadata=tfds.core.MetadataDict(
                 class_names=list(config.class_names),
                 ignore_label=config.ignore_label,
@@ -127,12 +171,16 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if download_config is not None and download_config.beam_runner is not None:
             advance = None  # Beam's workers cannot update the progress bar
         digest, max_hw, split_infos = hashlib.sha256(), [0, 0], []
+        num_pixels = {}
+        config = self.builder_config
+        moments = BandMoments.empty(config.num_bands)
         # One split per call: with several, TFDS has Beam write earlier splits again.
         for split, of_split in shards.items():
             self._examples = {
                 split: [
-                    _Examples(split, shard, self.data_path / f"shard-{i}.json", advance)
+                    _Examples(split, shard, path, advance, config)
                     for i, shard in enumerate(of_split)
+                    for path in [self.data_path / f"shard-{i}.json"]
                 ]
             }
             super()._download_and_prepare(dl_manager, download_config)
@@ -141,6 +189,9 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 digest.update(b"".join(map(bytes.fromhex, summary["digests"])))
                 sides = zip(max_hw, summary["max_hw"], strict=True)
                 max_hw = [max(pair) for pair in sides]
+                if split == _MEASURED and not config.is_rgb:
+                    moments = moments.merge(BandMoments.from_json(summary["moments"]))
+            num_pixels[split] = sum(summary["pixels"] for summary in summaries)
             # TFDS sorts the lengths that Beam counted as text: "0", "1", "10", "2".
             lengths = [len(summary["digests"]) for summary in summaries]
             split_info = self.info.splits[split].replace(shard_lengths=lengths)
@@ -148,7 +199,13 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for path in self.data_path.glob("*.shard_infos.json"):  # left by TFDS on Beam
             path.unlink()
         self.info.set_splits(tfds.core.splits.SplitDict(split_infos))
-        self.info.metadata.update(max_hw=max_hw, content=digest.hexdigest())
+        bands = RGB if config.is_rgb else moments.to_bands(config.image_dtype)
+        self.info.metadata.update(
+            max_hw=max_hw,
+            num_pixels=num_pixels,
+            bands=bands.to_json(),
+            content=digest.hexdigest(),
+        )
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
@@ -174,29 +231,48 @@ class _Examples:
     Attributes:
         split: name of the split.
         shard: the samples.
-        summary: JSON file for the digests and the largest size of the samples.
+        summary: JSON file for the digests, the largest size, the number of pixels and
+            the moments of the bands of the samples.
         advance: called after each sample; None calls nothing.
+        config: configuration of the builder.
     """
 
     split: str
     shard: Shard
     summary: tfds.core.Path
     advance: Callable[[], None] | None
+    config: SegmentationConfig
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        digests, max_hw = [], [0, 0]
+        digests, max_hw, pixels = [], [0, 0], 0
+        moments = BandMoments.empty(self.config.num_bands)
         for sample in self.shard.read():
-            fields = (self.split.encode(), sample.stem.encode())
-            fields += (sample.image, sample.labels)
+            image, labels = sample.image, sample.labels
+            fields = (self.split.encode(), sample.stem.encode(), labels)
+            if self.config.is_rgb:
+                fields = (*fields[:2], image, labels)
+            else:
+                shape = f"{image.dtype} {image.shape}".encode()
+                fields += (shape, np.ascontiguousarray(image))
+                moments = moments.add(image)
+            if self.config.label_dtype != "uint8":
+                labels = np.asarray(Image.open(io.BytesIO(labels)))[..., None]
+                labels = labels.astype(self.config.label_dtype)
             digests.append("".join(hashlib.sha256(x).hexdigest() for x in fields))
             max_hw = [max(sides) for sides in zip(max_hw, sample.hw, strict=True)]
+            pixels += math.prod(sample.hw)
             if self.advance is not None:
                 self.advance()
             yield (
                 sample.stem,
-                {"image": sample.image, "labels": sample.labels, "stem": sample.stem},
+                {"image": image, "labels": labels, "stem": sample.stem},
             )
-        summary = {"digests": digests, "max_hw": max_hw}
+        summary = {
+            "digests": digests,
+            "max_hw": max_hw,
+            "pixels": pixels,
+            "moments": moments.to_json(),
+        }
         self.summary.write_text(json.dumps(summary))
 
     def take_summary(self) -> dict[str, Any]:

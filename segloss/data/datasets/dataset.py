@@ -18,14 +18,16 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.proto import tf_example_pb2
 
+from segloss.data.bands import RGB, Bands, label_dtype
 from segloss.data.class_index import ClassIndex, LabelCounter
 from segloss.data.datasets.builder import SegmentationBuilder
 from segloss.data.datasets.camvid import camvid
+from segloss.data.datasets.faults import abridge
 from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.voc2012 import voc2012
 from segloss.data.loading.batches import BadSampleError
-from segloss.data.loading.stored_image import StoredImage
+from segloss.data.loading.stored_image import StoredArray, StoredImage
 from segloss.data.loading.windows import Windows
 from segloss.errors import SeglossError
 from segloss.registry import bind
@@ -38,11 +40,17 @@ DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
 }
 
 
+_INFO = "dataset_info.json"
+# Fields in which TFDS stores an array.
+_PARTS = ("shape", "value")
+
+
 class SampleSource:
     """Random access to the samples of one split of a prepared dataset; picklable.
 
-    `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
-    With `images=False` the image is neither decoded nor included.
+    `source[i]` is `{"image": [h, w, n], "labels": [h, w], "stem": str}`, with the bands
+    and types of the dataset. With `images=False` the image is neither decoded nor
+    included.
 
     Indexing raises `BadSampleError` if that sample cannot be decoded, and ValueError if
     a record file is damaged.
@@ -51,9 +59,18 @@ class SampleSource:
     def __init__(self, data_dir: str | os.PathLike[str], split: str, *, images: bool):
         self.split = split
         self._data_dir = os.fspath(data_dir)
-        self._records = tfds.builder_from_directory(os.fspath(data_dir)).as_data_source(
+        builder = tfds.builder_from_directory(os.fspath(data_dir))
+        self._records = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
+        # Types of the fields that are stored as arrays; others are image files.
+        self._dtypes = {
+            name: np.dtype(feature.np_dtype)
+            for name, feature in builder.info.features.items()
+            if type(feature) is tfds.features.Tensor
+        }
+        arrays = {f"{name}/{part}" for name in self._dtypes for part in _PARTS}
+        self._keys = {"image", "labels", "stem"} - self._dtypes.keys() | arrays
         self._images = images
 
     def __len__(self) -> int:
@@ -69,31 +86,49 @@ class SampleSource:
         """Returns sample i with its image as a `StoredImage`, decoded when sliced."""
         fields = self._read(operator.index(i))
         stem = fields["stem"].decode()
-        with self._faults_named("labels", stem):
-            labels = np.asarray(Image.open(io.BytesIO(fields["labels"])))
+        if "labels" in self._dtypes:
+            labels = self._open_array("labels", fields, stem)[:, :][..., 0]
+        else:
+            with self._faults_named("labels", stem):
+                labels = np.asarray(Image.open(io.BytesIO(fields["labels"])))
         sample = {"labels": labels, "stem": stem}
-        if self._images:
+        if self._images and "image" in self._dtypes:
+            sample["image"] = self._open_array("image", fields, stem)
+        elif self._images:
             faults_named = functools.partial(self._faults_named, "image", stem)
             sample["image"] = StoredImage(fields["image"], faults_named)
         return sample
 
+    def _open_array(self, name: str, fields: dict[str, Any], stem: str) -> StoredArray:
+        return StoredArray(
+            fields[f"{name}/value"],
+            fields[f"{name}/shape"],
+            self._dtypes[name],
+            functools.partial(self._faults_named, name, stem),
+        )
+
     def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
         """Returns height and width of the labels of sample i without decoding them."""
         fields = self._read(operator.index(i))
+        if "labels" in self._dtypes:
+            return fields["labels/shape"][:2]
         with self._faults_named("labels", fields["stem"].decode()):
             return Image.open(io.BytesIO(fields["labels"])).size[::-1]
 
-    def _read(self, i: int) -> dict[str, bytes]:
+    def _read(self, i: int) -> dict[str, Any]:
+        """Returns the bytes, or a tuple of integers, of each field of record i."""
         if not 0 <= i < len(self):
             raise IndexError(f"SampleSource: must be in [0, {len(self)}), got {i}.")
         try:
             example = tf_example_pb2.Example.FromString(self._records[i])
             fields = {
                 key: feature.bytes_list.value[0]
+                if feature.HasField("bytes_list")
+                else tuple(feature.int64_list.value)
                 for key, feature in example.features.feature.items()
             }
             # A file truncated between two blocks is read as other bytes, silently.
-            if fields.keys() != {"image", "labels", "stem"}:
+            if fields.keys() != self._keys:
                 raise SeglossError("a record is not a sample")
         # The reader raises RuntimeError, the parser DecodeError.
         except Exception as error:
@@ -127,10 +162,14 @@ class Dataset:
         data_dir: directory of the array_record files.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
+        bands: the bands of the images, with their mean and deviation.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples, the classes and
             `ignore_label`, and on nothing else.
+        notes: what was found when the dataset was prepared, each in one line.
+        num_pixels: name and number of pixels, void or not, of each split; empty if the
+            dataset does not store them.
     """
 
     name: str
@@ -140,10 +179,18 @@ class Dataset:
     max_hw: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str
+    bands: Bands = RGB
+    notes: tuple[str, ...] = ()
+    num_pixels: tuple[tuple[str, int], ...] = ()
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def label_dtype(self) -> str:
+        """Type of the labels, "uint8" or "uint16"."""
+        return label_dtype(self.num_classes, self.ignore_label)
 
     def source(self, split: str, *, images: bool = True) -> SampleSource:
         """Opens the samples of `split`; `images=False` omits their images.
@@ -181,6 +228,23 @@ class Dataset:
         shutil.rmtree(counter.parts_dir, ignore_errors=True)
         shape = len(counter.source), self.num_classes
         return ClassIndex.load(path, counter.fingerprint, shape)
+
+    def describe_classes(self, split: str) -> list[str]:
+        """Returns lines about void pixels, and about classes without pixels."""
+        pixels = self.class_index(split).pixel_counts.sum(axis=0, dtype=np.int64)
+        lines = []
+        total = dict(self.num_pixels).get(split)
+        if total and pixels.sum() < total:
+            lines.append(
+                f"{1 - pixels.sum() / total:.1%} of the pixels of {split} are void: "
+                "they do not count"
+            )
+        absent = [f"{k} {self.class_names[k]}" for k in np.flatnonzero(pixels == 0)]
+        if absent:
+            lines.append(
+                f"no label of {split} has a pixel of {abridge(absent, in_order=True)}"
+            )
+        return lines
 
     def label_counter(self, split: str, windows: Windows | None = None) -> LabelCounter:
         """Returns the counter that computes `class_index(split, windows)`.
@@ -220,25 +284,54 @@ def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
         DatasetError: if files are missing or faulty; lists all faults.
     """
     make_builder = bind("dataset", DATASETS, name, hyperparameters)
+    data_dir = hyperparameters.get("data_dir")
+    if data_dir is not None and hyperparameters.get("root", "") is None:
+        return _read(name, _find_prepared(name, Path(data_dir).expanduser()))
     builder = make_builder()
     try:
         builder.download_and_prepare()
     except OSError:
-        builder = make_builder()
         if not builder.data_path.exists():  # otherwise another process prepared it
             raise
-    return _read(name, builder.info)
+    return _read(name, Path(builder.data_path))
 
 
-def _read(name: str, info: tfds.core.DatasetInfo) -> Dataset:
+def _find_prepared(name: str, data_dir: Path) -> Path:
+    """Returns the directory of the only dataset of this name in `data_dir`.
+
+    `data_dir` may also be that directory itself.
+
+    Raises:
+        SeglossError: if there is no dataset, or more than one.
+    """
+    if (data_dir / _INFO).is_file():
+        return data_dir
+    found = [path.parent for path in sorted(data_dir.glob(f"{name}/*/*/{_INFO}"))]
+    if len({path.resolve() for path in found}) != 1:
+        rule = "several datasets" if found else "no prepared dataset"
+        names = f": {abridge([str(path) for path in found])}" if found else ""
+        raise SeglossError(
+            f"config.data.data_dir: {data_dir} holds {rule} of name {name!r}{names}; "
+            "give the directory of one of them, or config.data.root with the files."
+        )
+    return found[0]
+
+
+def _read(name: str, data_dir: Path) -> Dataset:
+    # A link to a dataset made of files with the same contents.
+    data_dir = data_dir.resolve()
+    info = tfds.builder_from_directory(os.fspath(data_dir)).info
     metadata = info.metadata
     identity = [metadata[key] for key in ("class_names", "ignore_label", "content")]
     return Dataset(
         name=name,
-        data_dir=Path(info.data_dir),
+        data_dir=data_dir,
         class_names=tuple(metadata["class_names"]),
         ignore_label=metadata["ignore_label"],
         max_hw=tuple(metadata["max_hw"]),
         splits=tuple(info.splits),
+        bands=Bands.from_json(metadata.get("bands", RGB.to_json())),
+        notes=tuple(metadata.get("notes", ())),
+        num_pixels=tuple(metadata.get("num_pixels", {}).items()),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
     )

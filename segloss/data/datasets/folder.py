@@ -1,29 +1,30 @@
 """Your own data: images and label images in folders.
 
-ROOT/classes.txt                        lines `index name`, indices 0, 1, ... in order
-ROOT/{train,val,test}/images/STEM.jpg   or .jpeg or .png
-ROOT/{train,val,test}/labels/STEM.png   8-bit class ids, grey or palette
+ROOT/classes.txt                        a line per class; see `classes_file`
+ROOT/{train,val,test}/images/STEM.jpg   or any other image; see `read_image`
+ROOT/{train,val,test}/labels/STEM.png   or any other lossless image; see `read_labels`
+
+`layouts` lists other arrangements of the folders. Images and labels may be in nested
+folders.
 """
 
+import functools
+import hashlib
 import os
 from pathlib import Path
 
-from segloss.data.datasets.files import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    DatasetError,
-    Fault,
-    FilesBuilder,
-    FilesConfig,
-    Pair,
-    list_files,
-    make_name,
-    pair_up,
-)
+from segloss.data.datasets.checking import Rules
+from segloss.data.datasets.classes_file import read_classes
+from segloss.data.datasets.faults import DatasetError, Fault, abridge
+from segloss.data.datasets.files import FilesBuilder
+from segloss.data.datasets.layouts import find_layout
+from segloss.data.datasets.pairs import Pair, pair_up
+from segloss.data.decoding.images import ALPHA
+from segloss.data.decoding.labels import read_labels
+from segloss.data.decoding.opening import MAX_IMAGE_PIXELS
 from segloss.errors import SeglossError
 
-SPLITS = ("train", "val", "test")
-MAX_LABEL = 255
+_MAX_LABEL = 65_535
 
 
 class Folder(FilesBuilder, skip_registration=True):
@@ -32,108 +33,123 @@ class Folder(FilesBuilder, skip_registration=True):
 
 def folder(
     *,
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
     ignore_label: int = 255,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    val_fraction: float = 0.0,
+    alpha: str = "drop",
+    nodata: float | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Folder:
     """Makes the TFDS builder of your own images and labels.
 
     The docstring of this module shows the layout of `root`. One split is enough, and
-    images may differ in size. This function only lists the files; the builder reads
-    them when it prepares the dataset. The name of the dataset depends on the names,
-    sizes and modification times of its files, so changed files give a new dataset, and
-    unchanged files reuse the prepared one.
+    images may differ in size, but not in their number and type of bands. This function
+    lists the files and opens one; the builder reads the others when it prepares the
+    dataset. The name of the dataset depends on the names, sizes and modification times
+    of its files, so changed files give a new dataset, and unchanged files reuse the
+    prepared one.
 
     Args:
         root: folder with the data.
-        ignore_label: label of pixels that do not count, in 0..255; not a class id.
+        ignore_label: label of pixels that do not count, in 0..65535; not a class id.
+        image_suffix: what the names of images end with before the format's suffix, and
+            the names of their labels do not, such as "_leftImg8bit".
+        label_suffix: the same for labels, such as "_mask" or "_gtFine_labelIds".
+        val_fraction: share of the training samples, in [0, 1), that become the split
+            val if there is none. A hash of its stem decides where a sample goes, so
+            further files do not change the splits of the others.
+        alpha: what happens to the opacity of images: "drop" ignores it, "void" makes
+            transparent pixels void, and "band" makes it a band of the image.
+        nodata: pixels with this value in all bands are void; None means none. NaN is
+            allowed.
+        max_image_pixels: largest number of pixels of an image.
         data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
     Raises:
-        ValueError: if `ignore_label` is out of range.
+        SeglossError: if an argument is out of range.
         DatasetError: if `root` is not a folder. The builder raises it for other faults.
     """
-    if not 0 <= ignore_label <= MAX_LABEL:
-        raise SeglossError(
-            f"folder: ignore_label must be in 0..255, got {ignore_label}."
-        )
+    _check_arguments(ignore_label, val_fraction, alpha)
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
-        raise DatasetError(root, [Fault(".", "is not a folder; check the path")])
-    class_names, faults = _read_classes(root, ignore_label)
-    pairs = {}
-    for split in SPLITS:
-        if (root / split).is_dir():
-            pairs[split], missing = _pair_up(root, split)
-            faults += missing
-    if not pairs:
-        faults.append(Fault(".", "has no folder train, val or test; make one of them"))
-    return Folder(
+        raise DatasetError(root, [Fault(".", "is not a folder", "check the path")])
+    names, values, faults = read_classes(root, ignore_label)
+    layout = find_layout(root)
+    faults += layout.faults
+    pairs: dict[str, list[Pair]] = {}
+    unread = layout.unread
+    for split, (images_dir, labels_dir) in layout.folders.items():
+        found = pair_up(
+            root,
+            images_dir,
+            labels_dir,
+            image_suffix=image_suffix,
+            label_suffix=label_suffix,
+            read_labels=functools.partial(
+                read_labels, values=values, max_pixels=max_image_pixels
+            ),
+        )
+        pairs[split], unread = found.pairs, [*unread, *found.unread]
+        faults += found.faults
+        if not (found.pairs or found.faults):
+            remedy = "fill it or remove the folder"
+            faults.append(Fault(split, "has no images and labels", remedy))
+    if val_fraction:
+        faults += _split_off(pairs, val_fraction)
+    rules = Rules.of_first(
+        next((pair for found in pairs.values() for pair in found), None),
+        root=root,
+        class_names=names,
+        ignore_label=ignore_label,
+        alpha=alpha,
+        nodata=nodata,
+        max_pixels=max_image_pixels,
+    )
+    notes = []
+    if unread:
+        notes.append(
+            f"{len(unread):,} files and folders are not read: {abridge(unread)}"
+        )
+    return Folder.make(
+        rules,
+        pairs,
+        faults=faults,
+        notes=notes,
+        salt=repr((ignore_label, names, values, alpha, nodata)),
         data_dir=data_dir,
-        config=FilesConfig(
-            name=_name(root, ignore_label),
-            class_names=class_names,
-            ignore_label=ignore_label,
-            root=root,
-            pairs=pairs,
-            faults=faults,
-        ),
     )
 
 
-def _pair_up(root: Path, split: str) -> tuple[list[Pair], list[Fault]]:
-    pairs, faults = pair_up(root, root / split / "images", root / split / "labels")
-    if not (pairs or faults):
-        problem = "has no images/*.jpg or *.png; fill it or remove the folder"
-        faults.append(Fault(split, problem))
-    return pairs, faults
-
-
-def _name(root: Path, ignore_label: int) -> str:
-    files = [root / "classes.txt"]
-    for split in SPLITS:
-        files += list_files(root / split / "images", IMAGE_SUFFIXES)
-        files += list_files(root / split / "labels", LABEL_SUFFIXES)
-    return make_name(root, str(ignore_label), files)
-
-
-def _read_classes(root: Path, ignore_label: int) -> tuple[tuple[str, ...], list[Fault]]:
-    path = root / "classes.txt"
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        return (), [Fault(path.name, "is missing; write a line `index name` per class")]
-    except (OSError, UnicodeDecodeError) as error:
-        return (), [Fault(path.name, f"must be UTF-8 text, got {error}; rewrite it")]
-    names, faults = [], []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            index, name = (*line.split(maxsplit=1), "")[:2]
-            if problem := _class_problem(index, name.strip(), names, ignore_label):
-                faults.append(Fault(f"{path.name} line {number}", f"must {problem}"))
-            names.append(name.strip())
-    if not names:
-        faults.append(Fault(path.name, "is empty; write a line `index name` per class"))
-    return (() if faults else tuple(names)), faults
-
-
-def _class_problem(
-    index: str, name: str, names: list[str], ignore_label: int
-) -> str | None:
-    """Returns what is wrong with the line `index name` of classes.txt, or None.
-
-    `names` are the classes of the lines before. The text continues "line N must".
-    """
-    expected = len(names)
-    if index != str(expected) or not name:
-        return f"be `{expected} NAME`, got `{index} {name}`; indices count up from 0"
-    if name in names:
-        return f"name a class that no earlier line names, got {name!r}; rename it"
-    if expected == ignore_label:
-        return (
-            f"not be ignore_label, got {index}; "
-            "remove the line or choose another ignore_label"
+def _check_arguments(ignore_label: int, val_fraction: float, alpha: str) -> None:
+    if not 0 <= ignore_label <= _MAX_LABEL:
+        raise SeglossError(
+            f"folder: ignore_label must be in 0..{_MAX_LABEL}, got {ignore_label}."
         )
-    if expected > MAX_LABEL:
-        return f"have an index <= {MAX_LABEL}, got {index}; labels are 8-bit"
-    return None
+    if not 0 <= val_fraction < 1:
+        raise SeglossError(
+            f"folder: val_fraction must be in [0, 1), got {val_fraction}."
+        )
+    if alpha not in ALPHA:
+        known = ", ".join(map(repr, ALPHA))
+        raise SeglossError(f"folder: alpha must be one of {known}, got {alpha!r}.")
+
+
+def _split_off(pairs: dict[str, list[Pair]], val_fraction: float) -> list[Fault]:
+    """Moves a part of the training samples to the split val; returns what is wrong."""
+    if "val" in pairs:
+        remedy = "remove --config.data.val_fraction, or the folder"
+        return [Fault("val", "exists, so val_fraction cannot make it", remedy)]
+    samples = pairs.get("train", [])
+    parts: tuple[list[Pair], list[Pair]] = [], []
+    for pair in samples:
+        digest = hashlib.sha256(pair.stem.encode()).digest()
+        share = int.from_bytes(digest[:8]) / 2**64
+        parts[share < val_fraction].append(pair)
+    pairs["train"], pairs["val"] = parts
+    if samples and not all(parts):
+        rule = f"val_fraction={val_fraction} of {len(samples)} samples empties a split"
+        return [Fault("train", rule, "choose another fraction")]
+    return []

@@ -17,18 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from PIL import Image
 
-from segloss.data.datasets.files import (
-    Fault,
-    FilesBuilder,
-    Pair,
-    abridge,
-    check_sizes,
-    list_files,
-    relative,
-)
-from segloss.data.loading.decode import UnfitError
+from segloss.data.datasets.checking import Rules
+from segloss.data.datasets.faults import Fault, abridge
+from segloss.data.datasets.files import FilesBuilder
+from segloss.data.datasets.pairs import Pair, check_sizes, list_files, relative
+from segloss.data.decoding.labels import DecodedLabels
+from segloss.data.decoding.opening import UnfitError, check_not_empty
 
 CLASS_NAMES = (
     "background",
@@ -39,7 +34,14 @@ CLASS_NAMES = (
 VOID = 255
 SPLIT_SIZES = {"train": 10_582, "train_official": 1_464, "val": 1_449}
 
-INSTRUCTIONS = """\
+
+class Voc2012(FilesBuilder, skip_registration=True):
+    """TFDS builder of PASCAL VOC 2012 with the additional labels of SBD.
+
+    Checks every image and label file before it writes the dataset.
+    """
+
+    INSTRUCTIONS = """\
 Unpack both archives in that folder:
   http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar
     -> VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets}
@@ -47,13 +49,6 @@ Unpack both archives in that folder:
     -> benchmark_RELEASE/dataset/{cls,train.txt,val.txt}
 Instead of the second archive, label images made from it can be used:
   VOCdevkit/VOC2012/SegmentationClassAug/ID.png"""
-
-
-class Voc2012(FilesBuilder, skip_registration=True):
-    """TFDS builder of PASCAL VOC 2012 with the additional labels of SBD.
-
-    Checks every image and label file before it writes the dataset.
-    """
 
 
 def voc2012(
@@ -93,30 +88,25 @@ def voc2012(
     found = (root / "VOCdevkit/VOC2012", root / "VOC2012")
     voc = next((path for path in found if path.is_dir()), None)
     if voc is None:
-        pairs, faults = {}, [Fault(".", "has no folder VOCdevkit/VOC2012; download it")]
+        rule = "has no folder VOCdevkit/VOC2012"
+        pairs, faults = {}, [Fault(".", rule, "download it")]
     else:
         pairs, faults = _list_pairs(root, voc, partial=partial)
-    return Voc2012.make(
-        root,
+    return Voc2012.make_checked(
+        Rules(root=root, class_names=CLASS_NAMES, ignore_label=VOID),
         pairs,
         faults,
-        class_names=CLASS_NAMES,
-        ignore_label=VOID,
-        instructions=INSTRUCTIONS,
         data_dir=data_dir,
     )
 
 
-def read_mat(data: bytes) -> tuple[Image.Image, bool]:
+def read_mat(data: bytes) -> DecodedLabels:
     """Decodes the class ids in a .mat file of SBD, given its content.
-
-    Returns a mode L image, and False: the bytes cannot be stored unchanged.
 
     Raises:
         UnfitError: if the file is empty or lacks `GTcls.Segmentation`, uint8 [h, w].
     """
-    if not data:
-        raise UnfitError("is empty; replace the file")
+    check_not_empty(data)
     contents = scipy.io.loadmat(BytesIO(data), variable_names=["GTcls"])
     try:
         ids = contents["GTcls"]["Segmentation"][0, 0]
@@ -125,10 +115,11 @@ def read_mat(data: bytes) -> tuple[Image.Image, bool]:
         ids = None
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype != np.uint8:
         raise UnfitError(
-            "must hold GTcls.Segmentation, 8-bit class ids [h, w]; use the file in "
-            "dataset/cls, not in dataset/inst"
+            "must hold GTcls.Segmentation, 8-bit class ids [h, w]",
+            "",
+            "use the file in dataset/cls, not in dataset/inst",
         )
-    return Image.fromarray(np.ascontiguousarray(ids)), False
+    return DecodedLabels(np.ascontiguousarray(ids), unchanged=False)
 
 
 def _list_pairs(
@@ -153,11 +144,9 @@ def _list_pairs(
             (sbd / "cls", labels.keys() - of_voc, sbd_labels),
         ):
             if missing := wanted - there.keys():
-                problem = (
-                    f"lacks {len(missing):,} of {len(wanted):,} files, "
-                    f"{abridge(missing)}; download them"
-                )
-                faults.append(Fault(relative(root, directory), problem))
+                rule = f"lacks {len(missing):,} of {len(wanted):,} files"
+                rule += f", {abridge(missing)}"
+                faults.append(Fault(relative(root, directory), rule, "download them"))
     pairs = {
         split: [
             _make_pair(stem, images[stem], labels[stem])
@@ -188,10 +177,9 @@ def _read_splits(
         further = labelled - val
     for name, ids in (("train.txt", official), ("train_aug.txt", further)):
         if leaked := ids & val:
-            problem = (
-                f"must not name ids of val.txt, got {abridge(leaked)}; remove them"
-            )
-            faults.append(Fault(relative(root, lists / name), problem))
+            rule, got = "must not name ids of val.txt", abridge(leaked)
+            where = relative(root, lists / name)
+            faults.append(Fault(where, rule, "remove them", got))
     return {"train": official | further, "train_official": official, "val": val}
 
 
@@ -203,12 +191,13 @@ def _read_ids(root: Path, path: Path, faults: list[Fault]) -> set[str]:
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
-        faults.append(Fault(relative(root, path), "is missing; download it"))
+        faults.append(Fault(relative(root, path), "is missing", "download it"))
         return set()
     ids = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if twice := [stem for stem, count in Counter(ids).items() if count > 1]:
-        problem = f"must name an id once, got {abridge(twice)} again; remove lines"
-        faults.append(Fault(relative(root, path), problem))
+        got = f"{abridge(twice)} again"
+        where = relative(root, path)
+        faults.append(Fault(where, "must name an id once", "remove lines", got))
     return {*ids}
 
 

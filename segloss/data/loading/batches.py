@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float16, Int, Int32, UInt8
+from jaxtyping import Bool, Float16, Int, Int32, Shaped, UInt
 
-from segloss.data.colours import PAD_RGB
+from segloss.data.bands import RGB, Bands, label_dtype
 from segloss.data.loading.canvases import Canvases
 from segloss.data.loading.distances import signed_distances
 from segloss.data.loading.window import SCALE_ONE, Window
@@ -20,11 +20,11 @@ class Batch(TypedDict):
     """One batch of fixed shape.
 
     `valid` is False for padding and void pixels, `sample_valid` for rows without a
-    sample.
+    sample. Images have the bands and the type of `Loading.bands`.
     """
 
-    images: UInt8[np.ndarray, "b h w 3"]
-    labels: UInt8[np.ndarray, "b h w"]
+    images: Shaped[np.ndarray, "b h w n"]
+    labels: UInt[np.ndarray, "b h w"]
     valid: Bool[np.ndarray, "b h w"]
     sample_valid: Bool[np.ndarray, " b"]
     # Height and width of the image, or of its window, without padding. The window is
@@ -47,6 +47,7 @@ class Loading:
             placed in the upper left corner.
         ignore_label: label of pixels that do not count.
         num_classes: all other labels must be less than this; None skips the check.
+        bands: the bands of the images.
         windows: draws the window, the part that a random crop needs, of each image that
             a batch holds; None takes whole images.
         distances: True adds the signed distances that `boundary_loss` needs.
@@ -69,6 +70,7 @@ class Loading:
     canvas_hw: tuple[int, int]
     ignore_label: int
     num_classes: int | None = None
+    bands: Bands = RGB
     windows: Windows | None = None
     distances: bool = False
     num_threads: int = 2
@@ -94,12 +96,13 @@ class Memory(NamedTuple):
     valid: Canvases
 
     @classmethod
-    def of(
-        cls, batch_size: int, canvas_hw: tuple[int, int], ignore_label: int
-    ) -> "Memory":
-        shape = (batch_size, *canvas_hw)
+    def of(cls, batch_size: int, loading: Loading) -> "Memory":
+        shape, bands = (batch_size, *loading.canvas_hw), loading.bands
+        of_labels = label_dtype(loading.num_classes or 0, loading.ignore_label)
         return cls(
-            Canvases((*shape, 3), 0), Canvases(shape, ignore_label), Canvases(shape, 0)
+            Canvases((*shape, bands.num_bands), 0, bands.dtype),
+            Canvases(shape, loading.ignore_label, of_labels),
+            Canvases(shape, 0),
         )
 
 
@@ -114,10 +117,11 @@ class BadSampleError(SeglossError):
 class Source(Protocol):
     """Random access to samples.
 
-    `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`.
-    Indexing raises `BadSampleError` if a sample cannot be decoded. A source may also
-    have a method `opened(i)`, which returns the same sample with an image that is
-    decoded only when it is sliced.
+    `source[i]` is `{"image": [h, w, n], "labels": [h, w], "stem": str}`: an image with
+    the bands of the dataset, and labels that are uint8 or uint16. Indexing raises
+    `BadSampleError` if a sample cannot be decoded. A source may also have a method
+    `opened(i)`, which returns the same sample with an image that is decoded only when
+    it is sliced.
     """
 
     split: str
@@ -140,28 +144,36 @@ def round_up(hw: tuple[Any, Any], multiple: int) -> tuple[Any, Any]:
 
 
 def put_on_canvas(
-    image: UInt8[np.ndarray, "h w 3"], canvas_hw: tuple[int, int]
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Pads an image at the bottom and right with ImageNet's mean colour to `canvas_hw`.
+    image: Shaped[np.ndarray, "h w n"],
+    canvas_hw: tuple[int, int],
+    bands: Bands = RGB,
+) -> Shaped[np.ndarray, "H W n"]:
+    """Pads an image at the bottom and right with the mean of its bands to `canvas_hw`.
+
+    Values that are not finite are replaced by the mean, too.
 
     >>> import numpy as np
     >>> put_on_canvas(np.zeros((1, 1, 3), np.uint8), (1, 2)).tolist()
     [[[0, 0, 0], [124, 116, 104]]]
     """
-    canvas = np.empty((*canvas_hw, 3), np.uint8)
-    _fill(canvas, image)
+    canvas = np.empty((*canvas_hw, bands.num_bands), bands.dtype)
+    _fill(canvas, image, bands)
     return canvas
 
 
 def _fill(
-    canvas: UInt8[np.ndarray, "H W 3"], image: UInt8[np.ndarray, "h w 3"]
+    canvas: Shaped[np.ndarray, "H W n"],
+    image: Shaped[np.ndarray, "h w n"],
+    bands: Bands,
 ) -> None:
-    h, w, _ = image.shape
+    h, w, n = image.shape
     canvas[:h, :w] = image
-    # Copies whole rows of bytes, since NumPy broadcasts groups of three bytes slowly.
-    row = np.tile(np.array(PAD_RGB, np.uint8), canvas.shape[1])
-    canvas[:h, w:] = row[3 * w :].reshape(-1, 3)
-    canvas[h:] = row.reshape(-1, 3)
+    if canvas.dtype.kind == "f":
+        np.copyto(canvas[:h, :w], bands.pad, where=~np.isfinite(image))
+    # Copies whole rows of values, since NumPy broadcasts groups of three bytes slowly.
+    row = np.tile(bands.pad, canvas.shape[1])
+    canvas[:h, w:] = row[n * w :].reshape(-1, n)
+    canvas[h:] = row.reshape(-1, n)
 
 
 def load_batch(
@@ -200,7 +212,7 @@ def load_batch(
     >>> batch["images"].shape, batch["sample_valid"].tolist()
     ((2, 2, 3, 3), [True, False])
     """
-    memory = Memory.of(batch_size, loading.canvas_hw, loading.ignore_label)
+    memory = Memory.of(batch_size, loading)
     chosen = Chosen(ids, owed, batch, first_row=0)
     loading = dataclasses.replace(loading, on_bad_sample="raise")
     return load_into(memory, source, chosen, loading)[0]
@@ -261,7 +273,7 @@ def load_into(
             for field, value in zip(batch["window"], window, strict=True):
                 field[row] = value
         h, w = hw[row] = window.hw
-        _fill(images[row], image)
+        _fill(images[row], image, loading.bands)
         labels[row, :h, :w] = of_image[window.slices]
         valid[row, :h, :w] = labels[row, :h, :w] != loading.ignore_label
         sample_valid[row] = True
@@ -280,7 +292,7 @@ def load_into(
 
 def _read(
     source: Source, chosen: Chosen, row: int, loading: Loading
-) -> tuple[UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "h w"], Window]:
+) -> tuple[Shaped[np.ndarray, "_ _ n"], UInt[np.ndarray, "h w"], Window]:
     """Reads sample `chosen.ids[row]` and draws its window.
 
     Returns the image in the window, the labels of the whole image, and the window.
@@ -290,8 +302,11 @@ def _read(
     image, labels = sample["image"], sample["labels"]
     ignore_label, num_classes = loading.ignore_label, loading.num_classes
     max_hw = labels.shape if loading.windows is not None else loading.canvas_hw
-    if image.shape != (*labels.shape, 3):
-        fault = f"must be RGB and match its labels {labels.shape}, got {image.shape}"
+    if image.shape != (*labels.shape, loading.bands.num_bands):
+        fault = (
+            f"must be {loading.bands} and match its labels {labels.shape}, "
+            f"got {image.shape}"
+        )
     elif labels.shape[0] > max_hw[0] or labels.shape[1] > max_hw[1]:
         size, canvas = ("x".join(map(str, hw)) for hw in (labels.shape, max_hw))
         fault = f"is {size}, larger than the canvas {canvas}"
@@ -311,7 +326,7 @@ def _read(
 
 
 def _draw(
-    loading: Loading, chosen: Chosen, row: int, labels: UInt8[np.ndarray, "h w"]
+    loading: Loading, chosen: Chosen, row: int, labels: UInt[np.ndarray, "h w"]
 ) -> Window:
     if loading.windows is None:
         return Window(SCALE_ONE, (0, 0), (0, 0), labels.shape)
@@ -321,7 +336,7 @@ def _draw(
 
 
 def _has_stray(
-    labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
+    labels: UInt[np.ndarray, "h w"], num_classes: int, ignore_label: int
 ) -> bool:
     beyond = labels >= num_classes
     return bool(beyond.any() and (labels[beyond] != ignore_label).any())

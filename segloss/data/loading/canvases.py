@@ -5,38 +5,40 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
+from numpy.typing import DTypeLike
 
 _ALIGNMENT = 64  # bytes
 
 
 class Canvases:
-    """A pool of uint8 arrays of one shape, filled with one value.
+    """A pool of arrays of one shape and type, filled with one value.
 
     An array returns to the pool once nothing refers to it. Only the rows that were
     written are then filled again: a batch with few samples is mostly padding, and
     filling all of it would take a considerable part of the time to decode its images.
     """
 
-    def __init__(self, shape: tuple[int, ...], value: int):
+    def __init__(self, shape: tuple[int, ...], value: int, dtype: DTypeLike = np.uint8):
         self._shape = shape
         self._value = value
-        self._free: list[UInt8[np.ndarray, ...]] = []
+        self._dtype = np.dtype(dtype)
+        self._free: list[Shaped[np.ndarray, ...]] = []
 
-    def take(self, rows: int) -> UInt8[np.ndarray, "..."]:
+    def take(self, rows: int) -> Shaped[np.ndarray, "..."]:
         """Returns a filled array; the caller may write only its first `rows` rows."""
         try:
             memory = self._free.pop()
         except IndexError:
-            memory = _aligned(self._shape, self._value)
+            memory = _aligned(self._shape, self._value, self._dtype)
         return np.asarray(_Loan(memory, rows, self))
 
-    def take_back(self, memory: UInt8[np.ndarray, "..."], rows: int) -> None:
+    def take_back(self, memory: Shaped[np.ndarray, "..."], rows: int) -> None:
         memory[:rows] = self._value
         self._free.append(memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Canvases, (self._shape, self._value)
+        return Canvases, (self._shape, self._value, self._dtype)
 
 
 class _Loan:
@@ -45,7 +47,9 @@ class _Loan:
     NumPy keeps this object alive as long as NumPy or JAX uses the memory.
     """
 
-    def __init__(self, memory: UInt8[np.ndarray, "..."], rows: int, canvases: Canvases):
+    def __init__(
+        self, memory: Shaped[np.ndarray, "..."], rows: int, canvases: Canvases
+    ):
         self.__array_interface__ = memory.__array_interface__
         self._end = functools.partial(canvases.take_back, memory, rows)
 
@@ -53,9 +57,11 @@ class _Loan:
         self._end()
 
 
-def _aligned(shape: tuple[int, ...], value: int) -> UInt8[np.ndarray, "..."]:
-    """Returns a uint8 array at an aligned address; XLA:CPU uses it without a copy."""
+def _aligned(
+    shape: tuple[int, ...], value: int, dtype: np.dtype
+) -> Shaped[np.ndarray, "..."]:
+    """Returns an array at an aligned address; XLA:CPU uses it without a copy."""
     size = math.prod(shape)
-    memory = np.full(size + _ALIGNMENT, value, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
+    memory = np.full(size + _ALIGNMENT // dtype.itemsize, value, dtype)
+    start = -memory.ctypes.data % _ALIGNMENT // dtype.itemsize
     return memory[start : start + size].reshape(shape)

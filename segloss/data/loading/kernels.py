@@ -17,7 +17,7 @@ def holds(labels, crop_hw, scale, offset, classes, min_pixels):
     `scale` is the scale factor times `SCALE_ONE`; `offset` is the crop's first row and
     column in the scaled image. Stops as soon as enough pixels are found.
     """
-    missing = np.zeros(256, np.int64)
+    missing = np.zeros(1 << 8 * labels.itemsize, np.int64)
     for c in classes:
         missing[c] = min_pixels
     left = len(classes)

@@ -125,7 +125,7 @@ def iterate_batches(
     # A partial of a module-level function, since it is pickled for the workers.
     load = functools.partial(
         _load_share,
-        Memory.of(share, loading.canvas_hw, loading.ignore_label),
+        Memory.of(share, loading),
         source,
         sampler,
         loading,

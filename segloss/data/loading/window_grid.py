@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, UInt
 
 from segloss.data.loading.window import nearest_source, scaled_size
 
@@ -24,7 +24,7 @@ def grid_positions(size: int, crop: int, scale: int) -> Int[np.ndarray, " n"]:
 
 
 def count_in_grid(
-    labels: UInt8[np.ndarray, "h w"],
+    labels: UInt[np.ndarray, "h w"],
     crop_hw: tuple[int, int],
     scale: int,
     num_classes: int,

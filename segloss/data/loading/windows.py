@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int32, UInt
 
 from segloss.data.loading.window import (
     SCALE_ONE,
@@ -144,7 +144,7 @@ class Windows:
 
     def draw(
         self,
-        labels: UInt8[np.ndarray, "h w"],
+        labels: UInt[np.ndarray, "h w"],
         owed: Bool[np.ndarray, " c"],
         *,
         batch: int,
@@ -175,8 +175,8 @@ class Windows:
         return self._from_grid(labels, chosen, rng), tries + 1
 
     def crop(
-        self, labels: UInt8[np.ndarray, "h w"], window: Window
-    ) -> UInt8[np.ndarray, "_ _"]:
+        self, labels: UInt[np.ndarray, "h w"], window: Window
+    ) -> UInt[np.ndarray, "_ _"]:
         """Returns the scaled labels in the crop of `window`, without padding.
 
         `labels` are those of the whole image.
@@ -190,7 +190,7 @@ class Windows:
         return labels[lines[0][:, None], lines[1]]
 
     def keepable(
-        self, labels: UInt8[np.ndarray, "h w"], num_classes: int, ignore_label: int
+        self, labels: UInt[np.ndarray, "h w"], num_classes: int, ignore_label: int
     ) -> Int32[np.ndarray, " c"]:
         """Finds classes of an image that one crop can hold together.
 
@@ -261,7 +261,7 @@ class Windows:
         return self.rare_first
 
     def _candidates(
-        self, labels: UInt8[np.ndarray, "h w"], rarest: int, rng: np.random.Generator
+        self, labels: UInt[np.ndarray, "h w"], rarest: int, rng: np.random.Generator
     ) -> Iterator[Window]:
         for _ in range(_TRIES):
             yield self._anywhere(labels.shape, rng)
@@ -311,7 +311,7 @@ class Windows:
         return Window(scale, tuple(offset), tuple(start), tuple(window_hw))
 
     def _keeps(
-        self, labels: UInt8[np.ndarray, "h w"], window: Window, owed: list[int]
+        self, labels: UInt[np.ndarray, "h w"], window: Window, owed: list[int]
     ) -> bool:
         # Imported here, since importing numba takes most of a second.
         from segloss.data.loading import kernels
@@ -321,7 +321,7 @@ class Windows:
 
     def _from_grid(
         self,
-        labels: UInt8[np.ndarray, "h w"],
+        labels: UInt[np.ndarray, "h w"],
         owed: list[int],
         rng: np.random.Generator,
     ) -> Window:

@@ -1,0 +1,1 @@
+"""Decodes the files of users: images, and label images of many kinds."""
