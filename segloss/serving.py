@@ -12,22 +12,25 @@ from jax import export
 def load_exported(directory: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     """Loads an exported model from `model.bin` and `model.json` in `directory`.
 
-    The returned function maps RGB images, uint8 `[b, h, w, 3]`, to class ids, uint8
-    `[b, h, w]`. It is compiled once per shape of the images, and raises ValueError for
-    arrays of another type, or of a shape that the model does not take.
+    The returned function maps images `[b, h, w, n]`, with the number of bands and the
+    type that "bands" in `model.json` names, to class ids `[b, h, w]`. It is compiled
+    once per shape of the images, and raises ValueError for arrays of another type, or
+    of a shape that the model does not take.
     """
-    hw = json.loads((Path(directory) / "model.json").read_text())["image_hw"]
+    about = json.loads((Path(directory) / "model.json").read_text())
+    hw, bands = about["image_hw"], about["bands"]
+    n, dtype = bands["num_bands"], bands["dtype"]
     model = export.deserialize((Path(directory) / "model.bin").read_bytes())
     call = jax.jit(model.call)
 
     def predict(images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
         b, *image_hw, channels = images.shape if images.ndim == 4 else (0,) * 4
-        fits = b > 0 and channels == 3 and hw in (None, image_hw)
-        if not fits or images.dtype != np.uint8:
+        fits = b > 0 and channels == n and hw in (None, image_hw)
+        if not fits or images.dtype != dtype:
             h, w = hw or "hw"
             got = f"{images.dtype} {list(images.shape)}"
-            raise ValueError(f"images must be uint8 [b, {h}, {w}, 3], got {got}.")
+            raise ValueError(f"images must be {dtype} [b, {h}, {w}, {n}], got {got}.")
         return np.asarray(call(images))
 
     return predict

@@ -5,30 +5,38 @@ import functools
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer, Key, UInt8
+from jaxtyping import Array, Bool, Float, Integer, Key, Real
 
-from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
+from segloss.data.bands import RGB, Bands
+from segloss.data.colours import MEAN_RGB, STDDEV_RGB
 from segloss.data.loading.window import SCALE_ONE, Window, nearest_source
 from segloss.errors import SeglossError
 
 
 def normalize(
-    images: UInt8[Array, "*b h w 3"] | Float[Array, "*b h w 3"],
-) -> Float[Array, "*b h w 3"]:
-    """Normalises RGB images: subtracts ImageNet's mean and divides by its deviation.
+    images: Real[Array, "*b h w n"], bands: Bands = RGB
+) -> Float[Array, "*b h w n"]:
+    """Normalises images: subtracts the mean of each band and divides by its deviation.
 
     Args:
-        images: uint8 in [0, 255], or floats in [0, 1].
+        images: stored values, or what `augment` returns: for RGB, uint8 in [0, 255] or
+            floats in [0, 1]; for other bands, numbers in units of the stored values.
+        bands: mean and deviation; those of ImageNet for RGB.
 
     >>> import jax.numpy as jnp
     >>> white = normalize(jnp.full((1, 1, 3), 255, jnp.uint8))
     >>> [f"{channel:.3f}" for channel in white[0, 0]]
     ['2.249', '2.429', '2.640']
     """
-    if images.dtype == jnp.uint8:
-        images = images / jnp.float32(255)
+    statistics = bands.mean, bands.deviation
+    if bands.is_rgb:
+        statistics = MEAN_RGB, STDDEV_RGB
+        if images.dtype == jnp.uint8:
+            images = images / jnp.float32(255)
     lead = (1,) * (images.ndim - 1)
-    mean, stddev = (jnp.array(v).reshape(*lead, 3) for v in (MEAN_RGB, STDDEV_RGB))
+    mean, stddev = (
+        jnp.array(v, jnp.float32).reshape(*lead, bands.num_bands) for v in statistics
+    )
     return (images - mean) / stddev
 
 
@@ -41,11 +49,12 @@ def normalize(
         "brightness",
         "contrast",
         "saturation",
+        "bands",
     ),
 )
 def augment(
     keys: Key[Array, " b"],
-    images: UInt8[Array, "b h w 3"],
+    images: Real[Array, "b h w n"],
     labels: Integer[Array, "b h w"],
     valid: Bool[Array, "b h w"],
     window: Window | None = None,
@@ -57,10 +66,11 @@ def augment(
     brightness: float = 0.1,
     contrast: float = 0.2,
     saturation: float = 0.2,
+    bands: Bands = RGB,
 ) -> (
-    tuple[Float[Array, "b ch cw 3"], Integer[Array, "b ch cw"], Bool[Array, "b ch cw"]]
+    tuple[Float[Array, "b ch cw n"], Integer[Array, "b ch cw"], Bool[Array, "b ch cw"]]
     | tuple[
-        Float[Array, "b ch cw 3"],
+        Float[Array, "b ch cw n"],
         Integer[Array, "b ch cw"],
         Bool[Array, "b ch cw"],
         Float[Array, "b ch cw c"],
@@ -71,7 +81,7 @@ def augment(
     Args:
         keys: one PRNG key per sample, so the result does not depend on how the batch is
             split among devices.
-        images: RGB in [0, 255].
+        images: stored values: RGB in [0, 255], or other bands.
         labels: class ids.
         valid: True where a pixel counts.
         window: the scale and crop of each sample, and the part of its image that the
@@ -86,13 +96,16 @@ def augment(
         antialias: True smooths an image before it is reduced. False interpolates
             bilinearly between the nearest pixels, as OpenCV's `INTER_LINEAR` does.
         flip_probability: probability of a horizontal flip.
-        brightness: largest shift, as a fraction of the full range, in [0, 1).
+        brightness: largest shift, in [0, 1): a fraction of the full range of RGB, or of
+            the deviation of each other band.
         contrast: largest relative change around the image's mean, in [0, 1).
-        saturation: largest relative change of the saturation, in [0, 1).
+        saturation: largest relative change of the saturation, in [0, 1); only of RGB.
+        bands: the bands of the images.
 
     Returns:
-        Images in [0, 1], labels, valid and, if given, distances. Their height and width
-        are `crop_hw`, or those of the input without `window`.
+        Images (RGB in [0, 1], other bands in units of the stored values), labels, valid
+        and, if given, distances. Their height and width are `crop_hw`, or those of the
+        input without `window`.
 
     Raises:
         ValueError: if a hyperparameter is out of range, or `antialias` is neither True
@@ -131,12 +144,22 @@ def augment(
         image = image.astype(jnp.float32)
         if window is not None:
             image, maps = _scale_and_crop(
-                image, maps, window, crop_hw=crop_hw, antialias=antialias
+                image,
+                maps,
+                window,
+                crop_hw=crop_hw,
+                antialias=antialias,
+                pad=bands.pad,
             )
         image, *maps = jax.tree.map(
             lambda x: jnp.where(mirror < flip_probability, x[:, ::-1], x),
-            (image / 255, *maps),
+            (image / bands.unit, *maps),
         )
+        if not bands.is_rgb:
+            deviation = jnp.array(bands.deviation, jnp.float32).reshape(1, 1, -1)
+            image += brightness * (2 * bright - 1) * deviation
+            mean = image.mean(axis=(0, 1), keepdims=True)
+            return mean + (1 + contrast * (2 * contr - 1)) * (image - mean), *maps
         image = pix.adjust_brightness(image, brightness * (2 * bright - 1))
         image = pix.adjust_contrast(image, 1 + contrast * (2 * contr - 1))
         image = pix.adjust_saturation(image, 1 + saturation * (2 * satur - 1))
@@ -148,10 +171,10 @@ def augment(
     return image, *maps, *(() if distances is None else (distances,))
 
 
-def _scale_and_crop(image, maps, window, *, crop_hw, antialias):
+def _scale_and_crop(image, maps, window, *, crop_hw, antialias, pad):
     """Scales and crops one image, and its `maps`: labels, valid and distances.
 
-    Pixels outside the image get `PAD_RGB`, and False in `valid`.
+    Pixels outside the image get the value `pad` of each band, and False in `valid`.
     """
     scale = window.scale / SCALE_ONE
     # The rows and columns of the arrays that the crop shows.
@@ -169,13 +192,13 @@ def _scale_and_crop(image, maps, window, *, crop_hw, antialias):
         distances = (distances * scale).astype(distances.dtype)
     image = jax.image.scale_and_translate(
         image,
-        (*crop_hw, 3),
+        (*crop_hw, image.shape[-1]),
         spatial_dims=(0, 1),
         scale=jnp.stack([scale, scale]),
         translation=window.start * scale - window.offset,
         method="linear",
         antialias=antialias,
     )
-    pad = jnp.array(PAD_RGB, jnp.float32).reshape(1, 1, 3)
+    pad = jnp.array(pad, jnp.float32).reshape(1, 1, -1)
     image = jnp.where(inside[..., None], image, pad)
     return image, (labels, valid & inside, distances)

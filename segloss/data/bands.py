@@ -76,6 +76,11 @@ class Bands:
         return is_rgb(self.num_bands, self.dtype)
 
     @property
+    def unit(self) -> int:
+        """Divisor of the stored values before augmentation: 255 for RGB, else 1."""
+        return 255 if self.is_rgb else 1
+
+    @property
     def pad(self) -> Shaped[np.ndarray, " n"]:
         """The value of padding: the mean, rounded to the type of the stored values."""
         mean = np.array(self.mean)
@@ -85,6 +90,24 @@ class Bands:
 
     def __str__(self) -> str:
         return "RGB" if self.is_rgb else f"{self.num_bands} bands of {self.dtype}"
+
+    def are_like(self, other: "Bands") -> bool:
+        """Whether number and type of the bands are those of `other`."""
+        return (self.num_bands, self.dtype) == (other.num_bands, other.dtype)
+
+    def check_image(self, image: Shaped[np.ndarray, "..."]) -> None:
+        """Checks that an array is an image `[h, w, num_bands]` of the stored type.
+
+        Raises:
+            ValueError: if it has another number of bands or another type.
+        """
+        fits = image.ndim == 3 and image.shape[2] == self.num_bands
+        if not fits or image.dtype != self.dtype:
+            raise SeglossError(
+                f"the image must have {self.num_bands} bands of {self.dtype}, like the "
+                f"training images, got {image.dtype} {list(image.shape)}; choose an "
+                "image of that kind, or convert it."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the attributes as values that can be written as JSON."""

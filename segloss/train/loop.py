@@ -130,6 +130,7 @@ class _Run:
             optimizer=self.setup.optimizer,
             augment=self.setup.augment,
             num_classes=self.setup.dataset.num_classes,
+            bands=self.setup.dataset.bands,
         )
         task = progress.add_task("train", total=last, completed=first)
         evaluate = config.evaluate_every_steps
@@ -244,6 +245,7 @@ class _Run:
             "fingerprint": dataset.fingerprint,
             "class_names": list(dataset.class_names),
             "ignore_label": dataset.ignore_label,
+            "bands": dataset.bands.to_json(),
             "pretrained": self.start.pretrained,
         }
 

@@ -26,6 +26,7 @@ from segloss.config import (
     parse_named,
 )
 from segloss.data import Dataset, Loading, augment
+from segloss.data.bands import Bands
 from segloss.data.samplers import EpochSampler
 from segloss.errors import SeglossError
 from segloss.losses import compound_loss, inputs_of
@@ -80,6 +81,7 @@ def make_setup(config: ConfigDict) -> Setup:
         {"augment": augment},
         "augment",
         run.augment,
+        later=["bands"],
         elsewhere=WINDOW_FIELDS,
         crop_hw=run.data.crop_hw,
     )
@@ -89,16 +91,19 @@ def make_setup(config: ConfigDict) -> Setup:
     dataset = open_configured_dataset(run)
     check_split(dataset, run.evaluate.split)
     check_split(dataset, run.evaluate.final_split)
+    augmentation = functools.partial(augmentation, bands=dataset.bands)
     index = dataset.class_index("train")
     loss = make_configured_loss(run, terms, np.asarray(index.pixel_counts))
     uses_distances = any("distances" in inputs_of(term.name) for term in run.loss)
     num_outputs = run.count_outputs(dataset.num_classes)
-    _trace(augmentation, loss, uses_distances, num_outputs, run.total_steps)
+    _trace(
+        augmentation, loss, uses_distances, num_outputs, run.total_steps, dataset.bands
+    )
     windows = make_windows(index)
     planned = index_windows(dataset, index, run.sampler, windows)
     sampler = make_sampler(index, planned)
     if sampler.batch_min == 1:
-        _check_single_image(run, dataset.num_classes)
+        _check_single_image(run, dataset)
     return Setup(
         config=run,
         dataset=dataset,
@@ -108,6 +113,7 @@ def make_setup(config: ConfigDict) -> Setup:
             canvas_hw=windows.canvas_hw(dataset.max_hw),
             ignore_label=dataset.ignore_label,
             num_classes=dataset.num_classes,
+            bands=dataset.bands,
             windows=windows,
             distances=uses_distances,
             num_threads=run.data.num_threads,
@@ -128,17 +134,19 @@ def _trace(
     uses_distances: bool,
     num_outputs: int,
     total_steps: int,
+    bands: Bands,
 ) -> None:
     """Traces the augmentation and the loss, so that they check their hyperparameters.
 
     `uses_distances` says whether the loss takes `distances`; `num_outputs` is the
-    number of logits.
+    number of logits, and `bands` are those of the images.
     """
     shape = jax.ShapeDtypeStruct
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     labels, valid = shape((1, 2, 2), np.uint8), shape((1, 2, 2), bool)
     logits = shape((1, 2, 2, num_outputs), np.float32)
-    jax.eval_shape(augmentation, keys, shape((1, 2, 2, 3), np.uint8), labels, valid)
+    images = shape((1, 2, 2, bands.num_bands), bands.dtype)
+    jax.eval_shape(augmentation, keys, images, labels, valid)
     inputs = {"distances": logits} if uses_distances else {}
 
     def trace(loss: Callable) -> None:
@@ -150,14 +158,15 @@ def _trace(
         trace(loss)
 
 
-def _check_single_image(config: RunConfig, num_classes: int) -> None:
+def _check_single_image(config: RunConfig, dataset: Dataset) -> None:
     """Traces the model with `train=True` on a batch of one image.
 
     Raises:
         ValueError: if a BatchNorm gets a single value per channel; it says what to do.
     """
-    model = make_configured_model(config, num_classes, axis_name=None)
-    images = jax.ShapeDtypeStruct((1, *config.data.crop_hw, 3), np.float32)
+    model = make_configured_model(config, dataset.num_classes, axis_name=None)
+    shape = (1, *config.data.crop_hw, dataset.bands.num_bands)
+    images = jax.ShapeDtypeStruct(shape, np.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(functools.partial(model.init, train=False), key, images)
 

@@ -13,6 +13,7 @@ from segloss.config import check_same_config, check_same_weights
 from segloss.errors import SeglossError
 from segloss.models.pretrained import (
     Weights,
+    fit_bands,
     load_weights,
     put_into,
     sha256_of,
@@ -75,6 +76,7 @@ def _fresh_state(setup: Setup) -> TrainState:
         setup.optimizer,
         seed=setup.config.seed,
         image_hw=setup.config.data.crop_hw,
+        num_bands=setup.dataset.bands.num_bands,
     )
 
 
@@ -97,13 +99,15 @@ def _begin_with(
     weights: Weights, state: TrainState, setup: Setup, console: Console
 ) -> Start:
     num_outputs = setup.config.count_outputs(setup.dataset.num_classes)
+    weights = fit_bands(weights, state.variables)
     variables = put_into(state.variables, weights, num_classes=num_outputs)
     warn_of_another_resnet(setup.model, weights)
     source, digest = weights.source, sha256_of(weights.source)
     console.print(
         f"starts from the weights in {source}: {weights.layout}, "
         f"{len(weights.arrays)} arrays, {weights.num_parameters / 1e6:.2f} M "
-        f"parameters, SHA-256 {digest[:16]}",
+        f"parameters, SHA-256 {digest[:16]}"
+        f"{weights.adapted and ', ' + weights.adapted}",
         soft_wrap=True,
     )
     state = state.replace(

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import lax
 
 from segloss.data.augment import normalize
+from segloss.data.bands import RGB, Bands
 from segloss.data.loading.batches import Batch
 from segloss.devices import AXIS
 from segloss.losses import gradient_share
@@ -47,13 +48,15 @@ def make_state(
     *,
     seed: int,
     image_hw: tuple[int, int],
+    num_bands: int = 3,
 ) -> TrainState:
     """Makes the state before the first step; the random weights depend on `seed`.
 
-    The model is initialised with an image of height and width `image_hw`.
+    The model is initialised with an image of height and width `image_hw` that has
+    `num_bands` bands.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
-    images = jnp.zeros((1, *image_hw, 3))
+    images = jnp.zeros((1, *image_hw, num_bands))
     init = jax.jit(functools.partial(model.init, train=False))
     variables = init(init_key, images)
     return TrainState(
@@ -74,6 +77,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     augment: Callable,
     num_classes: int,
+    bands: Bands = RGB,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Updates the state with one device's part of the batch; needs the mapped `AXIS`.
 
@@ -81,7 +85,7 @@ def train_step(
     their losses, each computed at the size of its logits.
 
     `augment` is `segloss.data.augment` with its hyperparameters bound; `loss` takes
-    logits, class ids and `valid`.
+    logits, class ids and `valid`; `bands` are those of the images.
 
     Returns:
         The next state and scalars by name, both equal on all devices. The scalars are
@@ -93,7 +97,7 @@ def train_step(
     images, labels, valid, inputs = _augmented(state, batch, augment)
 
     def global_loss(params):
-        logits, batch_stats = _forward(state, params, images, batch, model)
+        logits, batch_stats = _forward(state, params, images, batch, model, bands)
         pairs = _pair_up(logits, labels, valid, inputs)
         with jax.named_scope("loss"):
             of_all = [loss(*each, axis_name=AXIS, **more) for *each, more in pairs]
@@ -131,6 +135,7 @@ def attention_step(
     loss: Callable | ScheduledLoss,
     augment: Callable,
     class_names: Sequence[str],
+    bands: Bands = RGB,
 ) -> dict[str, jax.Array]:
     """Computes each class's share of the loss gradient and of the pixels of a batch.
 
@@ -144,7 +149,7 @@ def attention_step(
     """
     loss, _ = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
-    logits, _ = _forward(state, state.params, images, batch, model)
+    logits, _ = _forward(state, state.params, images, batch, model, bands)
     logits, labels, valid, inputs = _pair_up(logits, labels, valid, inputs)[-1]
     options = {"num_classes": len(class_names), "axis_name": AXIS}
     num_outputs = logits.shape[-1]
@@ -188,15 +193,20 @@ def _augmented(
 
 
 def _forward(
-    state: TrainState, params: Any, images: jax.Array, batch: Batch, model: nn.Module
+    state: TrainState,
+    params: Any,
+    images: jax.Array,
+    batch: Batch,
+    model: nn.Module,
+    bands: Bands,
 ) -> tuple[jax.Array | tuple[jax.Array, ...], Any]:
-    """Applies the model with `train=True` to images in [0, 1].
+    """Applies the model with `train=True` to augmented images.
 
     Returns the logits, or a tuple of them, and the updated BatchNorm statistics.
     """
     logits, updated = model.apply(
         {"params": params, "batch_stats": state.batch_stats},
-        normalize(images),
+        normalize(images, bands),
         train=True,
         sample_valid=batch["sample_valid"],
         mutable=["batch_stats"],

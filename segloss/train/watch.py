@@ -41,6 +41,7 @@ class Watch:
             model=self._setup.model,
             inference=self._setup.config.evaluate.inference.in_one_look,
             num_classes=self._setup.dataset.num_classes,
+            bands=self._setup.dataset.bands,
         )
 
     @functools.cached_property
@@ -52,6 +53,7 @@ class Watch:
             loss=self._setup.loss,
             augment=self._setup.augment,
             class_names=self._setup.dataset.class_names,
+            bands=self._setup.dataset.bands,
         )
 
     def attention(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int, Int64
 from segloss import metrics
 from segloss.config import MAX_PIXELS, Inference
 from segloss.data import Batch, Dataset, InOrder, Loading, iterate_batches
-from segloss.data.colours import PAD_RGB
+from segloss.data.bands import RGB, Bands
 from segloss.devices import shard
 from segloss.trained.inference import predict_labels
 from segloss.trained.tiles import Tile, Tiling, describe_tiles, plan_tiles
@@ -46,13 +46,19 @@ def evaluation_step(
     model: nn.Module,
     inference: Inference,
     num_classes: int,
+    bands: Bands = RGB,
 ) -> jax.Array:
     """Predicts a batch on one device; returns a confusion matrix per image.
 
     The result is int32 `[b, num_classes, num_classes]`; rows are labels.
     """
     predicted = predict_labels(
-        variables, batch["images"], batch["hw"], model=model, inference=inference
+        variables,
+        batch["images"],
+        batch["hw"],
+        model=model,
+        inference=inference,
+        bands=bands,
     )
     count = functools.partial(metrics.confusion_matrix, num_classes=num_classes)
     return jax.vmap(count)(predicted, batch["labels"], batch["valid"])
@@ -118,6 +124,7 @@ def evaluate(
                 canvas_hw=canvas_hw,
                 ignore_label=dataset.ignore_label,
                 num_classes=num_classes,
+                bands=dataset.bands,
                 # Decoded images wait in memory, which large ones would fill.
                 num_threads=num_threads if whole else min(num_threads, 1),
                 prefetch_batches=4 if whole else 1,
@@ -131,7 +138,9 @@ def evaluate(
                 counts = _count(step, batch)[batch["sample_valid"]]
             else:
                 (i,) = sampler[k]
-                counts = _count_in_tiles(step, batch, tilings[i], on_batch)
+                counts = _count_in_tiles(
+                    step, batch, tilings[i], dataset.bands, on_batch
+                )
             total += counts.sum(axis=0, dtype=np.int64)
             image_scores[sampler[k]] = metrics.mean_iou(counts)
             on_confusions(sampler[k], counts)
@@ -153,7 +162,11 @@ def describe_large_images(dataset: Dataset, split: str, inference: Inference) ->
 
 
 def _count_in_tiles(
-    step: Callable, image: Batch, tiling: Tiling, on_tiles: Callable[[int], None]
+    step: Callable,
+    image: Batch,
+    tiling: Tiling,
+    bands: Bands,
+    on_tiles: Callable[[int], None],
 ) -> Int64[np.ndarray, "1 c c"]:
     """Returns the confusion matrix of a batch of one image, summed over its tiles.
 
@@ -163,13 +176,15 @@ def _count_in_tiles(
     rows, total = jax.local_device_count(), 0
     for start in range(0, len(tiling.tiles), rows):
         tiles = tiling.tiles[start : start + rows]
-        counts = _count(step, _cut_tiles(image, tiling, tiles, rows))
+        counts = _count(step, _cut_tiles(image, tiling, tiles, rows, bands))
         total += counts.sum(axis=0, keepdims=True, dtype=np.int64)
         on_tiles(0)
     return total
 
 
-def _cut_tiles(image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int) -> Batch:
+def _cut_tiles(
+    image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int, bands: Bands
+) -> Batch:
     """Cuts tiles from a batch of one image into a batch with `rows` rows.
 
     Rows without a tile are padding. Valid pixels are those for which the prediction of
@@ -177,8 +192,8 @@ def _cut_tiles(image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int) -
     """
     shape, (h, w) = (rows, *tiling.tile_hw), tiling.tile_hw
     batch = Batch(
-        images=np.full((*shape, 3), PAD_RGB, np.uint8),
-        labels=np.zeros(shape, np.uint8),
+        images=np.full((*shape, bands.num_bands), bands.pad),
+        labels=np.zeros(shape, image["labels"].dtype),
         valid=np.zeros(shape, bool),
         sample_valid=np.arange(rows) < len(tiles),
         hw=np.full((rows, 2), tiling.tile_hw, np.int32),

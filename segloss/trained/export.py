@@ -13,7 +13,6 @@ from segloss import serving
 from segloss.config import is_size
 from segloss.console import make_console
 from segloss.data import round_up
-from segloss.data.colours import MEAN_RGB, PAD_RGB, STDDEV_RGB
 from segloss.errors import SeglossError
 from segloss.provenance import versions
 from segloss.trained.inference import predict_labels
@@ -30,9 +29,12 @@ def export(
 
     Writes three files:
 
-    - `exported/model.bin` maps any number of RGB images, uint8 `[b, h, w, 3]`, to class
-      ids, uint8 `[b, h, w]`. Images are predicted whole, whatever `max_pixels` is.
-    - `exported/model.json` describes the classes and the origin of the model.
+    - `exported/model.bin` maps any number of images `[b, h, w, n]`, with the bands and
+      the type of the training images (for RGB, uint8 `[b, h, w, 3]`), to class ids,
+      uint8 `[b, h, w]` (uint16 if there are more than 256 classes). Images are
+      predicted whole, whatever `max_pixels` is.
+    - `exported/model.json` describes the bands of the images, the classes and the
+      origin of the model.
     - `exported/serving.py` loads the model; it needs only jax, numpy and flatbuffers.
 
     The files of an earlier export are replaced together, once all three are written;
@@ -72,8 +74,8 @@ def export(
         "class_names": list(trained.class_names),
         "ignore_label": trained.ignore_label,
         "inference": dataclasses.asdict(trained.inference),
-        # The model itself normalises its input with these.
-        "normalization": {"mean_rgb": MEAN_RGB, "stddev_rgb": STDDEV_RGB},
+        # The model itself normalises its input with these means and deviations.
+        "bands": trained.bands.to_json(),
         "platforms": list(exported.platforms),
         "calling_convention_version": exported.calling_convention_version,
         "step": trained.step,
@@ -98,11 +100,11 @@ def make_exported(
         ValueError: if `image_hw` is None and the model cannot be exported for any size.
     """
     symbols = "b, h, w" if image_hw is None else f"b, {image_hw[0]}, {image_hw[1]}"
-    shape = (*jax.export.symbolic_shape(symbols), 3)
+    shape = (*jax.export.symbolic_shape(symbols), trained.bands.num_bands)
     predict = jax.jit(functools.partial(_predict, trained=trained))
     try:
         return jax.export.export(predict, platforms=PLATFORMS)(
-            jax.ShapeDtypeStruct(shape, jnp.uint8)
+            jax.ShapeDtypeStruct(shape, trained.bands.dtype)
         )
     # Code that needs the value of a symbolic size raises many kinds of errors.
     except Exception as error:
@@ -115,15 +117,19 @@ def make_exported(
 
 
 def _predict(images: jax.Array, *, trained: TrainedModel) -> jax.Array:
-    """Predicts class ids of RGB images, uint8 `[b, h, w, 3]`; sizes may be symbolic."""
-    b, h, w, _ = images.shape
+    """Predicts class ids of images `[b, h, w, n]`; sizes may be symbolic."""
+    b, h, w, n = images.shape
+    pad = jnp.array(trained.bands.pad)
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        images = jnp.where(jnp.isfinite(images), images, pad.reshape(1, 1, 1, n))
     canvas_hw = round_up((h, w), trained.inference.size_multiple)
-    canvas = jnp.broadcast_to(jnp.array(PAD_RGB, jnp.uint8), (b, *canvas_hw, 3))
+    canvas = jnp.broadcast_to(pad, (b, *canvas_hw, n))
     labels = predict_labels(
         jax.device_put(trained.variables),
         canvas.at[:, :h, :w].set(images),
         jnp.broadcast_to(jnp.array([h, w]), (b, 2)),
         model=trained.model,
         inference=trained.inference,
+        bands=trained.bands,
     )
     return labels[:, :h, :w]

@@ -10,50 +10,56 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, Num, Real, UInt
 
 from segloss.config import Inference
 from segloss.data import round_up
 from segloss.data.augment import normalize
-from segloss.data.colours import PAD_RGB
+from segloss.data.bands import RGB, Bands, class_dtype
 
 
 def predict_labels(
     variables: dict[str, Any],
-    images: UInt8[Array, "b h w 3"],
+    images: Real[Array, "b h w n"],
     hw: Int[Array, "b 2"],
     *,
     model: nn.Module,
     inference: Inference,
-) -> UInt8[Array, "b h w"]:
+    bands: Bands = RGB,
+) -> UInt[Array, "b h w"]:
     """Predicts the class id of each pixel.
 
     Args:
         variables: the variables of the model.
-        images: RGB, padded at the bottom and on the right.
+        images: stored values, padded at the bottom and on the right.
         hw: height and width of each image without its padding; class ids outside are
             meaningless.
         model: returns logits at the size of its input.
         inference: scales, flip and windows to use.
+        bands: the bands of the images.
+
+    Returns:
+        Class ids, uint8, or uint16 if the model has more than 256 classes.
     """
-    return _most_likely(_score(variables, images, hw, model, inference))
+    return _most_likely(_score(variables, images, hw, model, inference, bands))
 
 
 def predict_labels_and_probs(
     variables: dict[str, Any],
-    images: UInt8[Array, "b h w 3"],
+    images: Real[Array, "b h w n"],
     hw: Int[Array, "b 2"],
     *,
     model: nn.Module,
     inference: Inference,
-) -> tuple[UInt8[Array, "b h w"], Float[Array, "b h w c"]]:
+    bands: Bands = RGB,
+) -> tuple[UInt[Array, "b h w"], Float[Array, "b h w c"]]:
     """Predicts the class id of each pixel, and the probability of every class.
 
     The arguments and the class ids are those of `predict_labels`. The probabilities of
     a pixel are in [0, 1] and their sum is 1; a network with a single logit has two
     classes here. Several scales, windows and the mirrored image are averaged.
     """
-    scores = _score(variables, images, hw, model, inference)
+    scores = _score(variables, images, hw, model, inference, bands)
     if _is_one_look(inference):
         return _most_likely(scores), jax.nn.softmax(scores)
     return _most_likely(scores), scores / scores.sum(axis=-1, keepdims=True)
@@ -65,17 +71,18 @@ def _is_one_look(inference: Inference) -> bool:
 
 def _score(
     variables: dict[str, Any],
-    images: UInt8[Array, "b h w 3"],
+    images: Real[Array, "b h w n"],
     hw: Int[Array, "b 2"],
     model: nn.Module,
     inference: Inference,
+    bands: Bands,
 ) -> Float[Array, "b h w c"]:
     """Returns scores: logits of a single look, else the sum of all probabilities."""
 
     def forward(images):
         return of_each_class(model.apply(variables, images, train=False))
 
-    look = functools.partial(_look, forward, hw=hw, inference=inference)
+    look = functools.partial(_look, forward, hw=hw, inference=inference, bands=bands)
     if _is_one_look(inference):
         return look(images, scale=inference.scales[0])
 
@@ -112,11 +119,12 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 def _look(
     forward: Callable,
-    images: UInt8[Array, "b h w 3"],
+    images: Real[Array, "b h w n"],
     *,
     hw: Int[Array, "b 2"],
     scale: float | int,
     inference: Inference,
+    bands: Bands,
 ) -> Float[Array, "b h w c"]:
     """Predicts images at one scale; returns scores at the size of `images`.
 
@@ -124,7 +132,7 @@ def _look(
     image without its padding. The softmax of the scores gives the probabilities.
     """
     if scale == 1:
-        return _in_windows(forward, normalize(images), inference)
+        return _in_windows(forward, normalize(images, bands), inference)
     canvas_hw = images.shape[1:3]
     scaled_hw = _scale(hw, scale)
     scaled_canvas_hw = round_up(
@@ -132,14 +140,14 @@ def _look(
     )
     scaled = _resize(images.astype(jnp.float32), hw, scaled_hw, scaled_canvas_hw)
     inside = jax.vmap(functools.partial(_inside, canvas_hw=scaled_canvas_hw))(scaled_hw)
-    pad = jnp.array(PAD_RGB, jnp.float32).reshape(1, 1, 1, 3)
+    pad = jnp.array(bands.pad, jnp.float32).reshape(1, 1, 1, -1)
     scaled = jnp.where(inside[..., None], scaled, pad)
-    logits = _in_windows(forward, normalize(scaled / 255), inference)
+    logits = _in_windows(forward, normalize(scaled / bands.unit, bands), inference)
     return _resize(logits, scaled_hw, hw, canvas_hw)
 
 
 def _in_windows(
-    forward: Callable, images: Float[Array, "b h w 3"], inference: Inference
+    forward: Callable, images: Float[Array, "b h w n"], inference: Inference
 ) -> Float[Array, "b h w c"]:
     """Predicts normalised images in the windows of `inference`.
 
@@ -235,5 +243,5 @@ def _mirror(
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
 
 
-def _most_likely(scores: Float[Array, "b h w c"]) -> UInt8[Array, "b h w"]:
-    return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+def _most_likely(scores: Float[Array, "b h w c"]) -> UInt[Array, "b h w"]:
+    return jnp.argmax(scores, axis=-1).astype(class_dtype(scores.shape[-1]))

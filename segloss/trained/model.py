@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped, UInt
 from ml_collections import ConfigDict
 
 from segloss.config import Inference, RunConfig, make_configured_model, parse_config
 from segloss.data import put_on_canvas
+from segloss.data.bands import RGB, Bands, class_dtype
 from segloss.trained.checkpoints import Checkpoints
 from segloss.trained.inference import predict_labels, predict_labels_and_probs
 from segloss.trained.tiles import Tile, Tiling, plan_tiles
@@ -32,6 +33,7 @@ class TrainedModel:
         images_seen: number of images used in training; None if unknown.
         seconds: duration of training.
         commit: commit of the code that trained the model; None if unknown.
+        bands: the bands of the images that the model was trained on.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class TrainedModel:
     commit: str | None
     # File and SHA-256 of the pretrained weights that the run started from.
     pretrained: dict[str, str] | None
+    bands: Bands = RGB
 
     @functools.cached_property
     def _predict(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -55,31 +58,38 @@ class TrainedModel:
         return self._compile(predict_labels_and_probs)
 
     def _compile(self, predict: Callable) -> Callable:
-        how = dict(model=self.model, inference=self.inference)
+        how = dict(model=self.model, inference=self.inference, bands=self.bands)
         predict = jax.jit(functools.partial(predict, **how))
         return functools.partial(predict, jax.device_put(self.variables))
 
-    def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """Predicts the class ids of one RGB image of any size.
+    def predict(self, image: Shaped[np.ndarray, "..."]) -> UInt[np.ndarray, "h w"]:
+        """Predicts the class ids of one image `[h, w, n]` of any size.
 
         An image with more than `inference.max_pixels` is predicted in overlapping
         tiles, one after the other: see `plan_tiles`. Compiles once per size of the
-        tiles, or of the padded image if it is predicted whole.
+        tiles, or of the padded image if it is predicted whole. The class ids are uint8,
+        or uint16 if there are more than 256 classes.
+
+        Raises:
+            ValueError: if the bands or the type of the image are not `bands`.
         """
-        labels = np.empty(image.shape[:2], np.uint8)
+        labels = np.empty(image.shape[:2], class_dtype(len(self.class_names)))
         for tile, predicted in self._predict_tiles(self._predict, image):
             labels[tile.kept] = np.asarray(predicted)[0][tile.kept_inside]
         return labels
 
     def predict_with_probs(
-        self, image: UInt8[np.ndarray, "h w 3"]
-    ) -> tuple[UInt8[np.ndarray, "h w"], Float32[np.ndarray, "h w c"]]:
+        self, image: Shaped[np.ndarray, "..."]
+    ) -> tuple[UInt[np.ndarray, "h w"], Float32[np.ndarray, "h w c"]]:
         """Predicts the class ids of one image, and the probability of every class.
 
         Tiles and class ids are those of `predict`. The probabilities of a pixel are in
         [0, 1] and their sum is 1; all of them take 4 bytes per pixel and class.
+
+        Raises:
+            ValueError: if the bands or the type of the image are not `bands`.
         """
-        labels = np.empty(image.shape[:2], np.uint8)
+        labels = np.empty(image.shape[:2], class_dtype(len(self.class_names)))
         probs = np.empty((*image.shape[:2], len(self.class_names)), np.float32)
         for tile, predicted in self._predict_tiles(self._predict_both, image):
             for whole, part in zip((labels, probs), predicted, strict=True):
@@ -87,15 +97,16 @@ class TrainedModel:
         return labels, probs
 
     def _predict_tiles(
-        self, predict: Callable, image: UInt8[np.ndarray, "h w 3"]
+        self, predict: Callable, image: Shaped[np.ndarray, "..."]
     ) -> Iterator[tuple[Tile, Any]]:
         """Yields each tile of the image with what `predict` returns for it."""
+        self.bands.check_image(image)
         tiling = self.tiling(image.shape[:2])
         tile_h, tile_w = tiling.tile_hw
         for tile in tiling.tiles:
             top, left = tile.corner
             part = image[top : top + tile_h, left : left + tile_w]
-            canvas = put_on_canvas(part, tiling.tile_hw)
+            canvas = put_on_canvas(part, tiling.tile_hw, self.bands)
             yield tile, predict(canvas[None], np.array([part.shape[:2]]))
 
     def tiling(self, hw: tuple[int, int]) -> Tiling:
@@ -127,7 +138,8 @@ def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
         meta = checkpoints.read_meta(which)
         model = make_configured_model(config, len(meta["class_names"]))
         init = functools.partial(model.init, train=False)
-        images = jnp.zeros((1, *config.data.crop_hw, 3))
+        bands = Bands.from_json(meta.get("bands", RGB.to_json()))
+        images = jnp.zeros((1, *config.data.crop_hw, bands.num_bands))
         shapes = jax.eval_shape(init, jax.random.key(0), images)
         # Prediction does not need the state of the optimizer.
         like = {"batch_stats": {}} | {k: shapes[k] for k in shapes}
@@ -143,4 +155,5 @@ def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
         seconds=meta["seconds"],
         commit=meta["commit"],
         pretrained=meta.get("pretrained"),
+        bands=bands,
     )

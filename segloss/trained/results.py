@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -22,6 +22,7 @@ from segloss.config import (
 )
 from segloss.console import make_console, make_progress
 from segloss.data import Dataset
+from segloss.data.bands import to_rgb
 from segloss.devices import map_over_devices, replicate
 from segloss.errors import SeglossError
 from segloss.provenance import versions
@@ -70,6 +71,13 @@ def evaluate_run(
             f"{workdir} was trained on the classes {', '.join(trained.class_names)}; "
             f"{dataset.name} has {', '.join(dataset.class_names)}."
         )
+    if not trained.bands.are_like(dataset.bands):
+        raise SeglossError(
+            f"{workdir} was trained on {trained.bands}; {dataset.name} has "
+            f"{dataset.bands}."
+        )
+    # The model knows the mean and deviation of the images it was trained on.
+    dataset = dataclasses.replace(dataset, bands=trained.bands)
     name = "_".join(filter(None, (split, str(trained.step), trained.inference.name)))
     directory, console = workdir / "evaluations" / name, make_console()
     if line := describe_large_images(dataset, split, trained.inference):
@@ -106,6 +114,7 @@ def final_evaluation(
         model=trained.model,
         inference=trained.inference,
         num_classes=dataset.num_classes,
+        bands=trained.bands,
     )
     num_images = len(dataset.source(split))
     with (
@@ -242,9 +251,10 @@ def _draw_examples(
         if position not in predicted:  # of few images, one has several ranks
             sample = source[position]
             labels = trained.predict(sample["image"])
+            picture = to_rgb(sample["image"], trained.bands)
             predicted[position] = (
                 sample["stem"],
-                _thin(image=sample["image"], labels=sample["labels"], predicted=labels),
+                _thin(image=picture, labels=sample["labels"], predicted=labels),
             )
         stem, maps = predicted[position]
         title = f"{rank} (mean IoU {score:.2f})  {stem}"
@@ -257,7 +267,7 @@ def _draw_examples(
         save_figure(figure, path)
 
 
-def _thin(**maps: UInt8[np.ndarray, "h w *_"]) -> dict[str, UInt8[np.ndarray, "..."]]:
+def _thin(**maps: UInt[np.ndarray, "h w *_"]) -> dict[str, UInt[np.ndarray, "..."]]:
     """Keeps every n-th row and column; `n` grows with the size of `maps["labels"]`."""
     every = max(1, *(n // _DRAWN_PX for n in maps["labels"].shape))
     return {name: x[::every, ::every].copy() for name, x in maps.items()}

@@ -12,6 +12,7 @@ from segloss.models.pretrained.layouts import (
 )
 from segloss.models.pretrained.load import (
     Weights,
+    fit_bands,
     load_weights,
     put_into,
     warn_of_another_resnet,
@@ -19,6 +20,7 @@ from segloss.models.pretrained.load import (
 
 __all__ = [
     "Weights",
+    "fit_bands",
     "from_deeplab_v2",
     "from_torchvision_deeplabv3",
     "from_torchvision_resnet",

@@ -39,11 +39,13 @@ class Weights:
             "torchvision_deeplabv3", "torchvision_vgg16", "deeplab_v2", or "segloss" if
             the file uses our names and does not record another.
         arrays: maps an array's path, such as "params/conv1/kernel", to a float32 array.
+        adapted: what `fit_bands` changed, for a message; "" if nothing.
     """
 
     source: str
     layout: str
     arrays: dict[str, np.ndarray]
+    adapted: str = ""
 
     @property
     def num_parameters(self) -> int:
@@ -171,6 +173,45 @@ def put_into(
         )
     replaced = {p: array for p, array in arrays.items() if p not in heads}
     return nest(fresh | replaced)
+
+
+def fit_bands(weights: Weights, variables: Mapping[str, Any]) -> Weights:
+    """Adapts the first convolution of weights for RGB to a network for other bands.
+
+    Each band gets the mean of the kernel over red, green and blue, times 3 / n for n
+    bands: images of equal bands give the same activations as grey RGB images. Weights
+    for the number of bands of the network are returned unchanged.
+
+    Args:
+        weights: result of `load_weights`.
+        variables: freshly initialised variables of the network.
+    """
+    fresh = traverse_util.flatten_dict(dict(variables), sep="/")
+    shapes = {path: np.shape(array) for path, array in fresh.items()}
+    place = _find_place(shapes, weights)
+    # Arrays that differ in more than their last axis, the number of classes.
+    misfits = [
+        (path, shape)
+        for path, array in weights.arrays.items()
+        if (shape := shapes.get(path.replace("/", f"/{place}", 1)))
+        and shape[:-1] != array.shape[:-1]
+    ]
+    if len(misfits) != 1:
+        return weights
+    (path, ours), theirs = misfits[0], weights.arrays[misfits[0][0]].shape
+    # Of an `input_stride` s, the channels are s x s pixels of 3 colours each.
+    pixels, more = divmod(theirs[-2], 3)
+    expected = (*theirs[:2], ours[-2], *theirs[3:])
+    if len(theirs) != 4 or ours != expected or more or ours[2] % pixels:
+        return weights
+    n = ours[2] // pixels
+    kernel = weights.arrays[path].reshape(*theirs[:2], pixels, 3, theirs[3])
+    adapted = np.repeat(kernel.mean(axis=3) * np.float32(3 / n), n, axis=2)
+    return dataclasses.replace(
+        weights,
+        arrays=weights.arrays | {path: adapted},
+        adapted=f"first convolution adapted from RGB to {n} bands",
+    )
 
 
 def _arrange_for(
