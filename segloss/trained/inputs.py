@@ -2,17 +2,15 @@
 
 import collections
 import dataclasses
-import functools
+import itertools
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Integer, Shaped
-from PIL import UnidentifiedImageError
-
-from segloss.data import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_image, read_labels
+from segloss.data import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from segloss.data.datasets.layouts import IMAGE_NAMES, LABEL_NAMES
 from segloss.errors import MissingFileError, SeglossError
 
 # The file that `predict` writes into each of its folders.
@@ -68,12 +66,38 @@ class InputImage:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelNames:
+    """What the names of images and labels end with, before the format's suffix.
+
+    Attributes:
+        image_suffix: as in "_leftImg8bit"; labels do not have it.
+        label_suffix: as in "_gtFine_labelIds"; images do not have it.
+    """
+
+    image_suffix: str = ""
+    label_suffix: str = ""
+
+    def find(self, name: str, folder: Path) -> Path | None:
+        """Returns the label in `folder` of an image called `name`; None without one."""
+        stem = os.path.splitext(name)[0].removesuffix(self.image_suffix)
+        # macOS writes decomposed names.
+        forms = (stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD")))
+        for form, suffix in itertools.product(dict.fromkeys(forms), LABEL_SUFFIXES):
+            path = folder / f"{form}{self.label_suffix}{suffix}"
+            if os.path.isfile(path):
+                return path
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
 class Input:
     """An image, or a folder that is searched for images with all folders below it.
 
-    A folder that holds a folder `images` stands for that folder alone; labels lie in
-    the folder `labels` next to it. Hidden files and folders are passed over, and so are
-    folders that `predict` wrote; links to folders are not followed.
+    A folder of images next to a folder of labels, or alone, stands for the folder that
+    holds both. Labels have the path of their images in that other folder, or, for an
+    input with any name, in a folder of labels next to it. `layouts` has the names of
+    these folders. Hidden files and folders are passed over, and so are folders that
+    `predict` wrote; links to folders are not followed.
 
     Attributes:
         path: the image, or the folder that the names of predictions are relative to.
@@ -85,44 +109,47 @@ class Input:
     start: Path
     skipped: Collection[Path] = ()
 
-    def images(self, left_out: Tally | None = None) -> Iterator[InputImage]:
+    def images(
+        self, left_out: Tally | None = None, label_names: LabelNames | None = None
+    ) -> Iterator[InputImage]:
         """Yields the images, folder by folder, sorted by name.
 
         Memory holds the names of one folder at a time. `left_out` receives all other
         files and folders found.
         """
-        if not self.start.is_dir():
-            labels = _find_labels(self.path, self.path.parent)
-            yield InputImage(self.path, self.path.stem, labels)
-            return
         left_out = Tally() if left_out is None else left_out
-        for folder, files in self._walk(self.start, left_out):
-            where = folder.relative_to(self.path)
+        label_names = label_names or LabelNames()
+        if self.start.is_dir():
+            found = self._walk(self.start, left_out)
+            base = self.path
+        else:
+            found, base = [(self.path.parent, [self.path.name])], self.path.parent
+        for folder, files in found:
+            label_folder = _find_label_folder(folder, base)
             for file, name in _output_names(files).items():
-                path = folder / file
-                labels = _find_labels(path, self.path)
-                yield InputImage(path, (where / name).as_posix(), labels)
+                labels = label_folder and label_names.find(file, label_folder)
+                name = (folder.relative_to(base) / name).as_posix()
+                yield InputImage(folder / file, name, labels)
 
     def _walk(self, folder: Path, left_out: Tally) -> Iterator[tuple[Path, list[str]]]:
         """Yields each folder with the sorted names of its image files."""
         try:
-            with os.scandir(folder) as entries:
-                found = [e for e in entries if not e.name.startswith(".")]
+            found = _list(folder)
         except OSError:
             # Reading it as an image says why.
             yield folder.parent, [folder.name]
             return
-        folders = {e.name for e in found if e.is_dir(follow_symlinks=False)}
-        if "images" in folders or folder / "images" == self.path:
-            images, entered = [], ["images"]
+        images, entered, hidden = [], [], set()
+        if only := _only_image_folder(found):
+            hidden = {e.name for e in found if _is_folder(e, LABEL_NAMES)}
+            if folder / only == self.path or not (folder / only).is_symlink():
+                entered = [only]
         else:
-            entered = sorted(n for n in folders if self._is_entered(folder / n))
-            # A link to a folder may lead back to where it lies.
-            files = (e for e in found if not os.path.isdir(e.path))
-            images = sorted(e.name for e in files if _is_image(e))
-        for name in sorted({e.name for e in found}.difference(images, entered)):
-            if (name, entered) != ("labels", ["images"]):
-                left_out.add((folder / name).relative_to(self.start))
+            folders = [e.name for e in found if e.is_dir(follow_symlinks=False)]
+            entered = [name for name in folders if self._is_entered(folder / name)]
+            images = [e.name for e in found if _is_image(e)]
+        for name in sorted({e.name for e in found}.difference(images, entered, hidden)):
+            left_out.add((folder / name).relative_to(self.start))
         if images:
             yield folder, images
         for name in entered:
@@ -173,10 +200,8 @@ def _make_input(given: str | os.PathLike[str], skipped: Collection[Path]) -> Inp
         path = Path(given).expanduser().resolve()
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            images = path / "images"
-            base = images if os.path.isdir(images) else path
-            os.listdir(base)
-            return Input(base, path, skipped)
+            only = _only_image_folder(_list(path))
+            return Input(path / (only or ""), path, skipped)
     # A link to itself raises RuntimeError; a zero byte, ValueError.
     except (OSError, RuntimeError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
@@ -188,8 +213,32 @@ def _make_input(given: str | os.PathLike[str], skipped: Collection[Path]) -> Inp
     return Input(path, path)
 
 
+def _list(folder: Path) -> list[os.DirEntry]:
+    """Returns the visible files and folders of a folder, sorted by name."""
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _only_image_folder(found: Sequence[os.DirEntry]) -> str | None:
+    """Returns the folder that stands for a folder with these entries; None if none."""
+    images = [e.name for e in found if _is_folder(e, IMAGE_NAMES)]
+    if len(images) != 1:
+        return None
+    others = [e for e in found if e.name not in images]
+    if any(_is_folder(e, LABEL_NAMES) for e in others):
+        return images[0]
+    mixed = any(_is_image(e) or os.path.isdir(e.path) for e in others)
+    return None if mixed else images[0]
+
+
+def _is_folder(entry: os.DirEntry, names: Collection[str]) -> bool:
+    return entry.name.lower() in names and os.path.isdir(entry.path)
+
+
 def _is_image(entry: os.DirEntry) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+    suffix = os.path.splitext(entry.name)[1].lower()
+    return suffix in IMAGE_SUFFIXES and not os.path.isdir(entry.path)
 
 
 def _output_names(files: Sequence[str]) -> dict[str, str]:
@@ -207,56 +256,21 @@ def _output_names(files: Sequence[str]) -> dict[str, str]:
         names |= {file: file for file in twice}
 
 
-def _find_labels(path: Path, folder: Path) -> Path | None:
-    """Returns the label image of an image at or below `folder`; None if it has none.
+def _find_label_folder(folder: Path, base: Path) -> Path | None:
+    """Returns the folder with the labels of the images of `folder`; None without one.
 
-    It lies in `labels` next to the last folder `images` of the path, or else next to
-    `folder`, at the same place and with the same stem.
+    `base` is the input, or the folder that holds it.
     """
-    *folders, name = path.relative_to(folder).parts
-    base = folder.parent
-    if "images" in folders:
-        last = len(folders) - 1 - folders[::-1].index("images")
-        base, folders = folder.joinpath(*folders[:last]), folders[last + 1 :]
-    place = base.joinpath("labels", *folders)
-    stem = os.path.splitext(name)[0]
-    candidates = (place / f"{stem}{suffix}" for suffix in LABEL_SUFFIXES)
-    return next((p for p in candidates if os.path.isfile(p)), None)
-
-
-def read_pixels(
-    path: Path, label_hw: tuple[int, int] | None = None
-) -> Shaped[np.ndarray, "h w c"]:
-    """Reads the pixels of an image, as training does.
-
-    `label_hw` is the height and width of the image's label; None if unknown.
-
-    Raises:
-        SeglossError: if the file cannot be used; says why, without its name.
-    """
-    return _decode(path, functools.partial(read_image, label_hw=label_hw))
-
-
-def read_class_ids(path: Path) -> Integer[np.ndarray, "h w"]:
-    """Reads the class ids of a label image.
-
-    Raises:
-        SeglossError: if the file cannot be used; says why, without its name.
-    """
-    return _decode(path, read_labels)
-
-
-def _decode(path: Path, read: Callable[[bytes], tuple]) -> np.ndarray:
-    try:
-        # A pipe would never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SeglossError("is not a file that can be read")
-        return np.asarray(read(path.read_bytes())[0])
-    except SeglossError:
-        raise
-    except UnidentifiedImageError as error:
-        raise SeglossError("is not an image") from error
-    # Decoders raise many kinds of errors on damaged files.
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or f"is damaged: {error}"
-        raise SeglossError(str(reason)) from error
+    parts = folder.parts
+    named = [k for k, part in enumerate(parts) if part.lower() in IMAGE_NAMES]
+    for k in (*named[-1:], len(base.parts) - 1):
+        if k < 1:
+            continue
+        above = Path(*parts[:k])
+        try:
+            labels = [e.name for e in _list(above) if _is_folder(e, LABEL_NAMES)]
+        except OSError:
+            continue
+        if labels:
+            return above.joinpath(labels[0], *parts[k + 1 :])
+    return None

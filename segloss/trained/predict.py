@@ -17,9 +17,11 @@ from PIL import Image
 from rich.console import Console
 
 from segloss import metrics
+from segloss.config import parse_config
 from segloss.console import make_console, make_progress
+from segloss.data.bands import to_rgb
 from segloss.errors import SeglossError
-from segloss.report import overlay, summary_table, to_rgb
+from segloss.report import overlay, summary_table
 from segloss.trained.inputs import (
     MANIFEST,
     Input,
@@ -27,11 +29,10 @@ from segloss.trained.inputs import (
     Tally,
     find_inputs,
     printable,
-    read_class_ids,
-    read_pixels,
 )
 from segloss.trained.model import TrainedModel, load_trained
 from segloss.trained.prediction_folder import PredictionFolder, choose_place
+from segloss.trained.reading import Reader
 from segloss.trained.tiles import describe_tiles
 from segloss.writing import without_nan, write_json
 
@@ -130,6 +131,11 @@ def predict(
     for found, _, _ in inputs:
         places.append(choose_place(root, found.path, places))
     trained = load_trained(config, workdir)
+    reader = Reader(
+        parse_config(config),
+        class_names=trained.class_names,
+        ignore_label=trained.ignore_label,
+    )
     if threshold is not None and len(trained.class_names) != 2:
         raise SeglossError(
             f"--threshold={threshold} needs a model of two classes, this one has "
@@ -138,7 +144,7 @@ def predict(
     console, skipped = make_console(), Tally()
     done: list[Predictions] = []
     for (found, count, left_out), place in zip(inputs, places, strict=True):
-        session = Session(trained, probabilities, threshold, skipped)
+        session = Session(trained, reader, probabilities, threshold, skipped)
         if left_out.count:
             console.print(
                 f"{printable(str(found.start))}: {left_out.count:,} files and folders "
@@ -181,11 +187,12 @@ class Session:
     def __init__(
         self,
         trained: TrainedModel,
+        reader: Reader,
         probabilities: str | None,
         threshold: float | None,
         skipped: Tally,
     ):
-        self.trained = trained
+        self.trained, self.reader = trained, reader
         self.probabilities, self.threshold = probabilities, threshold
         self.skipped, self.misfits = skipped, Tally()
         num_classes = len(trained.class_names)
@@ -210,7 +217,7 @@ class Session:
         try:
             with folder, make_progress(console) as progress:
                 task = progress.add_task("predict", total=count)
-                for image in found.images():
+                for image in found.images(label_names=self.reader.label_names):
                     self._predict_image(image, folder)
                     progress.advance(task)
                 if not self.num_images:
@@ -229,12 +236,8 @@ class Session:
         return Predictions(place, self.num_images, self.num_skipped, scores)
 
     def _predict_image(self, image: InputImage, folder: PredictionFolder) -> None:
-        labels, misfit = None, ""
-        if image.labels is not None:
-            labels, misfit = self._read_labels(image.labels)
         try:
-            # As in a dataset: the label's size may overrule the EXIF orientation.
-            pixels = read_pixels(image.path, None if labels is None else labels.shape)
+            pixels, labels, misfit = self.reader.read(image)
             ids, probs = self._run(pixels)
             files = self._write(image.name, pixels, ids, probs, folder)
         except SeglossError as error:
@@ -245,11 +248,6 @@ class Session:
         self.num_images += 1
         self.tiles[self.trained.tiling(ids.shape).cut_hw] += 1
         about: dict[str, Any] = {"image": str(image.path)}
-        if labels is not None and not misfit and labels.shape != ids.shape:
-            misfit = (
-                f"{labels.shape[0]}x{labels.shape[1]} labels of an image of "
-                f"{ids.shape[0]}x{ids.shape[1]} pixels, height x width"
-            )
         if misfit:
             self.misfits.add(image.labels, misfit)
             about["not_scored"] = misfit
@@ -259,21 +257,6 @@ class Session:
             self.num_scored += 1
             about["mean_iou"] = _finite(float(metrics.mean_iou(counts)))
         folder.add(files, **about)
-
-    def _read_labels(self, path: Path) -> tuple[Integer[np.ndarray, "h w"] | None, str]:
-        """Returns class ids, if they can be read, and why they do not fit, or ""."""
-        try:
-            labels = read_class_ids(path)
-        except SeglossError as error:
-            return None, str(error)
-        num_classes = len(self.trained.class_names)
-        stray = labels[(labels >= num_classes) & (labels != self.trained.ignore_label)]
-        if not stray.size:
-            return labels, ""
-        return labels, (
-            f"value {stray.max()} is neither a class, 0 to {num_classes - 1}, nor "
-            f"ignore_label {self.trained.ignore_label}"
-        )
 
     def _run(
         self, pixels: Shaped[np.ndarray, "h w c"]
@@ -305,9 +288,9 @@ class Session:
             return files[-1]
 
         try:
-            dtype = np.uint8 if len(self.trained.class_names) <= 256 else np.uint16
-            Image.fromarray(ids.astype(dtype)).save(path("indices", ".png"))
-            blended = overlay(to_rgb(pixels), ids, ignore_label=-1)
+            Image.fromarray(ids).save(path("indices", ".png"))
+            picture = to_rgb(pixels, self.trained.bands)
+            blended = overlay(picture, ids, ignore_label=-1)
             Image.fromarray(blended).save(path("overlays", ".png"))
             if self.probabilities == "npy":
                 np.save(path("probabilities", ".npy"), probs.astype(np.float16))

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from segloss.data.datasets.layouts import IMAGE_NAMES
 from segloss.errors import ExistingFileError
 from segloss.trained.inputs import MANIFEST, Tally, printable
 from segloss.writing import make_unfinished, put_in_place
@@ -98,8 +99,8 @@ def choose_place(root: Path, input: Path, taken: Collection[Path] = ()) -> Path:
 
     This is the folder of its earlier predictions, if there is one. Otherwise it is the
     first of these that does not exist: the name of the input, and the same with the
-    names of one, two, ... folders above it. The name of the folder `images` is that of
-    the folder above it.
+    names of one, two, ... folders above it. A folder `images`, or another of its names
+    in `layouts`, has the name of the folder above it.
 
     Args:
         root: folder of all predictions.
@@ -127,7 +128,7 @@ def choose_place(root: Path, input: Path, taken: Collection[Path] = ()) -> Path:
 def _names(input: Path) -> Iterator[str]:
     """Yields names for an input: `photos`, `day1_photos`, `2026_day1_photos`, ..."""
     parts = input.parts[1:] or ("images",)
-    if parts[-1] == "images" and len(parts) > 1:
+    if parts[-1].lower() in IMAGE_NAMES and len(parts) > 1:
         parts = parts[:-1]
     if input.is_file():
         parts = (*parts[:-1], input.stem)

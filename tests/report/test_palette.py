@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segloss.report import overlay, to_rgb, voc_palette
+from segloss.report import overlay, voc_palette
 from segloss.report.palette import to_colors
 
 IMAGE = np.full((1, 4, 3), (100, 50, 10), np.uint8)
@@ -71,22 +71,6 @@ def test_overlay_rejects_what_it_cannot_draw():
         overlay(IMAGE, LABELS, alpha=2.0)
     with pytest.raises(ValueError, match=r"must be in \[0, 65535\], got -1 to 15"):
         overlay(IMAGE, np.array([[0, 1, 15, -1]]))
-
-
-def test_any_bands_are_shown_as_rgb():
-    np.testing.assert_array_equal(to_rgb(IMAGE), IMAGE)
-    np.testing.assert_array_equal(to_rgb(np.dstack([IMAGE, IMAGE])), IMAGE)
-    grey = to_rgb(IMAGE[..., :2])
-    np.testing.assert_array_equal(grey, np.full((1, 4, 3), 100, np.uint8))
-    # 0, 10, ..., 1000: the 2nd percentile is 20, the 98th is 980.
-    ramp = np.arange(0, 1001, 10, dtype=np.uint16).reshape(1, 101, 1)
-    shown = to_rgb(ramp)[0, :, 0]
-    assert shown.dtype == np.uint8
-    assert shown[[0, 2, 50, 98, 100]].tolist() == [0, 0, 128, 255, 255]
-    holes = np.where(ramp == 500, np.nan, ramp).astype(np.float32)
-    assert to_rgb(holes)[0, 50].tolist() == [0, 0, 0]
-    assert not to_rgb(np.full((2, 2, 4), np.nan, np.float32)).any()
-    assert not to_rgb(np.full((2, 2, 1), 7.0)).any()
 
 
 def test_overlay_of_a_tall_image_is_that_of_its_parts():

@@ -10,13 +10,14 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from segloss.config import Inference, read_config
+from segloss.config import Inference, parse_config, read_config
 from segloss.console import make_console
 from segloss.data import IMAGE_SUFFIXES
 from segloss.errors import MissingFileError, SeglossError
 from segloss.trained import SkippedImagesError, TrainedModel, load_trained, predict
 from segloss.trained.inputs import Tally, find_inputs
 from segloss.trained.predict import Session
+from segloss.trained.reading import Reader
 
 RNG = np.random.default_rng(0)
 
@@ -96,10 +97,15 @@ def test_images_in_folders_keep_their_places_and_names(run, tmp_path):
     }
 
 
-@pytest.mark.parametrize("suffix", [s for s in IMAGE_SUFFIXES if s != ".npy"])
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_every_format_of_training_is_predicted(run, tmp_path, suffix):
     config, workdir = run
-    save(tmp_path / "set" / f"a{suffix}")
+    path = tmp_path / "set" / f"a{suffix}"
+    if suffix == ".npy":
+        path.parent.mkdir()
+        np.save(path, RNG.integers(0, 256, (24, 32, 3), np.uint8))
+    else:
+        save(path)
     (done,) = predict(config, workdir, tmp_path / "set")
     with Image.open(done.directory / "indices/a.png") as ids:
         assert (ids.mode, ids.size) == ("L", (32, 24))
@@ -163,13 +169,13 @@ def test_labels_that_do_not_fit_are_counted_and_not_scored(run, tmp_path, capsys
     (done,) = predict(config, workdir, root)
     assert (done.num_images, done.scores["num_images"]) == (5, 1)
     by_name = {os.path.basename(x.get("image", "")): x for x in lines(done.directory)}
-    assert by_name["stray.png"]["not_scored"] == (
-        "value 7 is neither a class, 0 to 2, nor ignore_label 255"
+    assert by_name["stray.png"]["not_scored"].startswith(
+        "values must be 0..2 or ignore_label 255, got 7 (768 px)"
     )
     assert by_name["small.png"]["not_scored"] == (
         "4x5 labels of an image of 24x32 pixels, height x width"
     )
-    assert by_name["text.png"]["not_scored"] == "is not an image"
+    assert "got a file that starts with" in by_name["text.png"]["not_scored"]
     assert by_name["fits.png"]["mean_iou"] == done.scores["summary"]["mean_iou"]
     assert "not_scored" not in by_name["none.png"]
     assert len(os.listdir(done.directory / "indices")) == 5
@@ -184,6 +190,37 @@ def test_labels_that_do_not_fit_are_counted_and_not_scored(run, tmp_path, capsys
         for c in range(3)
     ]
     np.testing.assert_allclose(done.scores["summary"]["mean_iou"], np.mean(ious))
+
+
+def test_labels_are_read_as_training_reads_them(run, tmp_path):
+    config, workdir = run
+    root = tmp_path / "val"
+    classes = (
+        "0 ground #000000 values=10\n1 box #ff0000\n2 bar #00ff00\nvoid values=0\n"
+    )
+    ids = RNG.integers(0, 3, (24, 32), np.uint8)
+    save(root / "images" / "colours.png")
+    save(root / "images" / "values.png")
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)[ids]
+    (root / "labels").mkdir()
+    Image.fromarray(colours).save(root / "labels/colours.bmp")
+    values = np.array([10, 1, 2], np.uint8)[ids]
+    values[:4] = 0
+    Image.fromarray(values).save(root / "labels/values.png")
+    (tmp_path / "classes.txt").write_text(classes)
+    (done,) = predict(config, workdir, root)
+    predicted = {
+        name: np.asarray(Image.open(done.directory / f"indices/{name}.png"))
+        for name in ("colours", "values")
+    }
+    hits = (predicted["colours"] == ids).sum()
+    hits += (predicted["values"] == ids)[4:].sum()
+    accuracy = hits / (2 * ids.size - 4 * 32)
+    np.testing.assert_allclose(done.scores["summary"]["pixel_accuracy"], accuracy)
+    (tmp_path / "classes.txt").write_text("0 other\n1 names\n2 here\n")
+    (done,) = predict(config, workdir, root)
+    assert done.scores is None
+    assert "are not those of the model" in lines(done.directory)[1]["not_scored"]
 
 
 def test_probabilities_are_those_of_the_class_ids(run, tmp_path):
@@ -328,7 +365,7 @@ class Colours(nn.Module):
         return 3 * images
 
 
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_images(finished_folder_run, tmp_path):
     trained = TrainedModel(
         model=Colours(),
         variables={},
@@ -341,6 +378,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         commit=None,
         pretrained=None,
     )
+    config = parse_config(read_config(finished_folder_run))
+    reader = Reader(config, class_names=trained.class_names, ignore_label=255)
     image = save(tmp_path / "a.png", (64, 64)).read_bytes()
     labels = save(tmp_path / "b.png", (64, 64), labels=True).read_bytes()
 
@@ -356,7 +395,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content)
         ((found, count, _),) = find_inputs([tmp_path / name])
-        session = Session(trained, None, None, Tally())
+        session = Session(trained, reader, None, None, Tally())
         gc.collect()
         tracemalloc.start()
         done = session.predict(found, tmp_path / "out" / name, count, make_console())
