@@ -21,7 +21,10 @@ MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE: changes a config field.")
 SPLIT = flags.DEFINE_string("split", None, "evaluate: the split, if not the config's.")
-INPUT = flags.DEFINE_string("input", None, "predict: an image or a folder of images.")
+INPUT = flags.DEFINE_multi_string("input", [], "predict: an image or a folder of them.")
+OUTPUT = flags.DEFINE_string("output", None, "predict: instead of RUN/predictions.")
+PROBS = flags.DEFINE_string("probabilities", None, "predict: png or npy.")
+THRESHOLD = flags.DEFINE_float("threshold", None, "predict: of class 1 of two classes.")
 SIZE = flags.DEFINE_list("size", [], "export: HEIGHT,WIDTH of images; default any.")
 
 
@@ -31,8 +34,6 @@ def main(argv: list[str]) -> object:
     workdir = pathlib.Path(WORKDIR.value or "runs/inspect")
     if MODE.value == "train" and CONFIG.value is None:
         raise ValueError("--mode=train needs --config.")
-    if MODE.value == "predict" and INPUT.value is None:
-        raise ValueError("--mode=predict needs --input.")
     # Imported here, so that --help is fast and each mode imports only what it needs.
     from segloss.config import change_fields, read_config
 
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> object:
     if MODE.value == "evaluate":
         return trained.evaluate_run(config, workdir, split=SPLIT.value)
     if MODE.value == "predict":
-        return trained.predict(config, workdir, INPUT.value)
+        how = dict(probabilities=PROBS.value, threshold=THRESHOLD.value)
+        return trained.predict(config, workdir, INPUT.value, output=OUTPUT.value, **how)
     image_hw = tuple(int(n) if n.isdecimal() else n for n in SIZE.value)
     return trained.export(config, workdir, image_hw=image_hw or None)
 

@@ -1,9 +1,10 @@
-"""Atomic file writes: a file is replaced completely or not at all."""
+"""Atomic writes: a file or folder is replaced completely or not at all."""
 
 import contextlib
 import json
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,58 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a new folder to write to; it then replaces the folder `path`.
+
+    Files of the old folder that the new one does not have are moved to the new one.
+    After an error in the block, the new folder is deleted instead. If the process is
+    killed, the old folder stays as it is.
+    """
+    path = Path(path).resolve()
+    unfinished = make_unfinished(path)
+    try:
+        yield unfinished
+        old = put_in_place(unfinished, path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    if old is not None:
+        for kept in old.iterdir():
+            if not os.path.lexists(path / kept.name):
+                kept.rename(path / kept.name)
+        shutil.rmtree(old)
+
+
+def make_unfinished(path: Path) -> Path:
+    """Makes a folder next to `path`, to be filled and given to `put_in_place`."""
+    folder = _beside(path, "unfinished")
+    folder.mkdir(parents=True)
+    return folder
+
+
+def put_in_place(folder: Path, path: Path) -> Path | None:
+    """Renames `folder` to `path`.
+
+    Returns the new place of the folder that was at `path`; None if there was none.
+    """
+    if not path.is_dir():
+        folder.rename(path)
+        return None
+    old = path.rename(_beside(path, "replaced"))
+    try:
+        folder.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    return old
+
+
+def _beside(path: Path, what: str) -> Path:
+    # Names of files have at most 255 bytes.
+    return path.with_name(f"{path.name[:50]}.{what}-{uuid.uuid4().hex[:8]}")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -67,6 +67,27 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
     assert (
         len(list((tmp_path / "run" / "predictions" / "val" / "indices").iterdir())) == 2
     )
+    (small_folder / "val" / "images" / "damaged.png").write_text("")
+    skipped = command(
+        "run.py",
+        workdir,
+        "--mode=predict",
+        f"--input={small_folder / 'train'}",
+        f"--input={small_folder / 'val'}",
+        f"--output={tmp_path / 'out'}",
+        "--probabilities=npy",
+    )
+    assert skipped.returncode == 1
+    assert "error: 1 of 7 images cannot be used and were skipped: " in skipped.stderr
+    assert "damaged.png (is empty; replace the file). The others" in skipped.stderr
+    assert "Traceback" not in skipped.stderr
+    written = (tmp_path / "out").rglob("*.npy")
+    assert sorted(
+        path.relative_to(tmp_path / "out").as_posix() for path in written
+    ) == [
+        *(f"train/probabilities/{stem}.npy" for stem in "abcd"),
+        *(f"val/probabilities/{stem}.npy" for stem in "ef"),
+    ]
     exported = command("run.py", workdir, "--mode=export", "--size=36,52", **TERMINAL)
     assert exported.returncode == 0, exported.stderr
     about = json.loads((tmp_path / "run" / "exported" / "model.json").read_text())
@@ -77,7 +98,7 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
     ("args", "message"),
     [
         (("--mode=train",), "--mode=train needs --config"),
-        (("--mode=predict",), "--mode=predict needs --input"),
+        (("--config=configs/demo.py", "--mode=predict"), "--input is missing"),
         (("--mode=evaluate",), "config.json is missing; train with this --workdir"),
         (("--config=configs/folder.py:smoke",), "error: config.data.root is not set"),
         (("--config=configs/none.py",), "No such file or directory"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segloss.writing import replacing, write_json, write_text
+from segloss.writing import replacing, replacing_folder, write_json, write_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,3 +74,66 @@ def test_links_and_pipes_stay_what_they_are(tmp_path):
     assert os.read(reader, 9) == b"new"
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def write_folder(path, **files):
+    with replacing_folder(path) as unfinished:
+        for name, text in files.items():
+            (unfinished / name).write_text(text)
+
+
+def texts(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_folder_is_replaced_together_and_keeps_other_files(tmp_path):
+    path = tmp_path / "made" / "exported"
+    write_folder(path, a="1", b="1")
+    (path / "own").mkdir()
+    (path / "own" / "notes").write_text("mine")
+    (path / "empty").mkdir()
+    write_folder(path, a="2")
+    assert texts(tmp_path) == {
+        "made/exported/a": "2",
+        "made/exported/b": "1",
+        "made/exported/own/notes": "mine",
+    }
+    assert [p.name for p in path.parent.iterdir()] == ["exported"]
+    assert (path / "empty").is_dir()
+
+
+def test_an_error_leaves_the_old_folder(tmp_path, full_disk):
+    path = tmp_path / "exported"
+    write_folder(path, a="old", b="old")
+    with full_disk(100), pytest.raises(OSError, match="File too large"):
+        write_folder(path, a="new", b="new" * 100)
+    assert texts(tmp_path) == {"exported/a": "old", "exported/b": "old"}
+
+
+def test_the_target_of_a_link_to_a_folder_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "exported").symlink_to(tmp_path / "disk")
+    write_folder(tmp_path / "exported", a="1")
+    assert (tmp_path / "exported").is_symlink()
+    assert texts(tmp_path / "disk") == {"a": "1"}
+
+
+KILLED_FOLDER = """
+import os, signal, sys
+from segloss.writing import replacing_folder
+with replacing_folder(sys.argv[1]) as unfinished:
+    (unfinished / "a").write_text("ne")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "exported"
+    write_folder(path, a="old", b="old")
+    killed = subprocess.run([sys.executable, "-c", KILLED_FOLDER, path], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert texts(path) == {"a": "old", "b": "old"}

@@ -7,7 +7,11 @@ from segloss.data.daformer import read_daformer, write_daformer
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
 from segloss.data.decoding.images import read_image
 from segloss.data.decoding.labels import read_labels
-from segloss.data.decoding.opening import IMAGE_SUFFIXES, MAX_IMAGE_PIXELS
+from segloss.data.decoding.opening import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    MAX_IMAGE_PIXELS,
+)
 from segloss.data.loading.batches import (
     ON_BAD_SAMPLE,
     BadSampleError,
@@ -46,6 +50,7 @@ from segloss.data.samplers import (
 __all__ = [
     "DATASETS",
     "IMAGE_SUFFIXES",
+    "LABEL_SUFFIXES",
     "MAX_IMAGE_PIXELS",
     "ON_BAD_SAMPLE",
     "SAMPLERS",

@@ -18,7 +18,7 @@ from segloss.report.figures import (
     read_metrics,
     save_figure,
 )
-from segloss.report.palette import overlay, to_palette_png, voc_palette
+from segloss.report.palette import overlay, voc_palette
 from segloss.report.tables import (
     class_table,
     make_table,
@@ -48,6 +48,5 @@ __all__ = [
     "save_figure",
     "summary_table",
     "table_rows",
-    "to_palette_png",
     "voc_palette",
 ]

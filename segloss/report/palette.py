@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image
 
 from segloss.errors import SeglossError
 
@@ -45,7 +44,11 @@ def to_colors(
     """
     void = labels == ignore_label
     classes = np.where(void, 0, labels)
-    _check_ids("to_colors", classes, MAX_ID)
+    if classes.size and (classes.min() < 0 or classes.max() > MAX_ID):
+        raise SeglossError(
+            f"to_colors: labels must be in [0, {MAX_ID}], "
+            f"got {classes.min()} to {classes.max()}."
+        )
     palette = voc_palette(1 + int(classes.max(initial=0)))
     return np.where(void[..., None], np.uint8(VOID_COLOR), palette[classes])
 
@@ -86,25 +89,3 @@ def overlay(
         blend = np.rint(blend).astype(np.uint8)
         result[rows] = np.where(clear[..., None], image[rows], blend)
     return result
-
-
-def to_palette_png(
-    labels: Integer[np.ndarray, "h w"],
-) -> Image.Image:
-    """Makes an image with class ids as pixel values and VOC colours as palette.
-
-    Raises:
-        ValueError: if a label is not in [0, 255].
-    """
-    _check_ids("to_palette_png", labels, 255)
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(voc_palette().tobytes())
-    return image
-
-
-def _check_ids(function: str, labels: np.ndarray, most: int) -> None:
-    if labels.size and (labels.min() < 0 or labels.max() > most):
-        raise SeglossError(
-            f"{function}: labels must be in [0, {most}], "
-            f"got {labels.min()} to {labels.max()}."
-        )

@@ -2,7 +2,15 @@
 
 from segloss.trained.export import export
 from segloss.trained.model import TrainedModel, load_trained
-from segloss.trained.predict import predict
+from segloss.trained.predict import Predictions, SkippedImagesError, predict
 from segloss.trained.results import evaluate_run
 
-__all__ = ["TrainedModel", "evaluate_run", "export", "load_trained", "predict"]
+__all__ = [
+    "Predictions",
+    "SkippedImagesError",
+    "TrainedModel",
+    "evaluate_run",
+    "export",
+    "load_trained",
+    "predict",
+]

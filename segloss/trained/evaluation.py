@@ -154,8 +154,10 @@ def describe_large_images(dataset: Dataset, split: str, inference: Inference) ->
     if plan_tiles(dataset.max_hw, **sizes).is_whole:
         return ""
     source = dataset.source(split)
-    tilings = (plan_tiles(source.label_hw(i), **sizes) for i in range(len(source)))
-    line = describe_tiles(tilings, max_pixels=inference.max_pixels)
+    counts = collections.Counter(
+        plan_tiles(source.label_hw(i), **sizes).cut_hw for i in range(len(source))
+    )
+    line = describe_tiles(counts, max_pixels=inference.max_pixels)
     return f"{split}: {line}" if line else ""
 
 

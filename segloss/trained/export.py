@@ -17,7 +17,7 @@ from segloss.errors import SeglossError
 from segloss.provenance import versions
 from segloss.trained.inference import predict_labels
 from segloss.trained.model import TrainedModel, load_trained
-from segloss.writing import write_json
+from segloss.writing import replacing_folder, write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -36,6 +36,9 @@ def export(
     - `exported/model.json` describes the bands of the images, the classes and the
       origin of the model.
     - `exported/serving.py` loads the model; it needs only jax, numpy and flatbuffers.
+
+    The files of an earlier export are replaced together, once all three are written;
+    other files in the folder stay.
 
     JAX guarantees that versions up to six months newer, or three weeks older, than the
     exporting one can read `model.bin`.
@@ -80,11 +83,10 @@ def export(
         "versions": versions(),
     }
     directory = Path(workdir) / "exported"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    (directory / "model.bin").write_bytes(exported.serialize())
-    shutil.copy(serving.__file__, directory)
-    write_json(directory / "model.json", about)
+    with replacing_folder(directory) as unfinished:
+        (unfinished / "model.bin").write_bytes(exported.serialize())
+        shutil.copy(serving.__file__, unfinished)
+        write_json(unfinished / "model.json", about)
     make_console().print(f"exported model: {directory}", soft_wrap=True)
     return directory
 

@@ -41,23 +41,60 @@ def predict_labels(
     Returns:
         Class ids, uint8, or uint16 if the model has more than 256 classes.
     """
+    return _most_likely(_score(variables, images, hw, model, inference, bands))
+
+
+def predict_labels_and_probs(
+    variables: dict[str, Any],
+    images: Real[Array, "b h w n"],
+    hw: Int[Array, "b 2"],
+    *,
+    model: nn.Module,
+    inference: Inference,
+    bands: Bands = RGB,
+) -> tuple[UInt[Array, "b h w"], Float[Array, "b h w c"]]:
+    """Predicts the class id of each pixel, and the probability of every class.
+
+    The arguments and the class ids are those of `predict_labels`. The probabilities of
+    a pixel are in [0, 1] and their sum is 1; a network with a single logit has two
+    classes here. Several scales, windows and the mirrored image are averaged.
+    """
+    scores = _score(variables, images, hw, model, inference, bands)
+    if _is_one_look(inference):
+        return _most_likely(scores), jax.nn.softmax(scores)
+    return _most_likely(scores), scores / scores.sum(axis=-1, keepdims=True)
+
+
+def _is_one_look(inference: Inference) -> bool:
+    return len(inference.scales) == 1 and not inference.flip
+
+
+def _score(
+    variables: dict[str, Any],
+    images: Real[Array, "b h w n"],
+    hw: Int[Array, "b 2"],
+    model: nn.Module,
+    inference: Inference,
+    bands: Bands,
+) -> Float[Array, "b h w c"]:
+    """Returns scores: logits of a single look, else the sum of all probabilities."""
 
     def forward(images):
         return of_each_class(model.apply(variables, images, train=False))
 
     look = functools.partial(_look, forward, hw=hw, inference=inference, bands=bands)
-    if len(inference.scales) == 1 and not inference.flip:
-        return _most_likely(look(images, scale=inference.scales[0]))
+    if _is_one_look(inference):
+        return look(images, scale=inference.scales[0])
 
     def sum_of_probs(images):
         return sum(jax.nn.softmax(look(images, scale=s)) for s in inference.scales)
 
     if not inference.flip:
-        return _most_likely(sum_of_probs(images))
+        return sum_of_probs(images)
     widths = hw[:, 1]
     # `map` compiles the network once for both.
     seen, mirrored = lax.map(sum_of_probs, jnp.stack([images, _mirror(images, widths)]))
-    return _most_likely(seen + _mirror(mirrored, widths))
+    return seen + _mirror(mirrored, widths)
 
 
 def of_each_class(logits: Float[Array, "*b c"]) -> Float[Array, "*b c2"]:

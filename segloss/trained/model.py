@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Shaped, UInt
+from jaxtyping import Float32, Shaped, UInt
 from ml_collections import ConfigDict
 
 from segloss.config import Inference, RunConfig, make_configured_model, parse_config
 from segloss.data import put_on_canvas
 from segloss.data.bands import RGB, Bands, class_dtype
 from segloss.trained.checkpoints import Checkpoints
-from segloss.trained.inference import predict_labels
-from segloss.trained.tiles import Tiling, plan_tiles
+from segloss.trained.inference import predict_labels, predict_labels_and_probs
+from segloss.trained.tiles import Tile, Tiling, plan_tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,15 @@ class TrainedModel:
 
     @functools.cached_property
     def _predict(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return self._compile(predict_labels)
+
+    @functools.cached_property
+    def _predict_both(self) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+        return self._compile(predict_labels_and_probs)
+
+    def _compile(self, predict: Callable) -> Callable:
         how = dict(model=self.model, inference=self.inference, bands=self.bands)
-        predict = jax.jit(functools.partial(predict_labels, **how))
+        predict = jax.jit(functools.partial(predict, **how))
         return functools.partial(predict, jax.device_put(self.variables))
 
     def predict(self, image: Shaped[np.ndarray, "..."]) -> UInt[np.ndarray, "h w"]:
@@ -66,17 +73,41 @@ class TrainedModel:
         Raises:
             ValueError: if the bands or the type of the image are not `bands`.
         """
+        labels = np.empty(image.shape[:2], class_dtype(len(self.class_names)))
+        for tile, predicted in self._predict_tiles(self._predict, image):
+            labels[tile.kept] = np.asarray(predicted)[0][tile.kept_inside]
+        return labels
+
+    def predict_with_probs(
+        self, image: Shaped[np.ndarray, "..."]
+    ) -> tuple[UInt[np.ndarray, "h w"], Float32[np.ndarray, "h w c"]]:
+        """Predicts the class ids of one image, and the probability of every class.
+
+        Tiles and class ids are those of `predict`. The probabilities of a pixel are in
+        [0, 1] and their sum is 1; all of them take 4 bytes per pixel and class.
+
+        Raises:
+            ValueError: if the bands or the type of the image are not `bands`.
+        """
+        labels = np.empty(image.shape[:2], class_dtype(len(self.class_names)))
+        probs = np.empty((*image.shape[:2], len(self.class_names)), np.float32)
+        for tile, predicted in self._predict_tiles(self._predict_both, image):
+            for whole, part in zip((labels, probs), predicted, strict=True):
+                whole[tile.kept] = np.asarray(part)[0][tile.kept_inside]
+        return labels, probs
+
+    def _predict_tiles(
+        self, predict: Callable, image: Shaped[np.ndarray, "..."]
+    ) -> Iterator[tuple[Tile, Any]]:
+        """Yields each tile of the image with what `predict` returns for it."""
         self.bands.check_image(image)
         tiling = self.tiling(image.shape[:2])
-        labels = np.empty(tiling.image_hw, class_dtype(len(self.class_names)))
         tile_h, tile_w = tiling.tile_hw
         for tile in tiling.tiles:
             top, left = tile.corner
             part = image[top : top + tile_h, left : left + tile_w]
             canvas = put_on_canvas(part, tiling.tile_hw, self.bands)
-            predicted = self._predict(canvas[None], np.array([part.shape[:2]]))
-            labels[tile.kept] = np.asarray(predicted)[0][tile.kept_inside]
-        return labels
+            yield tile, predict(canvas[None], np.array([part.shape[:2]]))
 
     def tiling(self, hw: tuple[int, int]) -> Tiling:
         """Plans how an image of height and width `hw` is predicted, maybe in tiles."""

@@ -1,157 +1,353 @@
-"""Predicts images: writes class ids, overlays, and scores if there are labels."""
+"""Predicts images: writes class ids, overlays, probabilities and scores."""
 
 import collections
-import functools
-import shutil
-from collections.abc import Callable, Sequence
+import dataclasses
+import errno
+import math
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, Integer, Shaped
 from ml_collections import ConfigDict
 from PIL import Image
+from rich.console import Console
 
 from segloss import metrics
+from segloss.config import parse_config
 from segloss.console import make_console, make_progress
-from segloss.data import read_image, read_labels
-from segloss.errors import MissingFileError, SeglossError
-from segloss.report import overlay, summary_table, to_palette_png
+from segloss.data.bands import to_rgb
+from segloss.errors import SeglossError
+from segloss.report import overlay, summary_table
+from segloss.trained.inputs import (
+    MANIFEST,
+    Input,
+    InputImage,
+    Tally,
+    find_inputs,
+    printable,
+)
 from segloss.trained.model import TrainedModel, load_trained
+from segloss.trained.prediction_folder import PredictionFolder, choose_place
+from segloss.trained.reading import Reader
 from segloss.trained.tiles import describe_tiles
 from segloss.writing import without_nan, write_json
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+PROBABILITIES = ("png", "npy")
+# A file that cannot have its name: too long, or that of a folder. Other errors of the
+# disk stop the prediction.
+_UNFIT_NAMES = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The predictions of one input.
+
+    Attributes:
+        directory: the folder that holds them.
+        num_images: number of images predicted.
+        num_skipped: number of images that cannot be used.
+        scores: the contents of `scores.json`; None if no image has labels that fit.
+    """
+
+    directory: Path
+    num_images: int
+    num_skipped: int
+    scores: dict[str, Any] | None
+
+
+class SkippedImagesError(SeglossError):
+    """Some images could not be used; all others were predicted.
+
+    Attributes:
+        predictions: the predictions that were written.
+    """
+
+    def __init__(self, message: str, predictions: Sequence[Predictions]):
+        super().__init__(message)
+        self.predictions = tuple(predictions)
 
 
 def predict(
-    config: ConfigDict, workdir: str | Path, images: str | Path
-) -> dict[str, Any] | None:
-    """Predicts an image, or every image of a folder, with a run's checkpoint.
+    config: ConfigDict,
+    workdir: str | Path,
+    images: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    probabilities: str | None = None,
+    threshold: float | None = None,
+) -> tuple[Predictions, ...]:
+    """Predicts images with a run's checkpoint.
 
-    Writes `predictions/NAME/indices/STEM.png` (palette PNGs with class ids as values)
-    and `predictions/NAME/overlays/STEM.png` (images blended with class colours) in
-    `workdir`. NAME is that of the folder or the image. If there are labels as in the
-    `folder` format (`NAME/images`, `NAME/labels`), also writes
-    `predictions/NAME/scores.json`.
+    Writes into a folder per input, `workdir/predictions/NAME/`:
+
+    - `indices/STEM.png`: the class id of each pixel, as a grey PNG of 8 bits, or of 16
+      bits if there are more than 256 classes.
+    - `overlays/STEM.png`: the image blended with the colours of its classes.
+    - `probabilities/`, if asked for.
+    - `scores.json`, if there are labels as in the `folder` format (`NAME/images`,
+      `NAME/labels`). Labels that do not fit are counted and not scored.
+    - `predictions.jsonl`: a line for the input and the model, and one for each image:
+      its files, its mean IoU, and why it was skipped or not scored.
+
+    NAME is that of the folder or the image, see `choose_place`; folders below the input
+    are found again below `indices` and the others. Images of one folder with the same
+    stem keep their suffix: `a.jpg.png`. Memory does not grow with the number of images.
+    A folder of earlier predictions of the same input is replaced when the new one is
+    complete. Nothing else is ever deleted.
 
     Args:
         config: the run's config.
         workdir: directory of the run.
-        images: an image, a folder of images, or a folder that contains `images/`.
+        images: an image, a folder that is searched for images with all folders below
+            it, or a sequence of these. A folder that contains `images/` stands for it.
+        output: folder that replaces `workdir/predictions`.
+        probabilities: "npy" writes `probabilities/STEM.npy`, float16 `[h, w, c]`; "png"
+            writes `probabilities/INDEX_CLASS/STEM.png` for each class, of two classes
+            only for class 1, as a grey PNG that holds 255 times the probability.
+        threshold: of two classes, predicts class 1 where its probability is at least
+            this number in (0, 1); None predicts the more probable class.
 
     Returns:
-        The contents of `scores.json`; None if there are no labels.
+        The predictions of each input.
 
     Raises:
-        FileNotFoundError: if there is no image or no checkpoint.
-        ValueError: if a file cannot be used; it names the file.
+        MissingFileError: if there is no image or no checkpoint.
+        SkippedImagesError: if an image cannot be used; all others were predicted.
+        SeglossError: if an argument is out of range, or if a folder of predictions
+            cannot be replaced.
     """
-    console = make_console()
-    paths, label_dir, name = _find(Path(images).resolve())
-    trained = load_trained(config, Path(workdir))
-    directory = Path(workdir) / "predictions" / name
-    # Remove earlier predictions under the same name: the two must not mix.
-    shutil.rmtree(directory, ignore_errors=True)
-    for kind in ("indices", "overlays"):
-        (directory / kind).mkdir(parents=True)
-    num_classes = len(trained.class_names)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    image_scores, tilings = {}, []
-    with make_progress(console) as progress:
-        task = progress.add_task("predict", total=len(paths))
-        for path in paths:
-            label_path = label_dir / f"{path.stem}.png"
-            labels = _read_labels(label_path, trained) if label_path.exists() else None
-            # As in a dataset: the label's size may overrule the EXIF orientation.
-            hw = None if labels is None else labels.shape
-            image = _read(path, functools.partial(read_image, label_hw=hw))
-            tilings.append(trained.tiling(image.shape[:2]))
-            predicted = trained.predict(image)
-            to_palette_png(predicted).save(directory / "indices" / f"{path.stem}.png")
-            blended = Image.fromarray(overlay(image, predicted))
-            blended.save(directory / "overlays" / f"{path.stem}.png")
-            if labels is not None:
-                counts = _count(trained, predicted, labels, path)
-                confusion += counts
-                image_scores[path.stem] = float(metrics.mean_iou(counts))
-            progress.advance(task)
-    console.print(f"{len(paths)} predictions: {directory}", soft_wrap=True)
-    large = describe_tiles(tilings, max_pixels=trained.inference.max_pixels)
-    if large:
-        console.print(large, soft_wrap=True)
-    if not image_scores:
-        return None
-    scores = {
-        "summary": metrics.summary(confusion),
-        "num_images": len(image_scores),
-        "mean_iou_per_image": image_scores,
-    }
-    write_json(directory / "scores.json", without_nan(scores))
-    console.print(summary_table({name: scores}))
-    return scores
-
-
-def _find(images: Path) -> tuple[Sequence[Path], Path, str]:
-    """Returns the image files, the folder of their labels, and NAME as in `predict`.
-
-    `images` is the argument of `predict`. The folder of labels may be missing.
-    """
-    if images.is_file():
-        return [images], images.parent.parent / "labels", images.stem
-    folder = images / "images" if (images / "images").is_dir() else images
-    found = folder.iterdir() if folder.is_dir() else ()
-    paths = sorted(
-        path
-        for path in found
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    _check_options(probabilities, threshold)
+    workdir = Path(workdir)
+    inputs = find_inputs(
+        [images] if isinstance(images, str | os.PathLike) else images,
+        skipped=[workdir.resolve()],
     )
-    if not paths:
-        raise MissingFileError(
-            f"--input={images}: no image found; known are {', '.join(_SUFFIXES)}."
-        )
-    stems = collections.Counter(p.stem for p in paths)
-    if twice := sorted(stem for stem, count in stems.items() if count > 1):
+    root = workdir / "predictions" if output is None else Path(output).expanduser()
+    places: list[Path] = []
+    for found, _, _ in inputs:
+        places.append(choose_place(root, found.path, places))
+    trained = load_trained(config, workdir)
+    reader = Reader(
+        parse_config(config),
+        class_names=trained.class_names,
+        ignore_label=trained.ignore_label,
+    )
+    if threshold is not None and len(trained.class_names) != 2:
         raise SeglossError(
-            f"--input={images}: several images are named {', '.join(twice)}; their "
-            "predictions would overwrite each other."
+            f"--threshold={threshold} needs a model of two classes, this one has "
+            f"{len(trained.class_names)}; remove the flag."
         )
-    name = folder.parent.name if folder.name == "images" else folder.name
-    return paths, folder.parent / "labels", name
+    console, skipped = make_console(), Tally()
+    done: list[Predictions] = []
+    for (found, count, left_out), place in zip(inputs, places, strict=True):
+        session = Session(trained, reader, probabilities, threshold, skipped)
+        if left_out.count:
+            console.print(
+                f"{printable(str(found.start))}: {left_out.count:,} files and folders "
+                f"are not predicted, as they are no images: {left_out}",
+                soft_wrap=True,
+            )
+        if (predictions := session.predict(found, place, count, console)) is not None:
+            done.append(predictions)
+    if skipped.count:
+        total = skipped.count + sum(each.num_images for each in done)
+        others = f" The others are predicted; {MANIFEST} of each folder lists all."
+        raise SkippedImagesError(
+            f"{skipped.count:,} of {total:,} images cannot be used and were skipped: "
+            f"{skipped}.{others if done else ''}",
+            done,
+        )
+    return tuple(done)
 
 
-def _read(path: Path, read: Callable[[bytes], tuple[Image.Image, bool]]) -> np.ndarray:
-    """Returns the pixels of a file; `read` decodes its bytes and returns them first."""
-    try:
-        return np.asarray(read(path.read_bytes())[0])
-    # Decoders raise many kinds of errors on damaged files.
-    except Exception as error:
-        raise SeglossError(f"{path}: cannot be used ({error}).") from error
-
-
-def _read_labels(path: Path, trained: TrainedModel) -> UInt8[np.ndarray, "h w"]:
-    labels = _read(path, read_labels)
-    num_classes = len(trained.class_names)
-    stray = sorted({*np.unique(labels).tolist()} - {trained.ignore_label})
-    if stray and stray[-1] >= num_classes:
+def _check_options(probabilities: str | None, threshold: float | None) -> None:
+    if probabilities not in (None, *PROBABILITIES):
         raise SeglossError(
-            f"{path}: label {stray[-1]} is neither a class (0 to {num_classes - 1}) "
-            f"nor ignore_label ({trained.ignore_label})."
+            f"--probabilities must be one of {', '.join(PROBABILITIES)}, "
+            f"got {probabilities!r}."
         )
-    return labels
+    if threshold is not None and not 0 < threshold < 1:
+        raise SeglossError(f"--threshold must be in (0, 1), got {threshold}.")
+
+
+class _NoneUsableError(Exception):
+    """No image of an input can be used."""
+
+
+class Session:
+    """Predicts the images of one input and counts what happens to them.
+
+    `skipped` is shared by all inputs; it receives the images that cannot be used.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        reader: Reader,
+        probabilities: str | None,
+        threshold: float | None,
+        skipped: Tally,
+    ):
+        self.trained, self.reader = trained, reader
+        self.probabilities, self.threshold = probabilities, threshold
+        self.skipped, self.misfits = skipped, Tally()
+        num_classes = len(trained.class_names)
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        self.num_images = self.num_scored = self.num_skipped = 0
+        self.tiles: collections.Counter[tuple[int, int] | None] = collections.Counter()
+
+    def predict(
+        self, found: Input, place: Path, count: int, console: Console
+    ) -> Predictions | None:
+        """Writes the predictions of an input of `count` images to the folder `place`.
+
+        If no image can be used, this writes nothing and returns None.
+        """
+        about = {
+            "step": self.trained.step,
+            "class_names": list(self.trained.class_names),
+            "inference": dataclasses.asdict(self.trained.inference),
+            "threshold": self.threshold,
+        }
+        folder = PredictionFolder(place, about, input=found.path)
+        try:
+            with folder, make_progress(console) as progress:
+                task = progress.add_task("predict", total=count)
+                for image in found.images(label_names=self.reader.label_names):
+                    self._predict_image(image, folder)
+                    progress.advance(task)
+                if not self.num_images:
+                    raise _NoneUsableError
+                scores = self._write_scores(folder)
+        except _NoneUsableError:
+            return None
+        finally:
+            if folder.kept is not None:
+                console.print(
+                    f"not finished; {self.num_images:,} predictions are kept in "
+                    f"{printable(str(folder.kept))}",
+                    soft_wrap=True,
+                )
+        self._print(console, place, scores)
+        return Predictions(place, self.num_images, self.num_skipped, scores)
+
+    def _predict_image(self, image: InputImage, folder: PredictionFolder) -> None:
+        try:
+            pixels, labels, misfit = self.reader.read(image)
+            ids, probs = self._run(pixels)
+            files = self._write(image.name, pixels, ids, probs, folder)
+        except SeglossError as error:
+            self.num_skipped += 1
+            self.skipped.add(image.path, str(error))
+            folder.add(image=str(image.path), skipped=str(error))
+            return
+        self.num_images += 1
+        self.tiles[self.trained.tiling(ids.shape).cut_hw] += 1
+        about: dict[str, Any] = {"image": str(image.path)}
+        if misfit:
+            self.misfits.add(image.labels, misfit)
+            about["not_scored"] = misfit
+        elif labels is not None:
+            counts = _count(self.trained, ids, labels)
+            self.confusion += counts
+            self.num_scored += 1
+            about["mean_iou"] = _finite(float(metrics.mean_iou(counts)))
+        folder.add(files, **about)
+
+    def _run(
+        self, pixels: Shaped[np.ndarray, "h w c"]
+    ) -> tuple[Integer[np.ndarray, "h w"], Float32[np.ndarray, "h w n"] | None]:
+        if self.probabilities is None and self.threshold is None:
+            return self.trained.predict(pixels), None
+        ids, probs = self.trained.predict_with_probs(pixels)
+        if self.threshold is not None:
+            ids = (probs[..., 1] >= np.float32(self.threshold)).astype(ids.dtype)
+        return ids, probs
+
+    def _write(
+        self,
+        name: str,
+        pixels: Shaped[np.ndarray, "h w c"],
+        ids: Integer[np.ndarray, "h w"],
+        probs: Float32[np.ndarray, "h w n"] | None,
+        folder: PredictionFolder,
+    ) -> list[Path]:
+        """Writes the files of one image and returns their paths.
+
+        Raises:
+            SeglossError: if a file cannot have its name; then none is left.
+        """
+        files: list[Path] = []
+
+        def path(kind: str, suffix: str) -> Path:
+            files.append(folder.path(kind, f"{name}{suffix}"))
+            return files[-1]
+
+        try:
+            Image.fromarray(ids).save(path("indices", ".png"))
+            picture = to_rgb(pixels, self.trained.bands)
+            blended = overlay(picture, ids, ignore_label=-1)
+            Image.fromarray(blended).save(path("overlays", ".png"))
+            if self.probabilities == "npy":
+                np.save(path("probabilities", ".npy"), probs.astype(np.float16))
+            elif self.probabilities == "png":
+                for k in range(probs.shape[-1] == 2, probs.shape[-1]):
+                    kind = f"probabilities/{k}_{_safe(self.trained.class_names[k])}"
+                    grey = np.rint(255 * probs[..., k]).astype(np.uint8)
+                    Image.fromarray(grey).save(path(kind, ".png"))
+        except OSError as error:
+            if error.errno not in _UNFIT_NAMES:
+                raise
+            for written in files:
+                if os.path.isfile(written):
+                    written.unlink()
+            raise SeglossError(
+                f"its prediction cannot have this name ({error.strerror}); rename it"
+            ) from error
+        return files
+
+    def _write_scores(self, folder: PredictionFolder) -> dict[str, Any] | None:
+        if not self.num_scored:
+            return None
+        scores = {
+            "summary": metrics.summary(self.confusion),
+            "num_images": self.num_scored,
+        }
+        path = folder.path(".", "scores.json")
+        write_json(path, without_nan(scores))
+        folder.add([path])
+        return scores
+
+    def _print(
+        self, console: Console, place: Path, scores: dict[str, Any] | None
+    ) -> None:
+        shown = printable(str(place))
+        lines = [f"{self.num_images:,} predictions: {shown}"]
+        max_pixels = self.trained.inference.max_pixels
+        lines.append(describe_tiles(self.tiles, max_pixels=max_pixels))
+        if self.misfits.count:
+            lines.append(
+                f"the labels of {self.misfits.count:,} images do not fit and are not "
+                f"scored: {self.misfits}"
+            )
+        without = self.num_images - self.num_scored - self.misfits.count
+        if scores is not None and without:
+            lines.append(f"{without:,} images have no labels")
+        for line in filter(None, lines):
+            console.print(line, soft_wrap=True)
+        if scores is not None:
+            console.print(summary_table({printable(place.name): scores}))
 
 
 def _count(
     trained: TrainedModel,
-    predicted: UInt8[np.ndarray, "h w"],
-    labels: UInt8[np.ndarray, "_ _"],
-    path: Path,
+    predicted: Integer[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
 ) -> Int64[np.ndarray, "c c"]:
-    if labels.shape != predicted.shape:
-        raise SeglossError(
-            f"{path}: the image is {predicted.shape} and its labels are {labels.shape} "
-            "(height, width); these sizes must be equal."
-        )
     counts = metrics.confusion_matrix(
         predicted,
         labels,
@@ -159,3 +355,12 @@ def _count(
         num_classes=len(trained.class_names),
     )
     return np.asarray(counts, np.int64)
+
+
+def _finite(score: float) -> float | None:
+    return None if math.isnan(score) else score
+
+
+def _safe(class_name: str) -> str:
+    """Returns a class name that can be part of a file name."""
+    return re.sub(r"[^\w-]+", "_", class_name)[:50]

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from segloss.data import round_up
@@ -67,6 +67,11 @@ class Tiling:
         """Whether one tile covers the image."""
         return len(self.tiles) == 1
 
+    @property
+    def cut_hw(self) -> tuple[int, int] | None:
+        """Height and width of the tiles; None if one tile covers the image."""
+        return None if self.is_whole else self.tile_hw
+
     def hw_inside(self, tile: Tile) -> tuple[int, int]:
         """Height and width of the part of the tile that lies in the image."""
         (top, left), (h, w), (tile_h, tile_w) = tile.corner, self.image_hw, self.tile_hw
@@ -124,16 +129,21 @@ slice(112, 140, None)])
     return Tiling(hw, canvas_hw, tile_hw, tuple(tiles))
 
 
-def describe_tiles(tilings: Iterable[Tiling], *, max_pixels: int) -> str:
-    """Returns a line about the images that are predicted in tiles; "" if none is."""
-    tilings = list(tilings)
-    tile_hws = [tiling.tile_hw for tiling in tilings if not tiling.is_whole]
-    if not tile_hws:
+def describe_tiles(
+    counts: Mapping[tuple[int, int] | None, int], *, max_pixels: int
+) -> str:
+    """Returns a line about the images that are predicted in tiles; "" if none is.
+
+    `counts` maps `Tiling.cut_hw` to the number of images that have it.
+    """
+    largest = max((hw for hw in counts if hw), default=None)
+    if largest is None:
         return ""
-    largest = "x".join(map(str, max(tile_hws)))
+    total = sum(counts.values())
     return (
-        f"{len(tile_hws)} of {len(tilings)} images have more than {max_pixels:,} "
-        f"pixels: predicted in overlapping tiles of {largest}"
+        f"{total - counts.get(None, 0)} of {total} images have more than "
+        f"{max_pixels:,} pixels: predicted in overlapping tiles of "
+        f"{'x'.join(map(str, largest))}"
     )
 
 

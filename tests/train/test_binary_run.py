@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import folder
 from segloss.train import make_setup, train
-from segloss.trained import load_trained
+from segloss.trained import load_trained, predict
 from segloss.trained.export import make_exported
 
 
@@ -57,3 +58,31 @@ def test_the_gradient_is_shared_among_both_classes(run):
     shares = [last[f"gradient_share/{name}"] for name in ("ground", "box")]
     assert min(shares) > 0
     np.testing.assert_allclose(sum(shares), 1, rtol=1e-5)
+
+
+def test_threshold_decides_between_two_classes(config, run, binary_folder, tmp_path):
+    image = binary_folder / "val" / "images" / "e.png"
+    trained = load_trained(config, run)
+    labels, probs = trained.predict_with_probs(np.asarray(Image.open(image)))
+    np.testing.assert_allclose(probs.sum(axis=-1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(labels, probs[..., 1] > 0.5)
+    # One pixel has this probability, and the next float is larger.
+    edge = float(np.sort(probs[..., 1].ravel())[probs[..., 1].size // 2])
+    sums = []
+    for threshold in (edge, float(np.nextafter(np.float32(edge), 1)), 0.99):
+        (done,) = predict(
+            config,
+            run,
+            image,
+            threshold=threshold,
+            probabilities="png",
+            output=tmp_path / str(threshold),
+        )
+        ids = np.asarray(Image.open(done.directory / "indices" / "e.png"))
+        np.testing.assert_array_equal(ids, probs[..., 1] >= np.float32(threshold))
+        sums.append(ids.sum())
+    assert sums[0] > sums[1] > sums[2]
+    (only,) = (done.directory / "probabilities").iterdir()
+    assert only.name == "1_box"
+    grey = np.asarray(Image.open(only / "e.png"))
+    np.testing.assert_array_equal(grey, np.rint(255 * probs[..., 1]))

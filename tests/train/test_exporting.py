@@ -110,10 +110,20 @@ def test_images_that_an_exported_model_does_not_take_are_named(exported, wrong, 
 
 def test_exported_model_of_one_size_takes_windows(run):
     config, workdir = run
+    (workdir / "exported").mkdir()
+    (workdir / "exported" / "notes.txt").write_text("mine")
+    (workdir / "exported" / "model.bin").write_bytes(b"old")
     config.evaluate.window_hw = (32, 32)
     with pytest.raises(ValueError, match="add --size=HEIGHT,WIDTH"):
         export(config, workdir)
+    assert (workdir / "exported" / "model.bin").read_bytes() == b"old"
     predict = load_exported(export(config, workdir, image_hw=(36, 52)))
+    assert {path.name for path in (workdir / "exported").iterdir()} == {
+        "model.bin",
+        "model.json",
+        "serving.py",
+        "notes.txt",
+    }
     trained = load_trained(config, workdir)
     batch = images(2, 36, 52)
     expected = np.stack([trained.predict(image) for image in batch])

@@ -1,0 +1,126 @@
+"""Reads images and labels for prediction, as the training data were read."""
+
+import functools
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, Shaped
+
+from segloss.config import RunConfig
+from segloss.data import MAX_IMAGE_PIXELS
+from segloss.data.datasets.checking import Rules, fill_nodata, read_pair
+from segloss.data.datasets.classes_file import NAME, read_classes
+from segloss.data.datasets.pairs import Pair
+from segloss.data.decoding.label_values import LabelValues
+from segloss.data.decoding.labels import DecodedLabels, read_labels
+from segloss.errors import SeglossError
+from segloss.trained.inputs import InputImage, LabelNames
+
+
+class Reader:
+    """Reads images and labels as `config.data` says.
+
+    Args:
+        config: the run's config.
+        class_names: the classes of the run's model.
+        ignore_label: label of pixels that do not count.
+    """
+
+    def __init__(
+        self, config: RunConfig, *, class_names: tuple[str, ...], ignore_label: int
+    ):
+        fields = config.data.dataset.hyperparameters
+
+        def field(name: str, default: Any) -> Any:
+            return fields.get(name, default)
+
+        self.label_names = LabelNames(
+            field("image_suffix", ""), field("label_suffix", "")
+        )
+        self._rules = Rules(
+            root=Path("/"),
+            class_names=class_names,
+            ignore_label=ignore_label,
+            alpha=field("alpha", "drop"),
+            nodata=field("nodata", None),
+            max_pixels=field("max_image_pixels", MAX_IMAGE_PIXELS),
+        )
+        self._values_of = functools.lru_cache(maxsize=1)(self._find_values)
+
+    def read(
+        self, image: InputImage
+    ) -> tuple[Shaped[np.ndarray, "h w n"], Integer[np.ndarray, "h w"] | None, str]:
+        """Reads an image and its labels, if it has labels.
+
+        Returns:
+            The pixels; the class ids, None if there are no labels that fit; and why
+            labels do not fit, or "".
+
+        Raises:
+            SeglossError: if the image cannot be used; says why, without its name.
+        """
+        labels, misfit = None, ""
+        if image.labels is not None:
+            try:
+                labels = self._read_labels(image.labels)
+            except SeglossError as error:
+                misfit = str(error)
+        data = _read_bytes(image.path)
+        try:
+            if labels is None:
+                pixels = self._rules.read_image(data).pixels
+                if self._rules.nodata is not None:
+                    pixels = fill_nodata(pixels, self._rules.nodata)
+            else:
+                pair = Pair("", image.path, image.labels, lambda _: labels)
+                labels, decoded = read_pair(self._rules, pair, b"", data)
+                pixels = decoded.pixels
+        except SeglossError:
+            raise
+        # Decoders raise many kinds of errors on damaged files.
+        except Exception as error:
+            raise SeglossError(f"is damaged: {error}") from error
+        if labels is not None and labels.ids.shape != pixels.shape[:2]:
+            misfit = "{}x{} labels of an image of {}x{} pixels, height x width".format(
+                *labels.ids.shape, *pixels.shape[:2]
+            )
+        return pixels, None if labels is None or misfit else labels.ids, misfit
+
+    def _read_labels(self, path: Path) -> DecodedLabels:
+        values = self._values_of(path.parent)
+        most = self._rules.max_pixels
+        return read_labels(_read_bytes(path), values, max_pixels=most)
+
+    def _find_values(self, folder: Path) -> LabelValues:
+        """Returns what values mean in a folder of labels.
+
+        The first `classes.txt` in the folders above says it, if it has the classes of
+        the model. Without such a file, values are class ids.
+        """
+        names, ignore_label = self._rules.class_names, self._rules.ignore_label
+        for above in folder.parents:
+            if (above / NAME).is_file():
+                found = read_classes(above, ignore_label)
+                if found.names != names:
+                    raise SeglossError(
+                        f"the classes of {above / NAME} are not those of the model"
+                    )
+                return found.values
+        return LabelValues.plain(len(names), ignore_label)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        SeglossError: if it cannot be read; says why, without its name.
+    """
+    try:
+        # A pipe would never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SeglossError("is not a file that can be read")
+        return path.read_bytes()
+    except OSError as error:
+        raise SeglossError(error.strerror or str(error)) from error
