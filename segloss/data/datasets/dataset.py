@@ -23,17 +23,19 @@ from segloss.data.datasets.builder import SegmentationBuilder
 from segloss.data.datasets.camvid import camvid
 from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
+from segloss.data.datasets.tfds_dataset import ForeignDataset, tfds_dataset
 from segloss.data.datasets.voc2012 import voc2012
-from segloss.data.loading.batches import BadSampleError
+from segloss.data.loading.batches import BadSampleError, Source
 from segloss.data.loading.stored_image import StoredImage
 from segloss.data.loading.windows import Windows
 from segloss.errors import SeglossError
 from segloss.registry import bind
 
-DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
+DATASETS: dict[str, Callable[..., SegmentationBuilder | ForeignDataset]] = {
     "camvid": camvid,
     "folder": folder,
     "longtail_scenes": longtail_scenes,
+    "tfds": tfds_dataset,
     "voc2012": voc2012,
 }
 
@@ -120,17 +122,19 @@ class SampleSource:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset: one whose samples are stored in array_record files.
+    """A prepared dataset: one whose samples are read from files by position.
 
     Attributes:
         name: key of `DATASETS`.
-        data_dir: directory of the array_record files.
+        data_dir: directory of the class index, and of the array_record files unless
+            they are those of TFDS.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples, the classes and
             `ignore_label`, and on nothing else.
+        open_source: `open_source(split, images=True)` opens the samples of a split.
     """
 
     name: str
@@ -140,12 +144,13 @@ class Dataset:
     max_hw: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str
+    open_source: Callable[..., Source] = dataclasses.field(compare=False, repr=False)
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    def source(self, split: str, *, images: bool = True) -> SampleSource:
+    def source(self, split: str, *, images: bool = True) -> Source:
         """Opens the samples of `split`; `images=False` omits their images.
 
         Raises:
@@ -156,7 +161,7 @@ class Dataset:
                 f"dataset {self.name}: no split is named {split!r}; "
                 f"known are {', '.join(self.splits)}."
             )
-        return SampleSource(self.data_dir, split, images=images)
+        return self.open_source(split, images=images)
 
     def class_index(self, split: str, windows: Windows | None = None) -> ClassIndex:
         """Returns the pixel counts of each class in each sample of `split`.
@@ -221,6 +226,8 @@ def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
     """
     make_builder = bind("dataset", DATASETS, name, hyperparameters)
     builder = make_builder()
+    if isinstance(builder, ForeignDataset):
+        return Dataset(name=name, **vars(builder))
     try:
         builder.download_and_prepare()
     except OSError:
@@ -241,4 +248,5 @@ def _read(name: str, info: tfds.core.DatasetInfo) -> Dataset:
         max_hw=tuple(metadata["max_hw"]),
         splits=tuple(info.splits),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+        open_source=functools.partial(SampleSource, info.data_dir),
     )
