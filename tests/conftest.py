@@ -211,8 +211,8 @@ def small_voc(tmp_path):
 def small_pets(tmp_path):
     """TFDS's folder with small archives of Oxford-IIIT Pet where it keeps downloads.
 
-    There are 20 images of two sizes to train on and 4 to test on, with the labels 1 pet,
-    2 background and 3 not classified. The archive has a PNG named .jpg, as the real one.
+    There are 20 images of two sizes to train on and 4 to test on, with the labels 1
+    pet, 2 background and 3 not classified. As in the real archive, a PNG is named .jpg.
     """
     import tensorflow_datasets as tfds
     from etils import epath

@@ -154,58 +154,63 @@ def _prepare(
         made = tfds.builder_from_directory(directory)
         _check_features(made.info.features, *features)
         return made
-    if directory.is_dir():
+    if builder.startswith((".", "~", os.sep)):
         raise SeglossError(
-            f"tfds: builder {builder} is a folder without "
-            f"{constants.DATASET_INFO_FILENAME}; name the folder that TFDS prepared, "
-            "such as DIR/oxford_iiit_pet/4.0.0, or a dataset of TFDS."
+            "tfds: builder must be a dataset of TFDS, or a directory with "
+            f"{constants.DATASET_INFO_FILENAME} such as DIR/oxford_iiit_pet/4.0.0, got "
+            f"{builder!r}; correct it."
         )
     with stand_ins() as lacking:
         try:
             made = _make(builder, root)
             _check_features(made.info.features, *features)
-            try:
-                made.download_and_prepare(
-                    file_format="array_record",
-                    download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-                )
-            except OSError:
-                if not made.data_path.exists():  # else another process prepared it
-                    raise
+            _download_and_prepare(made, manual_dir)
         except SeglossError:
             raise
         except Exception as error:
-            missing = [
-                *lacking,
-                *([error.name] if isinstance(error, ImportError) else []),
-            ]
-            if missing:
-                raise SeglossError(_missing(builder, missing[0])) from error
-            if isinstance(error, _REFUSALS):
-                raise SeglossError(
-                    f"tfds: {builder} cannot be prepared: {_one_line(error)}"
-                ) from error
+            if problem := _explain(builder, error, lacking):
+                raise SeglossError(problem) from error
             raise
     # Reads what was written, as any later call does.
     return tfds.builder_from_directory(made.data_path)
 
 
-def _missing(builder: str, name: str) -> str:
-    """Says what to do where a builder needs a package or a function of TensorFlow."""
-    package = "tensorflow" if name.startswith("tf.") else name
-    return (
-        f"tfds: {builder} needs {name} to be prepared; in an environment with "
-        f"tensorflow-datasets and {package}, run `tfds build {builder} "
-        "--file_format=array_record`, and set config.data.builder to the directory "
-        "that it writes."
-    )
+def _download_and_prepare(
+    made: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike[str] | None
+) -> None:
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    try:
+        made.download_and_prepare(file_format="array_record", download_config=config)
+    except OSError:
+        if not made.data_path.exists():  # else another process prepared it
+            raise
+
+
+def _explain(builder: str, error: Exception, lacking: list[str]) -> str | None:
+    """Says why TFDS failed, or returns None if the error looks like a bug.
+
+    `lacking` names functions of TensorFlow that the builder called.
+    """
+    if lacking or isinstance(error, ImportError):
+        name = lacking[0] if lacking else error.name or str(error)
+        package = "tensorflow" if lacking else name
+        return (
+            f"tfds: {builder} needs {name} to be prepared; in an environment with "
+            f"tensorflow-datasets and {package}, run `tfds build {builder} "
+            "--file_format=array_record`, and set config.data.builder to the directory "
+            "that it writes."
+        )
+    if isinstance(error, _REFUSALS):
+        return f"tfds: {builder} cannot be prepared: {_one_line(error)}"
+    return None
 
 
 def _make(builder: str, root: Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(builder, data_dir=root)
     except registered.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(builder, tfds.list_builders(), n=3)
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(builder, known, n=3)
         raise SeglossError(
             f"tfds: TFDS has no dataset {builder!r}; the nearest names are "
             f"{', '.join(near) or 'none'}. builder is a name of "

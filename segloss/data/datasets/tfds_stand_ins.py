@@ -82,13 +82,20 @@ def _make_tensorflow(lacking: list[str]) -> _Module:
     )
     errors = {
         name: type(name, (Exception,), {})
-        for name in ("ResourceExhaustedError", "UnimplementedError")
+        for name in (
+            *("AbortedError", "FailedPreconditionError", "ResourceExhaustedError"),
+            "UnimplementedError",
+        )
+    }
+    errors |= {
+        "NotFoundError": FileNotFoundError,
+        "PermissionDeniedError": PermissionError,
     }
     dtypes = ["bool", "uint8", "uint16", "int32", "int64", "float32", "float64"]
     return module(
         "tf",
         compat=module("tf.compat", as_bytes=_as_bytes, as_text=_as_text),
-        errors=module("tf.errors", NotFoundError=FileNotFoundError, **errors),
+        errors=module("tf.errors", **errors),
         image=module("tf.image", decode_image=_decode_image),
         io=module("tf.io", encode_jpeg=_encode_jpeg, gfile=gfile),
         shape=np.shape,
