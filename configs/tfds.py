@@ -24,7 +24,9 @@ def get_config(size: str = "full") -> ConfigDict:
         builder="oxford_iiit_pet",
         image="image",
         labels="segmentation_mask",
+        # Without names, those that the feature has, or num_classes.
         class_names=("pet", "background"),
+        num_classes=config_dict.placeholder(int),
         label_offset=-1,
         # Stored values that do not count.
         void=(3,),

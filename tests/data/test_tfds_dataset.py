@@ -17,6 +17,7 @@ from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as tf
 import configs.tfds
 from segloss.config import read_config
 from segloss.data import BadSampleError, Loading, load_batch, open_dataset
+from segloss.data.datasets.tfds_source import StoredLabels
 from segloss.data.datasets.tfds_stand_ins import stand_ins
 from segloss.errors import SeglossError
 from segloss.train import train
@@ -202,9 +203,9 @@ def test_damaged_record_file_is_told(small_pets):
             "image must name a feature, got 'picture'; there are im",
         ),
         ({"labels": "label"}, "labels must name an image, got 'label', a ClassLabel"),
-        ({"class_names": None}, "'segmentation_mask' does not name its classes"),
+        ({"class_names": ()}, "'segmentation_mask' does not name its classes"),
         ({"num_classes": 3}, "must be the number of class_names, 2, got 3"),
-        ({"class_names": ()}, "there must be 1..65535 classes, got 0"),
+        ({"class_names": (), "num_classes": 0}, "be 1..65535 classes, got 0"),
         ({"values": (1, 2)}, "label_offset must be 0 with values, got -1"),
         ({"label_offset": 0, "values": (1,)}, "one value per class, 2, got 1"),
         ({"label_offset": 0, "values": (1, 1)}, "values must differ"),
@@ -411,6 +412,15 @@ def test_labels_that_are_a_tensor(tmp_path, shape, encoding):
     assert maps.source("val").label_hw(0) == (4, 6)
     with pytest.raises(BadSampleError, match=r"classes \(0..1\) .*, got -1;"):
         maps.source("train")[0]
+
+
+def test_labels_of_many_classes_have_16_bits():
+    many = StoredLabels(values=tuple(range(300)), void=(400,))
+    ids = many.to_class_ids(np.array([[0, 299, 400]], np.int64))
+    assert ids.dtype == np.uint16
+    assert ids.tolist() == [[0, 299, many.ignore_label]] == [[0, 299, 65_535]]
+    with pytest.raises(SeglossError, match=r"void \(400\), got 300, 500;"):
+        many.to_class_ids(np.array([[300, 500]]))
 
 
 def test_image_with_alpha_is_refused(tmp_path):

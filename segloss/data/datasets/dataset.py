@@ -130,21 +130,21 @@ class Dataset:
             they are those of TFDS.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
+        open_source: `open_source(split, images=True)` opens the samples of a split.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples, the classes and
             `ignore_label`, and on nothing else.
-        open_source: `open_source(split, images=True)` opens the samples of a split.
     """
 
     name: str
     data_dir: Path
     class_names: tuple[str, ...]
     ignore_label: int
+    open_source: Callable[..., Source] = dataclasses.field(compare=False, repr=False)
     max_hw: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str
-    open_source: Callable[..., Source] = dataclasses.field(compare=False, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -245,8 +245,8 @@ def _read(name: str, info: tfds.core.DatasetInfo) -> Dataset:
         data_dir=Path(info.data_dir),
         class_names=tuple(metadata["class_names"]),
         ignore_label=metadata["ignore_label"],
+        open_source=functools.partial(SampleSource, info.data_dir),
         max_hw=tuple(metadata["max_hw"]),
         splits=tuple(info.splits),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
-        open_source=functools.partial(SampleSource, info.data_dir),
     )

@@ -50,19 +50,19 @@ class ForeignDataset:
         data_dir: folder for what segloss counts; the records lie elsewhere.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
+        open_source: `open_source(split, images=True)` opens the samples of a split.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples and the classes.
-        open_source: `open_source(split, images=True)` opens the samples of a split.
     """
 
     data_dir: Path
     class_names: tuple[str, ...]
     ignore_label: int
+    open_source: Callable[..., TfdsSource]
     max_hw: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str
-    open_source: Callable[..., TfdsSource]
 
 
 def tfds_dataset(
@@ -70,7 +70,7 @@ def tfds_dataset(
     builder: str,
     image: str = "image",
     labels: str = "segmentation_mask",
-    class_names: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] = (),
     num_classes: int | None = None,
     label_offset: int = 0,
     values: tuple[int, ...] | None = None,
@@ -93,7 +93,8 @@ def tfds_dataset(
             `dataset_info.json`.
         image: name of the feature that is the image, of 1 or 3 channels.
         labels: name of the feature that is the label image, or a tensor [h, w].
-        class_names: names of the classes; None takes them from the feature `labels`.
+        class_names: names of the classes in order; by default those that the feature
+            `labels` has.
         num_classes: number of classes, instead of names.
         label_offset: added to a stored value, this gives the class id.
         values: the stored value of each class in order, instead of `label_offset`, for
@@ -133,10 +134,10 @@ def tfds_dataset(
         data_dir=directory,
         class_names=names,
         ignore_label=stored.label_values.ignore_label,
+        open_source=stored.open_source,
         max_hw=_find_max_hw(stored, directory / "sizes.json"),
         splits=tuple(stored.splits),
         fingerprint=fingerprint,
-        open_source=stored.open_source,
     )
 
 
@@ -253,10 +254,10 @@ def _find_stem(features: Any) -> str | None:
 def _name_classes(
     feature: Any,
     labels: str,
-    class_names: tuple[str, ...] | None,
+    class_names: tuple[str, ...],
     num_classes: int | None,
 ) -> tuple[str, ...]:
-    if class_names is None and num_classes is None:
+    if not class_names and num_classes is None:
         class_names = getattr(feature, "names", None)
         num_classes = getattr(feature, "num_classes", None)
         if class_names is None and num_classes is None:
@@ -264,7 +265,7 @@ def _name_classes(
                 f"tfds: feature {labels!r} does not name its classes; set class_names "
                 "to their names in order, or num_classes."
             )
-    if class_names is None:
+    if not class_names:
         class_names = [f"class_{k}" for k in range(num_classes)]
     elif num_classes not in (None, len(class_names)):
         raise SeglossError(

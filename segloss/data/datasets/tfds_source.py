@@ -57,10 +57,10 @@ class StoredLabels:
         Raises:
             SeglossError: if a value is neither of a class nor void.
         """
-        table = self._table
+        table, entries = self._table, stored
         if stored.dtype != np.uint8:
-            stored = np.clip(stored.astype(np.int64), _STRAY, len(table) - 1)
-        ids = table[stored]
+            entries = np.clip(stored.astype(np.int64), _STRAY, len(table) - 1)
+        ids = table[entries]
         if (ids == _STRAY).any():
             stray = np.unique(stored[ids == _STRAY]).tolist()
             raise SeglossError(
