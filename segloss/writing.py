@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Removes the temporary files of killed processes that were replacing `path`.
+
+    No other process may be writing `path` at the same time.
+    """
+    path = Path(path)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}")
+    for file in path.parent.glob(".*"):
+        if ours.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
