@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -85,6 +86,18 @@ def put_in_place(folder: Path, path: Path) -> Path | None:
 def _beside(path: Path, what: str) -> Path:
     # Names of files have at most 255 bytes.
     return path.with_name(f"{path.name[:50]}.{what}-{uuid.uuid4().hex[:8]}")
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Removes the temporary files of killed processes that were replacing `path`.
+
+    No other process may be writing `path` at the same time.
+    """
+    path = Path(path)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}")
+    for file in path.parent.glob(".*"):
+        if ours.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

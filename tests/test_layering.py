@@ -47,8 +47,8 @@ MAY_IMPORT = {
     "train": (
         LOADING | {"flax", "ml_collections", "optax", "tensorboardX"},
         {
-            *("config", "console", "data", "devices", "losses", "metrics", "models"),
-            *("provenance", "registry", "trained", "writing"),
+            *("config", "console", "data", "devices", "locking", "losses", "metrics"),
+            *("models", "provenance", "registry", "trained", "writing"),
         },
     ),
     "inspection": (
@@ -61,6 +61,7 @@ MAY_IMPORT = {
     "errors": (set(), set()),
     "jitting": ({"jax"}, set()),
     "registry": (set(), set()),
+    "locking": (set(), set()),
     "writing": (set(), set()),
     "serving": ({"jax", "numpy"}, set()),
     "cli": ({"absl"}, set()),

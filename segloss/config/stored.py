@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import sha256_of
 from segloss.writing import write_json
 
-# Fields that may differ when a run resumes, as they do not change the final weights.
+# Fields that may differ when a run resumes. Except for the first, they do not change
+# the final weights.
 _FREE_TO_CHANGE = (
+    # The schedules follow it from the step at which the run resumes.
+    "total_steps",
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
@@ -80,8 +83,15 @@ def _agree(field: str, before: Any, now: Any) -> bool:
     return before == now
 
 
+def _digest_of_file(path: str) -> str | None:
+    return sha256_of(path) if Path(path).is_file() else None
+
+
 def check_same_weights(
-    config: ConfigDict, began_with: Mapping[str, str] | None
+    config: ConfigDict,
+    began_with: Mapping[str, Any] | None,
+    *,
+    digest_of: Callable[[str], str | None] = _digest_of_file,
 ) -> None:
     """Checks that a changed path of the pretrained weights leads to the same weights.
 
@@ -91,15 +101,17 @@ def check_same_weights(
         config: the current config.
         began_with: `file` and `sha256` of the pretrained weights that the run started
             from; None if there were none.
+        digest_of: returns the SHA-256 of the weights at a path; None if there are none,
+            or if they cannot be compared.
 
     Raises:
-        ValueError: if the path has changed and the file at the new path exists, but has
-            other contents.
+        ValueError: if the path has changed and the weights at the new path exist, but
+            differ.
     """
     path = config.model.get("pretrained")
     if not path or not began_with or path == began_with["file"]:
         return
-    if Path(path).is_file() and sha256_of(path) != began_with["sha256"]:
+    if digest_of(path) not in (None, began_with["sha256"]):
         raise SeglossError(
             f"config.model.pretrained: {path} differs from {began_with['file']}, "
             "the weights that the run started from: its SHA-256 does not start with "

@@ -34,7 +34,7 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
     if step and start.pretrained:
         lines.append(
             f"the run started from the weights in {start.pretrained['file']}, SHA-256 "
-            f"{start.pretrained['sha256'][:16]}; the file is not read again"
+            f"{start.pretrained['sha256'][:16]}; they are not read again"
         )
     lines += [
         *dataset.notes,

@@ -29,6 +29,7 @@ from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.start import Start, find_start
 from segloss.train.step import TrainState, train_step
 from segloss.train.watch import Watch
+from segloss.train.workdir import claimed
 from segloss.trained.checkpoints import Checkpoints
 from segloss.trained.model import load_checkpoint
 from segloss.trained.results import final_evaluation
@@ -62,16 +63,25 @@ def train(
 
     Raises:
         ValueError: if the config is invalid, or differs from that of the run in
-            `workdir`.
+            `workdir`, or another process trains there.
         NonFiniteError: if the loss or another logged value is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
-    setup, workdir, console = make_setup(config), Path(workdir), make_console()
+    setup, workdir = make_setup(config), Path(workdir)
+    with claimed(workdir):
+        return _train(setup, config, workdir, on_step)
+
+
+def _train(
+    setup: Setup, config: ConfigDict, workdir: Path, on_step: Callable[[int], None]
+) -> dict[str, Any]:
+    console = make_console()
     # Nothing may be written if the pretrained weights do not fit the model.
     start = find_start(setup, config, workdir, console)
     run = _Run(setup, workdir, console, start, on_step)
     with stop_on_signals(run.stop):
         with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+            checkpoints.set_aside_after(int(start.state.step))
             write_config(config, workdir)
             introduce(setup, start, workdir, console)
             first_step = int(start.state.step)

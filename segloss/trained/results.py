@@ -27,6 +27,7 @@ from segloss.devices import map_over_devices, replicate
 from segloss.errors import SeglossError
 from segloss.provenance import versions
 from segloss.report import class_table, example_figure, save_figure, summary_table
+from segloss.trained.classes import check_same_classes
 from segloss.trained.confusions import ConfusionStore
 from segloss.trained.evaluation import (
     Evaluation,
@@ -66,11 +67,7 @@ def evaluate_run(
     dataset = open_configured_dataset(parsed)
     split = split or parsed.evaluate.final_split
     check_split(dataset, split)
-    if trained.class_names != dataset.class_names:
-        raise SeglossError(
-            f"{workdir} was trained on the classes {', '.join(trained.class_names)}; "
-            f"{dataset.name} has {', '.join(dataset.class_names)}."
-        )
+    check_same_classes(workdir, trained.class_names, dataset)
     if not trained.bands.are_like(dataset.bands):
         raise SeglossError(
             f"{workdir} was trained on {trained.bands}; {dataset.name} has "
@@ -173,7 +170,7 @@ def make_results(
     images_seen: int | None,
     seconds: float,
     commit: str | None,
-    pretrained: dict[str, str] | None,
+    pretrained: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Makes the contents of `results.json`, with None for NaN.
 
@@ -188,7 +185,7 @@ def make_results(
         seconds: duration of training.
         commit: commit of the code that trained the model.
         pretrained: `file` and `sha256` of the pretrained weights that training started
-            from; None if there were none.
+            from, and `step` if they are those of a run; None if there were none.
     """
     confusion = evaluation.confusion
     scores = {
