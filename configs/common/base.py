@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict, config_dict
 
+from segloss.errors import SeglossError
+
 # The fields of one loss, or of several to add. `ConfigDict` does not let a field change
 # its type from one to the other, so `get_config` of a dataset takes the loss.
 Loss = Mapping | Sequence[Mapping]
@@ -16,10 +18,10 @@ def get_config(size: str = "full") -> ConfigDict:
         size: "full", or "smoke" for a test run of seconds.
 
     Raises:
-        ValueError: if `size` is neither.
+        SeglossError: if `size` is neither.
     """
     if size not in ("full", "smoke"):
-        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+        raise SeglossError(f"config size must be 'full' or 'smoke', got {size!r}.")
     smoke = size == "smoke"
     config = ConfigDict()
     config.seed = 0

@@ -91,7 +91,7 @@ class ScheduledLoss:
         for step in sorted(steps):
             try:
                 trace(self.make({k: float(v[step]) for k, v in by_step.items()}))
-            except ValueError as error:
+            except SeglossError as error:
                 raise SeglossError(
                     f"config.loss after {step} steps: {error}"
                 ) from error
