@@ -52,6 +52,13 @@ class MetricWriter:
         """Whether `metrics.jsonl` had this scalar when the writer was made."""
         return any(x["step"] == step and name in x for x in self._before)
 
+    def values(self, name: str) -> list[tuple[int, float | None]]:
+        """Step and value of a scalar in `metrics.jsonl` when the writer was made.
+
+        The value is None where it was NaN.
+        """
+        return [(x["step"], x[name]) for x in self._before if name in x]
+
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends a line to `metrics.jsonl`, and a point per scalar to TensorBoard.
 
