@@ -31,6 +31,7 @@ from segloss.data import (
     exposures,
 )
 from segloss.data.samplers import EpochSampler
+from segloss.errors import SeglossError
 from segloss.losses.balancing import median_frequency
 from segloss.report import (
     acceptance_table,
@@ -171,7 +172,7 @@ def _try_pairs(
                 pair = {"batch_max": batch_max, "batch_cl": batch_cl}
                 try:
                     tried = estimate_acceptance(sets, **pair, trials=_TRIALS)
-                except ValueError:  # proven impossible
+                except SeglossError:  # proven impossible
                     break
                 progress.advance(task)
                 if tried.acceptance == 0:
@@ -208,7 +209,7 @@ def _try_samplers(
             progress.advance(task)
             try:
                 sampler = choose_sampler(named, seed=config.seed)(index, planned)
-            except ValueError as error:
+            except SeglossError as error:
                 console.print(f"left out: {error}", soft_wrap=True)
                 continue
             drawn = exposures(sampler, _EPOCHS * sampler.batches_per_epoch)

@@ -30,8 +30,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     # A unique name, because several processes may write the same file.
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with naming(path):
+            yield unfinished
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -98,6 +99,17 @@ def remove_unfinished(path: str | os.PathLike[str]) -> None:
     for file in path.parent.glob(".*"):
         if ours.fullmatch(file.name):
             file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds `path` to an `OSError` of the block that names no file: of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -98,7 +98,7 @@ def _train(job: Job) -> Outcome:
         devices = claim_devices(job.devices_file)
         write_json(job.folder / RECORD, job.record | {"devices": devices})
         train.train(job.config, job.folder)
-    except (ValueError, train.NonFiniteError) as error:
+    except SeglossError as error:
         traceback.print_exc()
         return Outcome("faulty", str(error))
     except train.Stopped:
@@ -168,7 +168,7 @@ def check_free(folders: list[pathlib.Path]) -> None:
             try:
                 with locked(folder):
                     pass
-            except ValueError as error:
+            except SeglossError as error:
                 faults.append(str(error))
     if faults:
         raise SeglossError("\n  ".join(["runs are in use:", *faults]))

@@ -19,6 +19,7 @@ from segloss.config.parts import (
     make_configured_model,
     open_configured_dataset,
 )
+from segloss.config.steps import to_steps
 from segloss.config.stored import (
     change_fields,
     check_same_config,
@@ -53,5 +54,6 @@ __all__ = [
     "parse_config",
     "parse_named",
     "read_config",
+    "to_steps",
     "write_config",
 ]

@@ -139,7 +139,7 @@ def choose_sampler(
         sets = ClassSets.from_counts(planned.pixel_counts, min_pixels=min_pixels)
         try:
             return choose(class_pixels=np.asarray(class_pixels))(sets)
-        except ValueError as error:
+        except SeglossError as error:
             if planned is index:
                 raise
             raise SeglossError(

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from segloss.config.parsed import READING_AHEAD, defaults
+from segloss.config.steps import resolve_steps
 from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import sha256_of
 from segloss.writing import write_json
@@ -67,12 +68,16 @@ def differing_fields(
         The dotted path of each field, its stored value and its current value. The value
         of a missing field is None.
     """
-    before = flat_fields(read_config(workdir), without=free)
-    now = flat_fields(config, without=free)
+    before, now = _flatten(_to_json(read_config(workdir))), _flatten(_to_json(config))
+    # A share of `total_steps` agrees with the same share, and with its number of steps.
+    resolved = resolve_steps(before), resolve_steps(now)
     return [
         (field, before.get(field), now.get(field))
-        for field in sorted(before.keys() | now.keys())
-        if not _agree(field, before.get(field), now.get(field))
+        for field in sorted(_without(before | now, free))
+        if not any(
+            _agree(field, x.get(field), y.get(field))
+            for x, y in ((before, now), resolved)
+        )
     ]
 
 
@@ -123,14 +128,15 @@ def check_same_weights(
 def flat_fields(config: ConfigDict, *, without: Iterable[str] = ()) -> dict[str, Any]:
     """Maps the dotted path of each field to its value as JSON has it.
 
-    Fields at or under the dotted paths `without` are left out.
+    Shares of `total_steps` become numbers of steps (`resolve_steps`). Fields at or
+    under the dotted paths `without` are left out.
     """
-    without = tuple(f"{field}." for field in without)
-    return {
-        field: value
-        for field, value in _flatten(_to_json(config)).items()
-        if not f"{field}.".startswith(without)
-    }
+    return _without(resolve_steps(_flatten(_to_json(config))), without)
+
+
+def _without(fields: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    paths = tuple(f"{path}." for path in paths)
+    return {k: v for k, v in fields.items() if not f"{k}.".startswith(paths)}
 
 
 def write_config(config: ConfigDict, workdir: Path) -> None:

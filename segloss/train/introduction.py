@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from segloss.config import index_windows
+from segloss.config import RunConfig, index_windows
 from segloss.data import BadSampleError, ClassSets, count_in_crops, count_rows
 from segloss.train.setup import Setup
 from segloss.train.start import Start
@@ -39,6 +39,7 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
     lines += [
         *dataset.notes,
         *dataset.describe_classes("train"),
+        describe_steps(setup.config),
         describe_unused_rows(setup.sampler.batch_max, jax.device_count()),
         setup.sampler.describe(),
         describe_uncounted(setup),
@@ -49,6 +50,16 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
         lines.append(describe_large_images(dataset, split, evaluate.inference))
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
+
+
+def describe_steps(config: RunConfig) -> str:
+    """Returns a line about the warm-up and the intervals of a run, in steps."""
+    warm_up = config.schedule.hyperparameters.get("warmup_steps", 0)
+    return (
+        f"warm-up of {warm_up} steps; evaluates every {config.evaluate_every_steps} "
+        f"steps, saves every {config.checkpoint_every_steps} and logs every "
+        f"{config.log_every_steps}"
+    )
 
 
 def describe_unused_rows(batch_max: int, num_devices: int) -> str:

@@ -176,7 +176,7 @@ def _check_single_image(config: RunConfig, dataset: Dataset) -> None:
 
     try:
         jax.eval_shape(forward, variables, images, key)
-    except ValueError as error:
+    except SeglossError as error:
         batch_cl = config.sampler.hyperparameters.get("batch_cl")
         why = f", which alone has batch_cl={batch_cl} classes" if batch_cl else ""
         raise SeglossError(

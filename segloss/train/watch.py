@@ -97,9 +97,14 @@ class Watch:
             progress.remove_task(task)
         return metrics.summary(evaluation.confusion)
 
+    @property
+    def score_name(self) -> str:
+        """Name of the mean IoU in `metrics.jsonl`, such as "val_mean_iou"."""
+        return f"{self._setup.config.evaluate.split}_mean_iou"
+
     def has_scores(self, writer: MetricWriter, step: int) -> bool:
         """Whether `metrics.jsonl` had the scores of a step when the run resumed."""
-        return writer.has(step, f"{self._setup.config.evaluate.split}_mean_iou")
+        return writer.has(step, self.score_name)
 
     def write(self, writer: MetricWriter, step: int, summary: dict[str, Any]) -> None:
         """Writes the scores of a step by `writer`, and prints two of them."""

@@ -19,7 +19,6 @@ from segloss.data.bands import is_rgb, label_dtype
 from segloss.data.datasets.faults import Fault, abridge
 from segloss.data.datasets.pairs import Pair, relative
 from segloss.data.decoding.images import DecodedImage, read_image
-from segloss.data.decoding.label_values import LabelValues
 from segloss.data.decoding.labels import DecodedLabels
 from segloss.data.decoding.opening import MAX_IMAGE_PIXELS, UnfitError, damaged
 
@@ -40,8 +39,6 @@ class Rules:
         alpha: an element of `ALPHA`: what happens to the opacity of images.
         nodata: pixels with this value in all bands are void; None means none.
         max_pixels: largest number of pixels of an image.
-        values: what the values and colours of label files mean; None if each is a class
-            id or `ignore_label`.
         first: name of the image whose bands the others must have.
     """
 
@@ -53,7 +50,6 @@ class Rules:
     alpha: str = "drop"
     nodata: float | None = None
     max_pixels: int = MAX_IMAGE_PIXELS
-    values: LabelValues | None = None
     first: str = "every image"
 
     @classmethod

@@ -23,7 +23,6 @@ from segloss.data.datasets.longtail_scenes import longtail_scenes
 from segloss.data.datasets.sample_source import SampleSource
 from segloss.data.datasets.tfds_dataset import ForeignDataset, tfds_dataset
 from segloss.data.datasets.voc2012 import voc2012
-from segloss.data.decoding.label_values import LabelValues
 from segloss.data.loading.batches import Source
 from segloss.data.loading.windows import Windows
 from segloss.errors import SeglossError
@@ -57,8 +56,6 @@ class Dataset:
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples, the classes and
             `ignore_label`, and on nothing else.
-        label_values: what the values and colours of label files meant; label images
-            that are scored later are read in the same way.
         notes: what was found when the dataset was prepared, each in one line.
         num_pixels: name and number of pixels, void or not, of each split; empty if the
             dataset does not store them.
@@ -73,7 +70,6 @@ class Dataset:
     splits: tuple[str, ...]
     fingerprint: str
     bands: Bands = RGB
-    label_values: LabelValues | None = None
     notes: tuple[str, ...] = ()
     num_pixels: tuple[tuple[str, int], ...] = ()
 
@@ -218,7 +214,6 @@ def _read(name: str, data_dir: Path) -> Dataset:
     data_dir = data_dir.resolve()
     info = tfds.builder_from_directory(os.fspath(data_dir)).info
     metadata = info.metadata
-    values = metadata.get("label_values")
     identity = [metadata[key] for key in ("class_names", "ignore_label", "content")]
     return Dataset(
         name=name,
@@ -229,7 +224,6 @@ def _read(name: str, data_dir: Path) -> Dataset:
         max_hw=tuple(metadata["max_hw"]),
         splits=tuple(info.splits),
         bands=Bands.from_json(metadata.get("bands", RGB.to_json())),
-        label_values=values and LabelValues.from_json(values),
         notes=tuple(metadata.get("notes", ())),
         num_pixels=tuple(metadata.get("num_pixels", {}).items()),
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],

@@ -158,9 +158,6 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
     def _download_and_prepare(self, *arguments: Any, **options: Any) -> None:
         super()._download_and_prepare(*arguments, **options)
         config = self.builder_config
-        values = config.rules.values
-        if values is not None:
-            self.info.metadata.update(label_values=values.to_json())
         self.info.metadata.update(
             notes=self._notes,
             source={

@@ -107,7 +107,6 @@ def folder(
         alpha=alpha,
         nodata=nodata,
         max_pixels=max_image_pixels,
-        values=values,
     )
     notes = []
     if unread:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -35,23 +34,6 @@ class LabelValues:
         """Values that are class ids or `ignore_label`; no colours."""
         values = {k: k for k in range(num_classes)} | {ignore_label: ignore_label}
         return cls(num_classes, ignore_label, values)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the attributes as values that can be written as JSON."""
-        return dataclasses.asdict(self) | {
-            "values": sorted(self.values.items()),
-            "colours": sorted(self.colours.items()),
-        }
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "LabelValues":
-        """Makes the values whose `to_json` returned `stored`."""
-        return cls(
-            num_classes=stored["num_classes"],
-            ignore_label=stored["ignore_label"],
-            values=dict(stored["values"]),
-            colours=dict(stored["colours"]),
-        )
 
     @property
     def is_plain(self) -> bool:
