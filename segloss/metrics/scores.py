@@ -1,9 +1,14 @@
 """Scores computed on the host from confusion matrices.
 
-Rows are labels, columns are predictions. 0/0 is NaN, and means over classes skip NaN.
-Add up the matrix of a data set in int64, because it can exceed 2**31 pixels. A score
-that accepts `[*b, c, c]` treats each matrix independently and returns `[*b]` or
-`[*b, c]`.
+Rows are labels, columns are predictions. A matrix is `[c, c]`, or `[c, c + 1]` if the
+last column counts predictions that are no class, as that of `confusion_matrix` does:
+they are errors of the labelled class, and false positives of none. 0/0 is NaN, and
+means over classes skip NaN. Add up the matrix of a data set in int64, because it can
+exceed 2**31 pixels. A score that accepts `[*b, c, c]` treats each matrix independently
+and returns `[*b]` or `[*b, c]`.
+
+All scores raise a ValueError for a matrix of another shape, and if a count is negative:
+`confusion_matrix` makes them negative for valid labels that are no class.
 """
 
 import math
@@ -12,8 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer
 
-Confusion = Integer[np.ndarray, "c c"]
-Confusions = Integer[np.ndarray, "*b c c"]
+from segloss.errors import SeglossError
+from segloss.metrics.pixels import check_counts
+
+# With c or c + 1 columns.
+Confusion = Integer[np.ndarray, "c columns"]
+Confusions = Integer[np.ndarray, "*b c columns"]
 PerClass = Float[np.ndarray, "*b c"]
 Score = float | Float[np.ndarray, "*b"]
 
@@ -28,7 +37,7 @@ def iou_per_class(confusion: Confusions) -> PerClass:
     >>> iou_per_class(confusion).round(4).tolist()  # 1/2, 4/5
     [0.5, 0.8, nan]
     """
-    hits, labelled, predicted = _counts(confusion)
+    hits, labelled, predicted = _counts("iou_per_class", confusion)
     return _divide(hits, labelled + predicted - hits)
 
 
@@ -42,7 +51,7 @@ def dice_per_class(confusion: Confusions) -> PerClass:
     >>> dice_per_class(confusion).round(4).tolist()  # 2/3, 8/9
     [0.6667, 0.8889, nan]
     """
-    hits, labelled, predicted = _counts(confusion)
+    hits, labelled, predicted = _counts("dice_per_class", confusion)
     return _divide(2 * hits, labelled + predicted)
 
 
@@ -56,7 +65,7 @@ def precision_per_class(confusion: Confusions) -> PerClass:
     >>> precision_per_class(confusion).round(4).tolist()  # 1/1, 4/5
     [1.0, 0.8, nan]
     """
-    hits, _, predicted = _counts(confusion)
+    hits, _, predicted = _counts("precision_per_class", confusion)
     return _divide(hits, predicted)
 
 
@@ -71,7 +80,7 @@ def recall_per_class(confusion: Confusions) -> PerClass:
     >>> recall_per_class(confusion).round(4).tolist()  # 1/2, 4/4
     [0.5, 1.0, nan]
     """
-    hits, labelled, _ = _counts(confusion)
+    hits, labelled, _ = _counts("recall_per_class", confusion)
     return _divide(hits, labelled)
 
 
@@ -122,7 +131,7 @@ def frequency_weighted_iou(confusion: Confusions) -> Score:
     >>> round(frequency_weighted_iou(confusion), 4)  # 2/6 * 1/2 + 4/6 * 4/5
     0.7
     """
-    _, labelled, _ = _counts(confusion)
+    _, labelled, _ = _counts("frequency_weighted_iou", confusion)
     # A class without labels has weight 0, but its IoU may be NaN.
     iou = np.where(labelled > 0, iou_per_class(confusion), 0)
     return _score((labelled * iou).sum(axis=-1), labelled.sum(axis=-1))
@@ -136,7 +145,7 @@ def pixel_accuracy(confusion: Confusions) -> Score:
     >>> round(pixel_accuracy(confusion), 4)  # 5/6
     0.8333
     """
-    hits, labelled, _ = _counts(confusion)
+    hits, labelled, _ = _counts("pixel_accuracy", confusion)
     return _score(hits.sum(axis=-1), labelled.sum(axis=-1))
 
 
@@ -152,7 +161,7 @@ def cohen_kappa(confusion: Confusion) -> float:
     >>> round(cohen_kappa(confusion), 4)  # (5/6 - 22/36) / (1 - 22/36) = 4/7
     0.5714
     """
-    hits, total, labelled, predicted = _exact_counts(confusion)
+    hits, total, labelled, predicted = _exact_counts("cohen_kappa", confusion)
     chance = sum(g * p for g, p in zip(labelled, predicted, strict=True))
     return _ratio(hits * total - chance, total**2 - chance)
 
@@ -168,7 +177,7 @@ def matthews_corrcoef(confusion: Confusion) -> float:
     >>> round(matthews_corrcoef(confusion), 4)  # 8 / sqrt(16 * 10)
     0.6325
     """
-    hits, total, labelled, predicted = _exact_counts(confusion)
+    hits, total, labelled, predicted = _exact_counts("matthews_corrcoef", confusion)
     covariance = hits * total - sum(
         g * p for g, p in zip(labelled, predicted, strict=True)
     )
@@ -200,21 +209,41 @@ def summary(confusion: Confusion) -> dict[str, float]:
     }
 
 
-def _counts(confusion: Confusions) -> tuple[PerClass, PerClass, PerClass]:
+def _counts(
+    function: str, confusion: Confusions
+) -> tuple[PerClass, PerClass, PerClass]:
     """Returns the true positives, labelled pixels and predicted pixels per class."""
+    _check(function, confusion)
     confusion = confusion.astype(np.float64)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return hits, confusion.sum(axis=-1), confusion.sum(axis=-2)
+    predicted = confusion.sum(axis=-2)[..., : confusion.shape[-2]]
+    return hits, confusion.sum(axis=-1), predicted
 
 
-def _exact_counts(confusion: Confusion) -> tuple[int, int, list[int], list[int]]:
+def _exact_counts(
+    function: str, confusion: Confusion
+) -> tuple[int, int, list[int], list[int]]:
     """Returns correct pixels, all pixels, and labelled and predicted pixels per class.
 
-    The counts are Python ints: products of counts can overflow int64, and float64 would
-    lose digits when they are subtracted.
+    Predictions that are no class are a last class, which no label has. The counts are
+    Python ints: products of counts can overflow int64, and float64 would lose digits
+    when they are subtracted.
     """
+    _check(function, confusion)
     labelled, predicted = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
+    labelled += [0] * (len(predicted) - len(labelled))
     return int(np.trace(confusion)), sum(labelled), labelled, predicted
+
+
+def _check(function: str, confusion: Confusions) -> None:
+    """Raises ValueError for a matrix of another shape, or with negative counts."""
+    rows, columns = confusion.shape[-2:] if confusion.ndim > 1 else (0, 0)
+    if rows < 1 or columns not in (rows, rows + 1):
+        raise SeglossError(
+            f"{function}: confusion must be [c, c] or [c, c + 1], got shape "
+            f"{confusion.shape}."
+        )
+    check_counts(function, confusion)
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

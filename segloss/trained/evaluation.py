@@ -49,7 +49,7 @@ def evaluation_step(
 ) -> jax.Array:
     """Predicts a batch on one device; returns a confusion matrix per image.
 
-    The result is int32 `[b, num_classes, num_classes]`; rows are labels.
+    The result is int32 `[b, num_classes, num_classes + 1]`; see `confusion_matrix`.
     """
     predicted = predict_labels(
         variables, batch["images"], batch["hw"], model=model, inference=inference
@@ -193,4 +193,5 @@ def _cut_tiles(image: Batch, tiling: Tiling, tiles: Sequence[Tile], rows: int) -
 
 def _count(step: Callable, batch: Batch) -> Int[np.ndarray, "b c c"]:
     counts = np.asarray(step(shard(batch)))
-    return counts.reshape(-1, *counts.shape[2:])
+    # A model always predicts a class, so the last column is empty.
+    return counts.reshape(-1, *counts.shape[2:])[..., :-1]

@@ -56,7 +56,7 @@ def predict(
     for kind in ("indices", "overlays"):
         (directory / kind).mkdir(parents=True)
     num_classes = len(trained.class_names)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
+    confusion = np.zeros((num_classes, num_classes + 1), np.int64)
     image_scores, tilings = {}, []
     with make_progress(console) as progress:
         task = progress.add_task("predict", total=len(paths))
@@ -146,7 +146,7 @@ def _count(
     predicted: UInt8[np.ndarray, "h w"],
     labels: UInt8[np.ndarray, "_ _"],
     path: Path,
-) -> Int64[np.ndarray, "c c"]:
+) -> Int64[np.ndarray, "c columns"]:
     if labels.shape != predicted.shape:
         raise SeglossError(
             f"{path}: the image is {predicted.shape} and its labels are {labels.shape} "
