@@ -71,6 +71,8 @@ class EvaluateConfig:
         batch_size: number of images in a batch, over all devices.
         checkpoint: which checkpoint is used after training, "newest" or "best" (the
             highest mean IoU on `split`).
+        ignore_classes_in_mean: names or ids of classes that a second mean IoU leaves
+            out: "mean_iou_without_ignored" in the results, besides "mean_iou" of all.
         inference: the fields that control how images are predicted.
     """
 
@@ -78,6 +80,7 @@ class EvaluateConfig:
     final_split: str
     batch_size: int
     checkpoint: str
+    ignore_classes_in_mean: tuple[str | int, ...] = ()
     inference: Inference
 
 
@@ -219,7 +222,7 @@ def defaults() -> dict[str, dict[str, Any]]:
     """Default values of the optional fields of `config.data` and `config.evaluate`."""
     return {
         "data": _defaults_of(DataConfig),
-        "evaluate": _defaults_of(Inference),
+        "evaluate": _defaults_of(Inference) | _defaults_of(EvaluateConfig),
     }
 
 
@@ -253,7 +256,7 @@ def _parse_data(fields: dict[str, Any]) -> DataConfig:
 
 
 def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
-    fields = _defaults_of(Inference) | fields
+    fields = defaults()["evaluate"] | fields
     _check_names("config.evaluate", fields, _EVALUATE)
     inference = Inference(**{name: fields.pop(name) for name in _INFERENCE})
     _check_whole("config.evaluate.batch_size", fields["batch_size"], 1)
@@ -261,6 +264,14 @@ def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
         raise SeglossError(
             "config.evaluate.checkpoint must be 'newest' or 'best', got "
             f"{fields['checkpoint']!r}."
+        )
+    ignored = fields["ignore_classes_in_mean"]
+    if not isinstance(ignored, tuple) or any(
+        type(x) not in (str, int) for x in ignored
+    ):
+        raise SeglossError(
+            "config.evaluate.ignore_classes_in_mean must be a tuple of class names or "
+            f"ids such as ('background',), got {ignored!r}."
         )
     return EvaluateConfig(inference=inference, **fields)
 

@@ -73,7 +73,7 @@ def calibration_counts(
     if logits.shape[:-1] != labels.shape:
         raise SeglossError(
             f"{name}: labels must have shape {logits.shape[:-1]} for logits "
-            f"{logits.shape}, got {labels.shape}."
+            f"{logits.shape}, channels last, got {labels.shape}."
         )
     labels, valid = check_pixels(name, valid, logits.shape[-1], labels=labels)
     return replicated(functools.partial(_count, bins=bins), logits, labels, valid)

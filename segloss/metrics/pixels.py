@@ -36,7 +36,7 @@ def check_pixels(
         if ids.shape != shape:
             raise SeglossError(
                 f"{function}: {name} must have the shape of labels {shape}, "
-                f"got {ids.shape}."
+                f"got {ids.shape}; logits are channels last: logits.argmax(axis=-1)."
             )
     if valid is None:
         valid = jnp.array(True)

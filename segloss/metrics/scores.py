@@ -12,6 +12,7 @@ All scores raise a ValueError for a matrix of another shape, and if a count is n
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,15 +98,26 @@ def f1_per_class(confusion: Confusions) -> PerClass:
     return dice_per_class(confusion)
 
 
-def mean_iou(confusion: Confusions) -> Score:
+def mean_iou(confusion: Confusions, *, ignore_classes: Sequence[int] = ()) -> Score:
     """Mean IoU over the classes that are labelled or predicted.
+
+    The IoU of `ignore_classes`, such as the background, is left out of the mean. Their
+    pixels still count as errors of the other classes.
 
     >>> import numpy as np
     >>> confusion = np.array([[1, 1], [0, 4]])
     >>> round(mean_iou(confusion), 4)  # (1/2 + 4/5) / 2
     0.65
+    >>> mean_iou(confusion, ignore_classes=[0])
+    0.8
     """
-    return _mean(iou_per_class(confusion))
+    iou = iou_per_class(confusion)
+    if not all(0 <= c < iou.shape[-1] for c in ignore_classes):
+        raise SeglossError(
+            f"mean_iou: ignore_classes must be class ids in [0, {iou.shape[-1]}), got "
+            f"{tuple(ignore_classes)}."
+        )
+    return _mean(np.delete(iou, np.array(ignore_classes, int), axis=-1))
 
 
 def mean_accuracy(confusion: Confusions) -> Score:
@@ -186,19 +198,22 @@ def matthews_corrcoef(confusion: Confusion) -> float:
     return _ratio(covariance, math.sqrt(spread_labelled * spread_predicted))
 
 
-def summary(confusion: Confusion) -> dict[str, float]:
+def summary(
+    confusion: Confusion, *, ignore_classes: Sequence[int] = ()
+) -> dict[str, float]:
     """Returns scores over all classes by name.
 
     The names are "mean_iou", "frequency_weighted_iou", "mean_accuracy",
     "pixel_accuracy", "mean_f1", "cohen_kappa" and "matthews_corrcoef". Rows of
-    `confusion` are labels, columns predictions.
+    `confusion` are labels, columns predictions. If `ignore_classes` names classes by
+    id, "mean_iou_without_ignored" is the mean IoU of the others.
 
     >>> import numpy as np
     >>> scores = summary(np.array([[1, 1], [0, 4]]))
     >>> round(scores["mean_iou"], 4), round(scores["cohen_kappa"], 4)
     (0.65, 0.5714)
     """
-    return {
+    scores = {
         "mean_iou": mean_iou(confusion),
         "frequency_weighted_iou": frequency_weighted_iou(confusion),
         "mean_accuracy": mean_accuracy(confusion),
@@ -207,6 +222,10 @@ def summary(confusion: Confusion) -> dict[str, float]:
         "cohen_kappa": cohen_kappa(confusion),
         "matthews_corrcoef": matthews_corrcoef(confusion),
     }
+    if ignore_classes:
+        rest = mean_iou(confusion, ignore_classes=ignore_classes)
+        scores["mean_iou_without_ignored"] = rest
+    return scores
 
 
 def _counts(

@@ -120,6 +120,21 @@ def test_several_matrices_are_scored_each_as_on_its_own(rest):
             np.testing.assert_array_equal(got[place], score(several[place]))
 
 
+def test_a_mean_may_leave_classes_out():
+    assert metrics.mean_iou(CONFUSION, ignore_classes=[0]) == (4 / 7 + 0) / 2
+    # Class 3 has no score in any case.
+    assert metrics.mean_iou(CONFUSION, ignore_classes=(1, 3)) == (2 / 5 + 0) / 2
+    several = np.stack([CONFUSION, 2 * CONFUSION])
+    np.testing.assert_array_equal(
+        metrics.mean_iou(several, ignore_classes=[0]), [(4 / 7 + 0) / 2] * 2
+    )
+    plain, scores = (metrics.summary(CONFUSION, ignore_classes=x) for x in ((), [0]))
+    assert scores == plain | {"mean_iou_without_ignored": (4 / 7 + 0) / 2}
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=r"ids in \[0, 4\), got \(0, -?[14]\)"):
+            metrics.mean_iou(CONFUSION, ignore_classes=[0, wrong])
+
+
 def test_summary_is_flat_floats():
     summary = metrics.summary(CONFUSION)
     assert all(type(value) is float for value in summary.values())
