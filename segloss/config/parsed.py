@@ -74,6 +74,8 @@ class EvaluateConfig:
             highest mean IoU on `split`).
         patience: number of evaluations in a row without a higher mean IoU on `split`
             after which training ends; None trains for `total_steps`.
+        ignore_classes_in_mean: names or ids of classes that a second mean IoU leaves
+            out: "mean_iou_without_ignored" in the results, besides "mean_iou" of all.
         inference: the fields that control how images are predicted.
     """
 
@@ -82,6 +84,7 @@ class EvaluateConfig:
     batch_size: int
     checkpoint: str
     patience: int | None = None
+    ignore_classes_in_mean: tuple[str | int, ...] = ()
     inference: Inference
 
 
@@ -269,6 +272,14 @@ def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
         raise SeglossError(
             "config.evaluate.checkpoint must be 'newest' or 'best', got "
             f"{fields['checkpoint']!r}."
+        )
+    ignored = fields["ignore_classes_in_mean"]
+    if not isinstance(ignored, tuple) or any(
+        type(x) not in (str, int) for x in ignored
+    ):
+        raise SeglossError(
+            "config.evaluate.ignore_classes_in_mean must be a tuple of class names or "
+            f"ids such as ('background',), got {ignored!r}."
         )
     return EvaluateConfig(inference=inference, **fields)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from flax import linen as nn
@@ -50,6 +50,29 @@ def check_split(dataset: Dataset, split: str) -> None:
             + " --config.data.val_fraction=0.1 makes it of a tenth of train."
             * makes
         )
+
+
+def find_ignored_classes(config: RunConfig, class_names: Sequence[str]) -> list[int]:
+    """Returns the ids of `config.evaluate.ignore_classes_in_mean`.
+
+    Raises:
+        ValueError: if there is no such class, or no other one; lists the names.
+    """
+    ids = []
+    for chosen in config.evaluate.ignore_classes_in_mean:
+        found = class_names.index(chosen) if chosen in class_names else chosen
+        if not isinstance(found, int) or not 0 <= found < len(class_names):
+            raise SeglossError(
+                "config.evaluate.ignore_classes_in_mean: there is no class "
+                f"{chosen!r}; known are {', '.join(class_names)}."
+            )
+        ids.append(found)
+    if len(set(ids)) == len(class_names):
+        raise SeglossError(
+            "config.evaluate.ignore_classes_in_mean must leave a class, but names all: "
+            f"{', '.join(class_names)}."
+        )
+    return ids
 
 
 def make_configured_model(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from segloss.config import (
     Inference,
     RunConfig,
     check_split,
+    find_ignored_classes,
     open_configured_dataset,
     parse_config,
 )
@@ -105,6 +106,7 @@ def final_evaluation(
     Returns:
         The contents of `results.json`.
     """
+    ignored = find_ignored_classes(config, dataset.class_names)
     step = mapped_step or map_over_devices(
         evaluation_step,
         mapping=config.mapping,
@@ -150,6 +152,7 @@ def final_evaluation(
         seconds=trained.seconds,
         commit=trained.commit,
         pretrained=trained.pretrained,
+        ignore_classes=ignored,
     )
     figure = directory / "figures" / "examples.png"
     _draw_examples(evaluation, dataset, trained, figure, on_progress)
@@ -171,6 +174,7 @@ def make_results(
     seconds: float,
     commit: str | None,
     pretrained: dict[str, Any] | None,
+    ignore_classes: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Makes the contents of `results.json`, with None for NaN.
 
@@ -186,6 +190,7 @@ def make_results(
         commit: commit of the code that trained the model.
         pretrained: `file` and `sha256` of the pretrained weights that training started
             from, and `step` if they are those of a run; None if there were none.
+        ignore_classes: ids of classes that a second mean IoU leaves out.
     """
     confusion = evaluation.confusion
     scores = {
@@ -201,7 +206,7 @@ def make_results(
     ]
     return without_nan(
         {
-            "summary": metrics.summary(confusion),
+            "summary": metrics.summary(confusion, ignore_classes=ignore_classes),
             "per_class": per_class,
             "confusion": confusion.tolist(),
             "dataset": dataset.name,
