@@ -30,6 +30,7 @@ from segloss.errors import SeglossError
 from segloss.writing import write_json
 
 MAX_CLASSES = 65_535
+_PART = 256  # samples whose sizes are read at a time
 _VALIDATION = ("validation", "val", "valid", "dev")
 # What TFDS raises for files, folders and downloads; other exceptions are bugs.
 _REFUSALS = (
@@ -403,12 +404,14 @@ def _find_max_hw(stored: Stored, path: Path) -> tuple[int, int]:
             "by position; prepare it with `tfds build --file_format=array_record`, or "
             "convert it with `tfds convert_format`."
         ) from error
+    starts = [(x, start) for x in sources for start in range(0, len(x), _PART)]
     max_hw = (0, 0)
     with make_progress(transient=True) as bar, ThreadPoolExecutor() as pool:
         task = bar.add_task("Reading sizes", total=sum(map(len, sources)))
-        for source in sources:
-            for hw in pool.map(source.label_hw, range(len(source))):
-                max_hw = max(max_hw[0], hw[0]), max(max_hw[1], hw[1])
-                bar.advance(task)
+        for source, start in starts:
+            part = range(start, min(start + _PART, len(source)))
+            sizes = [max_hw, *pool.map(source.label_hw, part)]
+            max_hw = max(h for h, _ in sizes), max(w for _, w in sizes)
+            bar.advance(task, len(part))
     write_json(path, {"max_hw": max_hw})
     return max_hw
