@@ -114,17 +114,23 @@ def tfds_dataset(
             split does not exist, classes are not named or contradict `void`, or
             training samples are also in another split.
     """
+
+    def check(features: Any) -> tuple[tuple[str, ...], StoredLabels]:
+        """Returns the names of the classes, and how labels become class ids."""
+        _check_features(features, image, labels)
+        names = _name_classes(features[labels], labels, class_names, num_classes)
+        return names, _map_values(names, label_offset, values, tuple(void))
+
     root = Path(data_dir or constants.DATA_DIR).expanduser()
-    made = _prepare(builder, (image, labels), manual_dir, root)
-    info = made.info
-    names = _name_classes(info.features[labels], labels, class_names, num_classes)
+    info = _prepare(builder, check, manual_dir, root).info
+    names, label_values = check(info.features)
     stored = Stored(
-        directory=str(made.data_path),
+        directory=str(info.data_dir),
         splits=_choose_splits(info, {"train": train, "val": val, "test": test}),
         image=image,
         labels=labels,
         stem=_find_stem(info.features),
-        label_values=_map_values(names, label_offset, values, tuple(void)),
+        label_values=label_values,
     )
     _check_overlap(info, stored.splits)
     fingerprint = _fingerprint(info, stored, names)
@@ -134,7 +140,7 @@ def tfds_dataset(
     return ForeignDataset(
         data_dir=directory,
         class_names=names,
-        ignore_label=stored.label_values.ignore_label,
+        ignore_label=label_values.ignore_label,
         open_source=stored.open_source,
         max_hw=_find_max_hw(stored, directory / "sizes.json"),
         splits=tuple(stored.splits),
@@ -144,18 +150,19 @@ def tfds_dataset(
 
 def _prepare(
     builder: str,
-    features: tuple[str, str],
+    check: Callable[[Any], Any],
     manual_dir: str | os.PathLike[str] | None,
     root: Path,
 ) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of a dataset that is prepared."""
+    """Returns the TFDS builder of a dataset that is prepared.
+
+    `check(features)` raises before anything is downloaded.
+    """
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     directory = Path(builder).expanduser()
     if (directory / constants.DATASET_INFO_FILENAME).exists():
-        made = tfds.builder_from_directory(directory)
-        _check_features(made.info.features, *features)
-        return made
+        return tfds.builder_from_directory(directory)
     if builder.startswith((".", "~", os.sep)):
         raise SeglossError(
             "tfds: builder must be a dataset of TFDS, or a directory with "
@@ -165,7 +172,7 @@ def _prepare(
     with stand_ins() as lacking:
         try:
             made = _make(builder, root)
-            _check_features(made.info.features, *features)
+            check(made.info.features)
             _download_and_prepare(made, manual_dir)
         except SeglossError:
             raise
