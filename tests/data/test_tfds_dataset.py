@@ -1,10 +1,13 @@
 """Datasets that TFDS prepares from real archives, without TensorFlow."""
 
+import functools
+import http.server
 import io
 import pickle
 import re
 import shutil
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as tf
+from tensorflow_datasets.datasets.oxford_iiit_pet import oxford_iiit_pet_dataset_builder
 
 import configs.tfds
 from segloss.config import read_config
@@ -229,6 +233,24 @@ def test_faults_are_refused_in_one_line(small_pets, change, message):
     with pytest.raises(SeglossError, match=message) as caught:
         open_pets(small_pets, **change)
     assert "\n" not in str(caught.value)
+
+
+def test_archives_are_downloaded(small_pets, tmp_path, monkeypatch):
+    (tmp_path / "served").mkdir()
+    for path in (small_pets / "downloads/oxford_iiit_pet").glob("*.gz"):
+        name = "images" if "images" in path.name else "annotations"
+        shutil.copy(path, tmp_path / f"served/{name}.tar.gz")
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=tmp_path / "served"
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(oxford_iiit_pet_dataset_builder, "_BASE_URL", url)
+        pets = open_pets(tmp_path / "fresh")
+        server.shutdown()
+    assert len(pets.source("train")) == 18
+    assert len([*(tmp_path / "fresh/downloads").rglob("*.INFO")]) == 2
 
 
 def test_val_may_be_test_with_a_warning(small_pets):

@@ -30,6 +30,7 @@ from segloss.errors import SeglossError
 from segloss.writing import write_json
 
 MAX_CLASSES = 65_535
+_PART = 256  # samples whose sizes are read at a time
 _VALIDATION = ("validation", "val", "valid", "dev")
 # What TFDS raises for files, folders and downloads; other exceptions are bugs.
 _REFUSALS = (
@@ -113,17 +114,23 @@ def tfds_dataset(
             split does not exist, classes are not named or contradict `void`, or
             training samples are also in another split.
     """
+
+    def check(features: Any) -> tuple[tuple[str, ...], StoredLabels]:
+        """Returns the names of the classes, and how labels become class ids."""
+        _check_features(features, image, labels)
+        names = _name_classes(features[labels], labels, class_names, num_classes)
+        return names, _map_values(names, label_offset, values, tuple(void))
+
     root = Path(data_dir or constants.DATA_DIR).expanduser()
-    made = _prepare(builder, (image, labels), manual_dir, root)
-    info = made.info
-    names = _name_classes(info.features[labels], labels, class_names, num_classes)
+    info = _prepare(builder, check, manual_dir, root).info
+    names, label_values = check(info.features)
     stored = Stored(
-        directory=str(made.data_path),
+        directory=str(info.data_dir),
         splits=_choose_splits(info, {"train": train, "val": val, "test": test}),
         image=image,
         labels=labels,
         stem=_find_stem(info.features),
-        label_values=_map_values(names, label_offset, values, tuple(void)),
+        label_values=label_values,
     )
     _check_overlap(info, stored.splits)
     fingerprint = _fingerprint(info, stored, names)
@@ -133,7 +140,7 @@ def tfds_dataset(
     return ForeignDataset(
         data_dir=directory,
         class_names=names,
-        ignore_label=stored.label_values.ignore_label,
+        ignore_label=label_values.ignore_label,
         open_source=stored.open_source,
         max_hw=_find_max_hw(stored, directory / "sizes.json"),
         splits=tuple(stored.splits),
@@ -143,18 +150,19 @@ def tfds_dataset(
 
 def _prepare(
     builder: str,
-    features: tuple[str, str],
+    check: Callable[[Any], Any],
     manual_dir: str | os.PathLike[str] | None,
     root: Path,
 ) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of a dataset that is prepared."""
+    """Returns the TFDS builder of a dataset that is prepared.
+
+    `check(features)` raises before anything is downloaded.
+    """
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     directory = Path(builder).expanduser()
     if (directory / constants.DATASET_INFO_FILENAME).exists():
-        made = tfds.builder_from_directory(directory)
-        _check_features(made.info.features, *features)
-        return made
+        return tfds.builder_from_directory(directory)
     if builder.startswith((".", "~", os.sep)):
         raise SeglossError(
             "tfds: builder must be a dataset of TFDS, or a directory with "
@@ -164,7 +172,7 @@ def _prepare(
     with stand_ins() as lacking:
         try:
             made = _make(builder, root)
-            _check_features(made.info.features, *features)
+            check(made.info.features)
             _download_and_prepare(made, manual_dir)
         except SeglossError:
             raise
@@ -403,12 +411,14 @@ def _find_max_hw(stored: Stored, path: Path) -> tuple[int, int]:
             "by position; prepare it with `tfds build --file_format=array_record`, or "
             "convert it with `tfds convert_format`."
         ) from error
+    starts = [(x, start) for x in sources for start in range(0, len(x), _PART)]
     max_hw = (0, 0)
     with make_progress(transient=True) as bar, ThreadPoolExecutor() as pool:
         task = bar.add_task("Reading sizes", total=sum(map(len, sources)))
-        for source in sources:
-            for hw in pool.map(source.label_hw, range(len(source))):
-                max_hw = max(max_hw[0], hw[0]), max(max_hw[1], hw[1])
-                bar.advance(task)
+        for source, start in starts:
+            part = range(start, min(start + _PART, len(source)))
+            sizes = [max_hw, *pool.map(source.label_hw, part)]
+            max_hw = max(h for h, _ in sizes), max(w for _, w in sizes)
+            bar.advance(task, len(part))
     write_json(path, {"max_hw": max_hw})
     return max_hw

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int, UInt8, UInt16
+from jaxtyping import Int, Integer, UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 
@@ -50,7 +50,7 @@ class StoredLabels:
         return table
 
     def to_class_ids(
-        self, stored: Int[np.ndarray, "h w"]
+        self, stored: Integer[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
         """Converts stored values to class ids and `ignore_label`.
 
@@ -159,7 +159,7 @@ class TfdsSource:
                 return Image.open(io.BytesIO(data)).size[::-1]
             return self._decode(fields).shape
 
-    def _decode(self, fields: dict[str, Any]) -> Int[np.ndarray, "h w"]:
+    def _decode(self, fields: dict[str, Any]) -> Integer[np.ndarray, "h w"]:
         """Returns the stored labels: of an encoded image, or of a tensor."""
         data = fields[self._stored.labels]
         if isinstance(self._labels, tfds.features.Image):
