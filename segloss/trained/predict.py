@@ -347,7 +347,7 @@ def _count(
     trained: TrainedModel,
     predicted: Integer[np.ndarray, "h w"],
     labels: Integer[np.ndarray, "h w"],
-) -> Int64[np.ndarray, "c c"]:
+) -> Int64[np.ndarray, "c columns"]:
     counts = metrics.confusion_matrix(
         predicted,
         labels,

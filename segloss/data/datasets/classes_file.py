@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segloss.data.datasets.faults import Fault
-from segloss.data.decoding.label_values import MAX_CLASSES, LabelValues
+from segloss.data.decoding.label_values import MAX_CLASSES, MAX_VALUE, LabelValues
 
 NAME = "classes.txt"
 _CODE = r"#[0-9a-fA-F]{6}|values=\d+(?:,\d+)*"
 _LINE = re.compile(rf"(?P<words>.*?)(?P<codes>(?:\s+(?:{_CODE}))*)")
-_MAX_VALUE = 65_535
 
 
 class ClassList(NamedTuple):
@@ -113,8 +112,8 @@ def _claim(
         if owners.setdefault(key, id) != id:
             rule = "must not list what an earlier line lists"
             faults.append(Fault(where, rule, "remove one of them", text.format(key)))
-        elif text == "{}" and key > _MAX_VALUE:
-            rule = f"must have values <= {_MAX_VALUE}"
+        elif text == "{}" and key > MAX_VALUE:
+            rule = f"must have values <= {MAX_VALUE}"
             faults.append(Fault(where, rule, "labels are at most 16-bit", str(key)))
     return faults
 

@@ -20,11 +20,10 @@ from segloss.data.datasets.files import FilesBuilder
 from segloss.data.datasets.layouts import find_layout
 from segloss.data.datasets.pairs import Pair, pair_up
 from segloss.data.decoding.images import ALPHA
+from segloss.data.decoding.label_values import MAX_VALUE
 from segloss.data.decoding.labels import read_labels
 from segloss.data.decoding.opening import MAX_IMAGE_PIXELS
 from segloss.errors import SeglossError
-
-_MAX_LABEL = 65_535
 
 
 class Folder(FilesBuilder, skip_registration=True):
@@ -124,9 +123,9 @@ def folder(
 
 
 def _check_arguments(ignore_label: int, val_fraction: float, alpha: str) -> None:
-    if not 0 <= ignore_label <= _MAX_LABEL:
+    if not 0 <= ignore_label <= MAX_VALUE:
         raise SeglossError(
-            f"folder: ignore_label must be in 0..{_MAX_LABEL}, got {ignore_label}."
+            f"folder: ignore_label must be in 0..{MAX_VALUE}, got {ignore_label}."
         )
     if not 0 <= val_fraction < 1:
         raise SeglossError(

@@ -4,16 +4,15 @@ TFDS downloads the dataset and writes its records. segloss reads them where they
 without TensorFlow, and keeps what it counts in a folder of its own.
 """
 
+import collections
 import dataclasses
 import difflib
 import hashlib
-import itertools
 import json
+import math
 import os
 import re
 import sys
-import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,14 +23,14 @@ from tensorflow_datasets.core import constants, registered
 from tensorflow_datasets.core.download import download_manager, extractor, util
 
 from segloss.console import make_progress
-from segloss.data.datasets.tfds_source import Stored, StoredLabels, TfdsSource
+from segloss.data.datasets.checking import map_ahead
+from segloss.data.datasets.tfds_source import Stored, TfdsSource
+from segloss.data.datasets.tfds_splits import check_overlap, choose_splits
 from segloss.data.datasets.tfds_stand_ins import stand_ins
+from segloss.data.decoding.label_values import MAX_CLASSES, MAX_VALUE, LabelValues
 from segloss.errors import SeglossError
 from segloss.writing import write_json
 
-MAX_CLASSES = 65_535
-_PART = 256  # samples whose sizes are read at a time
-_VALIDATION = ("validation", "val", "valid", "dev")
 # What TFDS raises for files, folders and downloads; other exceptions are bugs.
 _REFUSALS = (
     AssertionError,
@@ -55,6 +54,7 @@ class ForeignDataset:
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
         fingerprint: 16 hex digits that depend on the samples and the classes.
+        num_pixels: name and number of pixels, void or not, of each split.
     """
 
     data_dir: Path
@@ -64,6 +64,7 @@ class ForeignDataset:
     max_hw: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str
+    num_pixels: tuple[tuple[str, int], ...]
 
 
 def tfds_dataset(
@@ -115,7 +116,7 @@ def tfds_dataset(
             training samples are also in another split.
     """
 
-    def check(features: Any) -> tuple[tuple[str, ...], StoredLabels]:
+    def check(features: Any) -> tuple[tuple[str, ...], LabelValues]:
         """Returns the names of the classes, and how labels become class ids."""
         _check_features(features, image, labels)
         names = _name_classes(features[labels], labels, class_names, num_classes)
@@ -126,13 +127,13 @@ def tfds_dataset(
     names, label_values = check(info.features)
     stored = Stored(
         directory=str(info.data_dir),
-        splits=_choose_splits(info, {"train": train, "val": val, "test": test}),
+        splits=choose_splits(info, {"train": train, "val": val, "test": test}),
         image=image,
         labels=labels,
         stem=_find_stem(info.features),
         label_values=label_values,
     )
-    _check_overlap(info, stored.splits)
+    check_overlap(info, stored.splits)
     fingerprint = _fingerprint(info, stored, names)
     parts = [info.name, info.config_name, str(info.version), fingerprint]
     name = re.sub(r"[^\w.-]", "_", "-".join(filter(None, parts)))
@@ -142,7 +143,7 @@ def tfds_dataset(
         class_names=names,
         ignore_label=label_values.ignore_label,
         open_source=stored.open_source,
-        max_hw=_find_max_hw(stored, directory / "sizes.json"),
+        **_find_sizes(stored, directory / "sizes.json"),
         splits=tuple(stored.splits),
         fingerprint=fingerprint,
     )
@@ -292,7 +293,7 @@ def _map_values(
     label_offset: int,
     values: tuple[int, ...] | None,
     void: tuple[int, ...],
-) -> StoredLabels:
+) -> LabelValues:
     if values is None:
         values = tuple(k - label_offset for k in range(len(class_names)))
     elif label_offset:
@@ -306,9 +307,9 @@ def _map_values(
             f"{len(values)}."
         )
     for value in (*values, *void):
-        if not 0 <= value <= MAX_CLASSES:
+        if not 0 <= value <= MAX_VALUE:
             raise SeglossError(
-                f"tfds: stored values must be in 0..{MAX_CLASSES}, got {value}; check "
+                f"tfds: stored values must be in 0..{MAX_VALUE}, got {value}; check "
                 "label_offset, values and void."
             )
     if len({*values}) < len(values):
@@ -320,66 +321,16 @@ def _map_values(
                 f"tfds: void value {value} must not be a class, got class {k} "
                 f"{class_names[k]!r}; remove one of them."
             )
-    return StoredLabels(tuple(values), void)
-
-
-def _choose_splits(info: Any, chosen: dict[str, str | None]) -> dict[str, str]:
-    """Returns the split of TFDS that each split stands for; fills in the defaults."""
-    given = [*info.splits]
-    splits = dict(chosen)
-    if chosen["val"] is None:
-        splits["val"] = next((name for name in _VALIDATION if name in given), None)
-    if chosen["train"] is None and "train" in given:
-        splits["train"] = "train"
-        if splits["val"] is None:
-            splits |= {"train": "train[:90%]", "val": "train[90%:]"}
-    if chosen["test"] is None and "test" in given:
-        splits["test"] = "test"
-    splits = {name: split for name, split in splits.items() if split is not None}
-    listed = ", ".join(f"{x.name} ({x.num_examples:,})" for x in info.splits.values())
-    for name, split in splits.items():
-        try:
-            size = info.splits[split].num_examples
-        except (ValueError, KeyError, AssertionError) as error:
-            raise SeglossError(
-                f"tfds: {name}={split!r} is no split; there are {listed}, and parts of "
-                "them such as 'train[:90%]'."
-            ) from error
-        if not size:
-            raise SeglossError(
-                f"tfds: {name}={split!r} holds no sample; there are {listed}."
-            )
-    if "train" not in splits:
-        raise SeglossError(f"tfds: set train to one of the splits: {listed}.")
-    return splits
-
-
-def _check_overlap(info: Any, splits: dict[str, str]) -> None:
-    """Refuses training samples in another split; warns of others that share samples."""
-    parts = {name: _parts(info.splits[split]) for name, split in splits.items()}
-    for first, second in itertools.combinations(parts, 2):
-        shared = sum(
-            max(0, min(a.stop, b.stop) - max(a.start, b.start))
-            for file in parts[first]
-            for a in parts[first][file]
-            for b in parts[second].get(file, [])
-        )
-        if shared:
-            problem = (
-                f"tfds: {first}={splits[first]!r} and {second}={splits[second]!r} must "
-                f"not share samples, got {shared:,} in both; choose other splits."
-            )
-            if first == "train":
-                raise SeglossError(problem)
-            warnings.warn(problem, stacklevel=2)
-
-
-def _parts(split: Any) -> dict[str, list[range]]:
-    """Returns the positions of the samples of a split in each record file."""
-    parts = defaultdict(list)
-    for part in split.file_instructions:
-        parts[part.filename].append(range(part.skip, part.skip + part.take))
-    return parts
+    # The largest value of the type of the labels.
+    ignore_label = 255 if len(values) <= 255 else 65_535
+    return LabelValues(
+        len(values),
+        ignore_label,
+        {value: k for k, value in enumerate(values)}
+        | dict.fromkeys(void, ignore_label),
+        listed_in="the config",
+        remedy="set values, label_offset, class_names or void",
+    )
 
 
 def _fingerprint(info: Any, stored: Stored, class_names: tuple[str, ...]) -> str:
@@ -397,28 +348,38 @@ def _fingerprint(info: Any, stored: Stored, class_names: tuple[str, ...]) -> str
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _find_max_hw(stored: Stored, path: Path) -> tuple[int, int]:
-    """Returns the largest height and width of all labels; kept in the file `path`."""
+def _find_sizes(stored: Stored, path: Path) -> dict[str, Any]:
+    """Returns the fields `max_hw` and `num_pixels` of `ForeignDataset`.
+
+    They are kept in the file `path`.
+    """
     try:
-        return tuple(json.loads(path.read_text())["max_hw"])
+        sizes = json.loads(path.read_text())
     except FileNotFoundError:
-        pass
+        sizes = _measure(stored)
+        write_json(path, sizes)
+    num_pixels = tuple(sizes["num_pixels"].items())
+    return {"max_hw": tuple(sizes["max_hw"]), "num_pixels": num_pixels}
+
+
+def _measure(stored: Stored) -> dict[str, Any]:
+    """Reads the size of every label image."""
     try:
-        sources = [stored.open_source(split, images=False) for split in stored.splits]
+        sources = {
+            split: stored.open_source(split, images=False) for split in stored.splits
+        }
     except NotImplementedError as error:
         raise SeglossError(
             f"tfds: {stored.directory} must hold array_record files, which can be read "
             "by position; prepare it with `tfds build --file_format=array_record`, or "
             "convert it with `tfds convert_format`."
         ) from error
-    starts = [(x, start) for x in sources for start in range(0, len(x), _PART)]
-    max_hw = (0, 0)
+    max_hw, num_pixels = [0, 0], collections.Counter()
     with make_progress(transient=True) as bar, ThreadPoolExecutor() as pool:
-        task = bar.add_task("Reading sizes", total=sum(map(len, sources)))
-        for source, start in starts:
-            part = range(start, min(start + _PART, len(source)))
-            sizes = [max_hw, *pool.map(source.label_hw, part)]
-            max_hw = max(h for h, _ in sizes), max(w for _, w in sizes)
-            bar.advance(task, len(part))
-    write_json(path, {"max_hw": max_hw})
-    return max_hw
+        task = bar.add_task("Reading sizes", total=sum(map(len, sources.values())))
+        for split, source in sources.items():
+            for hw in map_ahead(pool, source.label_hw, range(len(source))):
+                max_hw = [max(sides) for sides in zip(max_hw, hw, strict=True)]
+                num_pixels[split] += math.prod(hw)
+                bar.advance(task)
+    return {"max_hw": max_hw, "num_pixels": dict(num_pixels)}

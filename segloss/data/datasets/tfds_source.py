@@ -10,65 +10,19 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int, Integer, UInt8, UInt16
+from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 
+from segloss.data.decoding.images import read_image
+from segloss.data.decoding.label_values import LabelValues, as_values
+from segloss.data.decoding.labels import read_labels
 from segloss.data.loading.batches import BadSampleError
-from segloss.data.loading.decode import read_image, read_labels
 from segloss.data.loading.stored_image import StoredImage
 from segloss.errors import SeglossError
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = 1
-_STRAY = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredLabels:
-    """How the values in stored label images become class ids.
-
-    Attributes:
-        values: the stored value of each class id 0, 1, ...
-        void: stored values of pixels that do not count.
-    """
-
-    values: tuple[int, ...]
-    void: tuple[int, ...]
-
-    @property
-    def ignore_label(self) -> int:
-        """Label of pixels that do not count: the largest of the type of the labels."""
-        return 255 if len(self.values) <= 255 else 65_535
-
-    @functools.cached_property
-    def _table(self) -> Int[np.ndarray, " n"]:
-        """Class id of each stored value; the last entry stands for all others."""
-        table = np.full(max(255, *self.values, *self.void) + 2, _STRAY, np.int32)
-        table[list(self.void)] = self.ignore_label
-        table[list(self.values)] = np.arange(len(self.values))
-        return table
-
-    def to_class_ids(
-        self, stored: Integer[np.ndarray, "h w"]
-    ) -> UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]:
-        """Converts stored values to class ids and `ignore_label`.
-
-        Raises:
-            SeglossError: if a value is neither of a class nor void.
-        """
-        table, entries = self._table, stored
-        if stored.dtype != np.uint8:
-            entries = np.clip(stored.astype(np.int64), _STRAY, len(table) - 1)
-        ids = table[entries]
-        if (ids == _STRAY).any():
-            stray = np.unique(stored[ids == _STRAY]).tolist()
-            raise SeglossError(
-                f"must hold values of classes ({_ranges(self.values)}) or void "
-                f"({_ranges(self.void) or 'none'}), got {_ranges(stray)}; set values, "
-                "label_offset, class_names or void"
-            )
-        return ids.astype(np.uint8 if self.ignore_label == 255 else np.uint16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +43,7 @@ class Stored:
     image: str
     labels: str
     stem: str | None
-    label_values: StoredLabels
+    label_values: LabelValues
 
     def open_source(self, split: str, *, images: bool = True) -> "TfdsSource":
         """Opens the samples of a split; `images=False` omits their images."""
@@ -138,7 +92,7 @@ class TfdsSource:
         """Returns sample i; a JPEG is a `StoredImage`, which is decoded when sliced."""
         stem, fields = self._read(i)
         with self._faults_named("labels", stem):
-            labels = self._stored.label_values.to_class_ids(self._decode(fields))
+            labels = self._decode(fields)
         sample = {"labels": labels, "stem": stem}
         if self._images:
             faults_named = functools.partial(self._faults_named, "image", stem)
@@ -157,15 +111,17 @@ class TfdsSource:
             data = fields[self._stored.labels]
             if isinstance(data, bytes):
                 return Image.open(io.BytesIO(data)).size[::-1]
-            return self._decode(fields).shape
+            return self._labels.decode_example_np(data).shape[:2]
 
     def _decode(self, fields: dict[str, Any]) -> Integer[np.ndarray, "h w"]:
-        """Returns the stored labels: of an encoded image, or of a tensor."""
-        data = fields[self._stored.labels]
+        """Returns the class ids of an encoded label image, or of a tensor."""
+        data, values = fields[self._stored.labels], self._stored.label_values
         if isinstance(self._labels, tfds.features.Image):
-            return np.asarray(read_labels(data)[0])
+            return read_labels(data, values).ids
         labels = self._labels.decode_example_np(data)
-        return labels[..., 0] if labels.ndim == 3 else labels
+        if labels.ndim == 3:
+            labels = labels[..., 0]
+        return values.of_values(as_values(labels))
 
     def _read(self, i: SupportsIndex) -> tuple[str, dict[str, Any]]:
         """Returns the name and the stored features of sample i."""
@@ -212,19 +168,3 @@ def _open_rgb(
         if len(image.getbands()) not in (1, 3):
             raise SeglossError(f"must have 1 or 3 channels, got mode {image.mode}")
     return np.asarray(read_image(data, label_hw)[0])
-
-
-def _ranges(values: tuple[int, ...] | list[int]) -> str:
-    """Writes whole numbers briefly.
-
-    >>> _ranges((7, 8, 9, 11))
-    '7..9, 11'
-    """
-    texts, values = [], sorted(values)
-    while values:
-        n = next(
-            k for k in range(1, len(values) + 1) if values[k:][:1] != [values[0] + k]
-        )
-        texts.append(f"{values[0]}..{values[n - 1]}" if n > 1 else f"{values[0]}")
-        values = values[n:]
-    return ", ".join(texts)

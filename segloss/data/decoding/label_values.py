@@ -11,6 +11,7 @@ from segloss.data.bands import label_dtype
 from segloss.data.decoding.opening import UnfitError
 
 MAX_CLASSES = 65_534
+MAX_VALUE = 65_535  # of labels with 16 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,16 @@ class LabelValues:
         ignore_label: id of pixels that do not count.
         values: maps a grey value or palette index to a class id or `ignore_label`.
         colours: maps an RGB colour, as an integer 0xRRGGBB, to the same.
+        listed_in: where values and colours are listed, for messages.
+        remedy: what to do about others, for messages.
     """
 
     num_classes: int
     ignore_label: int
     values: Mapping[int, int]
     colours: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    listed_in: str = "classes.txt"
+    remedy: str = "add each to its class, or to a line `void values=... #rrggbb`"
 
     @classmethod
     def plain(cls, num_classes: int, ignore_label: int) -> "LabelValues":
@@ -88,7 +93,7 @@ class LabelValues:
         got = ", ".join(f"{found[i]} ({pixels[i]:,} px)" for i in sorted(most))
         if len(found) > len(most):
             got += f" and {len(found) - len(most):,} more"
-        if self.is_plain and not self.colours:
+        if self.is_plain and self.ignore_label in self.values and not self.colours:
             last = self.num_classes - 1
             return UnfitError(
                 f"values must be 0..{last} or ignore_label {self.ignore_label}",
@@ -96,9 +101,7 @@ class LabelValues:
                 "correct the label, or say in classes.txt what they mean",
             )
         return UnfitError(
-            "values and colours must be those of classes.txt",
-            got,
-            "add each to its class, or to a line `void values=... #rrggbb`",
+            f"values and colours must be those of {self.listed_in}", got, self.remedy
         )
 
 
@@ -106,3 +109,25 @@ def pack_colours(rgb: UInt8[np.ndarray, "*hw 3"]) -> Integer[np.ndarray, "*hw"]:
     """Packs RGB colours to integers 0xRRGGBB."""
     r, g, b = np.moveaxis(rgb.astype(np.uint32), -1, 0)
     return (r << 16) | (g << 8) | b
+
+
+def as_values(values: np.ndarray) -> Integer[np.ndarray, "h w"]:
+    """Checks that numbers can be labels, and returns them as uint8 or uint16.
+
+    Raises:
+        UnfitError: if they are not integers `[h, w]` in 0..65535.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise UnfitError(
+            "labels must be integers [height, width]",
+            f"{values.dtype} {list(values.shape)}",
+            "save one class id per pixel",
+        )
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.size and not 0 <= values.min() <= values.max() <= MAX_VALUE:
+        got = f"{values.min()}..{values.max()}"
+        raise UnfitError("labels must be in 0..65535", got, "convert them")
+    return values.astype(np.uint16)

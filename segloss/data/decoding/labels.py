@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from segloss.data.decoding.label_values import LabelValues
+from segloss.data.decoding.label_values import LabelValues, as_values
 from segloss.data.decoding.opening import (
     MAX_IMAGE_PIXELS,
     UnfitError,
@@ -116,11 +116,11 @@ def read_raw_labels(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> RawLa
     """
     check_not_empty(data)
     if is_npy(data):
-        return RawLabels(_as_values(read_npy(data, max_pixels)))
+        return RawLabels(as_values(read_npy(data, max_pixels)))
     image = open_image(data, max_pixels)
     _check_lossless(image, data)
     if is_tiff(data) and image.mode not in ("1", "P", *_COLOUR_MODES):
-        return RawLabels(_as_values(read_tiff(data, max_pixels)[0]))
+        return RawLabels(as_values(read_tiff(data, max_pixels)[0]))
     try:
         image.load()
     # Decoders raise many kinds of errors on broken bytes.
@@ -138,7 +138,7 @@ def read_raw_labels(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> RawLa
         if image.mode == "L" and bits < 8:
             values = values // np.uint8(255 // (2**bits - 1))  # undoes PIL's scaling
         is_plain = image.format == "PNG" and image.mode == "L" and bits == 8
-        return RawLabels(_as_values(values), is_plain=is_plain)
+        return RawLabels(as_values(values), is_plain=is_plain)
     if image.mode in _COLOUR_MODES and bits == 8:
         return RawLabels(np.asarray(image)[..., :3])
     raise UnfitError(
@@ -146,24 +146,6 @@ def read_raw_labels(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> RawLa
         f"mode {image.mode} of {bits} bits",
         "convert the file",
     )
-
-
-def _as_values(values: np.ndarray) -> Integer[np.ndarray, "h w"]:
-    """Checks that numbers can be labels, and returns them as uint8 or uint16."""
-    if values.ndim != 2 or values.dtype.kind not in "bui":
-        raise UnfitError(
-            "labels must be integers [height, width]",
-            f"{values.dtype} {list(values.shape)}",
-            "save one class id per pixel",
-        )
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    if values.dtype in (np.uint8, np.uint16):
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
-    if values.size and not 0 <= values.min() <= values.max() <= 65_535:
-        got = f"{values.min()}..{values.max()}"
-        raise UnfitError("labels must be in 0..65535", got, "convert them")
-    return values.astype(np.uint16)
 
 
 def _used_entries(
