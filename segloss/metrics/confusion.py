@@ -70,17 +70,22 @@ def _count_by_product(
     *,
     num_classes: int,
 ) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
-    predicted, labels = (_rest_is_last(ids, num_classes) for ids in (predicted, labels))
-    one_hot = functools.partial(
-        jax.nn.one_hot, num_classes=num_classes + 1, dtype=jnp.int8
-    )
     pixels = tuple(range(labels.ndim))
-    return jax.lax.dot_general(
-        one_hot(labels) * valid[..., None],
-        one_hot(predicted),
+    columns = jnp.expand_dims(jnp.arange(num_classes + 1), pixels)
+
+    def is_class_or_any(ids: Integer[Array, "*pixels"]) -> Integer[Array, "*pixels _"]:
+        return ((ids[..., None] == columns) | (columns == num_classes)).astype(jnp.int8)
+
+    counts = jax.lax.dot_general(
+        is_class_or_any(labels) * valid[..., None],
+        is_class_or_any(predicted),
         dimension_numbers=((pixels, pixels), ((), ())),
         preferred_element_type=jnp.int32,
     )
+    # The last row and column count all ids. Subtracting the classes leaves the rest; to
+    # replace such ids by `num_classes` first, a TPU would move five times the bytes.
+    counts = counts.at[:, -1].add(-counts[:, :-1].sum(axis=1))
+    return counts.at[-1].add(-counts[:-1].sum(axis=0))
 
 
 def _count_by_scatter(
@@ -90,13 +95,9 @@ def _count_by_scatter(
     *,
     num_classes: int,
 ) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
-    predicted, labels = (_rest_is_last(ids, num_classes) for ids in (predicted, labels))
+    predicted, labels = (
+        jnp.where(are_classes(ids, num_classes), ids, num_classes)
+        for ids in (predicted, labels)
+    )
     counts = jnp.zeros((num_classes + 1, num_classes + 1), jnp.int32)
     return counts.at[labels, predicted].add(valid.astype(jnp.int32))
-
-
-def _rest_is_last(
-    ids: Integer[Array, "*pixels"], num_classes: int
-) -> Integer[Array, "*pixels"]:
-    """Replaces ids that are no class by `num_classes`."""
-    return jnp.where(are_classes(ids, num_classes), ids, num_classes)
