@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
 
-from segloss.config import write_config
+from segloss.config import as_workdir, write_config
 from segloss.console import make_console, make_progress
 from segloss.data import Batch, iterate_batches
 from segloss.devices import (
@@ -67,7 +67,8 @@ def train(
         NonFiniteError: if the loss or another logged value is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
-    setup, workdir, console = make_setup(config), Path(workdir), make_console()
+    workdir = as_workdir(workdir)
+    setup, console = make_setup(config), make_console()
     # Nothing may be written if the pretrained weights do not fit the model.
     start = find_start(setup, config, workdir, console)
     run = _Run(setup, workdir, console, start, on_step)
