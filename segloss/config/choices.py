@@ -57,8 +57,9 @@ def follow_names(
             continue  # an error lists the known names
         known = {*hyperparameters_of(registry[name]), *_ELSEWHERE.get(section, ())}
         others = [x for x in fields if x != "name" and f"{section}.{x}" not in given]
-        kept = [f"{x}={fields[x]!r}" for x in others if x in known]
-        dropped = [f"{x}={fields[x]!r}" for x in others if x not in known]
+        set_ones = [x for x in others if fields[x] is not None]
+        kept = [f"{x}={fields[x]!r}" for x in set_ones if x in known]
+        dropped = [f"{x}={fields[x]!r}" for x in set_ones if x not in known]
         for field in set(others) - known:
             del fields[field]
         print(
