@@ -34,8 +34,8 @@ def test_a_changed_model_drops_what_only_the_old_one_took(capsys):
         stage_sizes=(1, 1, 1, 1),
     )
     assert capsys.readouterr().out == (
-        "model.name=deeplab_v3: keeps width=16, norm='batch', pretrained=None; drops "
-        "depth=4, input_stride=2, unknown to deeplab_v3\n"
+        "model.name=deeplab_v3: keeps norm='batch', width=16; drops depth=4, "
+        "input_stride=2, unknown to deeplab_v3\n"
     )
     # What was not chosen anew is as it was, and the original too.
     assert changed.optimizer == demo.get_config().optimizer

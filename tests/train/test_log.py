@@ -38,12 +38,9 @@ def test_nan_is_null_in_the_file_and_no_point_in_tensorboard(tmp_path, caplog):
 
 
 def test_a_full_disk_names_the_file(tmp_path, full_disk):
-    with (
-        pytest.raises(OSError, match="File too large") as refused,
-        MetricWriter(tmp_path, start_step=0) as writer,
-        full_disk(300),
-    ):
+    with MetricWriter(tmp_path, start_step=0) as writer, full_disk(300):
         for step in range(20):
             writer.write(step, {"loss": 0.123456789})
-        writer.flush()
+        with pytest.raises(OSError, match="File too large") as refused:
+            writer.flush()
     assert refused.value.filename == str(tmp_path / "metrics.jsonl")
