@@ -8,8 +8,6 @@ python run.py --workdir=RUN --mode=predict --input=IMAGES
 python run.py --workdir=RUN --mode=export --set=evaluate.flip=True
 """
 
-import pathlib
-
 from absl import flags
 
 from segloss import cli
@@ -31,18 +29,20 @@ SIZE = flags.DEFINE_list("size", [], "export: HEIGHT,WIDTH of images; default an
 def main(argv: list[str]) -> object:
     if WORKDIR.value is None and MODE.value != "inspect":
         raise SeglossError("--workdir is missing; it is the directory of the run.")
-    workdir = pathlib.Path(WORKDIR.value or "runs/inspect")
     if MODE.value == "train" and CONFIG.value is None:
         raise SeglossError("--mode=train needs --config.")
     # Imported here, so that --help is fast and each mode imports only what it needs.
-    from segloss.config import change_fields, read_config
+    from segloss.config import as_workdir, change_fields, follow_names, read_config
 
+    workdir = as_workdir("runs/inspect" if WORKDIR.value is None else WORKDIR.value)
     config = change_fields(CONFIG.value or read_config(workdir), SET.value)
+    given = [*cli.given_fields(), *(change.split("=")[0] for change in SET.value)]
     if MODE.value in ("train", "inspect"):
         from segloss import inspection, train
 
         start = train.train if MODE.value == "train" else inspection.inspect_dataset
-        return start(config, workdir)
+        return start(follow_names(config, given, train.CHOICES), workdir)
+    config = follow_names(config, given)
     from segloss import trained
 
     if MODE.value == "evaluate":

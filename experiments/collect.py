@@ -10,14 +10,13 @@ the same bytes each time. A study without a folder in `experiments`, and what
 file in `configs/sweeps`, or the path of such a file.
 """
 
-import pathlib
-
 from absl import flags
 
 from experiments.analysis.store import collect, load, save
 from experiments.report.readme import begin_readme, check_place, write_study
 from experiments.running.sweep import load_study, study_config, study_folder
 from segloss import cli
+from segloss.config import as_workdir
 from segloss.errors import SeglossError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the study's runs.")
@@ -28,7 +27,7 @@ def main(argv: list[str]) -> None:
     _, name = argv
     path = study_config(name)
     folder = study_folder(load_study(path).name)
-    workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
+    workdir = None if WORKDIR.value is None else as_workdir(WORKDIR.value)
     if SMOKE.value and not workdir:
         raise SeglossError("--smoke needs --workdir, the folder of what it ran.")
     # A study given as a file has no folder in `experiments`.

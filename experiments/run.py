@@ -141,9 +141,10 @@ def main(argv: list[str]) -> None:
         code_fingerprint,
     )
     from experiments.running.runner import Runner, summary
+    from segloss.config import as_workdir
 
+    workdir = as_workdir(WORKDIR.value)
     study, runs = plan()
-    workdir = pathlib.Path(WORKDIR.value)
     console = Console(markup=False, highlight=False)
     console.print(f"{study.name}: {study.question}", soft_wrap=True)
     # Refuse now what `experiments.collect` would refuse after the runs.

@@ -84,6 +84,12 @@ def define_config(help_string: str, *, new_fields: bool = False) -> flags.FlagHo
     return holder
 
 
+def given_fields() -> list[str]:
+    """Returns the dotted paths of the fields that `--config.FIELD=VALUE` set."""
+    flag = flags.FLAGS["config"]
+    return [] if flag.value is None else list(config_flags.get_override_values(flag))
+
+
 class _ConfigFileError(Exception):
     """Carries an exception of a config file past absl, which would hide its kind."""
 

@@ -1,5 +1,6 @@
 """Parses and checks configs, stores them with a run, and reads them back."""
 
+from segloss.config.choices import CHOICES, follow_names
 from segloss.config.inference import MAX_PIXELS, Inference, is_size
 from segloss.config.parsed import (
     DataConfig,
@@ -20,6 +21,7 @@ from segloss.config.parts import (
     make_configured_model,
     open_configured_dataset,
 )
+from segloss.config.paths import as_workdir, expand
 from segloss.config.steps import to_steps
 from segloss.config.stored import (
     change_fields,
@@ -32,6 +34,7 @@ from segloss.config.stored import (
 )
 
 __all__ = [
+    "CHOICES",
     "MAX_PIXELS",
     "WINDOW_FIELDS",
     "DataConfig",
@@ -40,6 +43,7 @@ __all__ = [
     "Named",
     "RunConfig",
     "Term",
+    "as_workdir",
     "change_fields",
     "check_same_config",
     "check_same_weights",
@@ -47,8 +51,10 @@ __all__ = [
     "choose_sampler",
     "choose_windows",
     "differing_fields",
+    "expand",
     "find_ignored_classes",
     "flat_fields",
+    "follow_names",
     "index_windows",
     "is_size",
     "make_configured_model",

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from segloss.config.inference import Inference, is_size
+from segloss.config.paths import expand
 from segloss.config.steps import INTERVALS, to_steps
 from segloss.data import ON_BAD_SAMPLE
 from segloss.devices import MAPPINGS
@@ -142,7 +143,7 @@ class RunConfig:
 
 _PARSED = ("data", "augment", "sampler", "model", "loss", "optimizer", "schedule")
 FIELDS = ("seed", "total_steps", *INTERVALS, *_PARSED, "evaluate")
-_LOADING = tuple(x.name for x in dataclasses.fields(DataConfig) if x.name != "dataset")
+LOADING = tuple(x.name for x in dataclasses.fields(DataConfig) if x.name != "dataset")
 # These fields do not change the content of the batches.
 READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
 _INFERENCE = tuple(x.name for x in dataclasses.fields(Inference))
@@ -150,6 +151,10 @@ _EVALUATE = (
     *(x.name for x in dataclasses.fields(EvaluateConfig) if x.name != "inference"),
     *_INFERENCE,
 )
+
+
+# Fields outside of sections with a `name` that a config need not have.
+OPTIONAL_FIELDS = ("mapping", *(f"evaluate.{name}" for name in _EVALUATE))
 
 
 def parse_config(config: ConfigDict) -> RunConfig:
@@ -170,8 +175,10 @@ def parse_config(config: ConfigDict) -> RunConfig:
             raise SeglossError(
                 f"config.{name} must be a section with fields, got {fields[name]!r}."
             )
-    _check_whole("config.seed", fields["seed"], 0)
-    _check_whole("config.total_steps", total_steps := fields["total_steps"], 1)
+    check_whole("config.seed", fields["seed"], 0)
+    if fields["seed"] >= 2**63:
+        raise SeglossError(f"config.seed must be < 2**63, got {fields['seed']}.")
+    check_whole("config.total_steps", total_steps := fields["total_steps"], 1)
     counts = {
         name: to_steps(f"config.{name}", fields[name], total_steps, low=1)
         for name in INTERVALS
@@ -181,6 +188,8 @@ def parse_config(config: ConfigDict) -> RunConfig:
         raise SeglossError(
             f"config.model.pretrained must be a path, got {pretrained!r}."
         )
+    if pretrained is not None:
+        pretrained = expand("config.model.pretrained", pretrained)
     return RunConfig(
         seed=fields["seed"],
         total_steps=total_steps,
@@ -242,22 +251,25 @@ def _defaults_of(kind: type) -> dict[str, Any]:
 
 def _parse_data(fields: dict[str, Any]) -> DataConfig:
     fields = _defaults_of(DataConfig) | fields
-    for name in _LOADING:
+    for name in LOADING:
         if name not in fields:
             raise SeglossError(f"config.data.{name} is missing.")
-    loading = {name: fields.pop(name) for name in _LOADING}
+    loading = {name: fields.pop(name) for name in LOADING}
     crop_hw = loading["crop_hw"]
     if not is_size(crop_hw):
         raise SeglossError(
             f"config.data.crop_hw must be height and width in pixels, got {crop_hw}."
         )
     for name in READING_AHEAD:
-        _check_whole(f"config.data.{name}", loading[name], 0)
+        check_whole(f"config.data.{name}", loading[name], 0)
     if loading["on_bad_sample"] not in ON_BAD_SAMPLE:
         raise SeglossError(
             f"config.data.on_bad_sample must be {_one_of(ON_BAD_SAMPLE)}, got "
             f"{loading['on_bad_sample']!r}."
         )
+    for name in ("root", "data_dir"):
+        if isinstance(path := fields.get(name), str):
+            fields[name] = expand(f"config.data.{name}", path)
     return DataConfig(dataset=parse_named("data", fields), **loading)
 
 
@@ -265,9 +277,9 @@ def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
     fields = defaults()["evaluate"] | fields
     _check_names("config.evaluate", fields, _EVALUATE)
     inference = Inference(**{name: fields.pop(name) for name in _INFERENCE})
-    _check_whole("config.evaluate.batch_size", fields["batch_size"], 1)
+    check_whole("config.evaluate.batch_size", fields["batch_size"], 1)
     if fields["patience"] is not None:
-        _check_whole("config.evaluate.patience", fields["patience"], 1)
+        check_whole("config.evaluate.patience", fields["patience"], 1)
     if fields["checkpoint"] not in ("newest", "best"):
         raise SeglossError(
             "config.evaluate.checkpoint must be 'newest' or 'best', got "
@@ -337,7 +349,8 @@ def _check_names(where: str, fields: dict[str, Any], known: tuple[str, ...]) -> 
             raise SeglossError(f"{where}.{field} is missing.")
 
 
-def _check_whole(field: str, value: Any, low: int) -> None:
+def check_whole(field: str, value: Any, low: int) -> None:
+    """Raises SeglossError unless `value` is an integer of at least `low`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise SeglossError(f"{field} must be an integer, got {value!r}.")
     if value < low:

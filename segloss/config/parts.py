@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from flax import linen as nn
 
-from segloss.config.parsed import Named, RunConfig
+from segloss.config.parsed import Named, RunConfig, check_whole
 from segloss.data import (
     DATASETS,
     SAMPLERS,
@@ -103,7 +103,7 @@ def choose_windows(config: RunConfig) -> Callable[[ClassIndex], Windows]:
     choose = functools.partial(
         Windows,
         crop_hw=config.data.crop_hw,
-        min_pixels=config.sampler.hyperparameters.get("min_pixels", 1),
+        min_pixels=_min_pixels(config.sampler),
         seed=config.seed,
         **{k: v for k, v in config.augment.items() if k in WINDOW_FIELDS},
     )
@@ -115,6 +115,12 @@ def choose_windows(config: RunConfig) -> Callable[[ClassIndex], Windows]:
         return choose(rare_first=tuple(rare_first.tolist()))
 
     return make
+
+
+def _min_pixels(sampler: Named) -> int:
+    min_pixels = sampler.hyperparameters.get("min_pixels", 1)
+    check_whole("config.sampler.min_pixels", min_pixels, 1)
+    return min_pixels
 
 
 def index_windows(
@@ -149,9 +155,8 @@ def choose_sampler(
         ValueError: if the sampler or one of its hyperparameters is unknown or missing.
     """
     hyperparameters = dict(chosen.hyperparameters)
-    min_pixels = hyperparameters.pop("min_pixels", 1)
-    if min_pixels < 1:
-        raise SeglossError(f"config.sampler.min_pixels must be >= 1, got {min_pixels}.")
+    min_pixels = _min_pixels(chosen)
+    hyperparameters.pop("min_pixels", None)
     choose = functools.partial(
         bind, "sampler", SAMPLERS, chosen.name, hyperparameters, seed=seed
     )

@@ -1,6 +1,7 @@
 """Writes, reads, compares and changes the config that is stored with a run."""
 
 import ast
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from segloss.config.parsed import READING_AHEAD, defaults
-from segloss.config.steps import resolve_steps
+from segloss.config.parsed import OPTIONAL_FIELDS, READING_AHEAD, defaults
+from segloss.config.paths import expand
+from segloss.config.steps import STEP_FIELDS, resolve_steps
 from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import sha256_of
 from segloss.writing import write_json
@@ -114,7 +116,9 @@ def check_same_weights(
             differ.
     """
     path = config.model.get("pretrained")
-    if not path or not began_with or path == began_with["file"]:
+    if not path or not began_with:
+        return
+    if (path := expand("config.model.pretrained", path)) == began_with["file"]:
         return
     if digest_of(path) not in (None, began_with["sha256"]):
         raise SeglossError(
@@ -182,40 +186,62 @@ def _with_tuples(tree: Any) -> Any:
 
 
 def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
-    """Returns a copy of a config with changes, such as `["evaluate.flip=True"]`.
+    """Returns a locked copy of a config with changes, such as `["evaluate.flip=True"]`.
 
-    A value that is not a Python literal is taken as text.
+    A value that is not a Python literal is taken as text. A dict, or a list of dicts,
+    replaces a whole section. A section with a `name` also takes fields that it lacks,
+    since the function that is chosen checks them.
 
     Raises:
-        ValueError: if a field does not exist, or its value has another type.
+        ValueError: if a field cannot exist, or its value has another type.
     """
-    config = config.copy_and_resolve_references().lock()
+    config = config.copy_and_resolve_references().unlock()
     for change in changes:
-        field, _, text = change.partition("=")
-        *path, name = field.split(".")
-        section = config
-        for part in path:
-            section = section.get(part) if isinstance(section, ConfigDict) else None
-        if not isinstance(section, ConfigDict) or name not in section:
-            known = section if isinstance(section, ConfigDict) else config
-            raise SeglossError(
-                f"--set={change}: there is no field {field!r}; known are "
-                f"{', '.join(known)}."
-            )
-        try:
-            value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            value = text
-        before = section[name]
-        if isinstance(before, tuple) and isinstance(value, int | float):
-            value = (value,)
-        try:
+        field, equals, text = change.partition("=")
+        if not equals:
+            raise SeglossError(f"--set={change}: must be FIELD=VALUE.")
+        _set(config, field, _literal(text), change)
+    return config.lock()
+
+
+def _set(config: ConfigDict, field: str, value: Any, change: str) -> None:
+    *path, name = field.split(".")
+    section = config
+    for part in path:
+        section = section.get(part) if isinstance(section, ConfigDict) else None
+    if not isinstance(section, ConfigDict) or not (
+        name in section or "name" in section or field in OPTIONAL_FIELDS
+    ):
+        known = section if isinstance(section, ConfigDict) else config
+        raise SeglossError(
+            f"--set={change}: there is no field {field!r}; known are "
+            f"{', '.join(known)}."
+        )
+    before = section.get(name)
+    if isinstance(before, tuple) and isinstance(value, int | float):
+        value = (value,)
+    is_section = isinstance(before, ConfigDict | list)
+    if is_section and not isinstance(value, dict | list | tuple):
+        raise SeglossError(
+            f"--set={change}: {field} is a section; set one of its fields, such as "
+            f"{field}.name, or replace it by {{'name': ...}}."
+        )
+    # One loss may replace a list of losses, and a share a number of steps.
+    any_type = is_section or field in STEP_FIELDS
+    try:
+        with config.ignore_type() if any_type else contextlib.nullcontext():
             section[name] = value
-        except TypeError as error:
-            raise SeglossError(
-                f"--set={change}: the value must have the type of {before!r}."
-            ) from error
-    return config
+    except TypeError as error:
+        raise SeglossError(
+            f"--set={change}: the value must have the type of {before!r}."
+        ) from error
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

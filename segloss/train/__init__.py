@@ -2,6 +2,10 @@
 
 from segloss.train.log import NonFiniteError
 from segloss.train.loop import Stopped, train
+from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.setup import make_setup
 
-__all__ = ["NonFiniteError", "Stopped", "make_setup", "train"]
+# By section of a config: what its `name` may be, beside `segloss.config.CHOICES`.
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+
+__all__ = ["CHOICES", "NonFiniteError", "Stopped", "make_setup", "train"]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
 
-from segloss.config import write_config
+from segloss.config import as_workdir, write_config
 from segloss.console import make_console, make_progress
 from segloss.data import Batch, iterate_batches
 from segloss.devices import (
@@ -68,7 +68,8 @@ def train(
         NonFiniteError: if the loss or another logged value is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
-    setup, workdir = make_setup(config), Path(workdir)
+    workdir = as_workdir(workdir)
+    setup = make_setup(config)
     with claimed(workdir):
         return _train(setup, config, workdir, on_step)
 

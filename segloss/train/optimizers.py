@@ -28,7 +28,9 @@ def polynomial(
     of DeepLab: Chen et al. 2017 (arXiv:1606.00915), sec. 4.1. During the first
     `warmup_steps`, the rate grows linearly from `learning_rate / (warmup_steps + 1)`.
     """
-    _check("polynomial", learning_rate, warmup_steps, total_steps)
+    _check("polynomial", learning_rate, warmup_steps, total_steps, end_learning_rate)
+    if power <= 0:
+        raise SeglossError(f"polynomial: power must be > 0, got {power}.")
     decay = optax.polynomial_schedule(
         learning_rate, end_learning_rate, power, total_steps - warmup_steps
     )
@@ -47,7 +49,7 @@ def cosine(
     Loshchilov and Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts. The linear
     warm-up is that of `polynomial`.
     """
-    _check("cosine", learning_rate, warmup_steps, total_steps)
+    _check("cosine", learning_rate, warmup_steps, total_steps, end_learning_rate)
     decay = optax.cosine_decay_schedule(
         learning_rate,
         total_steps - warmup_steps,
@@ -66,10 +68,18 @@ def constant(
 
 
 def _check(
-    name: str, learning_rate: float, warmup_steps: int, total_steps: int
+    name: str,
+    learning_rate: float,
+    warmup_steps: int,
+    total_steps: int,
+    end_learning_rate: float = 0.0,
 ) -> None:
     if learning_rate <= 0:
         raise SeglossError(f"{name}: learning_rate must be > 0, got {learning_rate}.")
+    if end_learning_rate < 0:
+        raise SeglossError(
+            f"{name}: end_learning_rate must be >= 0, got {end_learning_rate}."
+        )
     if not 0 <= warmup_steps < total_steps:
         raise SeglossError(
             f"{name}: warmup_steps must be in [0, total_steps={total_steps}), "
@@ -117,6 +127,7 @@ def sgd(
         groups: settings for some of the parameters; each entry has the fields of a
             `ParameterGroup`. A parameter belongs to the first group that matches it.
     """
+    _check_decay_rate("sgd", "momentum", momentum)
     core = optax.trace(decay=momentum, nesterov=nesterov)
     shared = weight_decay, decay, clip_norm, accumulate_steps, groups
     return _chain("sgd", core, schedule, *shared)
@@ -138,9 +149,10 @@ def adamw(
 
     Args:
         schedule: maps a step to its learning rate.
-        b1: decay of the running mean of the gradients.
-        b2: decay of the running mean of the squared gradients.
-        eps: added to the square root of the bias-corrected mean of squared gradients.
+        b1: decay of the running mean of the gradients, in [0, 1).
+        b2: decay of the running mean of the squared gradients, in [0, 1).
+        eps: added to the square root of the bias-corrected mean of squared gradients;
+            greater than 0.
         weight_decay: factor of the weights that is added as `decay` says. It applies to
             kernels only, not to biases and normalisation.
         decay: "decoupled" adds the weight decay to Adam's update, before the learning
@@ -153,9 +165,18 @@ def adamw(
         groups: settings for some of the parameters; each entry has the fields of a
             `ParameterGroup`. A parameter belongs to the first group that matches it.
     """
+    _check_decay_rate("adamw", "b1", b1)
+    _check_decay_rate("adamw", "b2", b2)
+    if eps <= 0:
+        raise SeglossError(f"adamw: eps must be > 0, got {eps}.")
     core = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     shared = weight_decay, decay, clip_norm, accumulate_steps, groups
     return _chain("adamw", core, schedule, *shared)
+
+
+def _check_decay_rate(name: str, argument: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise SeglossError(f"{name}: {argument} must be in [0, 1), got {value}.")
 
 
 def _chain(

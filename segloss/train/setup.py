@@ -89,6 +89,8 @@ def make_setup(config: ConfigDict) -> Setup:
     make_windows = choose_windows(run)
     terms = choose_terms(run)
     optimizer = make_configured_optimizer(run)
+    # Checks values before anything is written.
+    make_configured_model(run, num_classes=2)
     dataset = open_configured_dataset(run)
     check_split(dataset, run.evaluate.split)
     check_split(dataset, run.evaluate.final_split)

@@ -23,3 +23,24 @@ def test_a_full_disk_costs_no_line(tmp_path, full_disk):
     with full_disk(30), pytest.raises(OSError, match="File too large"):
         MetricWriter(tmp_path, start_step=2)
     assert path.read_text() == LINES + '{"step": 3, "loss": 1.5}\n'
+
+
+def test_nan_is_null_in_the_file_and_no_point_in_tensorboard(tmp_path, caplog):
+    with MetricWriter(tmp_path, start_step=0) as writer:
+        writer.write(1, {"iou": float("nan"), "loss": float("inf"), "accuracy": 0.5})
+    line = '{"step": 1, "iou": null, "loss": null, "accuracy": 0.5}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == line
+    assert caplog.text == ""
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"accuracy" in events.read_bytes()
+    assert b"iou" not in events.read_bytes()
+    assert b"loss" not in events.read_bytes()
+
+
+def test_a_full_disk_names_the_file(tmp_path, full_disk):
+    with MetricWriter(tmp_path, start_step=0) as writer, full_disk(300):
+        for step in range(20):
+            writer.write(step, {"loss": 0.123456789})
+        with pytest.raises(OSError, match="File too large") as refused:
+            writer.flush()
+    assert refused.value.filename == str(tmp_path / "metrics.jsonl")
