@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from runs import curve, newest_state
 
-from segloss.config import read_config
+from segloss.config import read_config, write_config
 from segloss.train import Stopped, train
 from segloss.train.workdir import claimed
 from segloss.trained import evaluate_run, export, load_trained, predict
@@ -130,6 +130,8 @@ def test_a_raised_total_trains_on_as_if_it_had_been_so_from_the_start(
 
 
 def test_a_schedule_follows_a_raised_total(tiny_config, run, finished_run):
+    tiny_config.schedule.warmup_steps = 0
+    write_config(tiny_config, run)
     tiny_config.total_steps = 8
     with pytest.raises(Stopped):
         train(tiny_config, run, on_step=stop_at(6))
