@@ -11,11 +11,11 @@ python run.py --workdir=RUN --mode=export --set=evaluate.flip=True
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from segloss import cli
+from segloss.errors import SeglossError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Required for train.")
+CONFIG = cli.define_config("Required for train.", new_fields=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a new or resumed run.")
 MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
@@ -30,10 +30,10 @@ SIZE = flags.DEFINE_list("size", [], "export: HEIGHT,WIDTH of images; default an
 
 def main(argv: list[str]) -> object:
     if WORKDIR.value is None and MODE.value != "inspect":
-        raise ValueError("--workdir is missing; it is the directory of the run.")
+        raise SeglossError("--workdir is missing; it is the directory of the run.")
     workdir = pathlib.Path(WORKDIR.value or "runs/inspect")
     if MODE.value == "train" and CONFIG.value is None:
-        raise ValueError("--mode=train needs --config.")
+        raise SeglossError("--mode=train needs --config.")
     # Imported here, so that --help is fast and each mode imports only what it needs.
     from segloss.config import change_fields, read_config
 

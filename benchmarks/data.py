@@ -54,6 +54,7 @@ from benchmarks.timing import interleave, ratio
 from segloss import cli
 from segloss.console import make_progress
 from segloss.data import BalanceBatch, Dataset, Loading, RandomBatch, open_dataset
+from segloss.errors import SeglossError
 from segloss.report import make_table
 
 CAMVID = flags.DEFINE_string(
@@ -304,7 +305,7 @@ def main(argv: list[str]) -> None:
             )
             try:
                 measured[name, pair] = measure(data, pair, watch)
-            except ValueError as error:
+            except SeglossError as error:
                 measured[name, pair] = f"cannot be satisfied: {error}"
             progress.advance(task)
         for name, data in found.items():

@@ -14,7 +14,7 @@ from configs.common.base import Loss
 def get_config(size: str = "full", loss: Loss | None = None) -> ConfigDict:
     smoke = size == "smoke"
     config = base.get_config(size)
-    config.evaluate_every_steps = 2 if smoke else 300
+    config.evaluate_every_steps = 2.0 if smoke else 1 / 4
     config.data.update(
         name="longtail_scenes",
         train=40 if smoke else 600,

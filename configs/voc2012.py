@@ -19,8 +19,8 @@ def get_config(size: str = "full", loss: Loss | None = None) -> ConfigDict:
     smoke = size == "smoke"
     config = base.get_config(size)
     config.total_steps = 2 if smoke else 60_000
-    config.checkpoint_every_steps = 2 if smoke else 1_000
-    config.evaluate_every_steps = 2 if smoke else 5_000
+    config.checkpoint_every_steps = 2.0 if smoke else 1 / 60
+    config.evaluate_every_steps = 2.0 if smoke else 1 / 12
     config.data.update(
         name="voc2012",
         root=config_dict.placeholder(str),
@@ -46,6 +46,6 @@ def get_config(size: str = "full", loss: Loss | None = None) -> ConfigDict:
         name="polynomial",
         learning_rate=1e-2,
         power=0.9,
-        warmup_steps=1 if smoke else 500,
+        warmup_steps=1.0 if smoke else 1 / 120,
     )
     return config.lock()

@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict, config_dict
 
 from configs import demo, voc2012
+from segloss.errors import SeglossError
 
 LOSSES = {
     # Eq. 1 sums over the pixels of a sample. The reference, from which the learning
@@ -138,7 +139,7 @@ def _read(argument: str) -> Mapping:
     for item in filter(None, argument.split(",")):
         name, _, value = item.partition("=")
         if name in given:
-            raise ValueError(
+            raise SeglossError(
                 f"voc2012_paper: {name} is given twice in {argument!r}; give it once."
             )
         if item == "smoke" or (name == "loss" and value in LOSSES):
@@ -146,7 +147,7 @@ def _read(argument: str) -> Mapping:
         elif name in ("batch_max", "batch_cl") and value.isdecimal():
             given[name] = int(value)
         else:
-            raise ValueError(
+            raise SeglossError(
                 f"voc2012_paper: unknown item {item!r}; known are {KNOWN}."
             )
     return {"loss": "ce", "batch_max": 9, "batch_cl": None} | given

@@ -35,8 +35,8 @@ from experiments.running.sweep import (
 from segloss import cli
 from segloss.errors import SeglossError
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A study of configs/sweeps, with the argument of its `get_config`."
+CONFIG = cli.define_config(
+    "A study of configs/sweeps, with the argument of its `get_config`."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Holds a folder per run.", required=True)
 LAUNCHER = flags.DEFINE_enum(

@@ -1,9 +1,16 @@
 """Entry point that all commands share: a user error prints one line, no traceback."""
 
+import inspect
+import re
+import runpy
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from segloss.errors import MissingFileError, SeglossError, explain
 
 
 def run(
@@ -14,8 +21,9 @@ def run(
 ) -> None:
     """Parses the flags and runs `main`; an error that the user can fix prints one line.
 
-    These are wrong flags or arguments, and ValueError, OSError and FloatingPointError
-    in `main`. The exit code is 1. `--verbosity=1` shows the traceback.
+    These are wrong flags or arguments, and in `main` a `SeglossError` or an `OSError`
+    that names a file. The exit code is 1. All other exceptions, which are bugs, keep
+    their traceback; `--verbosity=1` shows that of every error.
 
     Args:
         main: called with a list of the command's name and its positional arguments.
@@ -43,20 +51,164 @@ def run(
                 "interrupted; run the same command again to resume from the newest "
                 "checkpoint."
             )
-        except (ValueError, OSError, FloatingPointError) as error:
-            sys.exit(f"error: {error}")
+        except Exception as error:
+            if line := explain(error):
+                sys.exit(f"error: {line}")
+            raise
 
     app.run(guarded, flags_parser=_parse)
 
 
+def define_config(help_string: str, *, new_fields: bool = False) -> flags.FlagHolder:
+    """Defines `--config=FILE` or `--config=FILE:ARGUMENT`, and `--config.FIELD=VALUE`.
+
+    FILE is a Python file with a function `get_config` that returns a `ConfigDict`; it
+    gets ARGUMENT if that is given.
+
+    Args:
+        help_string: what `--help` says.
+        new_fields: True also accepts fields that the config lacks, in sections that it
+            has. The command must then check the names of all fields.
+
+    Returns:
+        The flag. Its value is the config with the given fields, or None.
+    """
+    holder = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        help_string,
+        lock_config=False,
+        accept_new_attributes=new_fields,
+    )
+    flags.FLAGS["config"].parser = _ConfigParser(locked=not new_fields)
+    return holder
+
+
+class _ConfigFileError(Exception):
+    """Carries an exception of a config file past absl, which would hide its kind."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Parses the value of `--config`; `locked` configs take no further fields."""
+
+    def __init__(self, *, locked: bool):
+        self._locked = locked
+        self.config = ConfigDict()
+
+    def parse(self, path: str) -> ConfigDict:
+        try:
+            config = _execute(path)
+        except Exception as error:
+            raise _ConfigFileError(error) from None
+        self.config = config.lock() if self._locked else config.unlock()
+        return self.config
+
+
+def _execute(path: str) -> ConfigDict:
+    file, colon, argument = path.partition(":")
+    if Path(file).suffix != ".py":
+        raise SeglossError(f"--config={path}: the file must be a Python file, *.py.")
+    if not Path(file).is_file():
+        raise MissingFileError(
+            f"--config={path}: there is no file {file} in {Path.cwd()}; the configs of "
+            "segloss are in its folder configs."
+        )
+    get_config = runpy.run_path(file).get("get_config")
+    if not callable(get_config):
+        raise SeglossError(f"--config={path}: {file} has no function get_config.")
+    given = [argument] if colon else []
+    try:
+        inspect.signature(get_config).bind(*given)
+    except TypeError as error:
+        takes = "takes no argument after the colon" if colon else "needs an argument"
+        raise SeglossError(f"--config={path}: get_config {takes}: {error}.") from error
+    config = get_config(*given)
+    if not isinstance(config, ConfigDict):
+        raise SeglossError(
+            f"--config={path}: get_config must return a ConfigDict, got "
+            f"{type(config).__name__}."
+        )
+    return config
+
+
 def _parse(argv: list[str]) -> list[str]:
-    # Parsing the flags executes config files, which may raise any exception.
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:
-        sys.exit(f"error: the config has no field {error}.")
-    except Exception as error:
-        # The last line of a traceback states the error.
-        sys.exit(
-            f"error: {str(error).strip().splitlines()[-1]} --help lists the flags."
+    except _ConfigFileError as carrier:
+        error = carrier.error
+        if line := explain(error):
+            sys.exit(f"error: {line}")
+        raise error from None
+    except flags.UnrecognizedFlagError as error:
+        sys.exit(f"error: {_explain_unknown(error)}")
+    except flags.IllegalFlagValueError as error:
+        sys.exit(f"error: {_explain_value(error)}")
+    except flags.Error as error:
+        if "not supported for overriding" in str(error):  # the field is a list
+            sys.exit(f"error: {_explain_field(argv, error)}")
+        sys.exit(f"error: {_in_one_line(error)} --help lists the flags.")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # The config file was executed above, so this is about a --config.FIELD=VALUE.
+        sys.exit(f"error: {_explain_field(argv, error)}")
+
+
+def _explain_unknown(error: flags.UnrecognizedFlagError) -> str:
+    name = error.flagname
+    if name.startswith("config."):
+        field = name.removeprefix("config.")
+        return (
+            f"--{name} needs --config=FILE before it; without a file, "
+            f"--set={field}=VALUE changes the config that is stored in --workdir."
         )
+    return f"{_in_one_line(error)} --help lists the flags."
+
+
+_TYPES = {
+    "bool": "True or False",
+    "float": "a number",
+    "int": "an integer",
+    "string": "a section such as {'name': ...}",
+}
+
+
+def _explain_value(error: flags.IllegalFlagValueError) -> str:
+    line = _in_one_line(error)
+    given = re.match(r"flag (--(config\.[^=]*)=.*?): ", line)
+    if given is None:
+        return f"{line} --help lists the flags."
+    kind = flags.FLAGS[given[2]].parser.flag_type()
+    return f"{given[1]}: the value must be {_TYPES.get(kind, kind)}."
+
+
+def _explain_field(argv: Sequence[str], error: Exception) -> str:
+    """Says which `--config.FIELD` does not exist; otherwise what `error` says."""
+    config = flags.FLAGS["config"].parser.config
+    given = [x for x in argv if re.match(r"--?(no)?config\.[^=]", x)]
+    # Entries of a list are looked at last, since most of them exist.
+    for argument in sorted(given, key=lambda x: "[" in x.split("=")[0]):
+        section, where = config, "config"
+        path = argument.split("=")[0].split("config.", 1)[1]
+        for name in re.split(r"\.|(?=\[)", path):
+            if isinstance(section, list | tuple):
+                break
+            if not isinstance(section, ConfigDict) or name not in section:
+                known = (
+                    ", ".join(section) if isinstance(section, ConfigDict) else "none"
+                )
+                return f"{argument}: {where} has no field {name!r}; known are {known}."
+            section, where = section[name], f"{where}.{name}"
+        if isinstance(section, list):
+            field = where.removeprefix("config.")
+            return (
+                f"{argument}: {where} is a list; "
+                f"--set=\"{field}={{'name': ...}}\" replaces the whole."
+            )
+    return _in_one_line(error)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -31,6 +31,7 @@ from segloss.data import (
     exposures,
 )
 from segloss.data.samplers import EpochSampler
+from segloss.errors import SeglossError
 from segloss.losses.balancing import median_frequency
 from segloss.report import (
     acceptance_table,
@@ -71,6 +72,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         - `classes`: for each class its `name`, its share of the labelled pixels,
           `pixel_share`, the share of the images that have it, `image_share`, and its
           weight by median-frequency balancing, `median_frequency`.
+        - `notes`: lines about files that are not read, void pixels and absent classes.
         - `co_occurrence`: a matrix; row i, column j is the share of the images with
           class i that also have class j.
         - `acceptance`: results of `estimate_acceptance` for pairs of `batch_max` (most
@@ -103,6 +105,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         "dataset": dataset.name,
         "split": "train",
         "num_images": len(presence),
+        "notes": [*dataset.notes, *dataset.describe_classes("train")],
         "classes": _describe_classes(dataset, counts, presence, weights),
         "co_occurrence": _co_occurrence(presence).tolist(),
         "acceptance": _try_pairs(sets, chosen.get("batch_max"), console),
@@ -123,6 +126,8 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         class_crop_table,
     )
     console.print(Group(*(table(statistics) for table in tables)))
+    for note in statistics["notes"]:
+        console.print(note, soft_wrap=True)
     rounded = ", ".join(f"{weight:.4f}" for weight in weights)
     console.print(f"class_weights=({rounded})", soft_wrap=True)
     console.print(f"figure: {figure}", soft_wrap=True)
@@ -167,7 +172,7 @@ def _try_pairs(
                 pair = {"batch_max": batch_max, "batch_cl": batch_cl}
                 try:
                     tried = estimate_acceptance(sets, **pair, trials=_TRIALS)
-                except ValueError:  # proven impossible
+                except SeglossError:  # proven impossible
                     break
                 progress.advance(task)
                 if tried.acceptance == 0:
@@ -204,7 +209,7 @@ def _try_samplers(
             progress.advance(task)
             try:
                 sampler = choose_sampler(named, seed=config.seed)(index, planned)
-            except ValueError as error:
+            except SeglossError as error:
                 console.print(f"left out: {error}", soft_wrap=True)
                 continue
             drawn = exposures(sampler, _EPOCHS * sampler.batches_per_epoch)

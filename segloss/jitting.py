@@ -2,7 +2,7 @@
 
 import functools
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -11,7 +11,11 @@ _STATIC = (numbers.Number, str, type(None))
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Function]:
+def jit(
+    *static: str,
+    scalars: Sequence[str] = (),
+    checks: Mapping[str, Callable[[str, str, Any], None]] | None = None,
+) -> Callable[[Function], Function]:
     """Makes a decorator that applies `jax.jit`.
 
     Args:
@@ -20,7 +24,12 @@ def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Funct
             that is a Python number, a string, None or left out is static, so the
             function can check its value. An array or a sequence is traced, so a new
             value needs no compilation.
+        checks: maps names of keyword-only arguments that are traced to functions that
+            check their values beforehand. Such a function gets the name of the jitted
+            function, the name of the argument, and its value. Under an outer `jax.jit`,
+            the value may already be traced.
     """
+    checks = checks or {}
 
     def decorate(function: Function) -> Function:
         @functools.cache
@@ -28,11 +37,13 @@ def jit(*static: str, scalars: Sequence[str] = ()) -> Callable[[Function], Funct
             untraced = (name for name in scalars if name not in traced)
             return jax.jit(function, static_argnames=(*static, *untraced))
 
-        if not scalars:
+        if not scalars and not checks:
             return cast(Function, compiled_with(()))
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
+            for argument, check in checks.items():
+                check(function.__name__, argument, kwargs.get(argument))
             traced = (x for x in scalars if not isinstance(kwargs.get(x), _STATIC))
             return compiled_with(tuple(traced))(*args, **kwargs)
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -29,8 +30,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     # A unique name, because several processes may write the same file.
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with naming(path):
+            yield unfinished
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -85,6 +87,29 @@ def put_in_place(folder: Path, path: Path) -> Path | None:
 def _beside(path: Path, what: str) -> Path:
     # Names of files have at most 255 bytes.
     return path.with_name(f"{path.name[:50]}.{what}-{uuid.uuid4().hex[:8]}")
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Removes the temporary files of killed processes that were replacing `path`.
+
+    No other process may be writing `path` at the same time.
+    """
+    path = Path(path)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}")
+    for file in path.parent.glob(".*"):
+        if ours.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds `path` to an `OSError` of the block that names no file: of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,9 +1,11 @@
 """Eight CPU devices for every test; JAX's silent rank promotion is an error."""
 
 import contextlib
+import io
 import os
 import resource
 import shutil
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -203,6 +205,62 @@ def small_voc(tmp_path):
             contour.putpalette(rng.bytes(768))
             contour.save(voc / f"SegmentationClass/{stem}.png")
     return root
+
+
+@pytest.fixture
+def small_pets(tmp_path):
+    """TFDS's folder with small archives of Oxford-IIIT Pet where it keeps downloads.
+
+    There are 20 images of two sizes to train on and 4 to test on, with the labels 1
+    pet, 2 background and 3 not classified. As in the real archive, a PNG is named .jpg.
+    """
+    import tensorflow_datasets as tfds
+    from etils import epath
+    from tensorflow_datasets.core.download import resource as downloads
+
+    from segloss.data.datasets.tfds_stand_ins import stand_ins
+
+    stems = [f"Abyssinian_{k}" for k in range(100, 123)] + ["beagle_116"]
+    trimap = np.full((40, 44), 2, np.uint8)
+    trimap[5:30, 5:35] = 3
+    trimap[8:27, 8:32] = 1
+    rng = np.random.default_rng(0)
+    images, annotations = {}, {}
+    for k, stem in enumerate(stems):
+        labels = trimap[: 36 + 4 * (k % 2)]
+        noise = rng.integers(0, 40, (*labels.shape, 3), np.uint8)
+        kind = "PNG" if stem == "beagle_116" else "JPEG"
+        images[f"images/{stem}.jpg"] = encoded(labels[..., None] * 60 + noise, kind)
+        annotations[f"annotations/trimaps/{stem}.png"] = encoded(labels, "PNG")
+    for name, of_list in {"test": stems[:4], "trainval": stems[4:]}.items():
+        lines = "".join(f"{stem} 1 1 1\n" for stem in of_list)
+        annotations[f"annotations/{name}.txt"] = lines.encode()
+    directory = tmp_path / "tfds/downloads/oxford_iiit_pet"
+    directory.mkdir(parents=True)
+    with stand_ins():
+        known = tfds.builder_cls("oxford_iiit_pet").url_infos
+    for url, url_info in known.items():
+        files = images if url_info.filename == "images.tar.gz" else annotations
+        path = directory / downloads.get_dl_fname(url, url_info.checksum)
+        with tarfile.open(path, "w") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        downloads.write_info_file(
+            url=url,
+            path=epath.Path(path),
+            dataset_name="oxford_iiit_pet",
+            original_fname=url_info.filename,
+            url_info=url_info,
+        )
+    return tmp_path / "tfds"
+
+
+def encoded(pixels, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
 
 
 def write_folder(root, class_names, *, ignore_label):

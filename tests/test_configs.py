@@ -28,6 +28,8 @@ def smoke(name, tmp_path, request):
     """The smoke config, its data in a place of the test's own."""
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
     config.data.data_dir = str(tmp_path / "datasets")
+    if config.data.name == "tfds":  # has the archives that TFDS would download
+        config.data.data_dir = str(request.getfixturevalue("small_pets"))
     if config.data.name in ROOTS:
         config.data.root = str(request.getfixturevalue(ROOTS[config.data.name]))
     if "partial" in config.data:

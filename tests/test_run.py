@@ -101,8 +101,8 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
         (("--config=configs/demo.py", "--mode=predict"), "--input is missing"),
         (("--mode=evaluate",), "config.json is missing; train with this --workdir"),
         (("--config=configs/folder.py:smoke",), "error: config.data.root is not set"),
-        (("--config=configs/none.py",), "No such file or directory"),
-        (("--config=configs/demo.py", "--config.foo=1"), "the config has no field"),
+        (("--config=configs/none.py",), "there is no file configs/none.py in"),
+        (("--config=configs/demo.py", "--config.foo=1"), "config has no field 'foo'"),
         (("--config=configs/demo.py:huge",), "must be 'full' or 'smoke', got 'huge'"),
         (
             ("--config=configs/demo.py", "--mode=export", "--size=512x512"),

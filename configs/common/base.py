@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict, config_dict
 
+from segloss.errors import SeglossError
+
 # The fields of one loss, or of several to add. `ConfigDict` does not let a field change
 # its type from one to the other, so `get_config` of a dataset takes the loss.
 Loss = Mapping | Sequence[Mapping]
@@ -16,17 +18,19 @@ def get_config(size: str = "full") -> ConfigDict:
         size: "full", or "smoke" for a test run of seconds.
 
     Raises:
-        ValueError: if `size` is neither.
+        SeglossError: if `size` is neither.
     """
     if size not in ("full", "smoke"):
-        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+        raise SeglossError(f"config size must be 'full' or 'smoke', got {size!r}.")
     smoke = size == "smoke"
     config = ConfigDict()
     config.seed = 0
     config.total_steps = 4 if smoke else 1_200
-    config.checkpoint_every_steps = 2 if smoke else 100
-    config.evaluate_every_steps = 2 if smoke else 400
-    config.log_every_steps = 2 if smoke else 10
+    # For every number of steps below: a whole number is steps, and a fraction in (0, 1)
+    # is a share of `total_steps`. They are floats, so that flags can set either.
+    config.checkpoint_every_steps = 2.0 if smoke else 1 / 12
+    config.evaluate_every_steps = 2.0 if smoke else 1 / 3
+    config.log_every_steps = 2.0 if smoke else 10.0
     config.data = dict(
         data_dir=config_dict.placeholder(str),
         num_threads=1,
@@ -49,11 +53,12 @@ def get_config(size: str = "full") -> ConfigDict:
     )
     config.optimizer = dict(name="adamw", weight_decay=1e-2, clip_norm=5.0)
     config.schedule = dict(
-        name="cosine", learning_rate=3e-3, warmup_steps=1 if smoke else 50
+        name="cosine", learning_rate=3e-3, warmup_steps=1.0 if smoke else 1 / 24
     )
     config.evaluate = dict(
         split="val",
         final_split="val",
+        ignore_classes_in_mean=(),
         batch_size=4,
         # Pads images to multiples of 32, so that few sizes must be compiled.
         size_multiple=32,

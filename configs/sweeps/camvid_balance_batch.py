@@ -60,7 +60,7 @@ def get_config(size: str = "full") -> ConfigDict:
     # steps is 0.8, against 1.2 with stride 2 and crops of 96x128.
     config.model.update(depth=3, width=16, input_stride=4)
     config.sampler = dict(name="random", batch_max=BATCH_MAX)
-    config.schedule.learning_rate = 5e-3
+    config.schedule.update(learning_rate=5e-3, warmup_steps=50)
     return config.lock()
 
 

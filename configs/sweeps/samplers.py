@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from configs import demo
 from configs.sweeps.common import embedded
 from configs.sweeps.common.arms import with_seeds
 
@@ -63,7 +62,7 @@ COMPARISONS = tuple(
 
 
 def get_config(size: str = "full") -> ConfigDict:
-    return demo.get_config(size)
+    return embedded.get_config(size)
 
 
 def sweep() -> Iterator[dict]:

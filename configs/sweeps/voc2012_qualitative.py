@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from configs import voc2012_paper
 from configs.sweeps.common import voc2012_figures
 from configs.sweeps.common.arms import with_seeds
+from segloss.errors import SeglossError
 
 QUESTION = (
     "On which images of PASCAL VOC 2012 does Balance-batch change the prediction, and "
@@ -31,7 +32,7 @@ COMPARISONS = tuple(
 
 def get_config(size: str = "full") -> ConfigDict:
     if size not in ("full", "smoke"):
-        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+        raise SeglossError(f"config size must be 'full' or 'smoke', got {size!r}.")
     return voc2012_paper.get_config("smoke" if size == "smoke" else "")
 
 

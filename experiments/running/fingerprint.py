@@ -205,7 +205,7 @@ def _differences(
             # A run that is resumed checks its weights itself.
             began_with = _read_json(folder / "results.json").get("pretrained")
             check_same_weights(run.config, began_with)
-        except ValueError as error:
+        except SeglossError as error:
             differences.append(f"the config changed: {error}")
     return differences
 

@@ -22,7 +22,8 @@ from experiments.running.fingerprint import (
     newest_checkpoint,
 )
 from experiments.running.launch import Attempt, Launcher
-from experiments.running.worker import Job, Outcome, check_free, handling, locked
+from experiments.running.worker import Job, Outcome, check_free, handling
+from segloss.locking import locked
 from segloss.writing import write_text
 
 _LOGS = ".jobs"

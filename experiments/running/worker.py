@@ -5,7 +5,6 @@ python -m experiments.running.worker DIRECTORY    # how `launch.Local` starts a 
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 import pickle
@@ -20,11 +19,11 @@ from ml_collections import ConfigDict
 
 from experiments.running.fingerprint import RECORD, code_fingerprint
 from segloss.errors import SeglossError
+from segloss.locking import LOCK, locked
 from segloss.writing import write_json
 
 # Files in which `launch.Local` passes a job to its process, and gets its outcome.
 JOB, OUTCOME = "job.pkl", "outcome.json"
-_LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _train(job: Job) -> Outcome:
         devices = claim_devices(job.devices_file)
         write_json(job.folder / RECORD, job.record | {"devices": devices})
         train.train(job.config, job.folder)
-    except (ValueError, train.NonFiniteError) as error:
+    except SeglossError as error:
         traceback.print_exc()
         return Outcome("faulty", str(error))
     except train.Stopped:
@@ -155,34 +154,6 @@ def handling(handlers: Mapping[int, Callable]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Locks a folder within the block, by its file `.lock`.
-
-    Creates the folder if it is missing. The lock also ends with the process, even if
-    that is killed.
-
-    Raises:
-        ValueError: if another process holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    # NFS locks only files that are open for writing.
-    with (folder / _LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid, host = [*file.read().split(), "?", "?"][:2]
-            raise SeglossError(
-                f"{folder} is in use by process {pid} on {host}; wait for it, or end "
-                f"it with `kill {pid}`, which saves its state."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} {socket.gethostname()}\n")
-        file.flush()
-        yield
-
-
 def check_free(folders: list[pathlib.Path]) -> None:
     """Checks that no process holds the lock of a run's folder.
 
@@ -193,11 +164,11 @@ def check_free(folders: list[pathlib.Path]) -> None:
     """
     faults = []
     for folder in folders:
-        if (folder / _LOCK).exists():
+        if (folder / LOCK).exists():
             try:
                 with locked(folder):
                     pass
-            except ValueError as error:
+            except SeglossError as error:
                 faults.append(str(error))
     if faults:
         raise SeglossError("\n  ".join(["runs are in use:", *faults]))

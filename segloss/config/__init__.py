@@ -15,10 +15,12 @@ from segloss.config.parts import (
     check_split,
     choose_sampler,
     choose_windows,
+    find_ignored_classes,
     index_windows,
     make_configured_model,
     open_configured_dataset,
 )
+from segloss.config.steps import to_steps
 from segloss.config.stored import (
     change_fields,
     check_same_config,
@@ -45,6 +47,7 @@ __all__ = [
     "choose_sampler",
     "choose_windows",
     "differing_fields",
+    "find_ignored_classes",
     "flat_fields",
     "index_windows",
     "is_size",
@@ -53,5 +56,6 @@ __all__ = [
     "parse_config",
     "parse_named",
     "read_config",
+    "to_steps",
     "write_config",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from segloss.config.inference import Inference, is_size
+from segloss.config.steps import INTERVALS, to_steps
 from segloss.data import ON_BAD_SAMPLE
 from segloss.devices import MAPPINGS
 from segloss.errors import SeglossError
@@ -71,6 +72,10 @@ class EvaluateConfig:
         batch_size: number of images in a batch, over all devices.
         checkpoint: which checkpoint is used after training, "newest" or "best" (the
             highest mean IoU on `split`).
+        patience: number of evaluations in a row without a higher mean IoU on `split`
+            after which training ends; None trains for `total_steps`.
+        ignore_classes_in_mean: names or ids of classes that a second mean IoU leaves
+            out: "mean_iou_without_ignored" in the results, besides "mean_iou" of all.
         inference: the fields that control how images are predicted.
     """
 
@@ -78,12 +83,17 @@ class EvaluateConfig:
     final_split: str
     batch_size: int
     checkpoint: str
+    patience: int | None = None
+    ignore_classes_in_mean: tuple[str | int, ...] = ()
     inference: Inference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The config of a run; the configs in `configs/` show the other fields.
+
+    The intervals, and `warmup_steps` of the schedule, are numbers of steps here; in a
+    config they may be shares of `total_steps` (`segloss.config.steps.to_steps`).
 
     Attributes:
         pretrained: file of pretrained weights that a new run starts from; None starts
@@ -130,14 +140,8 @@ class RunConfig:
         return 1 if self.has_sigmoid_losses and num_classes == 2 else num_classes
 
 
-_COUNTS = (
-    "total_steps",
-    "checkpoint_every_steps",
-    "evaluate_every_steps",
-    "log_every_steps",
-)
 _PARSED = ("data", "augment", "sampler", "model", "loss", "optimizer", "schedule")
-FIELDS = ("seed", *_COUNTS, *_PARSED, "evaluate")
+FIELDS = ("seed", "total_steps", *INTERVALS, *_PARSED, "evaluate")
 _LOADING = tuple(x.name for x in dataclasses.fields(DataConfig) if x.name != "dataset")
 # These fields do not change the content of the batches.
 READING_AHEAD = ("num_threads", "num_workers", "prefetch_batches")
@@ -167,8 +171,11 @@ def parse_config(config: ConfigDict) -> RunConfig:
                 f"config.{name} must be a section with fields, got {fields[name]!r}."
             )
     _check_whole("config.seed", fields["seed"], 0)
-    for name in _COUNTS:
-        _check_whole(f"config.{name}", fields[name], 1)
+    _check_whole("config.total_steps", total_steps := fields["total_steps"], 1)
+    counts = {
+        name: to_steps(f"config.{name}", fields[name], total_steps, low=1)
+        for name in INTERVALS
+    }
     pretrained = fields["model"].pop("pretrained", None)
     if not isinstance(pretrained, str | None):
         raise SeglossError(
@@ -176,16 +183,18 @@ def parse_config(config: ConfigDict) -> RunConfig:
         )
     return RunConfig(
         seed=fields["seed"],
-        **{name: fields[name] for name in _COUNTS},
+        total_steps=total_steps,
+        **counts,
         data=_parse_data(fields["data"]),
         augment=fields["augment"],
         pretrained=pretrained,
         loss=_parse_loss(fields["loss"]),
         evaluate=_parse_evaluate(fields["evaluate"]),
         mapping=mapping,
+        schedule=_parse_schedule(fields["schedule"], total_steps),
         **{
             kind: parse_named(kind, fields[kind])
-            for kind in ("sampler", "model", "optimizer", "schedule")
+            for kind in ("sampler", "model", "optimizer")
         },
     )
 
@@ -219,7 +228,7 @@ def defaults() -> dict[str, dict[str, Any]]:
     """Default values of the optional fields of `config.data` and `config.evaluate`."""
     return {
         "data": _defaults_of(DataConfig),
-        "evaluate": _defaults_of(Inference),
+        "evaluate": _defaults_of(EvaluateConfig) | _defaults_of(Inference),
     }
 
 
@@ -253,16 +262,36 @@ def _parse_data(fields: dict[str, Any]) -> DataConfig:
 
 
 def _parse_evaluate(fields: dict[str, Any]) -> EvaluateConfig:
-    fields = _defaults_of(Inference) | fields
+    fields = defaults()["evaluate"] | fields
     _check_names("config.evaluate", fields, _EVALUATE)
     inference = Inference(**{name: fields.pop(name) for name in _INFERENCE})
     _check_whole("config.evaluate.batch_size", fields["batch_size"], 1)
+    if fields["patience"] is not None:
+        _check_whole("config.evaluate.patience", fields["patience"], 1)
     if fields["checkpoint"] not in ("newest", "best"):
         raise SeglossError(
             "config.evaluate.checkpoint must be 'newest' or 'best', got "
             f"{fields['checkpoint']!r}."
         )
+    ignored = fields["ignore_classes_in_mean"]
+    if not isinstance(ignored, tuple) or any(
+        type(x) not in (str, int) for x in ignored
+    ):
+        raise SeglossError(
+            "config.evaluate.ignore_classes_in_mean must be a tuple of class names or "
+            f"ids such as ('background',), got {ignored!r}."
+        )
     return EvaluateConfig(inference=inference, **fields)
+
+
+def _parse_schedule(section: Section, total_steps: int) -> Named:
+    """Parses the learning-rate schedule; a share in `warmup_steps` becomes a number."""
+    schedule = parse_named("schedule", section)
+    fields, warm_up = dict(schedule.hyperparameters), "warmup_steps"
+    if warm_up in fields:
+        field = f"config.schedule.{warm_up}"
+        fields[warm_up] = to_steps(field, fields[warm_up], total_steps, low=0)
+    return Named(schedule.name, fields)
 
 
 def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Term, ...]:

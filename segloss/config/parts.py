@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from flax import linen as nn
@@ -43,10 +43,36 @@ def open_configured_dataset(config: RunConfig) -> Dataset:
 def check_split(dataset: Dataset, split: str) -> None:
     """Raises ValueError if the dataset lacks the split; lists the splits it has."""
     if split not in dataset.splits:
+        makes = dataset.name == "folder" and split == "val"
         raise SeglossError(
             f"config.evaluate: {dataset.name} has no split {split!r}; "
             f"it has {', '.join(dataset.splits)}."
+            + " --config.data.val_fraction=0.1 makes it of a tenth of train."
+            * makes
         )
+
+
+def find_ignored_classes(config: RunConfig, class_names: Sequence[str]) -> list[int]:
+    """Returns the ids of `config.evaluate.ignore_classes_in_mean`.
+
+    Raises:
+        ValueError: if there is no such class, or no other one; lists the names.
+    """
+    ids = []
+    for chosen in config.evaluate.ignore_classes_in_mean:
+        found = class_names.index(chosen) if chosen in class_names else chosen
+        if not isinstance(found, int) or not 0 <= found < len(class_names):
+            raise SeglossError(
+                "config.evaluate.ignore_classes_in_mean: there is no class "
+                f"{chosen!r}; known are {', '.join(class_names)}."
+            )
+        ids.append(found)
+    if len(set(ids)) == len(class_names):
+        raise SeglossError(
+            "config.evaluate.ignore_classes_in_mean must leave a class, but names all: "
+            f"{', '.join(class_names)}."
+        )
+    return ids
 
 
 def make_configured_model(
@@ -136,7 +162,7 @@ def choose_sampler(
         sets = ClassSets.from_counts(planned.pixel_counts, min_pixels=min_pixels)
         try:
             return choose(class_pixels=np.asarray(class_pixels))(sets)
-        except ValueError as error:
+        except SeglossError as error:
             if planned is index:
                 raise
             raise SeglossError(

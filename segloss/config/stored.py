@@ -2,19 +2,23 @@
 
 import ast
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from segloss.config.parsed import READING_AHEAD, defaults
+from segloss.config.steps import resolve_steps
 from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import sha256_of
 from segloss.writing import write_json
 
-# Fields that may differ when a run resumes, as they do not change the final weights.
+# Fields that may differ when a run resumes. Except for the first, they do not change
+# the final weights.
 _FREE_TO_CHANGE = (
+    # The schedules follow it from the step at which the run resumes.
+    "total_steps",
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
@@ -64,12 +68,16 @@ def differing_fields(
         The dotted path of each field, its stored value and its current value. The value
         of a missing field is None.
     """
-    before = flat_fields(read_config(workdir), without=free)
-    now = flat_fields(config, without=free)
+    before, now = _flatten(_to_json(read_config(workdir))), _flatten(_to_json(config))
+    # A share of `total_steps` agrees with the same share, and with its number of steps.
+    resolved = resolve_steps(before), resolve_steps(now)
     return [
         (field, before.get(field), now.get(field))
-        for field in sorted(before.keys() | now.keys())
-        if not _agree(field, before.get(field), now.get(field))
+        for field in sorted(_without(before | now, free))
+        if not any(
+            _agree(field, x.get(field), y.get(field))
+            for x, y in ((before, now), resolved)
+        )
     ]
 
 
@@ -80,8 +88,15 @@ def _agree(field: str, before: Any, now: Any) -> bool:
     return before == now
 
 
+def _digest_of_file(path: str) -> str | None:
+    return sha256_of(path) if Path(path).is_file() else None
+
+
 def check_same_weights(
-    config: ConfigDict, began_with: Mapping[str, str] | None
+    config: ConfigDict,
+    began_with: Mapping[str, Any] | None,
+    *,
+    digest_of: Callable[[str], str | None] = _digest_of_file,
 ) -> None:
     """Checks that a changed path of the pretrained weights leads to the same weights.
 
@@ -91,15 +106,17 @@ def check_same_weights(
         config: the current config.
         began_with: `file` and `sha256` of the pretrained weights that the run started
             from; None if there were none.
+        digest_of: returns the SHA-256 of the weights at a path; None if there are none,
+            or if they cannot be compared.
 
     Raises:
-        ValueError: if the path has changed and the file at the new path exists, but has
-            other contents.
+        ValueError: if the path has changed and the weights at the new path exist, but
+            differ.
     """
     path = config.model.get("pretrained")
     if not path or not began_with or path == began_with["file"]:
         return
-    if Path(path).is_file() and sha256_of(path) != began_with["sha256"]:
+    if digest_of(path) not in (None, began_with["sha256"]):
         raise SeglossError(
             f"config.model.pretrained: {path} differs from {began_with['file']}, "
             "the weights that the run started from: its SHA-256 does not start with "
@@ -111,14 +128,15 @@ def check_same_weights(
 def flat_fields(config: ConfigDict, *, without: Iterable[str] = ()) -> dict[str, Any]:
     """Maps the dotted path of each field to its value as JSON has it.
 
-    Fields at or under the dotted paths `without` are left out.
+    Shares of `total_steps` become numbers of steps (`resolve_steps`). Fields at or
+    under the dotted paths `without` are left out.
     """
-    without = tuple(f"{field}." for field in without)
-    return {
-        field: value
-        for field, value in _flatten(_to_json(config)).items()
-        if not f"{field}.".startswith(without)
-    }
+    return _without(resolve_steps(_flatten(_to_json(config))), without)
+
+
+def _without(fields: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    paths = tuple(f"{path}." for path in paths)
+    return {k: v for k, v in fields.items() if not f"{k}.".startswith(paths)}
 
 
 def write_config(config: ConfigDict, workdir: Path) -> None:

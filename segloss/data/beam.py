@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from segloss.data.class_index import LabelCounter
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
+from segloss.data.datasets.tfds_dataset import ForeignDataset
 from segloss.registry import bind
 
 
@@ -40,11 +41,13 @@ def prepare_on_beam(
         ValueError: if the name or a hyperparameter is unknown, or out of range.
         DatasetError: if files are missing or faulty; lists all faults.
     """
-    bind("dataset", DATASETS, name, hyperparameters)().download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            beam_runner=runner, beam_options=PipelineOptions([*options])
+    builder = bind("dataset", DATASETS, name, hyperparameters)()
+    if not isinstance(builder, ForeignDataset):  # else TFDS has prepared it
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                beam_runner=runner, beam_options=PipelineOptions([*options])
+            )
         )
-    )
     dataset = open_dataset(name, **hyperparameters)
     for split in dataset.splits:
         if not dataset.class_index_path(split).exists():

@@ -182,8 +182,9 @@ def make_classes(scan: Scan) -> str:
         values = [value for value in values if value != VOID]
     total = sum(scan.pixels.values())
     lines = [
-        "# Made by segloss.data.scan: rename the classes. To merge two, write the values",
-        "# of both on one line. What does not count belongs on a line `void values=...`.",
+        "# Made by segloss.data.scan: rename the classes. To merge two, write the",
+        "# values of both on one line. Values that do not count go on a line",
+        "# `void values=...`.",
     ]
     for index, value in enumerate(values):
         share, files = scan.pixels[value] / total, scan.files[value]

@@ -1,4 +1,12 @@
-"""Segmentation losses: pure functions `(logits, labels, valid) -> scalar`."""
+"""Segmentation losses: pure functions `(logits, labels, valid) -> scalar`.
+
+Logits are `[b, *spatial, c]`, channels last. Logits `[b, c, h, w]` are refused where
+the shape of the labels shows it, but not where c, h and w are equal: move the axis with
+`jnp.moveaxis(logits, 1, -1)`.
+
+A valid label that is no class, or a valid value of a mask outside `[0, 1]`, such as
+255, makes the loss NaN; `explain` says why. What an invalid pixel holds is ignored.
+"""
 
 from segloss.losses.boundary import boundary_loss
 from segloss.losses.cross_entropy import (

@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -24,6 +25,10 @@ Penalty = Real[Array | np.ndarray, "c c"] | Sequence[Sequence[ArrayLike]]
 # The share of the pixel that belongs to each class.
 SoftLabels = Float[Array, "b *spatial c"] | Bool[Array, "b *spatial c"]
 Labels = Integer[Array, " b *spatial"] | SoftLabels
+
+# How far a mask or soft label may lie outside [0, 1]. Mixing and resizing in bfloat16
+# gives up to 1 + 1/128.
+ROUNDING = 0.01
 
 # A factor per pixel, broadcastable to the array that it weights.
 PixelWeights = Real[Array | np.ndarray, "..."]
@@ -107,6 +112,90 @@ def check_smooth(function: str, smooth: Scalar) -> None:
         )
 
 
+def check_weights(function: str, argument: str, value: Any) -> None:
+    """Raises ValueError unless numbers are finite and >= 0, and one is above 0.
+
+    `value` is a number per class; see `check_nonnegative`.
+    """
+    weights = check_nonnegative(function, argument, value)
+    if weights is not None and not weights.any():
+        raise SeglossError(
+            f"{function}: {argument} must not all be 0, got {weights.tolist()}."
+        )
+
+
+def check_nonnegative(function: str, argument: str, value: Any) -> np.ndarray | None:
+    """Raises ValueError unless all numbers of an array are finite and >= 0.
+
+    `value` is a number per class, or per pair of classes. None and single numbers are
+    accepted. Values that are unknown on this host, because they are traced by `jax.jit`
+    or lie on other hosts, are not checked. `function` and `argument` are names for the
+    message.
+
+    Returns:
+        The numbers; None if they were not checked.
+    """
+    try:
+        weights = _known_values(value)
+        if weights is None or weights.ndim == 0:
+            return None
+        weights = weights.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise SeglossError(
+            f"{function}: {argument} must be numbers, got {value!r}."
+        ) from error
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        place = ", ".join(map(str, np.argwhere(wrong)[0]))
+        raise SeglossError(
+            f"{function}: {argument} must be finite and >= 0, got "
+            f"{weights[wrong][0]:g} for class {place}."
+        )
+    return weights
+
+
+def check_label_values(
+    function: str, labels: Array, valid: Array | None, num_classes: int
+) -> None:
+    """Raises ValueError if a valid label is no class id, or no mask value in `[0, 1]`.
+
+    Integer labels are class ids of `num_classes` classes, others masks. Labels that are
+    unknown on this host, because they are traced by `jax.jit` or lie on other hosts,
+    are not checked. `function` is the caller's name, for the message.
+    """
+    known = _known_values(labels)
+    counts = np.array(True) if valid is None else _known_values(valid)
+    if known is None or counts is None or known.dtype == bool:
+        return
+    ids = jnp.issubdtype(known.dtype, jnp.integer)
+    known = known[np.broadcast_to(counts, known.shape)]
+    if ids:
+        stray = known[(known < 0) | (known >= num_classes)]
+        rule = f"labels must be class ids in [0, {num_classes})"
+        cure = "leave void pixels out with `valid`, or check num_classes"
+    else:
+        known = known.astype(np.float64)
+        stray = known[~((known >= -ROUNDING) & (known <= 1 + ROUNDING))]
+        rule = "masks must be in [0, 1]"
+        cure = "leave void elements out with `valid`"
+        if stray.size and (top := stray.max()) > 1:
+            cure = f"divide by {top:g} or compare with > 0"
+    if stray.size:
+        raise SeglossError(
+            f"{function}: {rule}, got {stray.max():g} ({stray.size} of {known.size} "
+            f"valid values are out of range): {cure}."
+        )
+
+
+def _known_values(x: Any) -> np.ndarray | None:
+    """Converts to NumPy; None for None and if a value is unknown on this host."""
+    leaves = jax.tree.leaves(x)
+    known = (getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
+    if not leaves or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    return np.asarray(x) if all(known) else None
+
+
 def check_arrays(
     function: str,
     logits: Array,
@@ -143,12 +232,15 @@ def check_arrays(
     shape = logits.shape if of_classes else pixels
     if labels.shape != shape:
         raise SeglossError(
-            f"{function}: labels must have shape {shape} for logits "
-            f"{logits.shape}, got {labels.shape}."
+            f"{function}: labels must have shape {shape} for logits {logits.shape}, "
+            f"got {labels.shape}{_hint_of_layout(logits, labels, shape)}."
         )
     if integer == of_classes:
         wanted = "float or bool" if of_classes else "integer"
-        raise SeglossError(f"{function}: labels must be {wanted}, got {labels.dtype}.")
+        hint = "; masks of integers: pass labels > 0" if of_classes else ""
+        raise SeglossError(
+            f"{function}: labels must be {wanted}, got {labels.dtype}{hint}."
+        )
     if of_classes and not multi_label and logits.shape[-1] == 1:
         raise SeglossError(
             f"{function}: logits must have at least 2 classes, got {logits.shape}: the "
@@ -173,6 +265,15 @@ def check_arrays(
                 f"{function}: class_weights must have shape {logits.shape[-1:]}, "
                 f"one per class, got {weights.shape}."
             )
+
+
+def _hint_of_layout(logits: Array, labels: Array, wanted: tuple[int, ...]) -> str:
+    """Says what to do if the labels fit logits whose axis 1 is that of the classes."""
+    as_last = (logits.shape[0], *logits.shape[2:], *logits.shape[1:2])
+    fitting = as_last if wanted == logits.shape else as_last[:-1]
+    if logits.ndim < 3 or labels.shape != fitting:
+        return ""
+    return "; logits must be channels last: pass jnp.moveaxis(logits, 1, -1)"
 
 
 def _check_broadcastable(

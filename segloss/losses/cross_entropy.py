@@ -16,10 +16,13 @@ from segloss.losses.check import (
     Scalar,
     check_arrays,
     check_choice,
+    check_nonnegative,
     check_range,
+    check_weights,
 )
 from segloss.losses.reduce import (
     mean_over_pixels,
+    shares,
     valid_or_all,
     weight_of_label,
     weight_or_one,
@@ -30,7 +33,12 @@ from segloss.losses.top_k import hardest_pixels
 NORMALIZATIONS = ("pixels", "weights", "samples")
 
 
-@jit("normalize_by", "axis_name", scalars=["label_smoothing"])
+@jit(
+    "normalize_by",
+    "axis_name",
+    scalars=["label_smoothing"],
+    checks={"class_weights": check_weights},
+)
 def softmax_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -67,7 +75,7 @@ def softmax_cross_entropy(
             label outside this range makes the loss NaN. Or soft labels
             `[b, *spatial, c]`, as in mixup or distillation: t_k in `[0, 1]` is the
             share of the pixel that belongs to class k, and the loss is
-            `-sum_k w_k t_k log p_k`.
+            `-sum_k w_k t_k log p_k`; NaN if a valid t_k is outside this range.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`; None means
             all.
         class_weights: `w`, a nonnegative factor per class; None means all ones.
@@ -111,7 +119,7 @@ def softmax_cross_entropy(
     )
 
 
-@jit("axis_name", scalars=["gamma"])
+@jit("axis_name", scalars=["gamma"], checks={"class_weights": check_weights})
 def focal_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Labels,
@@ -280,7 +288,7 @@ def top_k_cross_entropy(
     )
 
 
-@jit("axis_name", scalars=["alpha"])
+@jit("axis_name", scalars=["alpha"], checks={"penalty": check_nonnegative})
 def log_bilinear_loss(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],
@@ -374,7 +382,7 @@ def _loss_and_weight(
         return loss if weights is None else loss * weights, weights
 
     targets = labels if soft else one_hot(parts.labels, logits.shape[-1])
-    targets = jnp.where(valid[..., None], targets.astype(parts.scores.dtype), 0.0)
+    targets = shares(targets, valid[..., None], parts.scores.dtype)
     factors = jnp.ones_like(targets)
     if class_weights is not None:
         factors *= jnp.broadcast_to(

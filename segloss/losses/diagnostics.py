@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from segloss.errors import SeglossError
 from segloss.jitting import jit
-from segloss.losses.check import check_arrays
+from segloss.losses.check import check_arrays, check_label_values
 from segloss.losses.numerics import safe_divide
 from segloss.losses.reduce import (
     mean_over_pixels,
@@ -153,7 +153,6 @@ class Explanation(NamedTuple):
     __str__ = table
 
 
-@jit("loss", "num_classes")
 def explain(
     loss: Loss,
     logits: Logits,
@@ -197,9 +196,24 @@ def explain(
         num_classes: number of classes; 2 for binary labels.
 
     Raises:
-        ValueError: if `num_classes`, or an array's shape or type, is wrong.
+        ValueError: if `num_classes`, or an array's shape or type, is wrong. Also if a
+            valid label is no class or, of a mask, outside `[0, 1]`: the reason why the
+            losses are NaN. Under `jax.jit` values are unknown and are not checked.
     """
     _check("explain", logits, labels, valid, num_classes)
+    check_label_values("explain", labels, valid, num_classes)
+    return _explain(loss, logits, labels, valid, num_classes=num_classes)
+
+
+@jit("loss", "num_classes")
+def _explain(
+    loss: Loss,
+    logits: Logits,
+    labels: Labels,
+    valid: Bool[Array, "..."] | None,
+    *,
+    num_classes: int,
+) -> Explanation:
     logits = logits.astype(jnp.float32)
     value, norms = _value_and_norms(loss, logits, labels, valid)
     certain = _certain_logits(labels, logits.shape)

@@ -118,7 +118,8 @@ def generalized_dice(
     Args:
         logits: unnormalised class scores.
         labels: class ids in `[0, c)`, ignored where not valid, or soft labels
-            `[b, *spatial, c]`, each class's share of the pixel in `[0, 1]`.
+            `[b, *spatial, c]`, each class's share of the pixel in `[0, 1]`. A valid
+            value outside its range makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`, or with
             `multi_label` to `labels`; None means all.
         smooth: added to numerator and denominator of the Dice score; 0, or at least

@@ -17,7 +17,13 @@ from segloss.losses import (
     sigmoid,
     topology,
 )
-from segloss.losses.check import Scalar, check_shape, takes_scalar
+from segloss.losses.check import (
+    Scalar,
+    check_nonnegative,
+    check_shape,
+    check_weights,
+    takes_scalar,
+)
 from segloss.registry import bind
 
 LOSSES = {
@@ -52,6 +58,13 @@ MASK_LOSSES = (
     "sigmoid_cross_entropy",
     "sigmoid_focal_loss",
 )
+
+# Checks of hyperparameters that are arrays, whose values a compiled loss cannot see.
+CHECKS = {
+    "class_weights": check_weights,
+    "penalty": check_nonnegative,
+    "pos_weight": check_weights,
+}
 
 # Keyword arguments of losses that are arrays and change with every batch.
 INPUTS = ("distances", "pixel_weights")
@@ -101,9 +114,18 @@ def make_loss(name: str, **hyperparameters: Any) -> Loss:
         the loss accepts it.
 
     Raises:
-        ValueError: if `LOSSES` has no such name, or the loss no such hyperparameter.
+        ValueError: if `LOSSES` has no such name, or the loss no such hyperparameter, or
+            `class_weights`, `pos_weight` or `penalty` hold a negative number or NaN.
     """
-    return bind("loss", LOSSES, name, hyperparameters, later=INPUTS)
+    return _bind(name, hyperparameters)
+
+
+def _bind(name: str, hyperparameters: Mapping[str, Any], **given: Any) -> Loss:
+    """Binds `hyperparameters`, and those of `given` that the loss has, to a loss."""
+    loss = bind("loss", LOSSES, name, hyperparameters, later=INPUTS, **given)
+    for argument in CHECKS.keys() & hyperparameters.keys():
+        CHECKS[argument](name, argument, hyperparameters[argument])
+    return loss
 
 
 def compound_loss(
@@ -144,18 +166,7 @@ def compound_loss(
                 f"got {weight!r}."
             )
     losses = [
-        (
-            weight,
-            bind(
-                "loss",
-                LOSSES,
-                name,
-                hyperparameters,
-                later=INPUTS,
-                axis_name=axis_name,
-            ),
-            _arrays_of(name),
-        )
+        (weight, _bind(name, hyperparameters, axis_name=axis_name), _arrays_of(name))
         for weight, name, hyperparameters in terms
     ]
 

@@ -25,6 +25,7 @@ from segloss.losses.check import (
     check_arrays,
     check_choice,
     check_smooth,
+    check_weights,
     takes_scalar,
 )
 from segloss.losses.reduce import (
@@ -58,7 +59,7 @@ _ARGS = """
         labels: class ids in `[0, c)`, ignored where not valid; a valid pixel with a
             label outside this range makes the loss NaN. Or soft labels
             `[b, *spatial, c]`: the share, in `[0, 1]`, of the pixel that belongs to
-            each class.
+            each class. A valid share outside this range, too, makes the loss NaN.
         valid: True where a pixel counts, broadcastable to `[b, *spatial]`, or with
             `multi_label` to `labels`; None means all.
 """
@@ -113,7 +114,8 @@ def with_overlap_options(loss: Loss) -> Loss:
     scalars = [p.name for p in parameters if takes_scalar(p.annotation)]
     not_static = arrays.union(scalars)
     static = [p.name for p in parameters if p.name not in not_static]
-    return jit(*static, scalars=scalars)(loss)
+    checks = {"class_weights": check_weights}
+    return jit(*static, scalars=scalars, checks=checks)(loss)
 
 
 def mean_cost(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Real
 
-from segloss.losses.check import ClassWeights
+from segloss.losses.check import ROUNDING, ClassWeights, SoftLabels
 from segloss.losses.numerics import safe_divide
 from segloss.losses.softmax import at_label
 
@@ -17,6 +17,21 @@ def valid_or_all(
 ) -> Bool[Array, "..."]:
     """Broadcasts `valid` to `shape`; None gives all True."""
     return jnp.broadcast_to(True if valid is None else valid, shape)
+
+
+def shares(
+    labels: SoftLabels, valid: Bool[Array, "..."], dtype: jnp.dtype
+) -> Float[Array, "b *spatial c"]:
+    """Masks or soft labels as floats: 0 where not valid.
+
+    A valid value outside `[0, 1]`, such as 255, becomes NaN, so that the loss does. It
+    may lie outside by 0.01: resizing and mixing in half precision round 1 upwards.
+    """
+    targets = jnp.where(valid, labels.astype(dtype), 0.0)
+    if labels.dtype == bool:
+        return targets
+    known = (targets >= -ROUNDING) & (targets <= 1 + ROUNDING)  # False for NaN
+    return jnp.where(known, targets, jnp.nan)
 
 
 def weight_or_one(

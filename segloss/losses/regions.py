@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from segloss.losses.check import Labels, PixelWeights
 from segloss.losses.numerics import widen
-from segloss.losses.reduce import sum_over_axes, weight_or_one
+from segloss.losses.reduce import shares, sum_over_axes, weight_or_one
 from segloss.losses.softmax import one_hot, softmax
 
 
@@ -55,7 +55,7 @@ def region_sums(
     Args:
         logits: unnormalised class scores.
         labels: class ids, or values in `[0, 1]` in the shape of `logits`. A valid id
-            out of range makes the sums NaN.
+            or value out of range makes the sums NaN.
         valid: True where a label counts; has a class axis only if `multi_label`.
         pixel_weights: factor on each pixel's terms, broadcastable to `valid`; None
             means all ones.
@@ -74,7 +74,7 @@ def region_sums(
         valid = valid[..., None]
         weights = None if weights is None else weights[..., None]
     probs = jnp.where(valid, probs, 0.0)
-    targets = jnp.where(valid, labels.astype(probs.dtype), 0.0)
+    targets = shares(labels, valid, probs.dtype)
     over = jnp.maximum(probs - targets, 0.0) ** power
     under = jnp.maximum(targets - probs, 0.0) ** power
     maps = RegionSums(over, under, probs**power - over, targets**power)

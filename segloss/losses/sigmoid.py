@@ -20,13 +20,19 @@ from segloss.losses.check import (
     check_arrays,
     check_choice,
     check_range,
+    check_weights,
 )
 from segloss.losses.cross_entropy import NORMALIZATIONS
 from segloss.losses.numerics import widen
-from segloss.losses.reduce import mean_over_pixels, valid_or_all
+from segloss.losses.reduce import mean_over_pixels, shares, valid_or_all
 
 
-@jit("normalize_by", "axis_name", scalars=("pos_weight",))
+@jit(
+    "normalize_by",
+    "axis_name",
+    scalars=["pos_weight"],
+    checks={"pos_weight": check_weights},
+)
 def sigmoid_cross_entropy(
     logits: Float[Array, "b *spatial c"],
     labels: SoftLabels,
@@ -52,9 +58,11 @@ def sigmoid_cross_entropy(
 
     Args:
         logits: unnormalised scores.
-        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        labels: values in `[0, 1]` in the shape of `logits`, ignored where not valid. A
+            valid value outside this range, such as 255, makes the loss NaN.
         valid: True where an element counts, broadcastable to `labels`; None means all.
-        pos_weight: `w`, at least 0, one number or one per class; None means 1.
+        pos_weight: `w`, one number above 0, or one number >= 0 per class, not all 0.
+            None means 1.
         pixel_weights: nonnegative factor on each element's loss, broadcastable to
             `labels`; one weight per pixel has shape `[b, *spatial, 1]`. None means all
             ones. No gradient flows to it.
@@ -71,7 +79,7 @@ def sigmoid_cross_entropy(
     name = "sigmoid_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
     if isinstance(pos_weight, numbers.Real | str):
-        check_range(name, "pos_weight", pos_weight, 0)
+        check_range(name, "pos_weight", pos_weight, 0, without_low=True)
     check_arrays(
         name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
     )
@@ -121,7 +129,8 @@ def normalized_sigmoid_cross_entropy(
 
     Args:
         logits: unnormalised scores.
-        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        labels: values in `[0, 1]` in the shape of `logits`, ignored where not valid. A
+            valid value outside this range, such as 255, makes the loss NaN.
         valid: True where an element counts, broadcastable to `labels`; None means all.
         weighting: "complement" or "inverse", as above.
         pixel_weights: factor >= 0 on each element's loss, broadcastable to `labels`
@@ -190,7 +199,8 @@ def gated_sigmoid_cross_entropy(
 
     Args:
         logits: unnormalised scores.
-        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        labels: values in `[0, 1]` in the shape of `logits`, ignored where not valid. A
+            valid value outside this range, such as 255, makes the loss NaN.
         valid: True where an element counts, broadcastable to `labels`; None means all.
         gate_weight: value of g where p is below `threshold`, at least 0.
         threshold: probability in `[0, 1]` with which p is compared.
@@ -246,7 +256,8 @@ def sigmoid_focal_loss(
 
     Args:
         logits: unnormalised scores.
-        labels: values in `[0, 1]` in the shape of `logits`; ignored where not valid.
+        labels: values in `[0, 1]` in the shape of `logits`, ignored where not valid. A
+            valid value outside this range, such as 255, makes the loss NaN.
         valid: True where an element counts, broadcastable to `labels`; None means all.
         gamma: focusing strength, at least 0; 0 gives weighted cross-entropy.
         alpha: weight of positives in `[0, 1]`; None gives positives and negatives the
@@ -302,7 +313,8 @@ def _weighted_mean(
     those of `sigmoid_cross_entropy`.
     """
     valid = valid_or_all(labels.shape, valid)
-    logits, labels = (jnp.where(valid, widen(x), 0.0) for x in (logits, labels))
+    logits = jnp.where(valid, widen(logits), 0.0)
+    labels = shares(labels, valid, logits.dtype)
     hit, miss, log_hit, log_miss = _sigmoids(logits)
     for_hit, for_miss = (
         jnp.broadcast_to(jnp.asarray(w, logits.dtype), logits.shape) * t

@@ -15,6 +15,7 @@ from segloss.losses.check import (
     check_choice,
     check_range,
     check_smooth,
+    check_weights,
 )
 from segloss.losses.numerics import SMALLEST_DIVISOR, safe_divide
 from segloss.losses.reduce import (
@@ -26,7 +27,13 @@ from segloss.losses.reduce import (
 from segloss.losses.softmax import softmax
 
 
-@jit("iterations", "classes", "axis_name", scalars=["smooth"])
+@jit(
+    "iterations",
+    "classes",
+    "axis_name",
+    scalars=["smooth"],
+    checks={"class_weights": check_weights},
+)
 def soft_cldice(
     logits: Float[Array, "b *spatial c"],
     labels: Integer[Array, " b *spatial"],

@@ -34,7 +34,9 @@ def boundary_confusion(
     (arXiv:2103.16562). A step to any of the 8 neighbours (in an image) has distance 1.
     Rows are the labels' bands, columns the predictions'; the last row and the last
     column count pixels outside the bands. The counts are int32; add up batches on the
-    host in int64.
+    host in int64. Predictions that are no class form a region of their own, which is
+    always wrong. A valid label that is no class makes all counts negative, as in
+    `confusion_matrix`, and `boundary_iou` raises an error that says why.
 
     >>> import jax.numpy as jnp
     >>> labels = jnp.array([[0, 0, 0, 1, 1, 1]])  # bands 0 . 0 1 . 1
@@ -44,8 +46,7 @@ def boundary_confusion(
 
     Args:
         predicted: class ids of a batch of images.
-        labels: class ids. A pixel with a label or prediction outside
-            `[0, num_classes)` is treated as not valid.
+        labels: class ids in `[0, num_classes)`; ignored where not valid.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
             Pixels that are not valid are not counted and do not form a boundary with
             their neighbours, so an image padded with them has no band along the padded
@@ -108,34 +109,37 @@ def _count_bands(
     num_classes: int,
     boundary_px: int,
 ) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
-    counted = valid & are_classes(labels, num_classes)
-    counted &= are_classes(predicted, num_classes)
     banded = []
     for ids in (predicted, labels):
-        band = _is_near_another(ids, counted, boundary_px, num_classes)
+        ids = jnp.where(are_classes(ids, num_classes), ids, num_classes)
+        band = _is_near_another(ids, valid, boundary_px, num_classes + 1)
         banded.append(jnp.where(band, ids, num_classes))
-    return confusion_matrix(*banded, counted, num_classes=num_classes + 1)
+    predicted, labels_in_band = banded
+    # A label that is no class here is none for `confusion_matrix` either.
+    labels = jnp.where(are_classes(labels, num_classes), labels_in_band, -1)
+    counts = confusion_matrix(predicted, labels, valid, num_classes=num_classes + 1)
+    return counts[:, :-1]
 
 
 def _is_near_another(
     ids: Integer[Array, " b *spatial"],
     counted: Bool[Array, " b *spatial"],
     radius_px: int,
-    num_classes: int,
+    outside: int,
 ) -> Bool[Array, " b *spatial"]:
     """True where the box around a pixel contains at least two ids.
 
-    The box has the side `2 radius_px + 1`. The outside of the image counts as a further
-    id; pixels that are not `counted` have none. Each pixel has one class, so one pass
-    finds the bands of all classes.
+    The box has the side `2 radius_px + 1`. The outside of the image has the id
+    `outside`, the largest; pixels that are not `counted` have none. Each pixel has one
+    class, so one pass finds the bands of all classes.
     """
     # The smallest id is the negative of the largest -id. Pixels that do not count hold
     # the lowest value and never win. The smallest integer type moves the fewest bytes.
-    nothing = -num_classes - 1
+    nothing = -outside - 1
     dtype = np.min_scalar_type(nothing)
     largest, largest_negative = (
         _window_max(
-            jnp.where(counted, signed, nothing).astype(dtype), radius_px, num_classes
+            jnp.where(counted, signed, nothing).astype(dtype), radius_px, outside
         )
         for signed in (ids, -ids)
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from segloss.errors import SeglossError
 from segloss.jitting import jit
-from segloss.metrics.pixels import are_classes, check_pixels
+from segloss.metrics.pixels import are_classes, check_counts, check_pixels, spoil
 from segloss.metrics.sharding import replicated
 
 MAX_ROW_PIXELS = 4096
@@ -47,6 +47,9 @@ def calibration_counts(
     the sums of confidence are float32 with a relative error of at most 1e-5. For counts
     per image, use `jax.vmap` over the batch axis.
 
+    A valid label that is no class makes all sums negative, as in `confusion_matrix`.
+    `expected_calibration_error` then raises an error that says why.
+
     >>> import jax.numpy as jnp
     >>> logits = jnp.log(jnp.array([[0.25, 0.75], [0.25, 0.75]]))  # [2 pixels, 2]
     >>> counts = calibration_counts(logits, jnp.array([1, 0]), bins=2)
@@ -57,7 +60,7 @@ def calibration_counts(
 
     Args:
         logits: unnormalised class scores of a softmax.
-        labels: class ids. A pixel with a label outside `[0, c)` is not counted.
+        labels: class ids in `[0, c)`; ignored where not valid.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         bins: number of bins of equal width, at least 1.
 
@@ -70,7 +73,7 @@ def calibration_counts(
     if logits.shape[:-1] != labels.shape:
         raise SeglossError(
             f"{name}: labels must have shape {logits.shape[:-1]} for logits "
-            f"{logits.shape}, got {labels.shape}."
+            f"{logits.shape}, channels last, got {labels.shape}."
         )
     labels, valid = check_pixels(name, valid, logits.shape[-1], labels=labels)
     return replicated(functools.partial(_count, bins=bins), logits, labels, valid)
@@ -87,14 +90,17 @@ def _count(
     pixels = tuple(range(labels.ndim))
     inner_edges = jnp.expand_dims(np.float32(np.arange(1, bins) / bins), pixels)
     bin_ids = (confidence[..., None] > inner_edges).sum(axis=-1)
-    counted = valid & are_classes(labels, logits.shape[-1])
-    in_bin = jax.nn.one_hot(jnp.where(counted, bin_ids, bins), bins, dtype=bool)
+    # Labels that are no class have a bin of their own, the last.
+    bin_ids = jnp.where(are_classes(labels, logits.shape[-1]), bin_ids, bins)
+    in_bin = jax.nn.one_hot(bin_ids, bins + 1, dtype=bool) & valid[..., None]
     hit = in_bin & (predicted == labels)[..., None]
-    return CalibrationCounts(
+    sums = CalibrationCounts(
         in_bin.sum(axis=pixels, dtype=jnp.int32),
         hit.sum(axis=pixels, dtype=jnp.int32),
         _sum_over_pixels(jnp.where(in_bin, confidence[..., None], 0)),
     )
+    wrong = sums.pixels[-1] > 0
+    return CalibrationCounts(*(spoil(x[:-1], wrong) for x in sums))
 
 
 def _confidence_and_class(
@@ -160,8 +166,12 @@ def expected_calibration_error(counts: CalibrationCounts) -> float:
     Args:
         counts: results of `calibration_counts`, added up over batches in int64 and
             float64.
+
+    Raises:
+        ValueError: if a count is negative, because of labels that are no class.
     """
     pixels, hits, confidence = (np.asarray(x, np.float64) for x in counts)
+    check_counts("expected_calibration_error", pixels)
     if pixels.sum() == 0:
         return float("nan")
     return float(np.abs(hits - confidence).sum() / pixels.sum())

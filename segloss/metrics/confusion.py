@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer
 
 from segloss.jitting import jit
-from segloss.metrics.pixels import are_classes, check_pixels
+from segloss.metrics.pixels import are_classes, check_pixels, spoil
 from segloss.metrics.sharding import replicated
 
 
@@ -18,22 +18,28 @@ def confusion_matrix(
     valid: Bool[Array, "..."] | None = None,
     *,
     num_classes: int,
-) -> Integer[Array, "{num_classes} {num_classes}"]:
+) -> Integer[Array, "{num_classes} {num_classes+1}"]:
     """Counts the pixels of each pair of label (row) and prediction (column).
+
+    The last column counts predictions that are no class, such as 255 if masks of 0 and
+    255 are passed. The scores count them as wrong.
+
+    A valid label that is no class is a mistake that no count can show, so all counts of
+    the call become negative: -2**21 each. They stay negative when batches are added up,
+    and every score raises an error that says why.
 
     The counts are int32, for fewer than 2**31 pixels; add up batches on the host in
     int64. For counts per image, use `jax.vmap` over the batch axis.
 
     >>> import jax.numpy as jnp
-    >>> predicted = jnp.array([[0, 2, 2, 1]])
-    >>> labels = jnp.array([[0, 1, 2, 255]])  # 255 is not a class
-    >>> confusion_matrix(predicted, labels, num_classes=3).tolist()
-    [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+    >>> predicted = jnp.array([[0, 2, 255, 1]])  # 255 is not a class
+    >>> labels = jnp.array([[0, 1, 2, 255]])
+    >>> confusion_matrix(predicted, labels, labels != 255, num_classes=3).tolist()
+    [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
     Args:
         predicted: class ids.
-        labels: class ids. A pixel with a label or prediction outside
-            `[0, num_classes)` is not counted.
+        labels: class ids in `[0, num_classes)`; ignored where not valid.
         valid: True where a pixel counts, broadcastable to `labels`; None means all.
         num_classes: number of classes, at least 1.
 
@@ -52,7 +58,9 @@ def confusion_matrix(
         tpu=functools.partial(_count_by_product, num_classes=num_classes),
         default=functools.partial(_count_by_scatter, num_classes=num_classes),
     )
-    return replicated(count, predicted, labels, valid)
+    counts = replicated(count, predicted, labels, valid)
+    # The last row counts the valid labels that are no class.
+    return spoil(counts[:-1], counts[-1].any())
 
 
 def _count_by_product(
@@ -61,9 +69,11 @@ def _count_by_product(
     valid: Bool[Array, "*pixels"],
     *,
     num_classes: int,
-) -> Integer[Array, "{num_classes} {num_classes}"]:
-    # `one_hot` gives zeros for an id that is not a class.
-    one_hot = functools.partial(jax.nn.one_hot, num_classes=num_classes, dtype=jnp.int8)
+) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
+    predicted, labels = (_rest_is_last(ids, num_classes) for ids in (predicted, labels))
+    one_hot = functools.partial(
+        jax.nn.one_hot, num_classes=num_classes + 1, dtype=jnp.int8
+    )
     pixels = tuple(range(labels.ndim))
     return jax.lax.dot_general(
         one_hot(labels) * valid[..., None],
@@ -79,8 +89,14 @@ def _count_by_scatter(
     valid: Bool[Array, "*pixels"],
     *,
     num_classes: int,
-) -> Integer[Array, "{num_classes} {num_classes}"]:
-    counted = valid & are_classes(labels, num_classes)
-    counted &= are_classes(predicted, num_classes)
-    counts = jnp.zeros((num_classes, num_classes), jnp.int32)
-    return counts.at[labels, predicted].add(counted.astype(jnp.int32))
+) -> Integer[Array, "{num_classes+1} {num_classes+1}"]:
+    predicted, labels = (_rest_is_last(ids, num_classes) for ids in (predicted, labels))
+    counts = jnp.zeros((num_classes + 1, num_classes + 1), jnp.int32)
+    return counts.at[labels, predicted].add(valid.astype(jnp.int32))
+
+
+def _rest_is_last(
+    ids: Integer[Array, "*pixels"], num_classes: int
+) -> Integer[Array, "*pixels"]:
+    """Replaces ids that are no class by `num_classes`."""
+    return jnp.where(are_classes(ids, num_classes), ids, num_classes)

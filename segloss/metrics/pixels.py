@@ -1,9 +1,14 @@
-"""Checks shared by the metrics: which pixels count."""
+"""Checks shared by the metrics: which pixels count, and which labels are wrong."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Integer
 
 from segloss.errors import SeglossError
+
+# Added up over fewer than 1024 devices, these stay within int32, and so negative. They
+# outweigh the pixels that the other batches add to some count.
+SPOILED = -(2**21)
 
 
 def check_pixels(
@@ -31,7 +36,7 @@ def check_pixels(
         if ids.shape != shape:
             raise SeglossError(
                 f"{function}: {name} must have the shape of labels {shape}, "
-                f"got {ids.shape}."
+                f"got {ids.shape}; logits are channels last: logits.argmax(axis=-1)."
             )
     if valid is None:
         valid = jnp.array(True)
@@ -53,3 +58,20 @@ def are_classes(
 ) -> Bool[Array, "*pixels"]:
     """True where an id is in `[0, num_classes)`."""
     return (ids >= 0) & (ids < num_classes)
+
+
+def spoil(counts: Array, wrong: Bool[Array, ""]) -> Array:
+    """Makes all counts negative if `wrong`, i.e. if a valid label is no class.
+
+    Compiled code cannot raise an error; the scores do: see `check_counts`.
+    """
+    return jnp.where(wrong, jnp.asarray(SPOILED, counts.dtype), counts)
+
+
+def check_counts(function: str, counts: np.ndarray) -> None:
+    """Raises ValueError if a count is negative; `function` is the name of the score."""
+    if (counts < 0).any():
+        raise SeglossError(
+            f"{function}: the counts are negative because there were valid labels that "
+            "are no class; mask them with `valid`, or check num_classes."
+        )

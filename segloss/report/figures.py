@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -36,8 +36,8 @@ class Example(TypedDict):
 
     title: str
     image: UInt8[np.ndarray, "h w 3"]
-    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]
-    predicted: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]
+    labels: Integer[np.ndarray, "h w"]
+    predicted: Integer[np.ndarray, "h w"]
 
 
 def example_figure(
@@ -160,7 +160,7 @@ def _legend_handles(
 ) -> list[Patch]:
     maps = [example[key] for example in examples for key in ("labels", "predicted")]
     found = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
-    colors = voc_palette() / 255
+    colors = voc_palette(len(class_names)) / 255
     handles = [
         Patch(
             facecolor=colors[c], edgecolor="black", linewidth=0.5, label=class_names[c]

@@ -16,6 +16,7 @@ _CLASS_COLUMNS = {
 }
 _SUMMARY_COLUMNS = {
     "mean_iou": "mean IoU",
+    "mean_iou_without_ignored": "without ignored",
     "frequency_weighted_iou": "FWIoU",
     "mean_accuracy": "MA",
     "pixel_accuracy": "PA",
@@ -68,14 +69,19 @@ def summary_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Makes a table with the summary scores of runs, one row per run.
 
     FWIoU is frequency-weighted IoU, MA mean accuracy (mean recall), PA pixel accuracy.
+    The mean IoU without ignored classes is shown if a run has it.
 
     Args:
         runs: the contents of each `results.json`, by the label of the run; only
             `summary` is used.
     """
-    table = make_table(["run"], _SUMMARY_COLUMNS.values())
+    optional = "mean_iou_without_ignored"
+    columns = dict(_SUMMARY_COLUMNS)
+    if not any(optional in results["summary"] for results in runs.values()):
+        del columns[optional]
+    table = make_table(["run"], columns.values())
     for label, results in runs.items():
-        scores = (_format(results["summary"][key]) for key in _SUMMARY_COLUMNS)
+        scores = (_format(results["summary"].get(key)) for key in columns)
         table.add_row(Text(label), *scores)
     return table
 

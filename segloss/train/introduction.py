@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from segloss.config import index_windows
+from segloss.config import RunConfig, index_windows
 from segloss.data import BadSampleError, ClassSets, count_in_crops, count_rows
 from segloss.train.setup import Setup
 from segloss.train.start import Start
@@ -17,7 +17,10 @@ _IMAGES = 200
 
 
 def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
-    """Prints the dataset, model, devices, steps, sampler, and classes in crops."""
+    """Prints the dataset, model, devices, steps, sampler, and classes in crops.
+
+    Also prints what is not read, void or absent in the dataset.
+    """
     dataset, step = setup.dataset, int(start.state.step)
     parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
     lines = [
@@ -31,9 +34,12 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
     if step and start.pretrained:
         lines.append(
             f"the run started from the weights in {start.pretrained['file']}, SHA-256 "
-            f"{start.pretrained['sha256'][:16]}; the file is not read again"
+            f"{start.pretrained['sha256'][:16]}; they are not read again"
         )
     lines += [
+        *dataset.notes,
+        *dataset.describe_classes("train"),
+        describe_steps(setup.config),
         describe_unused_rows(setup.sampler.batch_max, jax.device_count()),
         setup.sampler.describe(),
         describe_uncounted(setup),
@@ -44,6 +50,16 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
         lines.append(describe_large_images(dataset, split, evaluate.inference))
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
+
+
+def describe_steps(config: RunConfig) -> str:
+    """Returns a line about the warm-up and the intervals of a run, in steps."""
+    warm_up = config.schedule.hyperparameters.get("warmup_steps", 0)
+    return (
+        f"warm-up of {warm_up} steps; evaluates every {config.evaluate_every_steps} "
+        f"steps, saves every {config.checkpoint_every_steps} and logs every "
+        f"{config.log_every_steps}"
+    )
 
 
 def describe_unused_rows(batch_max: int, num_devices: int) -> str:

@@ -14,7 +14,7 @@ import tensorboardX
 
 from segloss.devices import first_replica
 from segloss.errors import SeglossError
-from segloss.writing import write_text
+from segloss.writing import naming, write_text
 
 # Steps that may be queued before the host waits for one: enough to keep a device busy,
 # and few enough that collectives on CPU devices do not run out of threads.
@@ -42,6 +42,7 @@ class MetricWriter:
             kept = [line for line in lines if _step_of(line) <= start_step]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._before = [json.loads(line) for line in kept]
+        self._path = path
         self._file = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1, max_queue=100
@@ -51,17 +52,31 @@ class MetricWriter:
         """Whether `metrics.jsonl` had this scalar when the writer was made."""
         return any(x["step"] == step and name in x for x in self._before)
 
+    def values(self, name: str) -> list[tuple[int, float | None]]:
+        """Step and value of a scalar in `metrics.jsonl` when the writer was made.
+
+        The value is None where it was NaN.
+        """
+        return [(x["step"], x[name]) for x in self._before if name in x]
+
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends a line to `metrics.jsonl`, and a point per scalar to TensorBoard."""
-        # A mean score over no classes is NaN, which JSON does not have.
+        """Appends a line to `metrics.jsonl`, and a point per scalar to TensorBoard.
+
+        A value that is NaN or infinite is null in the line, and no point.
+        """
+        # A mean score over no classes is NaN, which JSON does not have, and of which
+        # TensorBoard's writer warns.
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        for name, value in scalars.items():
-            self._tensorboard.add_scalar(name, value, step)
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, value in finite.items():
+            if value is not None:
+                self._tensorboard.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Makes all scalars written so far visible to readers."""
-        self._file.flush()
+        with naming(self._path):
+            self._file.flush()
         self._tensorboard.flush()
 
     def __enter__(self) -> "MetricWriter":
@@ -73,7 +88,8 @@ class MetricWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         self._tensorboard.close()
 
 

@@ -24,11 +24,13 @@ from segloss.devices import (
 from segloss.provenance import current_commit
 from segloss.train.introduction import introduce
 from segloss.train.log import MetricWriter, StepMeter
+from segloss.train.patience import Patience
 from segloss.train.setup import Setup, make_setup
 from segloss.train.signals import StopRequest, stop_on_signals
 from segloss.train.start import Start, find_start
 from segloss.train.step import TrainState, train_step
 from segloss.train.watch import Watch
+from segloss.train.workdir import claimed
 from segloss.trained.checkpoints import Checkpoints
 from segloss.trained.model import load_checkpoint
 from segloss.trained.results import final_evaluation
@@ -62,16 +64,25 @@ def train(
 
     Raises:
         ValueError: if the config is invalid, or differs from that of the run in
-            `workdir`.
+            `workdir`, or another process trains there.
         NonFiniteError: if the loss or another logged value is NaN or infinite.
         Stopped: after SIGINT or SIGTERM, once the state is saved.
     """
-    setup, workdir, console = make_setup(config), Path(workdir), make_console()
+    setup, workdir = make_setup(config), Path(workdir)
+    with claimed(workdir):
+        return _train(setup, config, workdir, on_step)
+
+
+def _train(
+    setup: Setup, config: ConfigDict, workdir: Path, on_step: Callable[[int], None]
+) -> dict[str, Any]:
+    console = make_console()
     # Nothing may be written if the pretrained weights do not fit the model.
     start = find_start(setup, config, workdir, console)
     run = _Run(setup, workdir, console, start, on_step)
     with stop_on_signals(run.stop):
         with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+            checkpoints.set_aside_after(int(start.state.step))
             write_config(config, workdir)
             introduce(setup, start, workdir, console)
             first_step = int(start.state.step)
@@ -102,7 +113,9 @@ class _Run:
         self.on_step = on_step
         self.stop = StopRequest()
         self.watch = Watch(setup, console, self._check_stop)
+        self.patience = Patience(setup.config.evaluate.patience)
         self.images_seen = start.images_seen
+        self.last_step = int(start.state.step)
         self.commit = current_commit()
         self.began = time.monotonic()
 
@@ -113,7 +126,7 @@ class _Run:
         writer: MetricWriter,
         progress: Progress,
     ) -> None:
-        """Takes the steps up to `config.total_steps`.
+        """Takes the steps up to `config.total_steps`, or until patience is exhausted.
 
         Logs, evaluates and saves at the steps that the config sets. Raises `Stopped`
         after a signal, once the state is saved.
@@ -134,6 +147,9 @@ class _Run:
         )
         task = progress.add_task("train", total=last, completed=first)
         evaluate = config.evaluate_every_steps
+        # A resumed run counts on from the scores of all evaluations before.
+        for evaluated, score in writer.values(self.watch.score_name):
+            self.patience.add(evaluated, score)
         was_due = first and self._is_due(first, evaluate)
         if was_due and not self.watch.has_scores(writer, first):
             # The run stopped after this step, before its evaluation was finished.
@@ -141,6 +157,9 @@ class _Run:
         meter = StepMeter(writer, self.setup.schedule)
         on_devices = prefetch_to_devices(batches)
         for step in range(first + 1, last + 1):
+            if self.patience.is_exhausted:
+                self._say_stopped_early(step - 1)
+                return
             with meter.waiting_for_data():
                 batch = next(on_devices)
             evaluating = self._is_due(step, evaluate)
@@ -148,6 +167,7 @@ class _Run:
             state, scalars = mapped_step(state, batch)
             self._count(step, batch, scalars | shares, meter)
             self.on_step(step)
+            self.last_step = step
             stopping = bool(self.stop)
             saving = evaluating or self._is_due(step, config.checkpoint_every_steps)
             if stopping or saving or step % config.log_every_steps == 0:
@@ -182,7 +202,7 @@ class _Run:
                 on_progress=self._check_stop,
             )
         except _EvaluationStopped:
-            raise self._stopped(config.total_steps) from None
+            raise self._stopped(self.last_step) from None
 
     def _is_due(self, step: int, every_steps: int) -> bool:
         return step % every_steps == 0 or step == self.setup.config.total_steps
@@ -224,6 +244,7 @@ class _Run:
         # evaluates this step again.
         self._save(state, checkpoints, mean_iou=summary["mean_iou"])
         self.watch.write(writer, step, summary)
+        self.patience.add(step, summary["mean_iou"])
         if self.stop:
             raise self._stopped(step)
 
@@ -248,6 +269,15 @@ class _Run:
             "bands": dataset.bands.to_json(),
             "pretrained": self.start.pretrained,
         }
+
+    def _say_stopped_early(self, step: int) -> None:
+        config = self.setup.config
+        self.console.print(
+            f"stops early at step {step} of {config.total_steps}: "
+            f"{self.patience.describe(self.watch.score_name)}; evaluates the "
+            f"{config.evaluate.checkpoint} checkpoint",
+            soft_wrap=True,
+        )
 
     def _check_stop(self) -> None:
         if self.stop:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from segloss.config import to_steps
 from segloss.errors import SeglossError
 
 Loss = Callable[..., Float[Array, ""]]
@@ -91,7 +92,7 @@ class ScheduledLoss:
         for step in sorted(steps):
             try:
                 trace(self.make({k: float(v[step]) for k, v in by_step.items()}))
-            except ValueError as error:
+            except SeglossError as error:
                 raise SeglossError(
                     f"config.loss after {step} steps: {error}"
                 ) from error
@@ -115,8 +116,8 @@ def linear(
     *,
     init_value: float | int,
     end_value: float | int,
-    transition_steps: int | None = None,
-    transition_begin: int = 0,
+    transition_steps: int | float | None = None,
+    transition_begin: int | float = 0,
 ) -> optax.Schedule:
     """Changes linearly from `init_value` to `end_value`; constant before and after.
 
@@ -124,9 +125,9 @@ def linear(
         total_steps: number of steps of the run.
         init_value: value before the transition.
         end_value: value after the transition.
-        transition_steps: number of steps of the transition; None means all steps after
-            `transition_begin`.
-        transition_begin: number of steps before the transition.
+        transition_steps: number of steps of the transition, or a share of `total_steps`
+            in (0, 1); None means all steps after `transition_begin`.
+        transition_begin: number of steps before the transition, or such a share.
     """
     return _transition(
         "linear",
@@ -143,8 +144,8 @@ def cosine(
     *,
     init_value: float | int,
     end_value: float | int,
-    transition_steps: int | None = None,
-    transition_begin: int = 0,
+    transition_steps: int | float | None = None,
+    transition_begin: int | float = 0,
 ) -> optax.Schedule:
     """Changes from `init_value` to `end_value` as half a cosine; see `linear`."""
     return _transition(
@@ -161,16 +162,18 @@ def piecewise_constant(
     total_steps: int,
     *,
     values: tuple[float | int, ...],
-    boundaries: tuple[int, ...],
+    boundaries: tuple[int | float, ...],
 ) -> optax.Schedule:
     """Is `values[0]` before step `boundaries[0]`, then `values[1]`, and so on.
 
-    `total_steps` is ignored.
+    A boundary is a number of steps, or a share of `total_steps` in (0, 1).
     """
-    del total_steps
     name = "piecewise_constant"
     _check_numbers(name, "values", values)
-    _check_numbers(name, "boundaries", boundaries, whole=True)
+    boundaries = [
+        to_steps(f"{name}: each of boundaries", x, total_steps, low=1)
+        for x in boundaries
+    ]
     begins = [0, *boundaries]
     if len(begins) != len(values) or begins != sorted(set(begins)):
         raise SeglossError(
@@ -186,8 +189,8 @@ def _transition(
     name: str,
     make_decay: Callable[[int], optax.Schedule],
     ends: tuple[float | int, float | int],
-    begin: int,
-    steps: int | None,
+    begin: int | float,
+    steps: int | float | None,
     total_steps: int,
 ) -> optax.Schedule:
     """Makes a schedule from `ends[0]` to `ends[1]`, in the shape of a decay.
@@ -195,17 +198,11 @@ def _transition(
     `make_decay` maps a number of steps to a schedule from 1 to 0. The transition begins
     at step `begin` and takes `steps` steps; None means all remaining ones.
     """
+    _check_numbers(name, "init_value and end_value", ends)
+    begin = to_steps(f"{name}: transition_begin", begin, total_steps, low=0)
     if steps is None:
         steps = total_steps - begin
-    _check_numbers(name, "init_value and end_value", ends)
-    _check_numbers(
-        name, "transition_begin and transition_steps", (begin, steps), whole=True
-    )
-    if begin < 0 or steps < 1:
-        raise SeglossError(
-            f"{name}: transition_begin must be >= 0 and transition_steps >= 1, got "
-            f"{begin} and {steps}."
-        )
+    steps = to_steps(f"{name}: transition_steps", steps, total_steps, low=1)
     first, last = ends
     decay = make_decay(steps)
 
@@ -217,13 +214,9 @@ def _transition(
     return schedule
 
 
-def _check_numbers(
-    name: str, arguments: str, values: tuple[Any, ...], *, whole: bool = False
-) -> None:
-    kinds = (int,) if whole else (int, float)
-    if not all(type(x) in kinds and math.isfinite(x) for x in values):
-        wanted = "integers" if whole else "finite numbers"
-        raise SeglossError(f"{name}: {arguments} must be {wanted}, got {values}.")
+def _check_numbers(name: str, arguments: str, values: tuple[Any, ...]) -> None:
+    if not all(type(x) in (int, float) and math.isfinite(x) for x in values):
+        raise SeglossError(f"{name}: {arguments} must be finite numbers, got {values}.")
 
 
 # The keys are the names used in configs.

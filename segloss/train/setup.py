@@ -19,6 +19,7 @@ from segloss.config import (
     check_split,
     choose_sampler,
     choose_windows,
+    find_ignored_classes,
     index_windows,
     make_configured_model,
     open_configured_dataset,
@@ -92,6 +93,7 @@ def make_setup(config: ConfigDict) -> Setup:
     check_split(dataset, run.evaluate.split)
     check_split(dataset, run.evaluate.final_split)
     augmentation = functools.partial(augmentation, bands=dataset.bands)
+    find_ignored_classes(run, dataset.class_names)
     index = dataset.class_index("train")
     loss = make_configured_loss(run, terms, np.asarray(index.pixel_counts))
     uses_distances = any("distances" in inputs_of(term.name) for term in run.loss)
@@ -176,7 +178,7 @@ def _check_single_image(config: RunConfig, dataset: Dataset) -> None:
 
     try:
         jax.eval_shape(forward, variables, images, key)
-    except ValueError as error:
+    except SeglossError as error:
         batch_cl = config.sampler.hyperparameters.get("batch_cl")
         why = f", which alone has batch_cl={batch_cl} classes" if batch_cl else ""
         raise SeglossError(

@@ -1,4 +1,4 @@
-"""Makes the first state of a run: from a checkpoint, pretrained or random weights."""
+"""Finds the state from which a run starts, or resumes."""
 
 import contextlib
 import dataclasses
@@ -9,19 +9,13 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from segloss.config import check_same_config, check_same_weights
+from segloss.config import check_same_config, check_same_weights, read_config
 from segloss.errors import SeglossError
-from segloss.models.pretrained import (
-    Weights,
-    fit_bands,
-    load_weights,
-    put_into,
-    sha256_of,
-    warn_of_another_resnet,
-)
+from segloss.train.first_state import digest_of, make_first_state, make_fresh_state
 from segloss.train.setup import Setup
-from segloss.train.step import TrainState, make_state
-from segloss.trained.checkpoints import Checkpoints, Restored
+from segloss.train.step import TrainState
+from segloss.trained.checkpoints import Checkpoints, Stored
+from segloss.trained.classes import check_same_classes
 
 
 @dataclasses.dataclass
@@ -34,83 +28,71 @@ class Start:
         images_seen: number of images trained on so far; None if the checkpoint does not
             store it.
         pretrained: `file` and `sha256` of the pretrained weights that the run started
-            from; None if there were none.
+            from, and `step` if they are those of a run; None if there were none.
     """
 
     state: TrainState
     seconds: float = 0.0
     images_seen: int | None = 0
-    pretrained: dict[str, str] | None = None
+    pretrained: dict[str, Any] | None = None
 
 
 def find_start(
     setup: Setup, config: ConfigDict, workdir: Path, console: Console
 ) -> Start:
-    """Restores the newest checkpoint in `workdir`; without one, makes a new state.
+    """Restores the newest sound checkpoint in `workdir`, or makes a new state.
 
     A new state has the pretrained weights of `config.model.pretrained` if that is set.
 
     Raises:
-        ValueError: if the run in `workdir` has another config or dataset, or the
-            weights do not fit the model.
+        ValueError: if the run in `workdir` has another config or dataset, has taken
+            more steps than `config.total_steps`, or has only damaged checkpoints; or if
+            the weights do not fit the model.
     """
-    if (directory := workdir / "checkpoints").is_dir():
-        with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
-            if checkpoints.newest_step is not None:
-                check_same_config(config, workdir)
-                like = jax.eval_shape(lambda: _fresh_state(setup))
-                restored = checkpoints.restore(like)
-                start = _resume(setup, restored, workdir)
-                check_same_weights(config, start.pretrained)
-                return start
-    path = setup.config.pretrained
-    # Read the file first to report faults early: making a state may take a while.
-    weights = load_weights(path) if path else None
-    state = _fresh_state(setup)
-    return _begin_with(weights, state, setup, console) if weights else Start(state)
+    # A run that was stopped before its first checkpoint counts as well.
+    if (workdir / "config.json").exists():
+        check_same_config(config, workdir)
+    stored = _newest(workdir / "checkpoints")
+    if stored is not None:
+        start = _resume(setup, stored, workdir, console)
+        check_same_weights(config, start.pretrained, digest_of=digest_of)
+        return start
+    state, pretrained = make_first_state(setup, console)
+    return Start(state, pretrained=pretrained)
 
 
-def _fresh_state(setup: Setup) -> TrainState:
-    return make_state(
-        setup.model,
-        setup.optimizer,
-        seed=setup.config.seed,
-        image_hw=setup.config.data.crop_hw,
-        num_bands=setup.dataset.bands.num_bands,
-    )
+def _newest(directory: Path) -> Stored | None:
+    if not directory.is_dir():
+        return None
+    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
+        return checkpoints.read(items=("variables", "optimizer"))
 
 
-def _resume(setup: Setup, restored: Restored, workdir: Path) -> Start:
-    meta: dict[str, Any] = restored.meta
-    if meta["fingerprint"] != setup.dataset.fingerprint:
+def _resume(setup: Setup, stored: Stored, workdir: Path, console: Console) -> Start:
+    meta, dataset = stored.meta, setup.dataset
+    check_same_classes(workdir, meta["class_names"], dataset)
+    if meta["fingerprint"] != dataset.fingerprint:
         raise SeglossError(
-            f"{workdir}: the dataset changed since checkpoint {restored.step}; choose "
+            f"{workdir}: the dataset changed since checkpoint {stored.step}; choose "
             "another --workdir."
         )
+    before, now = read_config(workdir).total_steps, setup.config.total_steps
+    if now < stored.step:
+        raise SeglossError(
+            f"config.total_steps must be >= {stored.step}, the number of steps that "
+            f"the run in {workdir} has taken, got {now}; raise it, or choose another "
+            "--workdir."
+        )
+    state = stored.fit(jax.eval_shape(lambda: make_fresh_state(setup)))
+    if before != now:
+        console.print(
+            f"total_steps was {before}, is {now}; the schedule follows from step "
+            f"{stored.step} on",
+            soft_wrap=True,
+        )
     return Start(
-        restored.state,
+        state,
         seconds=meta["seconds"],
         images_seen=meta.get("images_seen"),
         pretrained=meta.get("pretrained"),
     )
-
-
-def _begin_with(
-    weights: Weights, state: TrainState, setup: Setup, console: Console
-) -> Start:
-    num_outputs = setup.config.count_outputs(setup.dataset.num_classes)
-    weights = fit_bands(weights, state.variables)
-    variables = put_into(state.variables, weights, num_classes=num_outputs)
-    warn_of_another_resnet(setup.model, weights)
-    source, digest = weights.source, sha256_of(weights.source)
-    console.print(
-        f"starts from the weights in {source}: {weights.layout}, "
-        f"{len(weights.arrays)} arrays, {weights.num_parameters / 1e6:.2f} M "
-        f"parameters, SHA-256 {digest[:16]}"
-        f"{weights.adapted and ', ' + weights.adapted}",
-        soft_wrap=True,
-    )
-    state = state.replace(
-        **variables, opt_state=setup.optimizer.init(variables["params"])
-    )
-    return Start(state, pretrained={"file": source, "sha256": digest})

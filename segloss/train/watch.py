@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segloss import metrics
+from segloss.config import find_ignored_classes
 from segloss.data import Batch
 from segloss.devices import map_over_devices
 from segloss.train.log import MetricWriter
@@ -95,18 +96,24 @@ class Watch:
             )
         finally:
             progress.remove_task(task)
-        return metrics.summary(evaluation.confusion)
+        ignored = find_ignored_classes(config, dataset.class_names)
+        return metrics.summary(evaluation.confusion, ignore_classes=ignored)
+
+    @property
+    def score_name(self) -> str:
+        """Name of the mean IoU in `metrics.jsonl`, such as "val_mean_iou"."""
+        return f"{self._setup.config.evaluate.split}_mean_iou"
 
     def has_scores(self, writer: MetricWriter, step: int) -> bool:
         """Whether `metrics.jsonl` had the scores of a step when the run resumed."""
-        return writer.has(step, f"{self._setup.config.evaluate.split}_mean_iou")
+        return writer.has(step, self.score_name)
 
     def write(self, writer: MetricWriter, step: int, summary: dict[str, Any]) -> None:
-        """Writes the scores of a step by `writer`, and prints two of them."""
+        """Writes the scores of a step by `writer`, and prints the main ones."""
         split = self._setup.config.evaluate.split
         writer.write(step, {f"{split}_{k}": v for k, v in summary.items()})
         writer.flush()
-        self._console.print(
-            f"step {step}: {split} mean IoU {summary['mean_iou']:.4f}, "
-            f"pixel accuracy {summary['pixel_accuracy']:.4f}"
-        )
+        line = f"step {step}: {split} mean IoU {summary['mean_iou']:.4f}, "
+        if "mean_iou_without_ignored" in summary:
+            line += f"without ignored {summary['mean_iou_without_ignored']:.4f}, "
+        self._console.print(f"{line}pixel accuracy {summary['pixel_accuracy']:.4f}")

@@ -1,19 +1,94 @@
-"""Saves and restores checkpoints by orbax: the newest, and the best by mean IoU."""
+"""Saves and restores checkpoints by orbax, and passes over those that are damaged."""
 
 import dataclasses
+import functools
+import hashlib
+import json
 import math
+import uuid
+import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from segloss.errors import MissingFileError, SeglossError
 from segloss.writing import write_json
 
-_NOT_SCORED = -1.0
+# The items of a checkpoint that hold arrays, with the fields of the state in each.
+_ITEMS = {
+    "variables": ("params", "batch_stats"),
+    "optimizer": ("step", "opt_state", "key"),
+}
+# Earlier versions wrote all fields as one item, without digests.
+_ALL_IN_ONE = "state"
+_DIGESTS = "digests.json"
+_SHOWN = 3
+
+
+class _DamagedError(Exception):
+    """A part of a checkpoint is missing, unreadable or changed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A checkpoint as it was read, before it is put into the state of a model.
+
+    Attributes:
+        path: directory of the checkpoint.
+        step: number of training steps.
+        meta: the values saved with the state.
+        arrays: maps the path of an array, such as "params/conv1/kernel", to it.
+    """
+
+    path: Path
+    step: int
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the parameters and the batch statistics, as they are stored."""
+        digest = hashlib.sha256()
+        for path, array in sorted(_select(self.arrays, _ITEMS["variables"]).items()):
+            digest.update(f"{path} {_describe(array)}\n".encode())
+            # As bytes, because some types, such as bfloat16, cannot be hashed.
+            digest.update(np.ascontiguousarray(array).view(np.uint8))
+        return digest.hexdigest()
+
+    def fit(self, like: Any) -> Any:
+        """Returns the arrays in the structure of `like`.
+
+        Args:
+            like: the fields of a state, as a dict or a `TrainState`, with arrays or
+                shapes as leaves.
+
+        Raises:
+            SeglossError: if a path, shape or type of these fields differs from that of
+                `like`; it lists the first differences.
+        """
+        wanted = flat_arrays(like)
+        fields = tuple(like) if isinstance(like, dict) else sum(_ITEMS.values(), ())
+        stored = _select(self.arrays, fields)
+        misfits = [
+            f"{path} is {_describe(stored.get(path))}, must be "
+            f"{_describe(wanted.get(path))}"
+            for path in sorted(stored.keys() | wanted.keys())
+            if _describe(stored.get(path)) != _describe(wanted.get(path))
+        ]
+        if misfits:
+            what = "model" if isinstance(like, dict) else "model and optimizer"
+            more = f" and {len(misfits) - _SHOWN} more" if misfits[_SHOWN:] else ""
+            raise SeglossError(
+                f"checkpoint {self.path} does not fit this {what}: "
+                f"{', '.join(misfits[:_SHOWN])}{more}; use the config it was trained "
+                "with."
+            )
+        return jax.tree.unflatten(jax.tree.structure(like), [stored[p] for p in wanted])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +103,9 @@ class Restored:
 class Checkpoints:
     """A directory of checkpoints `STEP/`, which are written in the background.
 
-    Keeps the newest checkpoint and the one with the highest mean IoU.
+    Keeps the two newest checkpoints and the one with the highest mean IoU. Each holds
+    digests of its contents. A checkpoint whose contents do not match them, or cannot be
+    read, is damaged: reading passes over it with a warning.
 
     Args:
         directory: created if missing, unless `read_only`.
@@ -44,21 +121,18 @@ class Checkpoints:
                 f"{directory} has no checkpoint; train with this --workdir first."
             )
         self.directory = directory
-        policy = AnyPreservationPolicy(
-            [
-                LatestN(n=1),
-                BestN(get_metric_fn=lambda metrics: metrics["mean_iou"], n=1),
-            ]
-        )
+        self._scores: dict[int, float | None] = {}
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                best_fn=lambda metrics: metrics["mean_iou"],
+                preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
+                    [ocp.checkpoint_managers.LatestN(n=2), _Best(self._rank)]
+                ),
                 # Orbax's own `read_only` would print a warning every time.
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
             ),
+            handler_registry=_make_handlers(),
         )
 
     def save(self, state: Any, *, mean_iou: float | None, meta: dict[str, Any]) -> None:
@@ -73,94 +147,261 @@ class Checkpoints:
             meta: values that can be written as JSON.
         """
         step = int(state.step)
-        exists = step in self._manager.all_steps()
-        if exists and mean_iou is None:
+        # A mean over no classes is NaN, and counts as not evaluated.
+        if mean_iou is not None:
+            mean_iou = None if math.isnan(mean_iou) else float(mean_iou)
+        if step in self._manager.all_steps():
+            if mean_iou is not None:
+                self._replace_score(step, mean_iou)
             return
-        # A state without a score, or with a mean over no classes, ranks last.
-        if mean_iou is None or math.isnan(mean_iou):
-            mean_iou = _NOT_SCORED
-        if exists:
-            self._replace_score(step, mean_iou)
-            return
+        # As arrays, because orbax restores NumPy's scalars as numbers of Python.
+        state = jax.tree.map(np.asarray, state)
+        items = {
+            item: {field: getattr(state, field) for field in fields}
+            for item, fields in _ITEMS.items()
+        }
+        self._scores[step] = mean_iou
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                **{item: ocp.args.PyTreeSave(tree) for item, tree in items.items()},
                 meta=ocp.args.JsonSave(meta),
+                score=ocp.args.JsonSave(_checked_score(mean_iou)),
             ),
-            metrics={"mean_iou": mean_iou},
         )
 
     def _replace_score(self, step: int, mean_iou: float) -> None:
-        # Orbax cannot change a checkpoint, and deleting it first could lose it. But
-        # it stores the metrics in a JSON file, which can be replaced atomically.
+        # Orbax cannot change a checkpoint, and deleting it first could lose it. But the
+        # score is a JSON file, which can be replaced atomically.
         self._manager.wait_until_finished()
-        write_json(
-            self.directory / str(step) / "metrics" / "metrics", {"mean_iou": mean_iou}
-        )
-        self._manager.reload()
+        write_json(self._score_path(step), _checked_score(mean_iou))
+        self._scores[step] = mean_iou
 
-    def restore(self, like: Any, *, which: str = "newest") -> Restored | None:
-        """Reads a checkpoint; returns None if there is none.
+    def _score_path(self, step: int) -> Path:
+        path = self.directory / str(step)
+        earlier = path / "metrics" / "metrics"
+        return earlier if earlier.exists() else path / "score" / "metadata"
+
+    def _rank(self, step: int) -> tuple[float, int]:
+        """Orders steps by their score; of equal scores, the newest is the best."""
+        if step not in self._scores:
+            path = self._score_path(step)
+            try:
+                self._scores[step] = _read_score(path)
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                warnings.warn(
+                    f"{path} is damaged ({_cause(error)}); the checkpoint counts as "
+                    "not evaluated.",
+                    stacklevel=2,
+                )
+                self._scores[step] = None
+        score = self._scores[step]
+        return -1.0 if score is None else score, step
+
+    def read(
+        self, which: str = "newest", *, items: Sequence[str] = ("variables",)
+    ) -> Stored | None:
+        """Reads some items of a checkpoint; None if there is no checkpoint.
+
+        If the checkpoint is damaged, warns and reads the next one in the order of
+        `which`. Other items of the checkpoint may be damaged or missing.
 
         Args:
-            like: a tree with the structure and shapes of the state. A dict with some of
-                the fields of the state restores only these.
-            which: "newest" or "best" (the highest mean IoU).
+            which: "newest" or "best", which is the highest mean IoU, and the newest if
+                no checkpoint has a score.
+            items: "variables" holds `params` and `batch_stats`, and "optimizer" the
+                other fields of the state.
 
         Raises:
-            ValueError: if the structure or a shape of the restored part differs from
-                that of `like`.
+            SeglossError: if there are checkpoints, and all are damaged.
         """
-        step = self._find(which)
-        if step is None:
-            return None
-        like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-        template = ocp.args.StandardRestore(like)
-        if isinstance(like, dict):
-            arrays = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), like)
-            template = ocp.args.PyTreeRestore(
-                like, restore_args=arrays, partial_restore=True
+        damaged = []
+        for step in self._in_order(which):
+            path = self.directory / str(step)
+            try:
+                stored = self._read(step, items)
+            except _DamagedError as error:
+                if path.is_dir():  # otherwise a run just removed this old checkpoint
+                    damaged.append(f"checkpoint {path} is damaged ({error})")
+                continue
+            for fault in damaged:
+                warnings.warn(
+                    f"{fault}; checkpoint {step} is used instead.", stacklevel=2
+                )
+            return stored
+        if damaged:
+            raise SeglossError(
+                f"{'; '.join(damaged)}; none is left; restore one from a "
+                "copy, or choose another --workdir."
             )
-        misfit = (
-            f"checkpoint {self.directory / str(step)} does not fit this model and "
-            "optimizer; use the config it was trained with."
-        )
-        try:
-            parts = self._manager.restore(step, args=ocp.args.Composite(state=template))
-        except (KeyError, TypeError, ValueError) as error:
-            raise SeglossError(misfit) from error
-        # Orbax compares the names in the tree, but not the shapes. Where only some
-        # fields are restored, it leaves out and adds names below them silently.
-        stored = parts.state
-        if isinstance(like, dict):
-            tree = self._manager.item_metadata(step).state.tree
-            stored = {field: tree.get(field) for field in like}
-        if jax.tree.map(np.shape, stored) != jax.tree.map(np.shape, like):
-            raise SeglossError(misfit)
-        return Restored(state=parts.state, step=step, meta=self.read_meta(which))
+        return None
 
-    def read_meta(self, which: str = "newest") -> dict[str, Any]:
-        """Reads the `meta` of a checkpoint; `which` is "newest" or "best".
+    def _in_order(self, which: str) -> list[int]:
+        steps = self._manager.all_steps()
+        rank = self._rank if which == "best" else None
+        return sorted(steps, key=rank, reverse=True)
+
+    def _read(self, step: int, items: Sequence[str]) -> Stored:
+        path = self.directory / str(step)
+        if (path / _ALL_IN_ONE).is_dir():
+            items = (_ALL_IN_ONE,)
+        else:
+            for item in (*items, "meta"):
+                _check_digests(path / item)
+        args = {item: ocp.args.PyTreeRestore() for item in items}
+        args["meta"] = ocp.args.JsonRestore()
+        try:
+            parts = self._manager.restore(step, args=ocp.args.Composite(**args))
+        except Exception as error:
+            # Orbax raises many kinds of errors on damaged files. Those with digests are
+            # sound, unless a run just removed them.
+            if _ALL_IN_ONE in items or not path.is_dir():
+                raise _DamagedError(_cause(error)) from error
+            raise
+        arrays = {k: v for item in items for k, v in flat_arrays(parts[item]).items()}
+        return Stored(path=path, step=step, meta=parts.meta, arrays=arrays)
+
+    def restore(self, like: Any, *, which: str = "newest") -> Restored | None:
+        """Reads a checkpoint as `read` does, in the structure of `like`.
+
+        Args:
+            like: a tree with the structure and shapes of the state. A dict with
+                `params` and `batch_stats` restores only these.
+            which: "newest" or "best"; see `read`.
+
+        Returns:
+            The checkpoint; None if there is none.
 
         Raises:
-            FileNotFoundError: if there is no checkpoint.
+            SeglossError: if the structure or a shape of the restored part differs from
+                that of `like`, or all checkpoints are damaged.
         """
-        step = self._find(which)
-        if step is None:
-            raise MissingFileError(f"{self.directory} has no checkpoint.")
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args).meta
+        items = ("variables",) if isinstance(like, dict) else tuple(_ITEMS)
+        stored = self.read(which, items=items)
+        if stored is None:
+            return None
+        return Restored(state=stored.fit(like), step=stored.step, meta=stored.meta)
 
-    def _find(self, which: str) -> int | None:
-        newest = self._manager.latest_step()
-        return newest if which == "newest" else self._manager.best_step() or newest
+    def set_aside_after(self, step: int) -> None:
+        """Renames all checkpoints of later steps to `STEP.damaged.HEX`.
 
-    @property
-    def newest_step(self) -> int | None:
-        """Step of the newest checkpoint; None if there is none."""
-        return self._manager.latest_step()
+        A run that resumes from `step` found them damaged, and writes these steps again.
+        """
+        later = [x for x in self._manager.all_steps() if x > step]
+        for number in later:
+            path = self.directory / str(number)
+            path.rename(path.with_name(f"{number}.damaged.{uuid.uuid4().hex[:8]}"))
+        if later:
+            self._manager.reload()
 
     def close(self) -> None:
         """Waits until all checkpoints are written, then releases orbax's resources."""
         self._manager.close()
+
+
+class _DigestedArrays(ocp.PyTreeCheckpointHandler):
+    """Stores a tree of arrays, and digests of its files."""
+
+    def finalize(self, directory: Any) -> None:
+        """Called in the background, before the checkpoint gets its name."""
+        super().finalize(directory)
+        _write_digests(Path(directory))
+
+
+class _DigestedJson(ocp.JsonCheckpointHandler):
+    """Stores a JSON file, and its digest."""
+
+    def finalize(self, directory: Any) -> None:
+        """Called in the background, before the checkpoint gets its name."""
+        super().finalize(directory)
+        _write_digests(Path(directory))
+
+
+def _make_handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for item in _ITEMS:
+        arrays = _DigestedArrays()
+        handlers.add(item, ocp.args.PyTreeSave, arrays)
+        handlers.add(item, ocp.args.PyTreeRestore, arrays)
+    values = _DigestedJson()
+    handlers.add("meta", ocp.args.JsonSave, values)
+    handlers.add("meta", ocp.args.JsonRestore, values)
+    return handlers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the checkpoint with the highest `rank` of its step."""
+
+    rank: Any
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        best = max((x.step for x in checkpoints), key=self.rank, default=None)
+        return [x.step == best for x in checkpoints]
+
+
+def flat_arrays(tree: Any) -> dict[str, Any]:
+    """Maps the path of each leaf of a tree, such as "params/conv1/kernel", to it."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _select(arrays: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    return {k: v for k, v in arrays.items() if k.split("/")[0] in fields}
+
+
+def _describe(array: Any) -> str:
+    return "absent" if array is None else f"{array.dtype} {array.shape}"
+
+
+def _write_digests(item: Path) -> None:
+    """Writes the SHA-256 of each file of an item of a checkpoint to `digests.json`."""
+    files = sorted(path for path in item.rglob("*") if path.is_file())
+    digests = {str(path.relative_to(item)): _digest_of_file(path) for path in files}
+    write_json(item / _DIGESTS, digests)
+
+
+def _check_digests(item: Path) -> None:
+    """Raises _DamagedError if a file of an item is missing or has changed."""
+    path = item / _DIGESTS
+    try:
+        digests = json.loads(path.read_text())
+        for name, digest in digests.items():
+            path = item / name
+            if _digest_of_file(path) != digest:
+                raise _DamagedError(f"{path.relative_to(item.parent)} has changed")
+    except FileNotFoundError as error:
+        name = path.relative_to(item.parent)
+        raise _DamagedError(f"{name} is missing") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise _DamagedError(_cause(error)) from error
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked_score(mean_iou: float | None) -> dict[str, Any]:
+    """Makes the contents of a score file, which `_read_score` checks."""
+    return {"mean_iou": mean_iou, "crc32": zlib.crc32(repr(mean_iou).encode())}
+
+
+def _read_score(path: Path) -> float | None:
+    score = json.loads(path.read_text())
+    mean_iou = score["mean_iou"]
+    if path.name == "metrics":  # of an earlier version, with -1 for None
+        return None if mean_iou < 0 else mean_iou
+    if score != _checked_score(mean_iou):
+        raise ValueError("it does not have its checksum")
+    return mean_iou
+
+
+def _cause(error: Exception) -> str:
+    """Describes an error of another package in one short line."""
+    first = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first}"[:200]

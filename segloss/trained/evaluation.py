@@ -50,7 +50,7 @@ def evaluation_step(
 ) -> jax.Array:
     """Predicts a batch on one device; returns a confusion matrix per image.
 
-    The result is int32 `[b, num_classes, num_classes]`; rows are labels.
+    The result is int32 `[b, num_classes, num_classes + 1]`; see `confusion_matrix`.
     """
     predicted = predict_labels(
         variables,
@@ -210,4 +210,5 @@ def _cut_tiles(
 
 def _count(step: Callable, batch: Batch) -> Int[np.ndarray, "b c c"]:
     counts = np.asarray(step(shard(batch)))
-    return counts.reshape(-1, *counts.shape[2:])
+    # A model always predicts a class, so the last column is empty.
+    return counts.reshape(-1, *counts.shape[2:])[..., :-1]

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from segloss.config import Inference, RunConfig, make_configured_model, parse_config
 from segloss.data import put_on_canvas
 from segloss.data.bands import RGB, Bands, class_dtype
+from segloss.errors import MissingFileError
 from segloss.trained.checkpoints import Checkpoints
 from segloss.trained.inference import predict_labels, predict_labels_and_probs
 from segloss.trained.tiles import Tile, Tiling, plan_tiles
@@ -45,8 +46,9 @@ class TrainedModel:
     images_seen: int | None
     seconds: float
     commit: str | None
-    # File and SHA-256 of the pretrained weights that the run started from.
-    pretrained: dict[str, str] | None
+    # `file` and `sha256` of the weights that the run started from, and `step` if they
+    # are those of another run.
+    pretrained: dict[str, Any] | None
     bands: Bands = RGB
 
     @functools.cached_property
@@ -132,25 +134,25 @@ def load_trained(config: ConfigDict, workdir: str | Path) -> TrainedModel:
 
 def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
     """Does what `load_trained` does, with a parsed config."""
-    which = config.evaluate.checkpoint
     directory = workdir / "checkpoints"
     with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        meta = checkpoints.read_meta(which)
-        model = make_configured_model(config, len(meta["class_names"]))
-        init = functools.partial(model.init, train=False)
-        bands = Bands.from_json(meta.get("bands", RGB.to_json()))
-        images = jnp.zeros((1, *config.data.crop_hw, bands.num_bands))
-        shapes = jax.eval_shape(init, jax.random.key(0), images)
-        # Prediction does not need the state of the optimizer.
-        like = {"batch_stats": {}} | {k: shapes[k] for k in shapes}
-        restored = checkpoints.restore(like, which=which)
+        stored = checkpoints.read(config.evaluate.checkpoint)
+    if stored is None:
+        raise MissingFileError(f"{directory} has no checkpoint.")
+    meta = stored.meta
+    model = make_configured_model(config, len(meta["class_names"]))
+    init = functools.partial(model.init, train=False)
+    bands = Bands.from_json(meta.get("bands", RGB.to_json()))
+    images = jnp.zeros((1, *config.data.crop_hw, bands.num_bands))
+    shapes = jax.eval_shape(init, jax.random.key(0), images)
+    like = {"batch_stats": {}} | {k: shapes[k] for k in shapes}
     return TrainedModel(
         model=model,
-        variables=restored.state,
+        variables=stored.fit(like),
         class_names=tuple(meta["class_names"]),
         ignore_label=meta["ignore_label"],
         inference=config.evaluate.inference,
-        step=restored.step,
+        step=stored.step,
         images_seen=meta.get("images_seen"),
         seconds=meta["seconds"],
         commit=meta["commit"],

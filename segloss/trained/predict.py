@@ -196,7 +196,7 @@ class Session:
         self.probabilities, self.threshold = probabilities, threshold
         self.skipped, self.misfits = skipped, Tally()
         num_classes = len(trained.class_names)
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        self.confusion = np.zeros((num_classes, num_classes + 1), np.int64)
         self.num_images = self.num_scored = self.num_skipped = 0
         self.tiles: collections.Counter[tuple[int, int] | None] = collections.Counter()
 

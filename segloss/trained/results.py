@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from segloss.config import (
     Inference,
     RunConfig,
     check_split,
+    find_ignored_classes,
     open_configured_dataset,
     parse_config,
 )
@@ -27,6 +28,7 @@ from segloss.devices import map_over_devices, replicate
 from segloss.errors import SeglossError
 from segloss.provenance import versions
 from segloss.report import class_table, example_figure, save_figure, summary_table
+from segloss.trained.classes import check_same_classes
 from segloss.trained.confusions import ConfusionStore
 from segloss.trained.evaluation import (
     Evaluation,
@@ -66,11 +68,7 @@ def evaluate_run(
     dataset = open_configured_dataset(parsed)
     split = split or parsed.evaluate.final_split
     check_split(dataset, split)
-    if trained.class_names != dataset.class_names:
-        raise SeglossError(
-            f"{workdir} was trained on the classes {', '.join(trained.class_names)}; "
-            f"{dataset.name} has {', '.join(dataset.class_names)}."
-        )
+    check_same_classes(workdir, trained.class_names, dataset)
     if not trained.bands.are_like(dataset.bands):
         raise SeglossError(
             f"{workdir} was trained on {trained.bands}; {dataset.name} has "
@@ -108,6 +106,7 @@ def final_evaluation(
     Returns:
         The contents of `results.json`.
     """
+    ignored = find_ignored_classes(config, dataset.class_names)
     step = mapped_step or map_over_devices(
         evaluation_step,
         mapping=config.mapping,
@@ -153,6 +152,7 @@ def final_evaluation(
         seconds=trained.seconds,
         commit=trained.commit,
         pretrained=trained.pretrained,
+        ignore_classes=ignored,
     )
     figure = directory / "figures" / "examples.png"
     _draw_examples(evaluation, dataset, trained, figure, on_progress)
@@ -173,7 +173,8 @@ def make_results(
     images_seen: int | None,
     seconds: float,
     commit: str | None,
-    pretrained: dict[str, str] | None,
+    pretrained: dict[str, Any] | None,
+    ignore_classes: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Makes the contents of `results.json`, with None for NaN.
 
@@ -188,7 +189,8 @@ def make_results(
         seconds: duration of training.
         commit: commit of the code that trained the model.
         pretrained: `file` and `sha256` of the pretrained weights that training started
-            from; None if there were none.
+            from, and `step` if they are those of a run; None if there were none.
+        ignore_classes: ids of classes that a second mean IoU leaves out.
     """
     confusion = evaluation.confusion
     scores = {
@@ -204,7 +206,7 @@ def make_results(
     ]
     return without_nan(
         {
-            "summary": metrics.summary(confusion),
+            "summary": metrics.summary(confusion, ignore_classes=ignore_classes),
             "per_class": per_class,
             "confusion": confusion.tolist(),
             "dataset": dataset.name,

@@ -24,4 +24,4 @@ def test_textbook_has_the_value_and_the_gradient_of_ours(name):
 def test_textbook_confusion_counts_as_ours():
     predicted, labels = np.random.default_rng(0).integers(0, 3, (2, 4, 5))
     ours = confusion_matrix(predicted, labels, num_classes=3)
-    np.testing.assert_array_equal(confusion(predicted, labels, 3), ours)
+    np.testing.assert_array_equal(confusion(predicted, labels, 3), ours[:, :-1])

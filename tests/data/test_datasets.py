@@ -109,7 +109,7 @@ def test_unknown_split_lists_the_known(tiny):
     ("name", "hyperparameters", "message"),
     [
         ("voc", {}, "'voc'; known are camvid, folder, longtail_scenes"),
-        ("folder", {"path": "x"}, "'path'; known are root, ignore_label, data_dir"),
+        ("folder", {"path": "x"}, "'path'; known are root, ignore_label, image_suffix"),
         ("folder", {}, "needs the hyperparameter 'root'"),
     ],
 )

@@ -1,6 +1,7 @@
 import os
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from segloss.data.datasets import files
+from segloss.data.datasets.checking import map_ahead
 from segloss.data.datasets.dataset import open_dataset
 from segloss.data.datasets.faults import DatasetError, Fault
 from segloss.data.datasets.folder import folder
@@ -376,6 +378,16 @@ def test_faults_of_one_kind_are_one_line_with_five_names():
     ]
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.faults, str(copy)) == (tuple(faults), str(error))
+
+
+def test_few_files_wait_to_be_read():
+    started = []
+    with ThreadPoolExecutor(2) as pool:
+        results = map_ahead(pool, lambda k: started.append(k) or k, range(20_000))
+        for k in range(100):
+            assert next(results) == k
+            assert len(started) <= k + 66
+        assert list(results) == [*range(100, 20_000)]
 
 
 def test_arguments_are_checked(tmp_path):

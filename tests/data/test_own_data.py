@@ -336,8 +336,8 @@ def mixed_bands(home):
 def large_image(home):
     home.add(IDS).classes(PLAIN)
     home.refused(
-        "must have at most 100 pixels; cut the image, or raise --config.data.max_image_p"
-        r"ixels: train/images/a.png \(got 12 x 16, which is 192\)",
+        "must have at most 100 pixels; cut the image, or raise "
+        r"--config.data.max_image_pixels: train/images/a.png \(got 12 x 16, which",
         max_image_pixels=100,
     )
 

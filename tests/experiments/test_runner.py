@@ -1,11 +1,13 @@
 """The runner's decisions, with jobs that are played."""
 
+import contextlib
 import errno
 import functools
 import io
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -24,7 +26,8 @@ from experiments.running.board import (
 from experiments.running.fingerprint import code_fingerprint
 from experiments.running.runner import Runner, summary
 from experiments.running.sweep import expand
-from experiments.running.worker import Job, Outcome, check_free, locked, run_job
+from experiments.running.worker import Job, Outcome, check_free, run_job
+from segloss.locking import locked
 
 CRASH = Outcome("crashed", error="it was killed")
 STOPPED_WHILE_TRAINING = Outcome("stopped")
@@ -301,12 +304,15 @@ def job(tmp_path, code="c"):
 
 
 def test_a_run_that_another_process_has_is_left_alone(tmp_path):
-    with locked(tmp_path / "run"):
+    # The thread that has a lock may take it again, so that `train` can.
+    with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as stack:
+        other.submit(stack.enter_context, locked(tmp_path / "run")).result()
         with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on "):
             check_free([tmp_path / "run", tmp_path / "none"])
         outcome = run_job(job(tmp_path))
         assert outcome.state == "crashed"
         assert "wait for it, or end it with `kill" in outcome.error
+        other.submit(stack.close).result()
     check_free([tmp_path / "run"])
 
 

@@ -63,9 +63,24 @@ def test_void_is_no_boundary_and_no_outside_whatever_it_holds():
             jnp.ones_like(ids), ids, valid, num_classes=2, boundary_px=1
         )
         np.testing.assert_array_equal(same, counts)
-    unmasked = jnp.where(valid, 1, 255)
-    counts = boundary_confusion(unmasked, unmasked, num_classes=2, boundary_px=1)
-    assert counts[1, 1] == frame
+
+
+def test_a_prediction_that_is_no_class_is_wrong_and_a_region_of_its_own():
+    predicted = PREDICTED.at[:, 5:].set(255)
+    counts = boundary_confusion(predicted, LABELS, num_classes=3, boundary_px=1)
+    # Predicted bands are 0 and 4 of class 0; 3 and 7 are missed, 4 is of class 1.
+    expected = [[1, 0, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 4]]
+    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(boundary_iou(np.asarray(counts)), [1 / 3, 0, NAN])
+
+
+@pytest.mark.parametrize("stray", [255, 3, -1])
+def test_a_valid_label_that_is_no_class_is_an_error(stray):
+    labels = LABELS.at[0, 2].set(stray)
+    counts = boundary_confusion(PREDICTED, labels, num_classes=3, boundary_px=1)
+    np.testing.assert_array_equal(counts, np.full((4, 4), -(2**21)))
+    with pytest.raises(ValueError, match="valid labels that are no class"):
+        boundary_iou(np.asarray(counts))
 
 
 @pytest.mark.parametrize(("hw", "width_px"), [((60, 80), 2), ((6, 8), 1)])

@@ -77,13 +77,20 @@ def test_void_is_not_counted_whatever_it_holds():
         logits = jnp.where(valid[:, None], LOGITS, score)
         counts = calibration_counts(logits, jnp.where(valid, LABELS, junk), valid)
         jax.tree.map(np.testing.assert_array_equal, counts, expected)
-    # A label that is no class is void; logits gone NaN are not.
-    counts = calibration_counts(LOGITS, jnp.where(valid, LABELS, 255))
-    jax.tree.map(np.testing.assert_array_equal, counts, expected)
     nan = calibration_counts(jnp.full_like(LOGITS, jnp.nan), LABELS)
     assert np.isnan(expected_calibration_error(nan))
     nothing = calibration_counts(LOGITS, LABELS, jnp.array(False))
     assert np.isnan(expected_calibration_error(nothing))
+
+
+@pytest.mark.parametrize("stray", [255, 2, -1])
+def test_a_valid_label_that_is_no_class_is_an_error(stray):
+    counts = calibration_counts(LOGITS, LABELS.at[1].set(stray), bins=2)
+    for field in counts:
+        np.testing.assert_array_equal(field, [-(2**21)] * 2)
+    message = "^expected_calibration_error: .* valid labels that are no class; mask"
+    with pytest.raises(ValueError, match=message):
+        expected_calibration_error(counts)
 
 
 def test_certain_and_right_is_no_error_and_certain_and_wrong_is_one():

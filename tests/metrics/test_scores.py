@@ -1,3 +1,4 @@
+import inspect
 import json
 from pathlib import Path
 
@@ -12,6 +13,20 @@ from segloss import metrics
 # hits (2, 4, 0, 0), labelled (4, 6, 0, 0), predicted (3, 5, 2, 0), 10 pixels.
 CONFUSION = np.array([[2, 1, 1, 0], [1, 4, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 NAN = np.nan
+SCORES = (
+    "cohen_kappa",
+    "dice_per_class",
+    "f1_per_class",
+    "frequency_weighted_iou",
+    "iou_per_class",
+    "matthews_corrcoef",
+    "mean_accuracy",
+    "mean_iou",
+    "pixel_accuracy",
+    "precision_per_class",
+    "recall_per_class",
+    "summary",
+)
 SKLEARN = json.loads(Path(__file__).with_name("sklearn_scores.json").read_text())
 
 
@@ -37,9 +52,58 @@ def test_score_matches_hand_computed_value(score, expected):
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
-def test_several_matrices_are_scored_each_as_on_its_own():
+# Of 10 pixels, 2 of class 0 and 1 of class 1 are predicted as no class: hits (2, 3),
+# labelled (5, 5), predicted (3, 4) and 3 of no class.
+WITH_REST = np.array([[2, 1, 2], [1, 3, 1]])
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        ("iou_per_class", [2 / 6, 3 / 6]),
+        ("dice_per_class", [4 / 8, 6 / 9]),
+        ("f1_per_class", [4 / 8, 6 / 9]),
+        ("precision_per_class", [2 / 3, 3 / 4]),
+        ("recall_per_class", [2 / 5, 3 / 5]),
+        ("mean_iou", (2 / 6 + 3 / 6) / 2),
+        ("frequency_weighted_iou", 0.5 * 2 / 6 + 0.5 * 3 / 6),
+        ("mean_accuracy", (2 / 5 + 3 / 5) / 2),
+        ("pixel_accuracy", 5 / 10),
+        # By chance 5 x 3 + 5 x 4 of 100 pairs agree.
+        ("cohen_kappa", (0.5 - 0.35) / (1 - 0.35)),
+        ("matthews_corrcoef", (50 - 35) / np.sqrt((100 - 50) * (100 - 9 - 16 - 9))),
+    ],
+)
+def test_a_prediction_of_no_class_counts_as_wrong(score, expected):
+    score = getattr(metrics, score)
+    value = score(WITH_REST)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    # The same as of three classes, of which no pixel is labelled with the last.
+    as_class = score(np.vstack([WITH_REST, [0, 0, 0]]))
+    if np.ndim(value):
+        np.testing.assert_array_equal(value, as_class[:2])
+    # A column without pixels changes nothing.
+    np.testing.assert_array_equal(
+        score(CONFUSION), score(np.pad(CONFUSION, ((0, 0), (0, 1))))
+    )
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_scores_refuse_negative_counts_and_other_shapes(score):
+    score = inspect.unwrap(getattr(metrics, score))
+    for wrong in (CONFUSION - 1, np.array([[3, 0, 0], [0, -1, 0]])):
+        with pytest.raises(ValueError, match="valid labels that are no class; mask"):
+            score(wrong)
+    for shape in ((4,), (3, 2), (2, 4), (0, 0)):
+        with pytest.raises(ValueError, match=r"must be \[c, c\] or \[c, c \+ 1\], got"):
+            score(np.zeros(shape, int))
+
+
+@pytest.mark.parametrize("rest", [0, 1])
+def test_several_matrices_are_scored_each_as_on_its_own(rest):
     several = np.stack([CONFUSION, CONFUSION.T, 0 * CONFUSION, np.eye(4, dtype=int)])
-    several = several.reshape(2, 2, 4, 4)
+    several = np.append(several, several[..., :rest], axis=-1)
+    several = several.reshape(2, 2, 4, 4 + rest)
     for score in (
         metrics.iou_per_class,
         metrics.dice_per_class,
@@ -54,6 +118,21 @@ def test_several_matrices_are_scored_each_as_on_its_own():
         got = score(several)
         for place in np.ndindex(2, 2):
             np.testing.assert_array_equal(got[place], score(several[place]))
+
+
+def test_a_mean_may_leave_classes_out():
+    assert metrics.mean_iou(CONFUSION, ignore_classes=[0]) == (4 / 7 + 0) / 2
+    # Class 3 has no score in any case.
+    assert metrics.mean_iou(CONFUSION, ignore_classes=(1, 3)) == (2 / 5 + 0) / 2
+    several = np.stack([CONFUSION, 2 * CONFUSION])
+    np.testing.assert_array_equal(
+        metrics.mean_iou(several, ignore_classes=[0]), [(4 / 7 + 0) / 2] * 2
+    )
+    plain, scores = (metrics.summary(CONFUSION, ignore_classes=x) for x in ((), [0]))
+    assert scores == plain | {"mean_iou_without_ignored": (4 / 7 + 0) / 2}
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=r"ids in \[0, 4\), got \(0, -?[14]\)"):
+            metrics.mean_iou(CONFUSION, ignore_classes=[0, wrong])
 
 
 def test_summary_is_flat_floats():
@@ -141,5 +220,5 @@ def test_scores_equal_those_of_the_pixels(seed):
     )
     np.testing.assert_allclose(metrics.matthews_corrcoef(confusion), correlation)
     order = rng.permutation(4)
-    renamed = metrics.summary(confusion[order][:, order])
+    renamed = metrics.summary(confusion[order][:, [*order, 4]])
     assert renamed == pytest.approx(metrics.summary(confusion))

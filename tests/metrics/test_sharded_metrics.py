@@ -38,7 +38,8 @@ def counted(request):
     if request.param != "calibration":
         scores = scores.argmax(axis=-1)
     metric = METRICS[request.param]
-    inputs = (scores, labels, rng.random(labels.shape) < 0.9)
+    valid = (rng.random(labels.shape) < 0.9) & (labels != 255)
+    inputs = (scores, labels, valid)
     expected = jax.tree.map(np.asarray, metric(*map(jnp.asarray, inputs)))
     return metric, inputs, expected
 
@@ -68,6 +69,7 @@ def test_named_sharding(counted, axis_type, spec):
 @pytest.mark.parametrize("valid", [(), (True,)], ids=["no_valid", "one_valid_for_all"])
 def test_named_sharding_of_some_inputs(counted, valid):
     metric, (scores, labels, _), _ = counted
+    labels = labels % CLASSES
     valid = tuple(map(jnp.asarray, valid))
     expected = metric(jnp.asarray(scores), jnp.asarray(labels), *valid)
     mesh = make_mesh(AxisType.Explicit)
@@ -136,3 +138,18 @@ def test_pmap(counted):
 
     counts = total(*(x[:, None] for x in inputs))
     assert_equal(jax.tree.map(lambda x: x[0], counts), expected)
+
+
+def test_a_label_that_is_no_class_shows_in_the_sum_over_devices(counted):
+    """Whichever device holds it, and if all do."""
+    metric, (scores, labels, valid), _ = counted
+
+    @functools.partial(jax.pmap, axis_name="devices")
+    def total(*inputs):
+        return jax.lax.psum(metric(*inputs), "devices")
+
+    for devices in (slice(3, 4), slice(None)):
+        stray = valid.copy()
+        stray[devices, 3, 1] = True
+        counts = total(*(x[:, None] for x in (scores, labels, stray)))
+        assert all((leaf < 0).all() for leaf in jax.tree.leaves(counts))

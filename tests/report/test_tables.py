@@ -81,6 +81,17 @@ def test_summary_table_has_a_row_per_run():
     ]
 
 
+def test_summary_table_has_a_mean_without_ignored_classes_if_a_run_has():
+    summary = RESULTS["summary"] | {"mean_iou_without_ignored": 0.321}
+    table = summary_table({"balance": RESULTS, "other": {"summary": summary}})
+    assert markdown_table(table).splitlines() == [
+        "| run | mean IoU | without ignored | FWIoU | MA | PA | mean F1 | kappa |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| balance | 0.456 | \N{EN DASH} | 0.600 | 0.555 | 0.810 | 0.500 | 0.400 |",
+        "| other | 0.456 | 0.321 | 0.600 | 0.555 | 0.810 | 0.500 | 0.400 |",
+    ]
+
+
 def test_names_are_shown_as_they_are():
     assert "[red]|car" in shown(class_table(RESULTS))
     assert r"| [red]\|car | 0.750 |" in markdown_table(class_table(RESULTS))

@@ -77,6 +77,15 @@ def test_linear_is_constant_before_and_after_its_transition():
     np.testing.assert_allclose([rest(2), rest(3), rest(9)], [0, 0.5, 3.5], rtol=1e-6)
 
 
+def test_steps_may_be_shares_of_the_run():
+    shares = linear(
+        8, init_value=1, end_value=0.2, transition_begin=0.25, transition_steps=0.5
+    )
+    assert [float(shares(i)) for i in (0, 2, 4, 6)] == pytest.approx([1, 1, 0.6, 0.2])
+    jumps = piecewise_constant(8, values=(0.0, 1.0, 0.5), boundaries=(0.25, 0.5))
+    assert [float(jumps(i)) for i in range(5)] == [0.0, 0.0, 1.0, 1.0, 0.5]
+
+
 def test_cosine_is_half_way_in_the_middle():
     schedule = cosine(8, init_value=0.2, end_value=1.0)
     # (1 - cos(pi / 4)) / 2 of the way after a quarter.
@@ -292,11 +301,11 @@ def of(**fields):
         ),
         (
             dict(name="focal_loss", gamma=of(transition_steps=0)),
-            "linear: transition_begin must be >= 0 and transition_steps >= 1, got 0",
+            r"linear: transition_steps must be a number of steps >= 1, .*, got 0\.",
         ),
         (
             dict(name="focal_loss", gamma=of(transition_begin=4)),
-            "transition_steps >= 1, got 4 and 0",
+            r"linear: transition_steps must be a number of steps >= 1, .*, got 0\.",
         ),
         (
             dict(name="focal_loss", gamma=of(end_value="1")),
@@ -308,7 +317,7 @@ def of(**fields):
         ),
         (
             dict(name="focal_loss", gamma=GAMMA | dict(boundaries=(1.5,))),
-            r"piecewise_constant: boundaries must be integers, got \(1.5,\)",
+            r"piecewise_constant: each of boundaries must be a number .*, got 1.5\.",
         ),
         (dict(name="focal_los", gamma=of()), "no loss is named 'focal_los'"),
         (dict(name="soft_dice", gamma=of()), "soft_dice has no hyperparameter 'gamma'"),

@@ -1,9 +1,12 @@
 """Runs that begin with the weights of a file."""
 
+import dataclasses
 import functools
 import hashlib
 import io
 import os
+import re
+import shutil
 import signal
 
 import jax
@@ -21,6 +24,7 @@ from segloss.config import (
     write_config,
 )
 from segloss.train import Stopped, loop, make_setup, train
+from segloss.train.first_state import make_fresh_state
 from segloss.train.start import find_start
 from segloss.train.step import make_state
 from segloss.trained import evaluate_run
@@ -162,3 +166,109 @@ def test_weights_chosen_later_are_no_part_of_a_run(tmp_path, tiny_config):
     tiny_config.model.pretrained = "late.npz"
     with pytest.raises(ValueError, match=r"model\.pretrained was None, is 'late.npz'"):
         check_same_config(tiny_config, tmp_path)
+
+
+def save_run(config, workdir, class_names, *, scores=(None,)):
+    """Writes a run of its own seed, with a checkpoint for each of the scores.
+
+    Returns the variables of each checkpoint, by path.
+    """
+    config = config.copy_and_resolve_references()
+    config.seed = 7
+    model = make_configured_model(parse_config(config), len(class_names))
+    setup = dataclasses.replace(make_setup(config), model=model)
+    state = jax.tree.map(np.asarray, make_fresh_state(setup))
+    write_config(config, workdir)
+    saved = []
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    for step, score in enumerate(scores, start=1):
+        state = jax.tree.map(lambda x: x + np.ones((), x.dtype), state)
+        state = state.replace(step=np.int32(step))
+        checkpoints.save(state, mean_iou=score, meta={"class_names": class_names})
+        saved.append(traverse_util.flatten_dict(state.variables, sep="/"))
+    checkpoints.close()
+    return saved
+
+
+def names_of(config):
+    return list(make_setup(config).dataset.class_names)
+
+
+def test_a_run_starts_from_the_best_checkpoint_of_another(tmp_path, tiny_config):
+    source = tmp_path / "source"
+    tiny_config.evaluate.checkpoint = "best"
+    names = names_of(tiny_config)
+    best, newest = save_run(tiny_config, source, names, scores=[0.5, 0.4])
+    tiny_config.evaluate.checkpoint = "newest"  # that of the other run counts
+    tiny_config.model.pretrained = str(source)
+    variables, start, said = start_of(tiny_config, tmp_path / "run", save=True)
+    assert variables.keys() == best.keys()
+    for name, array in variables.items():
+        np.testing.assert_array_equal(array, best[name])
+        assert (array != newest[name]).all()
+    assert start.state.step == 0
+    digest = start.pretrained["sha256"]
+    assert start.pretrained == {"file": str(source), "step": 1, "sha256": digest}
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    size = sum(x.size for name, x in best.items() if name.startswith("params/"))
+    assert said == (
+        f"starts from the weights in {source} at step 1: takes {len(best)} of "
+        f"{len(best)} arrays, {size / 1e6:.2f} M parameters, SHA-256 {digest[:16]}\n"
+    )
+    # The run goes on without the other, and with a copy of it, but not with a third.
+    shutil.copytree(source, tmp_path / "copy")
+    save_run(tiny_config, tmp_path / "third", names, scores=[None, None])
+    shutil.rmtree(source)
+    for place in ("source", "copy"):
+        tiny_config.model.pretrained = str(tmp_path / place)
+        _, again, said = start_of(tiny_config, tmp_path / "run")
+        assert (again.pretrained, said) == (start.pretrained, "")
+    tiny_config.model.pretrained = str(tmp_path / "third")
+    with pytest.raises(ValueError, match=r"/third differs from .*/source, the weights"):
+        start_of(tiny_config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said_of_it"),
+    [
+        pytest.param(lambda names: names[:5], "added ", id="fewer"),
+        pytest.param(
+            lambda names: ["car", *names[1:]],
+            "added background; removed car",
+            id="renamed",
+        ),
+    ],
+)
+def test_the_class_head_is_new_where_the_classes_differ(
+    tmp_path, tiny_config, change, said_of_it
+):
+    names = names_of(tiny_config)
+    (theirs,) = save_run(tiny_config, tmp_path / "source", change(names))
+    fresh, _, _ = start_of(tiny_config, tmp_path / "fresh")
+    tiny_config.model.pretrained = str(tmp_path / "source")
+    variables, start, said = start_of(tiny_config, tmp_path / "run")
+    head = {"params/head/kernel", "params/head/bias"}
+    for name, array in variables.items():
+        np.testing.assert_array_equal(array, (fresh if name in head else theirs)[name])
+    assert f"takes {len(theirs) - 2} of {len(theirs)} arrays, " in said
+    assert f"; draws 2 of the class head anew ({said_of_it}" in said
+    # The optimizer starts anew as well, and knows the new weights.
+    for array in jax.tree.leaves(start.state.opt_state):
+        assert not np.asarray(array).any()
+
+
+def test_a_run_of_another_network_is_refused(tmp_path, tiny_config):
+    wide = tiny_config.copy_and_resolve_references()
+    wide.model.width *= 2
+    save_run(wide, tmp_path / "source", names_of(tiny_config))
+    tiny_config.model.pretrained = str(tmp_path / "source")
+    message = (
+        r"the run .*/source has another network: model\.width was \d+, is \d+; "
+        r"\d+ arrays do not fit \(\S+ is \(.*\), must be \(.*\), .*\.\.\.\)\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config, tmp_path / "run")
+    tiny_config.model.pretrained = str(tmp_path)
+    with pytest.raises(ValueError, match="must be a file of weights, or the workdir"):
+        train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ def evaluate_under_signal(*args, **kwargs):
 
 def kept_scores(workdir):
     """Step to score of the checkpoints on disk."""
-    files = (workdir / "checkpoints").glob("*/metrics/metrics")
+    files = (workdir / "checkpoints").glob("*/score/metadata")
     return {int(p.parts[-3]): json.loads(p.read_text())["mean_iou"] for p in files}
 
 

@@ -184,7 +184,7 @@ def test_evaluation_counts_what_tiles_predict(mixed_folder, tmp_path, batch_size
         expected = metrics.confusion_matrix(
             tiled.predict(sample["image"]), labels, labels != 255, num_classes=3
         )
-        np.testing.assert_array_equal(confusions[i], expected)
+        np.testing.assert_array_equal(confusions[i], expected[:, :-1])
         assert evaluation.image_scores[i] == metrics.mean_iou(np.asarray(expected))
     np.testing.assert_array_equal(evaluation.confusion, sum(confusions.values()))
     assert evaluation.confusion.sum() == 2 * 97 * 200 + 37 * 40

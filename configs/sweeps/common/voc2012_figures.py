@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import voc2012_paper
 from configs.sweeps.common.arms import steps_at_equal_images
+from segloss.errors import SeglossError
 
 TOTAL_STEPS = 20_000
 BATCH_SIZES = range(1, 13)
@@ -41,7 +42,7 @@ def get_config(size: str, *, loss: str, batch_max: int) -> ConfigDict:
     `size` is "full" or "smoke" (seconds), `loss` is "ce", "soft_iou" or "soft_dice".
     """
     if size not in ("full", "smoke"):
-        raise ValueError(f"config size must be 'full' or 'smoke', got {size!r}.")
+        raise SeglossError(f"config size must be 'full' or 'smoke', got {size!r}.")
     smoke = "smoke," if size == "smoke" else ""
     return voc2012_paper.get_config(f"{smoke}loss={loss},batch_max={batch_max}")
 

@@ -1,22 +1,17 @@
 """Opens datasets by name. They are converted once and then read by random access."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
-import operator
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, UnidentifiedImageError
-from tensorflow_datasets.proto import tf_example_pb2
 
 from segloss.data.bands import RGB, Bands, label_dtype
 from segloss.data.class_index import ClassIndex, LabelCounter
@@ -25,143 +20,37 @@ from segloss.data.datasets.camvid import camvid
 from segloss.data.datasets.faults import abridge
 from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
+from segloss.data.datasets.sample_source import SampleSource
+from segloss.data.datasets.tfds_dataset import ForeignDataset, tfds_dataset
 from segloss.data.datasets.voc2012 import voc2012
-from segloss.data.loading.batches import BadSampleError
-from segloss.data.loading.stored_image import StoredArray, StoredImage
+from segloss.data.loading.batches import Source
 from segloss.data.loading.windows import Windows
 from segloss.errors import SeglossError
 from segloss.registry import bind
 
-DATASETS: dict[str, Callable[..., SegmentationBuilder]] = {
+DATASETS: dict[str, Callable[..., SegmentationBuilder | ForeignDataset]] = {
     "camvid": camvid,
     "folder": folder,
     "longtail_scenes": longtail_scenes,
+    "tfds": tfds_dataset,
     "voc2012": voc2012,
 }
 
 
 _INFO = "dataset_info.json"
-# Fields in which TFDS stores an array.
-_PARTS = ("shape", "value")
-
-
-class SampleSource:
-    """Random access to the samples of one split of a prepared dataset; picklable.
-
-    `source[i]` is `{"image": [h, w, n], "labels": [h, w], "stem": str}`, with the bands
-    and types of the dataset. With `images=False` the image is neither decoded nor
-    included.
-
-    Indexing raises `BadSampleError` if that sample cannot be decoded, and ValueError if
-    a record file is damaged.
-    """
-
-    def __init__(self, data_dir: str | os.PathLike[str], split: str, *, images: bool):
-        self.split = split
-        self._data_dir = os.fspath(data_dir)
-        builder = tfds.builder_from_directory(os.fspath(data_dir))
-        self._records = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
-        # Types of the fields that are stored as arrays; others are image files.
-        self._dtypes = {
-            name: np.dtype(feature.np_dtype)
-            for name, feature in builder.info.features.items()
-            if type(feature) is tfds.features.Tensor
-        }
-        arrays = {f"{name}/{part}" for name in self._dtypes for part in _PARTS}
-        self._keys = {"image", "labels", "stem"} - self._dtypes.keys() | arrays
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        sample = self.opened(i)
-        if self._images:
-            sample["image"] = sample["image"][:, :]
-        return sample
-
-    def opened(self, i: SupportsIndex) -> dict[str, Any]:
-        """Returns sample i with its image as a `StoredImage`, decoded when sliced."""
-        fields = self._read(operator.index(i))
-        stem = fields["stem"].decode()
-        if "labels" in self._dtypes:
-            labels = self._open_array("labels", fields, stem)[:, :][..., 0]
-        else:
-            with self._faults_named("labels", stem):
-                labels = np.asarray(Image.open(io.BytesIO(fields["labels"])))
-        sample = {"labels": labels, "stem": stem}
-        if self._images and "image" in self._dtypes:
-            sample["image"] = self._open_array("image", fields, stem)
-        elif self._images:
-            faults_named = functools.partial(self._faults_named, "image", stem)
-            sample["image"] = StoredImage(fields["image"], faults_named)
-        return sample
-
-    def _open_array(self, name: str, fields: dict[str, Any], stem: str) -> StoredArray:
-        return StoredArray(
-            fields[f"{name}/value"],
-            fields[f"{name}/shape"],
-            self._dtypes[name],
-            functools.partial(self._faults_named, name, stem),
-        )
-
-    def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
-        """Returns height and width of the labels of sample i without decoding them."""
-        fields = self._read(operator.index(i))
-        if "labels" in self._dtypes:
-            return fields["labels/shape"][:2]
-        with self._faults_named("labels", fields["stem"].decode()):
-            return Image.open(io.BytesIO(fields["labels"])).size[::-1]
-
-    def _read(self, i: int) -> dict[str, Any]:
-        """Returns the bytes, or a tuple of integers, of each field of record i."""
-        if not 0 <= i < len(self):
-            raise IndexError(f"SampleSource: must be in [0, {len(self)}), got {i}.")
-        try:
-            example = tf_example_pb2.Example.FromString(self._records[i])
-            fields = {
-                key: feature.bytes_list.value[0]
-                if feature.HasField("bytes_list")
-                else tuple(feature.int64_list.value)
-                for key, feature in example.features.feature.items()
-            }
-            # A file truncated between two blocks is read as other bytes, silently.
-            if fields.keys() != self._keys:
-                raise SeglossError("a record is not a sample")
-        # The reader raises RuntimeError, the parser DecodeError.
-        except Exception as error:
-            raise SeglossError(
-                f"{self._data_dir}: sample {i} of split {self.split!r} cannot be read, "
-                f"its file is damaged ({error}); delete that directory to prepare the "
-                "dataset again."
-            ) from error
-        return fields
-
-    @contextlib.contextmanager
-    def _faults_named(self, kind: str, stem: str) -> Iterator[None]:
-        try:
-            yield
-        # Decoders raise many kinds of errors on broken bytes.
-        except Exception as error:
-            # Pillow's message has a memory address, so a warning would be repeated.
-            unknown = isinstance(error, UnidentifiedImageError)
-            raise BadSampleError(
-                f"{kind} of sample {stem!r} of split {self.split!r} cannot be decoded "
-                f"({'it is not an image' if unknown else error})."
-            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset: one whose samples are stored in array_record files.
+    """A prepared dataset: one whose samples are read from files by position.
 
     Attributes:
         name: key of `DATASETS`.
-        data_dir: directory of the array_record files.
+        data_dir: directory of the class index, and of the array_record files unless
+            they are those of TFDS.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
+        open_source: `open_source(split, images=True)` opens the samples of a split.
         bands: the bands of the images, with their mean and deviation.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
@@ -176,6 +65,7 @@ class Dataset:
     data_dir: Path
     class_names: tuple[str, ...]
     ignore_label: int
+    open_source: Callable[..., Source] = dataclasses.field(compare=False, repr=False)
     max_hw: tuple[int, int]
     splits: tuple[str, ...]
     fingerprint: str
@@ -192,7 +82,7 @@ class Dataset:
         """Type of the labels, "uint8" or "uint16"."""
         return label_dtype(self.num_classes, self.ignore_label)
 
-    def source(self, split: str, *, images: bool = True) -> SampleSource:
+    def source(self, split: str, *, images: bool = True) -> Source:
         """Opens the samples of `split`; `images=False` omits their images.
 
         Raises:
@@ -203,7 +93,7 @@ class Dataset:
                 f"dataset {self.name}: no split is named {split!r}; "
                 f"known are {', '.join(self.splits)}."
             )
-        return SampleSource(self.data_dir, split, images=images)
+        return self.open_source(split, images=images)
 
     def class_index(self, split: str, windows: Windows | None = None) -> ClassIndex:
         """Returns the pixel counts of each class in each sample of `split`.
@@ -288,6 +178,8 @@ def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
     if data_dir is not None and hyperparameters.get("root", "") is None:
         return _read(name, _find_prepared(name, Path(data_dir).expanduser()))
     builder = make_builder()
+    if isinstance(builder, ForeignDataset):
+        return Dataset(name=name, **vars(builder))
     try:
         builder.download_and_prepare()
     except OSError:
@@ -328,6 +220,7 @@ def _read(name: str, data_dir: Path) -> Dataset:
         data_dir=data_dir,
         class_names=tuple(metadata["class_names"]),
         ignore_label=metadata["ignore_label"],
+        open_source=functools.partial(SampleSource, info.data_dir),
         max_hw=tuple(metadata["max_hw"]),
         splits=tuple(info.splits),
         bands=Bands.from_json(metadata.get("bands", RGB.to_json())),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segloss.errors import ExistingFileError, MissingFileError, SeglossError
+from segloss.errors import ExistingFileError, MissingFileError, SeglossError, explain
 from segloss.models.pretrained.files import write_weights
 from segloss.models.pretrained.layouts import LAYOUTS
 from segloss.models.pretrained.load import load_weights
@@ -31,8 +31,10 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     try:
         print(convert(args.input, args.output))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        if line := explain(error):
+            sys.exit(f"error: {line}")
+        raise
 
 
 def convert(source: str, target: Path) -> str:

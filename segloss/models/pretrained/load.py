@@ -80,7 +80,7 @@ def load_weights(path: str | Path) -> Weights:
     file = read_weights(path)
     try:
         layout, arrays = _arrange(file)
-    except ValueError as error:
+    except SeglossError as error:
         raise SeglossError(f"{path}: {error}") from error
     if layout == "segloss":
         layout = read_layout(path) or layout
