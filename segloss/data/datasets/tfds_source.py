@@ -14,8 +14,9 @@ from jaxtyping import Int, UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 
+from segloss.data.decoding.images import read_image
+from segloss.data.decoding.labels import read_labels
 from segloss.data.loading.batches import BadSampleError
-from segloss.data.loading.decode import read_image, read_labels
 from segloss.data.loading.stored_image import StoredImage
 from segloss.errors import SeglossError
 
