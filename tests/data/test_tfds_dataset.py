@@ -262,9 +262,9 @@ def test_from_archives_to_predictions(small_pets, tmp_path):
         Image.fromarray(of_classes).save(tmp_path / f"test/labels/{stem}.png")
     # The same images through TFDS and as files have the same scores.
     evaluated = evaluate_run(stored, tmp_path / "run", split="test")
-    predicted = predict(stored, tmp_path / "run", test_images)
+    (predicted,) = predict(stored, tmp_path / "run", test_images)
     assert evaluated["step"] == 2
-    assert predicted["summary"] == evaluated["summary"]
+    assert predicted.scores["summary"] == evaluated["summary"]
     assert len([*(tmp_path / "run").rglob("indices/*.png")]) == 4
 
 
