@@ -34,7 +34,7 @@ from segloss.trained.model import TrainedModel, load_trained
 from segloss.trained.prediction_folder import PredictionFolder, choose_place
 from segloss.trained.reading import Reader
 from segloss.trained.tiles import describe_tiles
-from segloss.writing import without_nan, write_json
+from segloss.writing import naming, without_nan, write_json
 
 PROBABILITIES = ("png", "npy")
 # A file that cannot have its name: too long, or that of a folder. Other errors of the
@@ -215,7 +215,7 @@ class Session:
         }
         folder = PredictionFolder(place, about, input=found.path)
         try:
-            with folder, make_progress(console) as progress:
+            with naming(place), folder, make_progress(console) as progress:
                 task = progress.add_task("predict", total=count)
                 for image in found.images(label_names=self.reader.label_names):
                     self._predict_image(image, folder)

@@ -16,6 +16,7 @@ from segloss.data.datasets.pairs import Pair
 from segloss.data.decoding.label_values import LabelValues
 from segloss.data.decoding.labels import DecodedLabels, read_labels
 from segloss.errors import SeglossError
+from segloss.trained.classes import describe_changed_classes
 from segloss.trained.inputs import InputImage, LabelNames
 
 
@@ -103,9 +104,9 @@ class Reader:
         for above in folder.parents:
             if (above / NAME).is_file():
                 found = read_classes(above, ignore_label)
-                if found.names != names:
+                if changes := describe_changed_classes(names, found.names):
                     raise SeglossError(
-                        f"the classes of {above / NAME} are not those of the model"
+                        f"{above / NAME} has other classes than the model: {changes}"
                     )
                 return found.values
         return LabelValues.plain(len(names), ignore_label)

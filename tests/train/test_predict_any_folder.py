@@ -7,12 +7,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import tifffile
 from flax import linen as nn
 from PIL import Image
 
 from segloss.config import Inference, parse_config, read_config
 from segloss.console import make_console
 from segloss.data import IMAGE_SUFFIXES
+from segloss.data.bands import RGB, Bands
 from segloss.errors import MissingFileError, SeglossError
 from segloss.trained import SkippedImagesError, TrainedModel, load_trained, predict
 from segloss.trained.inputs import Tally, find_inputs
@@ -220,7 +222,10 @@ def test_labels_are_read_as_training_reads_them(run, tmp_path):
     (tmp_path / "classes.txt").write_text("0 other\n1 names\n2 here\n")
     (done,) = predict(config, workdir, root)
     assert done.scores is None
-    assert "are not those of the model" in lines(done.directory)[1]["not_scored"]
+    misfit = lines(done.directory)[1]["not_scored"]
+    assert misfit.startswith(
+        f"{tmp_path / 'classes.txt'} has other classes than the mo"
+    )
 
 
 def test_probabilities_are_those_of_the_class_ids(run, tmp_path):
@@ -348,7 +353,7 @@ def test_an_error_in_the_middle_loses_neither_old_nor_new(run, tmp_path, capsys)
             saved(image, path, *args, **options)
 
         patch.setattr(Image.Image, "save", save_some)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left.*predictions/set"):
             predict(config, workdir, tmp_path / "set")
     assert {
         n: (done.directory / n).read_bytes() for n in files(done.directory)
@@ -365,11 +370,12 @@ class Colours(nn.Module):
         return 3 * images
 
 
-def test_memory_does_not_grow_with_the_number_of_images(finished_folder_run, tmp_path):
+def make_session(finished_folder_run, bands=RGB):
+    """Prediction with a network that has no weights, and reads as the run does."""
     trained = TrainedModel(
         model=Colours(),
         variables={},
-        class_names=("red", "green", "blue"),
+        class_names=tuple("abcd"[: bands.num_bands]),
         ignore_label=255,
         inference=Inference(),
         step=0,
@@ -377,9 +383,36 @@ def test_memory_does_not_grow_with_the_number_of_images(finished_folder_run, tmp
         seconds=0.0,
         commit=None,
         pretrained=None,
+        bands=bands,
     )
     config = parse_config(read_config(finished_folder_run))
     reader = Reader(config, class_names=trained.class_names, ignore_label=255)
+    return Session(trained, reader, None, None, Tally())
+
+
+def test_images_of_four_bands_and_16_bits(finished_folder_run, tmp_path):
+    bands = Bands(4, "uint16", mean=(100.0,) * 4, deviation=(10.0, 20.0, 5.0, 1.0))
+    session = make_session(finished_folder_run, bands)
+    pixels = RNG.integers(80, 120, (24, 32, 4), np.uint16)
+    root = tmp_path / "set"
+    root.mkdir()
+    contiguous = dict(photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(root / "a.tif", pixels, **contiguous)
+    np.save(root / "b.npy", pixels)
+    save(root / "c.png")
+    ((found, count, _),) = find_inputs([root])
+    done = session.predict(found, tmp_path / "out", count, make_console())
+    # Logits are the normalised values of the four bands, by hand.
+    expected = ((pixels - 100.0) / [10, 20, 5, 1]).argmax(axis=-1)
+    for name in "ab":
+        ids = np.asarray(Image.open(done.directory / f"indices/{name}.png"))
+        np.testing.assert_array_equal(ids, expected)
+        assert Image.open(done.directory / f"overlays/{name}.png").mode == "RGB"
+    assert (done.num_images, done.num_skipped) == (2, 1)
+    assert "c.png (the image must have 4 bands of uint16" in str(session.skipped)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(finished_folder_run, tmp_path):
     image = save(tmp_path / "a.png", (64, 64)).read_bytes()
     labels = save(tmp_path / "b.png", (64, 64), labels=True).read_bytes()
 
@@ -395,7 +428,7 @@ def test_memory_does_not_grow_with_the_number_of_images(finished_folder_run, tmp
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content)
         ((found, count, _),) = find_inputs([tmp_path / name])
-        session = Session(trained, reader, None, None, Tally())
+        session = make_session(finished_folder_run)
         gc.collect()
         tracemalloc.start()
         done = session.predict(found, tmp_path / "out" / name, count, make_console())

@@ -225,8 +225,8 @@ def test_a_run_evaluates_and_predicts_in_the_same_tiles(mixed_folder, tmp_path, 
     assert scores[-1] == results["summary"]["mean_iou"]
     assert results["inference"]["max_pixels"] == 64**2
     config = read_config(tmp_path / "run")
-    predicted = predict(config, tmp_path / "run", mixed_folder / "val")
-    assert predicted["summary"] == results["summary"]
+    (predicted,) = predict(config, tmp_path / "run", mixed_folder / "val")
+    assert predicted.scores["summary"] == results["summary"]
     assert line in capfd.readouterr().out
     whole = change_fields(config, [f"evaluate.max_pixels={2**21}"])
     # The network of a smoke test sees less far than the margin of its tiles.
