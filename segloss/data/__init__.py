@@ -1,6 +1,7 @@
 """Datasets, pixel counts per class, batch samplers, augmentation and data loading."""
 
 from segloss.data.augment import augment, normalize
+from segloss.data.bands import RGB, Bands, to_rgb
 from segloss.data.class_index import ClassIndex
 from segloss.data.crops import CropCounts, count_in_crops
 from segloss.data.daformer import read_daformer, write_daformer
@@ -44,10 +45,12 @@ from segloss.data.samplers import (
 __all__ = [
     "DATASETS",
     "ON_BAD_SAMPLE",
+    "RGB",
     "SAMPLERS",
     "Acceptance",
     "BadSampleError",
     "BalanceBatch",
+    "Bands",
     "Batch",
     "ClassIndex",
     "ClassSets",
@@ -81,5 +84,6 @@ __all__ = [
     "read_labels",
     "round_up",
     "signed_distances",
+    "to_rgb",
     "write_daformer",
 ]

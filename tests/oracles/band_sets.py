@@ -39,7 +39,7 @@ def draw(num_bands, dtype, num_classes, ignore_label, split, i, repeats=1):
     )
     if dtype == "float32":
         image = image / 1e4 - 0.5
-        image[..., -1] = 0.25
+        image[..., -1] = 0.1
         image[0, 0, 0] = np.nan
     elif dtype != "uint8":
         image += 20_000
