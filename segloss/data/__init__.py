@@ -1,6 +1,7 @@
 """Datasets, pixel counts per class, batch samplers, augmentation and data loading."""
 
 from segloss.data.augment import augment, normalize
+from segloss.data.bands import RGB, Bands, to_rgb
 from segloss.data.class_index import ClassIndex
 from segloss.data.crops import CropCounts, count_in_crops
 from segloss.data.daformer import read_daformer, write_daformer
@@ -53,10 +54,12 @@ __all__ = [
     "LABEL_SUFFIXES",
     "MAX_IMAGE_PIXELS",
     "ON_BAD_SAMPLE",
+    "RGB",
     "SAMPLERS",
     "Acceptance",
     "BadSampleError",
     "BalanceBatch",
+    "Bands",
     "Batch",
     "ClassIndex",
     "ClassSets",
@@ -90,5 +93,6 @@ __all__ = [
     "read_labels",
     "round_up",
     "signed_distances",
+    "to_rgb",
     "write_daformer",
 ]

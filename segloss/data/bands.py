@@ -89,7 +89,9 @@ class Bands:
         return mean.astype(self.dtype)
 
     def __str__(self) -> str:
-        return "RGB" if self.is_rgb else f"{self.num_bands} bands of {self.dtype}"
+        if self.is_rgb:
+            return "3 bands of uint8 (RGB)"
+        return f"{self.num_bands} band{'s' * (self.num_bands > 1)} of {self.dtype}"
 
     def are_like(self, other: "Bands") -> bool:
         """Whether number and type of the bands are those of `other`."""
@@ -104,8 +106,8 @@ class Bands:
         fits = image.ndim == 3 and image.shape[2] == self.num_bands
         if not fits or image.dtype != self.dtype:
             raise SeglossError(
-                f"the image must have {self.num_bands} bands of {self.dtype}, like the "
-                f"training images, got {image.dtype} {list(image.shape)}; choose an "
+                f"the image must have {self} as the training images have, got "
+                f"{image.dtype} {list(image.shape)} (height, width, bands); choose an "
                 "image of that kind, or convert it."
             )
 
@@ -233,9 +235,11 @@ class BandMoments:
     def to_bands(self, dtype: str) -> Bands:
         """Returns the bands with these means and deviations.
 
-        The deviation of a constant band, which only its mean describes, is 1.
+        The deviation of a constant band is 1. So is one that is less than the rounding
+        of float32 numbers of that size, which dividing by it would enlarge to noise.
         """
         deviation = np.sqrt(self.squares / np.maximum(self.count, 1))
-        deviation[deviation == 0] = 1
+        rounding = np.finfo(np.float32).eps * np.abs(self.mean)
+        deviation[deviation <= rounding] = 1
         mean, deviation = self.mean.tolist(), deviation.tolist()
         return Bands(len(mean), dtype, tuple(mean), tuple(deviation))

@@ -23,8 +23,9 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
     """
     dataset, step = setup.dataset, int(start.state.step)
     parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
+    kind = "" if dataset.bands.is_rgb else f" ({dataset.bands})"
     lines = [
-        f"{dataset.name}: {len(dataset.source('train'))} training images of "
+        f"{dataset.name}: {len(dataset.source('train'))} training images{kind} of "
         f"{dataset.num_classes} classes; {type(setup.model).__name__} with "
         f"{parameters / 1e6:.2f} M parameters on {jax.device_count()} "
         f"{jax.devices()[0].platform} device(s); "

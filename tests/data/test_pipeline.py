@@ -24,7 +24,6 @@ from segloss.data import (
     open_dataset,
     signed_distances,
 )
-from segloss.data.colours import PAD_RGB
 from segloss.data.datasets.builder import (
     Sample,
     SegmentationBuilder,
@@ -61,7 +60,7 @@ def test_batch_lies_on_a_canvas_with_the_rest_not_valid():
     batch = load_batch(Source(4), np.array([3, 1]), loading, batch_size=3)
     assert batch["images"].shape == (3, 8, 7, 3)
     np.testing.assert_array_equal(batch["images"][0, :7, :6], 3)
-    np.testing.assert_array_equal(batch["images"][1, 5:], [[PAD_RGB] * 7] * 3)
+    np.testing.assert_array_equal(batch["images"][1, 5:], [[(124, 116, 104)] * 7] * 3)
     np.testing.assert_array_equal(batch["labels"][1, :5, :6], 1)
     assert batch["valid"].sum(axis=(1, 2)).tolist() == [7 * 6, 5 * 6, 0]
     assert batch["sample_valid"].tolist() == [True, True, False]

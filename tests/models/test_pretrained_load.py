@@ -9,7 +9,12 @@ import pytest
 from flax import traverse_util
 
 from segloss.models import ResNet, make_model
-from segloss.models.pretrained import Weights, put_into, warn_of_another_resnet
+from segloss.models.pretrained import (
+    Weights,
+    fit_bands,
+    put_into,
+    warn_of_another_resnet,
+)
 from segloss.models.vgg import VGG16
 
 RESNET = dict(stage_sizes=(1, 1, 1, 1), width=4)
@@ -243,3 +248,42 @@ def test_biases_of_vgg_become_means_where_norms_follow():
     for path, value in values(variables).items():
         kind = path.rpartition("/")[2]
         assert value == (expected[kind] if "/backbone/" in path else FRESH), path
+
+
+@pytest.mark.parametrize(
+    ("fields", "kernel"),
+    [
+        (DEEPLAB_V3, "backbone/conv1/kernel"),
+        (dict(name="unet", depth=1, width=6), "down0/conv0/conv/kernel"),
+        (
+            dict(name="unet", depth=1, width=6, input_stride=2),
+            "down0/conv0/conv/kernel",
+        ),
+    ],
+)
+def test_first_convolution_for_rgb_is_spread_over_other_bands(fields, kernel):
+    model = make_model(num_classes=5, **fields)
+    of_rgb, path = weights(model), f"params/{kernel}"
+    rng = np.random.default_rng(0)
+    of_rgb.arrays[path] = rng.normal(size=of_rgb.arrays[path].shape).astype(np.float32)
+    images = jnp.zeros((1, 33, 33, 7))
+    init = functools.partial(model.init, train=False)
+    shapes = {"params": {}, "batch_stats": {}}
+    shapes |= jax.eval_shape(init, jax.random.key(0), images)
+    fresh = jax.tree.map(lambda s: np.full(s.shape, FRESH, np.float32), shapes)
+    fitted = fit_bands(of_rgb, fresh)
+    assert fitted.adapted == "first convolution adapted from RGB to 7 bands"
+    variables = put_into(fresh, fitted, num_classes=5)
+    found = traverse_util.flatten_dict(variables, sep="/").pop(path)
+    theirs = of_rgb.arrays[path]
+    for pixel in range(theirs.shape[2] // 3):
+        mean = sum(theirs[:, :, 3 * pixel + c] for c in range(3)) / 7
+        for band in range(7):
+            np.testing.assert_allclose(found[:, :, 7 * pixel + band], mean, rtol=1e-5)
+    assert fit_bands(of_rgb, filled(model, FRESH)) is of_rgb
+
+
+def test_weights_of_another_width_are_not_adapted():
+    file = weights(make_model(num_classes=5, **DEEPLAB_V3))
+    wider = network(name="deeplab_v3", stage_sizes=(1, 1, 1, 1), width=8)
+    assert fit_bands(file, wider) is file

@@ -1,5 +1,6 @@
 """Small datasets of images of any bands and of any number of classes."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -18,11 +19,12 @@ from segloss.data.datasets.builder import (
 SIZES = {"train": 6, "val": 3}
 
 
-def draw(num_bands, dtype, num_classes, ignore_label, split, i):
+def draw(num_bands, dtype, num_classes, ignore_label, split, i, repeats=1):
     """One image and its labels: squares of 8 pixels, one class each, the first void.
 
     Each class has a value in each band, far from 0 and with little noise. In floats,
-    one value is NaN, and the last band is constant.
+    one value is NaN, and the last band is constant. The image and its labels are
+    repeated downwards.
     """
     rng = np.random.default_rng([i, split == "train"])
     rows, columns = (4, 6) if i % 2 else (5, 5)
@@ -37,7 +39,7 @@ def draw(num_bands, dtype, num_classes, ignore_label, split, i):
     )
     if dtype == "float32":
         image = image / 1e4 - 0.5
-        image[..., -1] = 0.25
+        image[..., -1] = 0.1
         image[0, 0, 0] = np.nan
     elif dtype != "uint8":
         image += 20_000
@@ -45,7 +47,14 @@ def draw(num_bands, dtype, num_classes, ignore_label, split, i):
         image = image.clip(0, 255)
     labels[:8, :8] = ignore_label
     labels = labels.astype(label_dtype(num_classes, ignore_label))
-    return image.astype(dtype), labels
+    return tuple(
+        np.tile(x, (repeats, 1, 1)[: x.ndim]) for x in (image.astype(dtype), labels)
+    )
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class BandSetConfig(SegmentationConfig):
+    repeats: int
 
 
 class BandSet(SegmentationBuilder, skip_registration=True):
@@ -59,15 +68,24 @@ class BandSet(SegmentationBuilder, skip_registration=True):
         config = self.builder_config
         chosen = config.num_bands, config.image_dtype, len(config.class_names)
         for i in range(size):
-            image, labels = draw(*chosen, config.ignore_label, split, i)
+            image, labels = draw(*chosen, config.ignore_label, split, i, config.repeats)
             stored = encode_png(Image.fromarray(image)) if config.is_rgb else image
             png = encode_png(Image.fromarray(labels))
             yield Sample(f"{split}_{i}", stored, png, labels.shape)
 
 
-def band_set(*, num_bands=3, dtype="uint8", classes=3, ignore_label=255, data_dir=None):
-    config = SegmentationConfig(
-        name=f"{num_bands}_{dtype}_{classes}_{ignore_label}",
+def band_set(
+    *,
+    num_bands=3,
+    dtype="uint8",
+    classes=3,
+    ignore_label=255,
+    repeats=1,
+    data_dir=None,
+):
+    config = BandSetConfig(
+        name=f"{num_bands}_{dtype}_{classes}_{ignore_label}_{repeats}",
+        repeats=repeats,
         class_names=tuple(f"class{c}" for c in range(classes)),
         ignore_label=ignore_label,
         num_bands=num_bands,

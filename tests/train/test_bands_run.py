@@ -1,17 +1,29 @@
 """Runs on images of several bands and on many classes, from training to export."""
 
+import functools
+import io
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from band_sets import SIZES, draw, register
+from flax import traverse_util
 from ml_collections import ConfigDict
+from rich.console import Console
 
 from configs import folder
+from segloss.config import Inference, make_configured_model, parse_config
 from segloss.data import open_dataset
+from segloss.devices import map_over_devices, replicate
+from segloss.models import make_model
 from segloss.serving import load_exported
-from segloss.train import train
-from segloss.trained import evaluate_run, export, load_trained
+from segloss.train import make_setup, train
+from segloss.train.start import find_start
+from segloss.trained import TrainedModel, evaluate_run, export, load_trained
+from segloss.trained.evaluation import evaluate, evaluation_step
 
 TINY = {
     "unet": dict(depth=1, width=8),
@@ -54,7 +66,7 @@ def confusion_of(trained, samples, num_classes, ignore_label):
     ("model", "steps", "num_bands", "dtype", "looks"),
     [
         ("unet", 25, 4, "uint16", dict(flip=True, scales=[0.75])),
-        ("deeplab_v3_plus", 40, 2, "float32", {}),
+        ("deeplab_v3_plus", 25, 2, "float32", {}),
     ],
 )
 def test_bands_from_training_to_export(
@@ -62,8 +74,8 @@ def test_bands_from_training_to_export(
 ):
     config = config_of(model, steps, num_bands=num_bands, dtype=dtype)
     results = train(config, tmp_path)
-    # The values lie far from 0 and differ by class, so that normalised they are easy.
-    assert results["summary"]["mean_iou"] > 0.6
+    # Values differ by class, so a few steps are enough; chance is 0.2.
+    assert results["summary"]["mean_iou"] > 0.45
     assert (tmp_path / "figures" / "examples.png").exists()
     trained = load_trained(config, tmp_path)
     dataset = open_dataset(
@@ -91,16 +103,61 @@ def test_bands_from_training_to_export(
         evaluate_run(config, tmp_path)
 
 
-def test_tiles_of_bands_are_predicted_and_counted_like_the_whole(config_of, tmp_path):
+def test_tiles_of_bands_are_counted_as_they_are_predicted(config_of, datasets_dir):
+    data = dict(num_bands=4, dtype="uint16", repeats=4, data_dir=datasets_dir)
+    dataset = open_dataset("bands", **data)
+    model = make_model("unet", num_classes=3, depth=1, width=4)
+    images = jnp.zeros((1, 16, 16, 4))
+    variables = model.init(jax.random.key(0), images, train=False)
+    trained = TrainedModel(
+        model=model,
+        variables=variables,
+        class_names=dataset.class_names,
+        ignore_label=255,
+        inference=Inference(size_multiple=32, max_pixels=64**2),
+        step=0,
+        images_seen=0,
+        seconds=0.0,
+        commit=None,
+        pretrained=None,
+        bands=dataset.bands,
+    )
+    step = map_over_devices(
+        evaluation_step,
+        model=model,
+        inference=trained.inference,
+        num_classes=3,
+        bands=dataset.bands,
+    )
+    sizes = dict(batch_size=2, size_multiple=32, max_pixels=64**2)
+    evaluation = evaluate(step, replicate(variables), dataset, "val", **sizes)
+    val = [draw(4, "uint16", 3, 255, "val", i, repeats=4) for i in range(3)]
+    assert all(len(trained.tiling(labels.shape).tiles) > 1 for _, labels in val)
+    expected = confusion_of(trained, val, 3, 255)
+    np.testing.assert_array_equal(evaluation.confusion, expected)
+    assert (expected.sum(axis=0) > 0).sum() > 1
+
+
+def test_a_run_on_bands_starts_from_weights_for_rgb(config_of, tmp_path):
     config = config_of("unet", 2, num_bands=4, dtype="uint16")
-    whole = train(config, tmp_path)
-    config.evaluate.update(size_multiple=16, max_pixels=32 * 32)
-    tiled = evaluate_run(config, tmp_path)
-    val = [draw(4, "uint16", 3, 255, "val", i) for i in range(SIZES["val"])]
-    trained = load_trained(config, tmp_path)
-    assert len(trained.tiling(val[0][0].shape[:2]).tiles) > 1
-    assert tiled["confusion"] == confusion_of(trained, val, 3, 255).tolist()
-    assert np.sum(tiled["confusion"]) == np.sum(whole["confusion"])
+    model = make_configured_model(parse_config(config), 3, axis_name=None)
+    init = jax.jit(functools.partial(model.init, train=False))
+    rgb = init(jax.random.key(3), jnp.zeros((1, 8, 8, 3)))
+    arrays = traverse_util.flatten_dict(jax.tree.map(np.asarray, rgb), sep="/")
+    safetensors.numpy.save_file(arrays, tmp_path / "rgb.safetensors")
+    config.model.pretrained = str(tmp_path / "rgb.safetensors")
+    console = Console(file=io.StringIO())
+    start = find_start(make_setup(config), config, tmp_path / "run", console)
+    said = console.file.getvalue().replace("\n", " ")
+    assert "first convolution adapted from RGB to 4 bands" in said
+    # Images of four equal bands give what grey RGB images give.
+    grey = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    logits = [
+        model.apply(variables, np.repeat(grey, n, axis=-1), train=False)
+        for variables, n in ((rgb, 3), (start.state.variables, 4))
+    ]
+    assert np.ptp(logits[0]) > 0.1
+    np.testing.assert_allclose(*logits, atol=1e-5)
 
 
 def test_300_classes_are_trained_and_evaluated(config_of, tmp_path):

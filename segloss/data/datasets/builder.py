@@ -178,9 +178,15 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for split, of_split in shards.items():
             self._examples = {
                 split: [
-                    _Examples(split, shard, path, advance, config)
+                    _Examples(
+                        split,
+                        shard,
+                        self.data_path / f"shard-{i}.json",
+                        advance,
+                        num_bands=None if config.is_rgb else config.num_bands,
+                        label_dtype=config.label_dtype,
+                    )
                     for i, shard in enumerate(of_split)
-                    for path in [self.data_path / f"shard-{i}.json"]
                 ]
             }
             super()._download_and_prepare(dl_manager, download_config)
@@ -234,30 +240,32 @@ class _Examples:
         summary: JSON file for the digests, the largest size, the number of pixels and
             the moments of the bands of the samples.
         advance: called after each sample; None calls nothing.
-        config: configuration of the builder.
+        num_bands: number of bands of images that are arrays; None if they are files.
+        label_dtype: type of the labels; only uint8 labels are stored as files.
     """
 
     split: str
     shard: Shard
     summary: tfds.core.Path
     advance: Callable[[], None] | None
-    config: SegmentationConfig
+    num_bands: int | None
+    label_dtype: str
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         digests, max_hw, pixels = [], [0, 0], 0
-        moments = BandMoments.empty(self.config.num_bands)
+        moments = BandMoments.empty(self.num_bands or 0)
         for sample in self.shard.read():
             image, labels = sample.image, sample.labels
             fields = (self.split.encode(), sample.stem.encode(), labels)
-            if self.config.is_rgb:
+            if self.num_bands is None:
                 fields = (*fields[:2], image, labels)
             else:
                 shape = f"{image.dtype} {image.shape}".encode()
                 fields += (shape, np.ascontiguousarray(image))
                 moments = moments.add(image)
-            if self.config.label_dtype != "uint8":
+            if self.label_dtype != "uint8":
                 labels = np.asarray(Image.open(io.BytesIO(labels)))[..., None]
-                labels = labels.astype(self.config.label_dtype)
+                labels = labels.astype(self.label_dtype)
             digests.append("".join(hashlib.sha256(x).hexdigest() for x in fields))
             max_hw = [max(sides) for sides in zip(max_hw, sample.hw, strict=True)]
             pixels += math.prod(sample.hw)

@@ -26,6 +26,7 @@ from segloss.models.pretrained.rules import Shape, as_float32, shown
 # Where in a network the network of a file may be found.
 _PLACES = ("", "network/", "backbone/", "network/backbone/")
 _COLLECTIONS = ("params/", "batch_stats/")
+_OTHER_INPUT = [True, True, False, True]
 _CLASS_HEADS = ("params/head/kernel", "params/aspp/conv0/kernel")
 
 
@@ -189,24 +190,24 @@ def fit_bands(weights: Weights, variables: Mapping[str, Any]) -> Weights:
     fresh = traverse_util.flatten_dict(dict(variables), sep="/")
     shapes = {path: np.shape(array) for path, array in fresh.items()}
     place = _find_place(shapes, weights)
-    # Arrays that differ in more than their last axis, the number of classes.
+    # Kernels (height, width, in, out) that differ in their input channels only.
     misfits = [
-        (path, shape)
+        (path, ours[2], array)
         for path, array in weights.arrays.items()
-        if (shape := shapes.get(path.replace("/", f"/{place}", 1)))
-        and shape[:-1] != array.shape[:-1]
+        if len(ours := shapes.get(path.replace("/", f"/{place}", 1), ())) == 4
+        and [a == b for a, b in zip(ours, array.shape, strict=True)] == _OTHER_INPUT
     ]
     if len(misfits) != 1:
         return weights
-    (path, ours), theirs = misfits[0], weights.arrays[misfits[0][0]].shape
+    path, channels, kernel = misfits[0]
     # Of an `input_stride` s, the channels are s x s pixels of 3 colours each.
-    pixels, more = divmod(theirs[-2], 3)
-    expected = (*theirs[:2], ours[-2], *theirs[3:])
-    if len(theirs) != 4 or ours != expected or more or ours[2] % pixels:
+    pixels, more = divmod(kernel.shape[2], 3)
+    if more or channels % pixels:
         return weights
-    n = ours[2] // pixels
-    kernel = weights.arrays[path].reshape(*theirs[:2], pixels, 3, theirs[3])
-    adapted = np.repeat(kernel.mean(axis=3) * np.float32(3 / n), n, axis=2)
+    n = channels // pixels
+    h, w, _, out = kernel.shape
+    mean = kernel.reshape(h, w, pixels, 3, out).mean(axis=3)
+    adapted = np.repeat(mean * np.float32(3 / n), n, axis=2)
     return dataclasses.replace(
         weights,
         arrays=weights.arrays | {path: adapted},
