@@ -117,8 +117,7 @@ def _put_run_into(
     names or order.
     """
     fresh = flat_arrays(variables)
-    fields = tuple(variables)
-    theirs = {k: v for k, v in stored.arrays.items() if k.split("/")[0] in fields}
+    theirs = {k: v for k, v in stored.arrays.items() if k.split("/")[0] in variables}
     head = _class_head(setup)
     changes = describe_changed_classes(
         stored.meta["class_names"], setup.dataset.class_names
@@ -129,7 +128,7 @@ def _put_run_into(
         changes = "the number of outputs changed"
     drawn = head if changes else set()
     run = stored.path.parents[1]
-    fields = _changed_fields(setup, run)
+    changed = _changed_fields(setup, run)
     misfits = [
         f"{path} is {_shape(theirs.get(path))}, must be {_shape(fresh.get(path))}"
         for path in sorted((fresh.keys() | theirs.keys()) - drawn)
@@ -139,7 +138,7 @@ def _put_run_into(
         more = ", ..." if misfits[_SHOWN:] else ""
         raise SeglossError(
             f"config.model.pretrained: the run {run} has another network: "
-            + "; ".join([*fields, f"{len(misfits)} arrays do not fit"])
+            + "; ".join([*changed, f"{len(misfits)} arrays do not fit"])
             + f" ({', '.join(misfits[:_SHOWN])}{more})."
         )
     taken = {path: theirs[path] for path in fresh if path not in drawn}
@@ -151,7 +150,7 @@ def _put_run_into(
         parts.append(f"draws {len(drawn)} of the class head anew ({changes})")
     leaves = [taken.get(path, array) for path, array in fresh.items()]
     tree = jax.tree.unflatten(jax.tree.structure(dict(variables)), leaves)
-    return tree, "; ".join([*parts, *fields])
+    return tree, "; ".join([*parts, *changed])
 
 
 def _shape(array: Any) -> str:
