@@ -1,8 +1,9 @@
+import inspect
 import re
 
 import pytest
 
-from segloss.registry import bind
+from segloss.registry import bind, hyperparameters_of
 
 
 def scale(image, *, factor, offset=0.0, num_classes=None):
@@ -58,3 +59,20 @@ def test_given_arguments_that_the_entry_does_not_take_are_left_out():
 def test_bind_refuses(name, hyperparameters, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         bind("op", KNOWN, name, hyperparameters, num_classes=5)
+
+
+def test_each_default_has_the_type_that_is_asked_of_its_user():
+    from segloss import train
+    from segloss.config import CHOICES
+
+    checked = 0
+    for kind, registry in {**CHOICES, **train.CHOICES}.items():
+        for name, entry in registry.items():
+            parameters = hyperparameters_of(entry)
+            defaults = {k: p.default for k, p in parameters.items()}
+            needed = {k for k, x in defaults.items() if x is inspect.Parameter.empty}
+            chosen = {k: x for k, x in defaults.items() if k not in needed}
+            given = dict.fromkeys(needed)
+            bind(kind, registry, name, chosen, **given)
+            checked += len(chosen)
+    assert checked > 100

@@ -108,7 +108,10 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
             ("--config=configs/demo.py", "--mode=export", "--size=512x512"),
             "--size must be height and width in pixels such as 512,1024, got ('512x5",
         ),
-        (("--config=configs/demo.py", "--set=model.deep=3"), "--set=model.deep=3: "),
+        (
+            ("--config=configs/demo.py", "--set=model.deep=3"),
+            "no hyperparameter 'deep'",
+        ),
         (("--config=configs/demo.py", "surplus"), "unknown argument 'surplus'"),
         (("--mode=guess",), "should be one of <train|evaluate|predict|export|inspect>"),
     ],

@@ -31,12 +31,12 @@ def open_configured_dataset(config: RunConfig) -> Dataset:
     """Opens the dataset of a config; builds its records first if they are missing."""
     name = config.data.dataset.name
     hyperparameters = config.data.dataset.hyperparameters
-    bind("dataset", DATASETS, name, hyperparameters)
     if hyperparameters.get("root", "") is None and not hyperparameters.get("data_dir"):
         raise SeglossError(
             "config.data.root is not set; add --config.data.root=DIR, or "
             "--config.data.data_dir=DIR for a dataset that was prepared before."
         )
+    bind("dataset", DATASETS, name, hyperparameters)
     return open_dataset(name, **hyperparameters)
 
 
