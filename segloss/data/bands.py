@@ -90,7 +90,7 @@ class Bands:
 
     def __str__(self) -> str:
         if self.is_rgb:
-            return "3 bands of uint8 (RGB)"
+            return "RGB"
         return f"{self.num_bands} band{'s' * (self.num_bands > 1)} of {self.dtype}"
 
     def are_like(self, other: "Bands") -> bool:
@@ -106,9 +106,9 @@ class Bands:
         fits = image.ndim == 3 and image.shape[2] == self.num_bands
         if not fits or image.dtype != self.dtype:
             raise SeglossError(
-                f"the image must have {self} as the training images have, got "
-                f"{image.dtype} {list(image.shape)} (height, width, bands); choose an "
-                "image of that kind, or convert it."
+                f"the image must be {self} like the training images, got {image.dtype} "
+                f"{list(image.shape)} (height, width, bands); choose an image of that "
+                "kind, or convert it."
             )
 
     def to_json(self) -> dict[str, Any]:
