@@ -153,7 +153,7 @@ def test_a_run_on_bands_starts_from_weights_for_rgb(config_of, tmp_path):
     # Images of four equal bands give what grey RGB images give.
     grey = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
     logits = [
-        model.apply(variables, np.repeat(grey, n, axis=-1), train=False)
+        model.apply(variables, jnp.repeat(grey, n, axis=-1), train=False)
         for variables, n in ((rgb, 3), (start.state.variables, 4))
     ]
     assert np.ptp(logits[0]) > 0.1
