@@ -26,7 +26,7 @@ def get_config(size: str = "full") -> ConfigDict:
         label_suffix="",
         val_fraction=0.0,
         alpha="drop",
-        nodata=config_dict.placeholder(float),
+        nodata=config_dict.placeholder(str),
         max_image_pixels=2**28,
         # In pixels after scaling; images may be of any and of different sizes.
         crop_hw=(32, 32) if smoke else (256, 256),

@@ -131,10 +131,9 @@ def test_a_share_and_its_number_of_steps_are_one_config(tmp_path):
         check_same_config(config, tmp_path)
         check_same_config(read_config(tmp_path), tmp_path)
     write_config(shares, tmp_path)
-    # A longer run with the same shares differs in its length alone.
+    # A longer run with the same shares differs in its length alone, which may change.
     shares.total_steps = 30_000
-    with pytest.raises(ValueError, match=r"config: total_steps was 20000, is 30000\. "):
-        check_same_config(shares, tmp_path)
+    check_same_config(shares, tmp_path)
     numbers.schedule.warmup_steps = 600
     with pytest.raises(ValueError, match=r"schedule.warmup_steps was 0.025, is 600"):
         check_same_config(numbers, tmp_path)

@@ -19,7 +19,9 @@ FUNCTIONS |= {
 FUNCTIONS |= {f"{data.__name__}.{s.__name__}": s for s in data.SAMPLERS.values()}
 OTHERS = {f"{data.__name__}.{name}": getattr(data, name) for name in data.__all__}
 EXAMPLES = {
-    name: f for name, f in (FUNCTIONS | OTHERS).items() if ">>>" in (f.__doc__ or "")
+    name: f
+    for name, f in (FUNCTIONS | OTHERS).items()
+    if callable(f) and ">>>" in (f.__doc__ or "")
 }
 
 

@@ -58,7 +58,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.evaluate = dict(
         split="val",
         final_split="val",
-        ignore_classes_in_mean=(),
         batch_size=4,
         # Pads images to multiples of 32, so that few sizes must be compiled.
         size_multiple=32,

@@ -48,6 +48,7 @@ class Bands:
     Raises:
         ValueError: at construction, if an attribute breaks its rule.
 
+    >>> from segloss.data import RGB
     >>> Bands.from_json(RGB.to_json()) == RGB
     True
     """
@@ -159,6 +160,7 @@ def to_rgb(
     plus two deviations 255. RGB images are returned unchanged.
 
     >>> import numpy as np
+    >>> from segloss.data import Bands
     >>> bands = Bands(1, "float32", mean=(10.0,), deviation=(2.0,))
     >>> to_rgb(np.array([[[6.0], [10.0], [99.0]]], np.float32), bands)[0, :, 0].tolist()
     [0, 128, 255]

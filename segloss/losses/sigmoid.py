@@ -79,7 +79,7 @@ def sigmoid_cross_entropy(
     name = "sigmoid_cross_entropy"
     check_choice(name, "normalize_by", normalize_by, NORMALIZATIONS)
     if isinstance(pos_weight, numbers.Real | str):
-        check_range(name, "pos_weight", pos_weight, 0, without_low=True)
+        check_range(name, "pos_weight", pos_weight, 0)
     check_arrays(
         name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
     )

@@ -10,7 +10,7 @@ from jaxtyping import Integer, Shaped
 
 from segloss.config import RunConfig
 from segloss.data import MAX_IMAGE_PIXELS
-from segloss.data.datasets.checking import Rules, fill_nodata, read_pair
+from segloss.data.datasets.checking import Rules, fill_nodata, parse_nodata, read_pair
 from segloss.data.datasets.classes_file import NAME, read_classes
 from segloss.data.datasets.pairs import Pair
 from segloss.data.decoding.label_values import LabelValues
@@ -45,7 +45,7 @@ class Reader:
             class_names=class_names,
             ignore_label=ignore_label,
             alpha=field("alpha", "drop"),
-            nodata=field("nodata", None),
+            nodata=parse_nodata(field("nodata", None)),
             max_pixels=field("max_image_pixels", MAX_IMAGE_PIXELS),
         )
         self._values_of = functools.lru_cache(maxsize=1)(self._find_values)

@@ -301,7 +301,7 @@ def missing_data(home):
     image[0, :4] = np.nan
     home.add(IDS, image, image_kind="npy").classes(PLAIN)
     home.refused("must be finite, got 4 pixels that are NaN or infinite; .*nodata=nan")
-    home.open(nodata=float("nan"))
+    home.open(nodata="nan")
     assert (home.sample()["labels"][0, :4] == 255).all()
     assert np.isfinite(home.sample()["image"]).all()
     np.testing.assert_allclose(

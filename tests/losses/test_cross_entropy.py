@@ -27,7 +27,6 @@ VALID = (LABELS == 0) | (LABELS == 1)
         ((3.0, 1.0), "samples", (6 + 1 + 9) / 2),
         ([3, 1], "pixels", (6 + 1 + 9) / 3),
         (jnp.array([3.0, 0.0]), "pixels", (6 + 9) / 3),
-        ((0.0, 0.0), "weights", 0.0),
     ],
 )
 def test_softmax_cross_entropy_matches_hand_computed_value(

@@ -21,6 +21,7 @@ from segloss.data.datasets.pairs import Pair, relative
 from segloss.data.decoding.images import DecodedImage, read_image
 from segloss.data.decoding.labels import DecodedLabels
 from segloss.data.decoding.opening import MAX_IMAGE_PIXELS, UnfitError, damaged
+from segloss.errors import SeglossError
 
 _AHEAD = 64  # number of files that wait to be read
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
@@ -208,6 +209,20 @@ def _with_void(
     dtype = label_dtype(len(rules.class_names), rules.ignore_label)
     ids = np.where(void, rules.ignore_label, labels.ids).astype(dtype)
     return labels._replace(ids=ids, unchanged=False)
+
+
+def parse_nodata(nodata: float | str | None) -> float | None:
+    """Converts the field `nodata` of a config, where "nan" stands for NaN.
+
+    Raises:
+        SeglossError: if it is neither a number nor "nan".
+    """
+    try:
+        return None if nodata is None else float(nodata)
+    except ValueError:
+        raise SeglossError(
+            f"config.data.nodata must be a number or 'nan', got {nodata!r}."
+        ) from None
 
 
 def is_nodata(pixels: np.ndarray, nodata: float) -> Bool[np.ndarray, "h w"]:

@@ -13,7 +13,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from segloss.data.datasets.checking import Rules
+from segloss.data.datasets.checking import Rules, parse_nodata
 from segloss.data.datasets.classes_file import read_classes
 from segloss.data.datasets.faults import DatasetError, Fault, abridge
 from segloss.data.datasets.files import FilesBuilder
@@ -38,7 +38,7 @@ def folder(
     label_suffix: str = "",
     val_fraction: float = 0.0,
     alpha: str = "drop",
-    nodata: float | None = None,
+    nodata: float | str | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Folder:
@@ -62,8 +62,8 @@ def folder(
             further files do not change the splits of the others.
         alpha: what happens to the opacity of images: "drop" ignores it, "void" makes
             transparent pixels void, and "band" makes it a band of the image.
-        nodata: pixels with this value in all bands are void; None means none. NaN is
-            allowed.
+        nodata: pixels with this value in all bands are void; "nan" are those that are
+            NaN, None means none.
         max_image_pixels: largest number of pixels of an image.
         data_dir: folder where prepared datasets are stored; None is TFDS's default.
 
@@ -104,7 +104,7 @@ def folder(
         class_names=names,
         ignore_label=ignore_label,
         alpha=alpha,
-        nodata=nodata,
+        nodata=parse_nodata(nodata),
         max_pixels=max_image_pixels,
     )
     notes = []
