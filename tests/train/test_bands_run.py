@@ -1,6 +1,7 @@
 """Runs on images of several bands and on many classes, from training to export."""
 
 import functools
+import inspect
 import io
 import json
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from configs import folder
 from segloss.config import Inference, make_configured_model, parse_config
-from segloss.data import open_dataset
+from segloss.data import DATASETS, open_dataset
 from segloss.devices import map_over_devices, replicate
 from segloss.models import make_model
 from segloss.serving import load_exported
@@ -38,8 +39,11 @@ def config_of(datasets_dir, monkeypatch):
 
     def make(model, steps, **data):
         config = folder.get_config("smoke").unlock()
-        kept = {k: v for k, v in config.data.items() if k not in ("root", *data)}
-        kept.pop("ignore_label", None)
+        kept = {
+            k: v
+            for k, v in config.data.items()
+            if k not in inspect.signature(DATASETS["folder"]).parameters
+        }
         config.data = ConfigDict(
             kept | dict(name="bands", data_dir=str(datasets_dir), **data)
         )

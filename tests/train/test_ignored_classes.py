@@ -46,7 +46,6 @@ def test_classes_that_are_not_there_are_refused_before_training(
 
 
 def test_a_name_without_parentheses_is_refused(tiny_config):
-    del tiny_config.evaluate.ignore_classes_in_mean
     tiny_config.evaluate.ignore_classes_in_mean = "background"
     with pytest.raises(ValueError, match="must be a tuple of class names or ids"):
         parse_config(tiny_config)
