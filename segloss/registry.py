@@ -130,7 +130,9 @@ def _words(annotation: Any) -> list[str]:
     """Says in words which values have the annotated type."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return list(dict.fromkeys(word for arg in args for word in _words(arg)))
+        # An integer is a number, too.
+        kinds = [arg for arg in args if not (arg is int and float in args)]
+        return list(dict.fromkeys(word for kind in kinds for word in _words(kind)))
     if origin in (Sequence, tuple):
         elements = "integers" if args[0] is int else "values"
         return [f"a tuple of {elements}"]

@@ -1,6 +1,7 @@
 """Parses a config into frozen dataclasses; all fields are checked and filled in."""
 
 import dataclasses
+import inspect
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from segloss.config.steps import INTERVALS, to_steps
 from segloss.data import ON_BAD_SAMPLE
 from segloss.devices import MAPPINGS
 from segloss.errors import SeglossError
-from segloss.losses import compound_loss, scalars_of, takes_masks
+from segloss.losses import LOSSES, compound_loss, scalars_of, takes_masks
 
 # A section of a config, from a config file or from `config.json`.
 Section = ConfigDict | Mapping[str, Any]
@@ -306,6 +307,20 @@ def _parse_schedule(section: Section, total_steps: int) -> Named:
     return Named(schedule.name, fields)
 
 
+def _check_schedules(name: str, fields: Mapping[str, Any]) -> None:
+    """Checks that only numbers of a loss follow a schedule; ignores unknown fields."""
+    if name not in LOSSES:
+        return
+    able = ("weight", *scalars_of(name))
+    for field in inspect.signature(LOSSES[name]).parameters:
+        value = fields.get(field)
+        if isinstance(value, Mapping) and field not in ("class_weights", *able):
+            raise SeglossError(
+                f"config.loss: {field} of {name} cannot follow a schedule; "
+                f"{', '.join(able)} can."
+            )
+
+
 def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Term, ...]:
     """Parses one loss, or a tuple of losses, and checks their names.
 
@@ -316,14 +331,8 @@ def _parse_loss(section: dict[str, Any] | Sequence[dict[str, Any]]) -> tuple[Ter
         named = parse_named("loss", fields)
         chosen = dict(named.hyperparameters)
         weight = chosen.pop("weight", 1.0)
+        _check_schedules(named.name, chosen)
         compound_loss([(1, named.name, chosen)])  # finds unknown names
-        able = ("weight", *scalars_of(named.name))
-        for field, value in chosen.items():
-            if isinstance(value, Mapping) and field not in ("class_weights", *able):
-                raise SeglossError(
-                    f"config.loss: {field} of {named.name} cannot follow a schedule; "
-                    f"{', '.join(able)} can."
-                )
         terms.append(Term(weight, named.name, chosen))
     if not terms:
         raise SeglossError("config.loss must have at least one loss, got none.")

@@ -309,7 +309,7 @@ def of(**fields):
         ),
         (
             dict(name="focal_loss", gamma=of(end_value="1")),
-            r"init_value and end_value must be finite numbers, got \(0.0, '1'\)",
+            "end_value of linear must be a finite number, got '1'",
         ),
         (
             dict(name="focal_loss", gamma=GAMMA | dict(boundaries=(2, 3))),

@@ -409,7 +409,7 @@ def test_images_of_four_bands_and_16_bits(finished_folder_run, tmp_path):
         np.testing.assert_array_equal(ids, expected)
         assert Image.open(done.directory / f"overlays/{name}.png").mode == "RGB"
     assert (done.num_images, done.num_skipped) == (2, 1)
-    assert "c.png (the image must have 4 bands of uint16" in str(session.skipped)
+    assert "c.png (the image must be 4 bands of uint16" in str(session.skipped)
 
 
 def test_memory_does_not_grow_with_the_number_of_images(finished_folder_run, tmp_path):

@@ -45,7 +45,7 @@ WRONG = [
     (
         "loss",
         dict(name="focal_loss", gamma=NAN),
-        "loss: gamma of focal_loss must be an array or a finite number or an integer, ",
+        "loss: gamma of focal_loss must be an array or a finite number, ",
     ),
     ("loss", dict(name="focal_loss", gamma="2"), "loss: gamma of focal_loss must be "),
     ("loss", dict(name="soft_dice", per_image=2), "loss: per_image of soft_dice must "),
