@@ -13,7 +13,7 @@ from absl import flags
 from segloss import cli
 from segloss.errors import SeglossError
 
-CONFIG = cli.define_config("Required for train.", new_fields=True)
+CONFIG = cli.define_config("Needed for a new run.", new_fields=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a new or resumed run.")
 MODES = ["train", "evaluate", "predict", "export", "inspect"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
@@ -23,14 +23,14 @@ INPUT = flags.DEFINE_multi_string("input", [], "predict: an image or a folder of
 OUTPUT = flags.DEFINE_string("output", None, "predict: instead of RUN/predictions.")
 PROBS = flags.DEFINE_string("probabilities", None, "predict: png or npy.")
 THRESHOLD = flags.DEFINE_float("threshold", None, "predict: of class 1 of two classes.")
+OF_PREDICT = dict.fromkeys(("input", "output", "probabilities", "threshold"), "predict")
 SIZE = flags.DEFINE_list("size", [], "export: HEIGHT,WIDTH of images; default any.")
 
 
 def main(argv: list[str]) -> object:
+    cli.check_mode(MODE.value, {"split": "evaluate", "size": "export"} | OF_PREDICT)
     if WORKDIR.value is None and MODE.value != "inspect":
         raise SeglossError("--workdir is missing; it is the directory of the run.")
-    if MODE.value == "train" and CONFIG.value is None:
-        raise SeglossError("--mode=train needs --config.")
     # Imported here, so that --help is fast and each mode imports only what it needs.
     from segloss.config import as_workdir, change_fields, follow_names, read_config
 

@@ -17,8 +17,8 @@ def get_config(size: str = "full") -> ConfigDict:
     smoke = size == "smoke"
     config = base.get_config(size)
     config.total_steps = 2 if smoke else 20_000
-    config.checkpoint_every_steps = 2 if smoke else 500
-    config.evaluate_every_steps = 2 if smoke else 1_000
+    config.checkpoint_every_steps = 2 if smoke else 0.025
+    config.evaluate_every_steps = 2 if smoke else 0.05
     config.data.update(
         name="tfds",
         builder="oxford_iiit_pet",
@@ -44,6 +44,6 @@ def get_config(size: str = "full") -> ConfigDict:
     config.sampler = dict(name="random", batch_max=4 if smoke else 16)
     config.model.width = 4 if smoke else 32
     config.loss = dict(name="softmax_cross_entropy")
-    config.schedule.update(learning_rate=1e-3, warmup_steps=1 if smoke else 500)
+    config.schedule.update(learning_rate=1e-3, warmup_steps=1 if smoke else 0.025)
     config.evaluate.final_split = "test"
     return config.lock()

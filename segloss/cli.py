@@ -4,7 +4,8 @@ import inspect
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -44,13 +45,12 @@ def run(
             main(argv)
             return
         logging.set_verbosity(logging.WARNING)
+        # Python would also print the line of code that warns.
+        warnings.showwarning = _show_warning
         try:
             main(argv)
         except KeyboardInterrupt:
-            sys.exit(
-                "interrupted; run the same command again to resume from the newest "
-                "checkpoint."
-            )
+            sys.exit("interrupted")
         except Exception as error:
             if line := explain(error):
                 sys.exit(f"error: {line}")
@@ -88,6 +88,27 @@ def given_fields() -> list[str]:
     """Returns the dotted paths of the fields that `--config.FIELD=VALUE` set."""
     flag = flags.FLAGS["config"]
     return [] if flag.value is None else list(config_flags.get_override_values(flag))
+
+
+def check_mode(mode: str, owners: Mapping[str, str]) -> None:
+    """Refuses flags that the user gave, but `mode` does not use.
+
+    Args:
+        mode: the value of `--mode`.
+        owners: the only mode that uses a flag, by the name of the flag.
+
+    Raises:
+        SeglossError: if a flag belongs to another mode.
+    """
+    for name, owner in owners.items():
+        if flags.FLAGS[name].present and owner != mode:
+            raise SeglossError(
+                f"--{name} is a flag of --mode={owner}, got --mode={mode}."
+            )
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 class _ConfigFileError(Exception):

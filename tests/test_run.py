@@ -97,7 +97,18 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--mode=train",), "--mode=train needs --config"),
+        (
+            ("--mode=train",),
+            "config.json is missing; train with this --workdir first, or",
+        ),
+        (
+            ("--mode=evaluate", "--threshold=0.7"),
+            "--threshold is a flag of --mode=predict, got --mode=evaluate.",
+        ),
+        (
+            ("--config=configs/demo.py", "--mode=predict", "--output="),
+            "--output is empty; name a folder",
+        ),
         (("--config=configs/demo.py", "--mode=predict"), "--input is missing"),
         (("--mode=evaluate",), "config.json is missing; train with this --workdir"),
         (("--config=configs/folder.py:smoke",), "error: config.data.root is not set"),

@@ -43,12 +43,12 @@ def open_configured_dataset(config: RunConfig) -> Dataset:
 def check_split(dataset: Dataset, split: str) -> None:
     """Raises ValueError if the dataset lacks the split; lists the splits it has."""
     if split not in dataset.splits:
-        makes = dataset.name == "folder" and split == "val"
+        can_split = dataset.name == "folder" and "train" in dataset.splits
         raise SeglossError(
             f"config.evaluate: {dataset.name} has no split {split!r}; "
             f"it has {', '.join(dataset.splits)}."
-            + " --config.data.val_fraction=0.1 makes it of a tenth of train."
-            * makes
+            + " With config.data.root, --config.data.val_fraction=0.1 makes it of a "
+            "tenth of train." * (can_split and split == "val")
         )
 
 

@@ -218,7 +218,7 @@ def _set(config: ConfigDict, field: str, value: Any, change: str) -> None:
             f"{', '.join(known)}."
         )
     before = section.get(name)
-    if isinstance(before, tuple) and isinstance(value, int | float):
+    if isinstance(before, tuple) and isinstance(value, int | float | str):
         value = (value,)
     is_section = isinstance(before, ConfigDict | list)
     if is_section and not isinstance(value, dict | list | tuple):

@@ -115,7 +115,7 @@ def scan(root: str | os.PathLike[str], label_suffix: str | None = None) -> Scan:
 
 def _read_all(result: Scan, pairs: list[Pair]) -> None:
     """Adds the content of all label files to `result`."""
-    palettes, differ = {}, False
+    palettes, differ, has_colours = {}, False, False
 
     def read(pair: Pair) -> RawLabels | Fault:
         try:
@@ -135,20 +135,25 @@ def _read_all(result: Scan, pairs: list[Pair]) -> None:
             if isinstance(labels, Fault):
                 result.faults.append(labels)
                 continue
-            pixels, is_colour = labels.pixels, labels.pixels.ndim == 3
-            if is_colour and (pixels == pixels[..., :1]).all():
-                pixels, is_colour = pixels[..., 0], False
-            if is_colour:
-                _add(*by_colour, pack_colours(pixels))
+            # Files of one colour may be grey among others that are not.
+            pixels, colours = labels.pixels, labels.pixels
+            if labels.palette is not None:
+                colours = labels.palette[pixels]
+            elif pixels.ndim == 2:
+                colours = np.repeat(np.minimum(pixels, 255)[..., None], 3, axis=-1)
+            if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+                pixels = pixels[..., 0]
+            _add(*by_colour, pack_colours(colours))
+            if pixels.ndim == 3:
+                has_colours = True
                 continue
             values = _add(*by_value, pixels)
             if labels.palette is not None:
-                colours = pack_colours(labels.palette)
-                _add(*by_colour, colours[pixels])
+                packed = pack_colours(labels.palette)
                 for value in values:
-                    colour = int(colours[value])
+                    colour = int(packed[value])
                     differ |= palettes.setdefault(value, colour) != colour
-    result.colours = differ or not by_value[0]
+    result.colours = differ or has_colours
     result.pixels, result.files = by_colour if result.colours else by_value
     result.palette = {} if differ else palettes
 
@@ -178,7 +183,7 @@ def make_classes(scan: Scan) -> str:
             "Export them again from the original masks."
         )
     values = sorted(scan.pixels)
-    if not scan.colours and len(values) > 2:
+    if not scan.colours and 2 < len(values) < VOID:
         values = [value for value in values if value != VOID]
     total = sum(scan.pixels.values())
     lines = [
@@ -240,6 +245,10 @@ def main(argv: Sequence[str]) -> None:
     try:
         result = scan(args.root, args.label_suffix)
         console.print(make_report(result))
+        if not result.pixels:
+            raise SeglossError(
+                "no label image can be read, so there is no classes.txt."
+            )
         path = result.root / classes_file.NAME
         if path.exists():
             console.print(f"{path} exists and is not changed", soft_wrap=True)

@@ -249,6 +249,11 @@ def _exact_counts(
     when they are subtracted.
     """
     _check(function, confusion)
+    if confusion.dtype.kind == "f" and not (confusion % 1 == 0).all():
+        raise SeglossError(
+            f"{function}: confusion must hold numbers of pixels, got fractions; do not "
+            "normalise it."
+        )
     labelled, predicted = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
     labelled += [0] * (len(predicted) - len(labelled))
     return int(np.trace(confusion)), sum(labelled), labelled, predicted

@@ -73,7 +73,7 @@ def summary_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
     Args:
         runs: the contents of each `results.json`, by the label of the run; only
-            `summary` is used.
+            `summary` and `ignored_in_mean` are used.
     """
     optional = "mean_iou_without_ignored"
     columns = dict(_SUMMARY_COLUMNS)
@@ -83,6 +83,9 @@ def summary_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     for label, results in runs.items():
         scores = (_format(results["summary"].get(key)) for key in columns)
         table.add_row(Text(label), *scores)
+    ignored = {*(", ".join(run.get("ignored_in_mean", ())) for run in runs.values())}
+    if ignored := ignored - {""}:
+        table.caption = f"ignored: {'; '.join(sorted(ignored))}"
     return table
 
 

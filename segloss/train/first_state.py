@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from segloss.config import make_configured_model, parse_named, read_config
-from segloss.errors import SeglossError
+from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import (
     fit_bands,
     load_weights,
@@ -64,6 +64,10 @@ def make_first_state(
         origin = {"file": path, "step": stored.step, "sha256": stored.digest}
         source = f"{path} at step {stored.step}"
     else:
+        if not Path(path).exists():
+            raise MissingFileError(
+                f"config.model.pretrained: there is no file and no run {path}."
+            )
         weights = load_weights(path)
         state = make_fresh_state(setup)
         num_outputs = setup.config.count_outputs(setup.dataset.num_classes)

@@ -232,7 +232,8 @@ class Checkpoints:
         if damaged:
             raise SeglossError(
                 f"{'; '.join(damaged)}; none is left; restore one from a "
-                "copy, or choose another --workdir."
+                "copy, or choose another --workdir; --config.model.pretrained=RUN "
+                "there starts from the weights of this run if they are sound."
             )
         return None
 
@@ -370,6 +371,8 @@ def _check_digests(item: Path) -> None:
     path = item / _DIGESTS
     try:
         digests = json.loads(path.read_text())
+        if not digests:
+            raise _DamagedError(f"{path.relative_to(item.parent)} lists no files")
         for name, digest in digests.items():
             path = item / name
             if _digest_of_file(path) != digest:

@@ -271,6 +271,7 @@ def _find_label_folder(folder: Path, base: Path) -> Path | None:
             labels = [e.name for e in _list(above) if _is_folder(e, LABEL_NAMES)]
         except OSError:
             continue
-        if labels:
-            return above.joinpath(labels[0], *parts[k + 1 :])
+        # Label images that are predicted are not their own labels.
+        if labels and folder != (found := above.joinpath(labels[0], *parts[k + 1 :])):
+            return found
     return None

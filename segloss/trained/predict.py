@@ -121,6 +121,8 @@ def predict(
             cannot be replaced.
     """
     _check_options(probabilities, threshold)
+    if output is not None and not os.fspath(output):
+        raise SeglossError("--output is empty; name a folder, or leave the flag out.")
     workdir = Path(workdir)
     inputs = find_inputs(
         [images] if isinstance(images, str | os.PathLike) else images,

@@ -19,6 +19,9 @@ from segloss.errors import SeglossError
 from segloss.trained.classes import describe_changed_classes
 from segloss.trained.inputs import InputImage, LabelNames
 
+# Datasets whose label files may write classes as other values than their ids.
+_WITH_OWN_VALUES = ("folder", "tfds")
+
 
 class Reader:
     """Reads images and labels as `config.data` says.
@@ -48,6 +51,9 @@ class Reader:
             nodata=parse_nodata(field("nodata", None)),
             max_pixels=field("max_image_pixels", MAX_IMAGE_PIXELS),
         )
+        root = field("root", None)
+        self._training_root = [] if root is None else [Path(root).expanduser()]
+        self._has_own_values = config.data.dataset.name in _WITH_OWN_VALUES
         self._values_of = functools.lru_cache(maxsize=1)(self._find_values)
 
     def read(
@@ -97,19 +103,29 @@ class Reader:
     def _find_values(self, folder: Path) -> LabelValues:
         """Returns what values mean in a folder of labels.
 
-        The first `classes.txt` in the folders above says it, if it has the classes of
-        the model. Without such a file, values are class ids.
+        The first `classes.txt` in the folders above says it, or else that of the
+        training data. Labels of datasets with fixed classes are class ids.
+
+        Raises:
+            SeglossError: if there is no such file, or it has other classes than the
+                model.
         """
         names, ignore_label = self._rules.class_names, self._rules.ignore_label
-        for above in folder.parents:
-            if (above / NAME).is_file():
-                found = read_classes(above, ignore_label)
-                if changes := describe_changed_classes(names, found.names):
-                    raise SeglossError(
-                        f"{above / NAME} has other classes than the model: {changes}"
-                    )
-                return found.values
-        return LabelValues.plain(len(names), ignore_label)
+        places = [*folder.parents, *self._training_root]
+        above = next((path for path in places if (path / NAME).is_file()), None)
+        if above is None:
+            if self._has_own_values:
+                raise SeglossError(
+                    f"no {NAME} says what their values mean; copy that of the training "
+                    "data to a folder above the labels"
+                )
+            return LabelValues.plain(len(names), ignore_label)
+        found = read_classes(above, ignore_label)
+        if changes := describe_changed_classes(names, found.names):
+            raise SeglossError(
+                f"{above / NAME} has other classes than the model: {changes}"
+            )
+        return found.values
 
 
 def _read_bytes(path: Path) -> bytes:

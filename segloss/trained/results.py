@@ -193,6 +193,7 @@ def make_results(
         ignore_classes: ids of classes that a second mean IoU leaves out.
     """
     confusion = evaluation.confusion
+    ignored = [dataset.class_names[c] for c in ignore_classes]
     scores = {
         "iou": metrics.iou_per_class(confusion),
         "precision": metrics.precision_per_class(confusion),
@@ -207,6 +208,7 @@ def make_results(
     return without_nan(
         {
             "summary": metrics.summary(confusion, ignore_classes=ignore_classes),
+            **({"ignored_in_mean": ignored} if ignored else {}),
             "per_class": per_class,
             "confusion": confusion.tolist(),
             "dataset": dataset.name,

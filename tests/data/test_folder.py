@@ -174,6 +174,36 @@ def test_ignore_label_is_part_of_the_fingerprint(small_folder, tmp_path):
     assert one.fingerprint != other.fingerprint
 
 
+def test_other_contents_under_the_same_names_sizes_and_times_are_refused(tmp_path):
+    def make(place, value):
+        for kind in ("images", "labels"):
+            (tmp_path / place / "mine/train" / kind).mkdir(parents=True)
+        root = tmp_path / place / "mine"
+        (root / "classes.txt").write_text("0 a\n1 b\n")
+        save(root / "train/images/a.bmp", np.full((4, 4, 3), value))
+        save(root / "train/labels/a.bmp", np.eye(4) + value * 0)
+        for file in root.glob("train/*/a.bmp"):
+            os.utime(file, (10**9, 10**9))
+        return root
+
+    first, other = make("x", 1), make("y", 2)
+    open_dataset("folder", root=first, data_dir=tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"same names, sizes and times as .*/x/mine"):
+        open_dataset("folder", root=other, data_dir=tmp_path / "data")
+
+
+def test_link_to_a_deleted_dataset_is_prepared_anew(small_folder, tmp_path):
+    data = {"data_dir": tmp_path / "data"}
+    first = open_dataset("folder", root=small_folder, **data)
+    copy = tmp_path / "elsewhere" / small_folder.name
+    shutil.copytree(small_folder, copy, copy_function=shutil.copyfile)
+    assert open_dataset("folder", root=copy, **data).data_dir == first.data_dir
+    shutil.rmtree(first.data_dir.parent)
+    again = open_dataset("folder", root=copy, **data)
+    assert again.fingerprint == first.fingerprint
+    assert len(again.source("train")) == 4
+
+
 # --- what is refused ------------------------------------------------------------
 
 
@@ -291,7 +321,7 @@ def empty_split(root):
             text_image,
             ["val/images/f.png: must be PNG, JPEG, WebP, BMP, GIF, TIFF or a NumPy"],
         ),
-        (empty_split, ["test: has no images and labels; fill it or remove"]),
+        (empty_split, ["test: must hold images and labels; fill it or remove"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -308,13 +338,19 @@ def test_fault_names_file_rule_value_and_remedy(small_folder, faults_of, spoil, 
     [
         (None, "classes.txt: is missing; write"),
         (b"", "classes.txt: is empty; write"),
-        (b"0 a\n2 b\n", "classes.txt line 2: must be `1 NAME`, got `2 b`"),
-        (b"1 a\n", "classes.txt line 1: must be `0 NAME`, got `1 a`"),
-        (b"0 a\n1\n", "classes.txt line 2: must be `1 NAME`, got `1 `"),
-        (b"a\n", "classes.txt line 1: must be `0 NAME`, got `a `"),
+        (
+            b"0 a\n2 b\n",
+            "classes.txt line 2: must be `INDEX NAME`, got `2 b`, which may be `1 ",
+        ),
+        (
+            b"1 a\n",
+            "classes.txt line 1: must be `INDEX NAME`, got `1 a`, which may be `0 ",
+        ),
+        (b"0 a\n1\n", "classes.txt line 2: must be `INDEX NAME`, got `1 `; indices"),
+        (b"a\n", "classes.txt line 1: must be `INDEX NAME`, got `a `; indices"),
         (b"0 a\n1 a\n", "classes.txt line 2: must name a class that no"),
         (b"0 \xff\n", "classes.txt: must be UTF-8 text"),
-        (b"1 a\n2 b\n", "classes.txt line 1: must be `0 NAME`, got `1 a`; indices"),
+        (b"0 a VALUES=4\n", "classes.txt line 1: must be `INDEX NAME #rrggbb val"),
         (b"0 a values=4;5\n", "classes.txt line 1: must be `INDEX NAME #rrggbb val"),
         (b"0 a #ff00\n", "classes.txt line 1: must be `INDEX NAME #rrggbb values=N"),
         (b"0 a values=1\n1 b\n", "classes.txt line 2: must not list what an earlier"),

@@ -194,7 +194,7 @@ def ids_from_1(home):
     labels = np.tile(np.uint8([0, 1, 2, 2] * 4), (12, 1))
     home.add(labels)
     home.classes("1 wall\n2 floor\n").refused(
-        r"line 1: must be `0 NAME`, got `1 wall`; .* the line is `0 wall values=1`"
+        r"must be `INDEX NAME`; .*line 1 \(got `1 wall`, which may be `0 wall values=1`"
     )
     home.classes("0 wall values=1\n1 floor values=2\nvoid values=0\n").open()
     home.means(np.where(labels == 0, 255, labels - 1))

@@ -25,6 +25,12 @@ def encode(image, kind="PNG", **options):
     return file.getvalue()
 
 
+def in_tiff(pixels, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, **options)
+    return file.getvalue()
+
+
 def of_bits(bits, rows):
     """A grey PNG of 1, 2 or 4 bits per pixel, as PIL does not write them."""
 
@@ -175,8 +181,26 @@ def test_the_smallest_type_that_holds_the_ids():
             None,
             r"must be integers \[height, width\], got float32",
         ),
+        (
+            in_tiff(IDS, compression="jpeg"),
+            None,
+            "must be stored without loss, got TIFF with JPEG compression",
+        ),
+        (
+            in_tiff(IDS > 5),
+            None,
+            r"must store black as 0, got a TIFF in which 0 is white \(MINISWHITE\)",
+        ),
+        (
+            encode(Image.fromarray(np.uint8([[0, 255]]))),
+            LabelValues(2, 255, {0: 0, 1: 1, 255: 255}, {0: 0, 0xFFFFFF: 1}),
+            "must mean the same as values and as colours, got value 255, colour",
+        ),
     ],
-    ids=["empty", "jpeg", "lossy", "value", "colour", "no_colours", "stray", "float"],
+    ids=[
+        *("empty", "jpeg", "lossy", "value", "colour", "no_colours", "stray", "float"),
+        *("jpeg_in_tiff", "white_is_0", "grey_colours"),
+    ],
 )
 def test_unfit_labels_are_refused(data, values, message):
     with pytest.raises(UnfitError, match=message):

@@ -56,6 +56,20 @@ def test_palettes_that_differ_are_read_as_colours(tmp_path):
     assert classes_of(tmp_path) == ["0 class_000000 #000000", "1 class_c80000 #c80000"]
 
 
+def test_a_file_of_one_colour_among_colours_is_a_colour(tmp_path):
+    write(tmp_path, np.array([[0, 0, 0], [128, 64, 128]], np.uint8)[IDS // 2])
+    write(tmp_path, np.zeros((12, 16, 3), np.uint8), stem="black")
+    assert classes_of(tmp_path) == ["0 class_000000 #000000", "1 class_804080 #804080"]
+
+
+def test_unreadable_labels_give_no_classes(tmp_path):
+    write(tmp_path, IDS)
+    (tmp_path / "train/masks/a.png").write_bytes(b"text")
+    with pytest.raises(SystemExit, match="no label image can be read"):
+        scan.main([str(tmp_path)])
+    assert not (tmp_path / "classes.txt").exists()
+
+
 def test_shares_files_suffix_and_unread_files(tmp_path):
     write(tmp_path, IDS // 3, stem="IMG_1", ending="_mask")
     write(tmp_path, IDS * 0, stem="IMG_2", ending="_mask")

@@ -281,6 +281,7 @@ def test_from_archives_to_predictions(small_pets, tmp_path):
         trimap = np.asarray(Image.open(labels / f"trimaps/{stem}.png"))
         of_classes = np.array([0, 0, 1, 255], np.uint8)[trimap]
         Image.fromarray(of_classes).save(tmp_path / f"test/labels/{stem}.png")
+    (tmp_path / "test/classes.txt").write_text("0 pet\n1 background\n")
     # The same images through TFDS and as files have the same scores.
     evaluated = evaluate_run(stored, tmp_path / "run", split="test")
     (predicted,) = predict(stored, tmp_path / "run", test_images)

@@ -228,6 +228,30 @@ def test_labels_are_read_as_training_reads_them(run, tmp_path):
     )
 
 
+def test_labels_without_classes_mean_what_they_meant_in_training(run, tmp_path):
+    config, workdir = run
+    config = config.copy_and_resolve_references().unlock()
+    training, images = tmp_path / "training", tmp_path / "new" / "images"
+    training.mkdir()
+    (training / "classes.txt").write_text(
+        "0 ground\n1 box values=7\n2 bar values=255\n"
+    )
+    save(images / "a.png")
+    (tmp_path / "new/labels").mkdir()
+    values = np.array([0, 7, 255], np.uint8)[RNG.integers(0, 3, (24, 32))]
+    Image.fromarray(values).save(tmp_path / "new/labels/a.png")
+    config.data.root = str(training)
+    (done,) = predict(config, workdir, images)
+    ids = np.asarray(Image.open(done.directory / "indices/a.png"))
+    expected = (np.array([0, 7, 255])[ids] == values).mean()
+    assert done.scores["summary"]["pixel_accuracy"] == pytest.approx(expected)
+    (training / "classes.txt").unlink()
+    (done,) = predict(config, workdir, images)
+    assert done.scores is None
+    misfit = lines(done.directory)[1]["not_scored"]
+    assert misfit.startswith("no classes.txt says what their values mean; copy that")
+
+
 def test_probabilities_are_those_of_the_class_ids(run, tmp_path):
     config, workdir = run
     path = save(tmp_path / "a.png", (40, 72))
@@ -407,7 +431,8 @@ def test_images_of_four_bands_and_16_bits(finished_folder_run, tmp_path):
     for name in "ab":
         ids = np.asarray(Image.open(done.directory / f"indices/{name}.png"))
         np.testing.assert_array_equal(ids, expected)
-        assert Image.open(done.directory / f"overlays/{name}.png").mode == "RGB"
+        overlay = np.asarray(Image.open(done.directory / f"overlays/{name}.png"))
+        assert overlay.shape == (24, 32, 3)
     assert (done.num_images, done.num_skipped) == (2, 1)
     assert "c.png (the image must be 4 bands of uint16" in str(session.skipped)
 

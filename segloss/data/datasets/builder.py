@@ -38,12 +38,15 @@ class Sample:
         labels: PNG bytes of class ids, 8-bit grey, or 16-bit grey where `label_dtype`
             of the configuration is "uint16", with the size of the image.
         hw: height and width in pixels.
+        nodata: True where an array has no data, bool [h, w]; these pixels do not count
+            in the mean and deviation of the bands. None counts all.
     """
 
     stem: str
     image: bytes | Shaped[np.ndarray, "h w n"]
     labels: bytes
     hw: tuple[int, int]
+    nodata: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +265,8 @@ class _Examples:
             else:
                 shape = f"{image.dtype} {image.shape}".encode()
                 fields += (shape, np.ascontiguousarray(image))
-                moments = moments.add(image)
+                data = slice(None) if sample.nodata is None else ~sample.nodata
+                moments = moments.add(image[data].reshape(-1, 1, self.num_bands))
             if self.label_dtype != "uint8":
                 labels = np.asarray(Image.open(io.BytesIO(labels)))[..., None]
                 labels = labels.astype(self.label_dtype)

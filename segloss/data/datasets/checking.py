@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ from segloss.data.decoding.labels import DecodedLabels
 from segloss.data.decoding.opening import MAX_IMAGE_PIXELS, UnfitError, damaged
 from segloss.errors import SeglossError
 
+# Images that are tried for one that can be read.
+_TRIED = 100
 _AHEAD = 64  # number of files that wait to be read
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
@@ -54,20 +57,19 @@ class Rules:
     first: str = "every image"
 
     @classmethod
-    def of_first(cls, pair: Pair | None, **fields: Any) -> "Rules":
-        """Makes rules with the bands of the image of `pair`; RGB if it has none."""
+    def of_first(cls, pairs: Iterable[Pair], **fields: Any) -> "Rules":
+        """Makes rules with the bands of the first image that can be read, or RGB."""
         rules = cls(**fields)
-        if pair is None:
-            return rules
-        # A file that cannot be read is reported with all others.
-        with contextlib.suppress(Exception):
-            pixels = rules.read_image(pair.image.read_bytes()).pixels
-            return dataclasses.replace(
-                rules,
-                num_bands=pixels.shape[-1],
-                image_dtype=str(pixels.dtype),
-                first=relative(rules.root, pair.image),
-            )
+        for pair in itertools.islice(pairs, _TRIED):
+            # A file that cannot be read is reported with all others.
+            with contextlib.suppress(Exception):
+                pixels = rules.read_image(pair.image.read_bytes()).pixels
+                return dataclasses.replace(
+                    rules,
+                    num_bands=pixels.shape[-1],
+                    image_dtype=str(pixels.dtype),
+                    first=relative(rules.root, pair.image),
+                )
         return rules
 
     def read_image(
@@ -140,7 +142,8 @@ def check(rules: Rules, pairs: Mapping[str, list[Pair]]) -> Findings:
     if alphas:
         notes.append(
             f"{len(alphas):,} images have an opacity (alpha) that is not used: "
-            f"{abridge(alphas)}; --config.data.alpha=void makes transparent pixels void"
+            f"{abridge(alphas)}; --config.data.alpha=void makes transparent pixels "
+            "void, and alpha=band makes it a band of the images"
         )
     notes += palettes.describe()
     if not faults:
@@ -191,8 +194,10 @@ def read_pair(
     decoded = _with_void(rules, decoded, picture)
     if rules.nodata is None:
         return decoded, picture
+    missing = is_nodata(picture.pixels, rules.nodata)
     pixels = fill_nodata(picture.pixels, rules.nodata)
-    return decoded, picture._replace(pixels=pixels, unchanged=False)
+    picture = picture._replace(pixels=pixels, unchanged=False, nodata=missing)
+    return decoded, picture
 
 
 def _with_void(
@@ -234,10 +239,13 @@ def is_nodata(pixels: np.ndarray, nodata: float) -> Bool[np.ndarray, "h w"]:
 
 
 def fill_nodata(pixels: np.ndarray, nodata: float) -> np.ndarray:
-    """Replaces pixels without data by the mean of the others, band by band."""
+    """Replaces pixels without data by the mean of the others, band by band.
+
+    All are 0 if there are no others.
+    """
     missing = is_nodata(pixels, nodata)
-    if missing.all() or not missing.any():
-        return np.nan_to_num(pixels)
+    if missing.all():
+        return np.zeros_like(pixels)
     filled = pixels.copy()
     filled[missing] = pixels[~missing].mean(axis=0, dtype=np.float64)
     return filled
@@ -256,7 +264,8 @@ def _inspect(rules: Rules, pair: Pair) -> _Found:
             image = read(pair.image.read_bytes())
         found.faults += _misfits(rules, image_name, label_name, image, labels)
         labels = _with_void(rules, labels, image)
-        found.has_alpha = image.alpha is not None and rules.alpha == "drop"
+        alpha = image.alpha if rules.alpha == "drop" else None
+        found.has_alpha = alpha is not None and bool((alpha != alpha.max()).any())
     if labels is not None:
         found.pixels = np.bincount(labels.ids.ravel()).astype(np.int64)
         found.palette = labels.palette

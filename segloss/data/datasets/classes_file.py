@@ -64,7 +64,7 @@ def read_classes(root: Path, ignore_label: int) -> ClassList:
     lines = [
         _split(f"{NAME} line {number}", line)
         for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip() and not line.startswith("#")
+        if line.strip() and not line.lstrip().startswith("#")
     ]
     names: list[str] = []
     values: dict[int, int] = {}
@@ -126,16 +126,12 @@ def _class_fault(line: _Line, names: list[str], ignore_label: int) -> Fault | No
     index, name = (*line.words, "", "")[:2]
     expected = len(names)
     if index != str(expected) or not name:
-        remedy = "indices count up from 0"
+        remedy = "indices count up from 0, and a value that differs follows: `values=N`"
+        got = f"`{index} {name}`"
         if index.isdecimal() and name:
-            remedy += (
-                f"; if label files write this class as {index}, the line is "
-                f"`{expected} {name} values={index}`"
-            )
-        return Fault(
-            line.where, f"must be `{expected} NAME`", remedy, f"`{index} {name}`"
-        )
-    if wrong := [x for x in name.split() if x.startswith(("#", "values="))]:
+            got += f", which may be `{expected} {name} values={index}`"
+        return Fault(line.where, "must be `INDEX NAME`", remedy, got)
+    if wrong := [x for x in name.split() if x.lower().startswith(("#", "values="))]:
         remedy = "a colour is #rrggbb, and values are numbers as in values=13,14"
         return Fault(
             line.where, "must be `INDEX NAME #rrggbb values=N,N`", remedy, wrong[0]

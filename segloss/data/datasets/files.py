@@ -30,6 +30,7 @@ from segloss.data.datasets.builder import (
 from segloss.data.datasets.checking import Rules, check, digest_of, map_ahead, read_pair
 from segloss.data.datasets.faults import DatasetError, Fault
 from segloss.data.datasets.pairs import Pair, relative
+from segloss.writing import write_json
 
 _SHARD_BYTES = 64 << 20  # total size of the source files of a shard
 
@@ -133,11 +134,12 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         Raises:
             DatasetError: if any file is missing or invalid; nothing is written then.
         """
-        if self.data_path.exists():
+        config, path = self.builder_config, Path(self.data_path)
+        if path.exists():
+            self._check_source(path)
             return
-        config = self.builder_config
+        path.unlink(missing_ok=True)  # a link to a dataset that was deleted
         if not config.faults and (twin := self._find_twin()):
-            path = Path(self.data_path)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(os.path.relpath(twin, path.parent))
             return
@@ -167,6 +169,27 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
             },
         )
 
+    def _check_source(self, path: Path) -> None:
+        """Checks a dataset of the same name that was made of another folder.
+
+        Files of the same names, sizes and times may differ in content.
+
+        Raises:
+            DatasetError: if they do.
+        """
+        metadata = json.loads((path / "metadata.json").read_text())
+        source = metadata.get("source", {})
+        config, root = self.builder_config, self.builder_config.rules.root
+        if source.get("root") in (None, str(root)):
+            return
+        if source["content"] != _hash_contents(config):
+            rule = f"has files of the same names, sizes and times as {source['root']}"
+            remedy = "rename one of the two folders, or give it a data_dir of its own"
+            raise DatasetError(root, [Fault(".", rule, remedy)], dataset=self.name)
+        # The folder was moved; the next call need not compare its files again.
+        source["root"] = str(root)
+        write_json(path / "metadata.json", metadata)
+
     def _prepared(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yields the directory and the source of every dataset that was made so."""
         for path in sorted(
@@ -190,7 +213,9 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         """Returns a line about datasets made of the same folder before it changed."""
         root = str(self.builder_config.rules.root)
         older = [
-            str(path) for path, source in self._prepared() if source.get("root") == root
+            str(path)
+            for path, source in self._prepared()
+            if source.get("root") == root and source["content"] != self._content
         ]
         if not older:
             return []
@@ -260,6 +285,7 @@ def _encode(rules: Rules, pair: Pair) -> Sample:
         data[1] if image.unchanged else _store(image.pixels),
         data[0] if stored else encode_png(Image.fromarray(labels.ids.astype(dtype))),
         labels.ids.shape,
+        image.nodata,
     )
 
 

@@ -95,11 +95,12 @@ def folder(
         faults += found.faults
         if not (found.pairs or found.faults):
             remedy = "fill it or remove the folder"
-            faults.append(Fault(split, "has no images and labels", remedy))
+            got = abridge(layout.unread)
+            faults.append(Fault(split, "must hold images and labels", remedy, got))
     if val_fraction:
         faults += _split_off(pairs, val_fraction)
     rules = Rules.of_first(
-        next((pair for found in pairs.values() for pair in found), None),
+        (pair for found in pairs.values() for pair in found),
         root=root,
         class_names=names,
         ignore_label=ignore_label,

@@ -95,8 +95,8 @@ def _only(directory: Path, names: Collection[str], faults: list[Fault]) -> Path 
     found = [path for path in _folders(directory) if path.name.lower() in names]
     if len(found) > 1:
         rule = f"must be one folder of {', '.join(names)}"
-        got = ", ".join(path.name for path in found)
-        faults.append(Fault(directory.name, rule, "merge them or rename one", got))
+        got = ", ".join(map(str, found))
+        faults.append(Fault(".", rule, "merge them or rename one", got))
     return found[0] if found else None
 
 

@@ -96,12 +96,17 @@ def _find(directory: Path, suffixes: Collection[str], ending: str) -> _Files:
         stem = path.with_suffix("").relative_to(directory).as_posix()
         fits = path.suffix.lower() in suffixes and stem.endswith(ending)
         # A pipe would never end.
-        if fits and path.is_file():
+        if fits and path.is_file() and _is_text(stem):
             stem = unicodedata.normalize("NFC", stem.removesuffix(ending))
             by_stem[stem].append(path)
         else:
             others.append(path)
     return _Files(by_stem, others)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is valid Unicode; names in old archives may not be."""
+    return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def guess_label_suffix(images_dir: Path, labels_dir: Path) -> str:
@@ -118,12 +123,18 @@ def walk(directory: Path) -> Iterable[Path]:
 
     A link to a folder is yielded like a file, since it may lead back to where it lies.
     """
-    for folder, folders, files in os.walk(directory):
+    if not directory.is_dir():
+        return
+    for folder, folders, files in os.walk(directory, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         links = [name for name in folders if os.path.islink(Path(folder, name))]
         for name in sorted((*files, *links)):
             if not name.startswith("."):
                 yield Path(folder, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _lonely(
@@ -134,22 +145,23 @@ def _lonely(
     label_stems = sorted(labels.by_stem.keys() - images.by_stem.keys())
     label_of = _starting_with(image_stems, label_stems)
     image_of = _starting_with(label_stems, image_stems)
-    others = [path.relative_to(labels_dir).as_posix() for path in labels.others]
+    others = _unreadable(labels, labels_dir, LABEL_SUFFIXES)
     other_of = _starting_with(image_stems, others)
-    other_images = [path.relative_to(images_dir).as_posix() for path in images.others]
+    other_images = _unreadable(images, images_dir, IMAGE_SUFFIXES)
     other_image_of = _starting_with(label_stems, other_images)
     longer_images = {image: label for label, image in image_of.items()}
+    endings = _common_endings(label_of), _common_endings(image_of)
     faults = []
     for stem in image_stems:
         path = relative(root, images.by_stem[stem][0])
         rule = "has no label of the same name"
         if stem in label_of:
             near = labels.by_stem[label_of[stem]][0]
-            remedy = _rename("label", stem, label_of[stem])
+            remedy = _rename("label", endings[0])
             faults.append(Fault(path, rule, remedy, relative(root, near)))
         elif stem in longer_images:
             near = labels.by_stem[longer_images[stem]][0]
-            remedy = _rename("image", longer_images[stem], stem)
+            remedy = _rename("image", endings[1])
             faults.append(Fault(path, rule, remedy, relative(root, near)))
         elif stem in other_of:
             kinds = ", ".join(LABEL_SUFFIXES)
@@ -173,6 +185,15 @@ def _lonely(
     return faults
 
 
+def _unreadable(files: _Files, directory: Path, suffixes: Collection[str]) -> list[str]:
+    """Returns the files of other formats than those with the suffixes."""
+    return [
+        path.relative_to(directory).as_posix()
+        for path in files.others
+        if path.suffix.lower() not in suffixes
+    ]
+
+
 def _starting_with(stems: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Finds for each stem a name that starts with it, whatever the case."""
     known = sorted((_fold(name), name) for name in names)
@@ -188,9 +209,16 @@ def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _rename(kind: str, stem: str, longer: str) -> str:
-    """Returns what to do about a file whose name continues its partner's name."""
-    ending = longer[len(stem) :]
+def _common_endings(longer_of: Mapping[str, str]) -> str | None:
+    """Returns what all longer names have after the stems; None if they differ."""
+    endings = {longer[len(stem) :] for stem, longer in longer_of.items()}
+    return endings.pop() if len(endings) == 1 else None
+
+
+def _rename(kind: str, ending: str | None) -> str:
+    """Returns what to do about files whose names continue their partners' names."""
+    if ending is None:
+        return "give both the same name"
     if not ending:
         return "write both names in the same case"
     return (

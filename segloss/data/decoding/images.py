@@ -47,13 +47,15 @@ class DecodedImage(NamedTuple):
         pixels: `[h, w, bands]`: uint8 RGB, or any number of bands of a type
             in `bands.DTYPES`.
         unchanged: True if the bytes of the file can be stored in a dataset unchanged.
-        alpha: opacity, uint8 or uint16 `[h, w]`; None if the image has none or is
-            opaque everywhere.
+        alpha: opacity, uint8 or uint16 `[h, w]`; None if the image has none.
+        nodata: True where the image had no data and was filled, bool `[h, w]`; None if
+            that was not looked for.
     """
 
     pixels: np.ndarray
     unchanged: bool
     alpha: np.ndarray | None = None
+    nodata: np.ndarray | None = None
 
 
 def read_image(
@@ -117,7 +119,11 @@ def _read_picture(
     # PIL silently keeps only the high bytes of 16-bit colours.
     if image.format == "PNG" and png_bits(data) > 8:
         with _damage_named():
-            return _from_array(np.atleast_3d(imagecodecs.png_decode(data)))
+            pixels = np.atleast_3d(imagecodecs.png_decode(data))
+        if pixels.shape[-1] in (1, 3):
+            return _from_array(pixels)
+        image = _from_array(pixels[..., :-1])
+        return image._replace(alpha=pixels[..., -1])
     if image.mode not in _MODES_TO_RGB:
         raise UnfitError(
             "must be grey, RGB or CMYK", f"mode {image.mode}", "convert the image"
@@ -134,7 +140,7 @@ def _read_picture(
     opacity = None
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
         image = image.convert("RGBA")
-        opacity = _unless_opaque(np.asarray(image.getchannel("A")))
+        opacity = np.asarray(image.getchannel("A"))
     return DecodedImage(np.asarray(image.convert("RGB")), False, opacity)
 
 
@@ -158,7 +164,7 @@ def _read_tiff(
     if not (is_picture and extra and extra[-1] in _ALPHAS):
         return _from_array(pixels)
     image = _from_array(pixels[..., :-1])
-    return image._replace(alpha=_unless_opaque(pixels[..., -1]))
+    return image._replace(alpha=pixels[..., -1])
 
 
 def _from_array(pixels: np.ndarray) -> DecodedImage:
@@ -167,11 +173,11 @@ def _from_array(pixels: np.ndarray) -> DecodedImage:
         raise UnfitError(
             "must hold integers or floats", str(pixels.dtype), "convert the image"
         )
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype == bool:
         pixels = pixels * np.uint8(255)
     elif pixels.dtype not in DTYPES:
         pixels = pixels.astype(np.float32)
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype == np.uint8 and pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
     return DecodedImage(np.ascontiguousarray(pixels), unchanged=False)
@@ -188,10 +194,6 @@ def _bands_last(array: np.ndarray) -> np.ndarray:
             "move the bands to the last axis, as in np.moveaxis(image, 0, -1)",
         )
     return array
-
-
-def _unless_opaque(alpha: np.ndarray) -> np.ndarray | None:
-    return None if (alpha == np.iinfo(alpha.dtype).max).all() else alpha
 
 
 @contextlib.contextmanager

@@ -74,6 +74,31 @@ class LabelValues:
             raise self._stray([f"#{colour:06x}" for colour in found], pixels)
         return ids[place]
 
+    def check_grey(self, values: Integer[np.ndarray, "h w"]) -> None:
+        """Checks that grey values do not mean something else as colours.
+
+        Editors save RGB images that hold only greys as grey.
+
+        Raises:
+            UnfitError: if all values are grey colours of the list, and one of them
+                means something else as a value.
+        """
+        if not (self.colours and self.is_plain):
+            return
+        found = np.unique(values).tolist()
+        as_colours = [self.colours.get(value * 0x010101) for value in found]
+        differ = [
+            value
+            for value, id in zip(found, as_colours, strict=True)
+            if self.values.get(value) != id
+        ]
+        if differ and None not in as_colours:
+            raise UnfitError(
+                "grey labels must mean the same as values and as colours",
+                f"value {differ[0]}, colour #{differ[0] * 0x010101:06x}",
+                "save them as RGB, or give each class its values, as in `values=255`",
+            )
+
     @functools.cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
         dtype = label_dtype(self.num_classes, self.ignore_label)

@@ -1,8 +1,10 @@
 """Decodes label images of many kinds to class ids."""
 
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
+import tifffile
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
@@ -21,6 +23,11 @@ from segloss.data.decoding.opening import (
 )
 
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B")
+# Compressions of TIFF that keep every bit; JPEG 2000, LERC and others may not.
+_LOSSLESS = (
+    *("NONE", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS", "LZMA", "ZSTD"),
+    *("CCITTRLE", "CCITTFAX3", "CCITTFAX4"),
+)
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX")
 
 
@@ -100,6 +107,8 @@ def read_labels(
                 "`python -m segloss.data.scan DIR` finds them",
             )
         pixels = np.ascontiguousarray(pixels[..., 0])  # grey, saved as RGB
+    if values is not None and palette is None:
+        values.check_grey(pixels)
     used = None if palette is None else _used_entries(pixels, palette)
     if values is None:
         return DecodedLabels(pixels, raw.is_plain, used)
@@ -156,13 +165,35 @@ def _used_entries(
 
 
 def _check_lossless(image: Image.Image, data: bytes) -> None:
-    lossy = image.format in ("JPEG", "MPO")
-    # The lossless variant of WebP has its own kind of chunk.
-    lossy |= image.format == "WEBP" and b"VP8L" not in data[:4096]
+    kind = image.format
+    lossy = kind in ("JPEG", "MPO")
+    if kind == "WEBP":
+        lossy = b"VP8L" not in _chunks(data)
+    if kind == "TIFF":
+        with tifffile.TiffFile(BytesIO(data)) as tiff:
+            page = tiff.pages.first
+            kind = f"TIFF with {page.compression.name} compression"
+            lossy = page.compression.name not in _LOSSLESS
+            if (page.bitspersample, page.photometric.name) == (1, "MINISWHITE"):
+                raise UnfitError(
+                    "labels of 1 bit must store black as 0",
+                    "a TIFF in which 0 is white (MINISWHITE)",
+                    "save the file as PNG",
+                )
     if lossy:
         raise UnfitError(
             "labels must be stored without loss",
-            image.format,
+            kind,
             "export them as PNG from the original masks; converting this file keeps "
             "its errors",
         )
+
+
+def _chunks(data: bytes) -> list[bytes]:
+    """Returns the kinds of the chunks of a WebP file, in order."""
+    kinds, place = [], 12
+    while place + 8 <= len(data):
+        kinds.append(data[place : place + 4])
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + size + size % 2
+    return kinds
