@@ -57,9 +57,9 @@ def describe_steps(config: RunConfig) -> str:
     """Returns a line about the warm-up and the intervals of a run, in steps."""
     warm_up = config.schedule.hyperparameters.get("warmup_steps", 0)
     return (
-        f"warm-up of {warm_up} steps; evaluates every {config.evaluate_every_steps} "
-        f"steps, saves every {config.checkpoint_every_steps} and logs every "
-        f"{config.log_every_steps}"
+        f"warm-up of {warm_up} step{'s' * (warm_up != 1)}; evaluates every "
+        f"{config.evaluate_every_steps} steps, saves every "
+        f"{config.checkpoint_every_steps} and logs every {config.log_every_steps}"
     )
 
 

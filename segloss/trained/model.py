@@ -35,6 +35,7 @@ class TrainedModel:
         seconds: duration of training.
         commit: commit of the code that trained the model; None if unknown.
         bands: the bands of the images that the model was trained on.
+        fingerprint: that of the dataset that it was trained on; None if unknown.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class TrainedModel:
     # are those of another run.
     pretrained: dict[str, Any] | None
     bands: Bands = RGB
+    fingerprint: str | None = None
 
     @functools.cached_property
     def _predict(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -158,4 +160,5 @@ def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
         commit=meta["commit"],
         pretrained=meta.get("pretrained"),
         bands=bands,
+        fingerprint=meta.get("fingerprint"),
     )

@@ -78,6 +78,12 @@ def evaluate_run(
     dataset = dataclasses.replace(dataset, bands=trained.bands)
     name = "_".join(filter(None, (split, str(trained.step), trained.inference.name)))
     directory, console = workdir / "evaluations" / name, make_console()
+    if trained.fingerprint not in (None, dataset.fingerprint):
+        console.print(
+            f"this is another dataset than the run was trained on, or it has changed: "
+            f"its fingerprint is {dataset.fingerprint}, was {trained.fingerprint}",
+            soft_wrap=True,
+        )
     if line := describe_large_images(dataset, split, trained.inference):
         console.print(line, soft_wrap=True)
     return final_evaluation(parsed, dataset, split, trained, directory, console)

@@ -73,6 +73,20 @@ def test_evaluation_of_a_run_repeats_its_results(run):
     assert json.loads(path.read_text()) == again
 
 
+def test_evaluation_of_changed_files_says_so(run, small_folder, capsys):
+    config, workdir, results = run
+    evaluate_run(config, workdir)
+    assert "or it has changed" not in capsys.readouterr().out
+    path = small_folder / "val/labels/e.png"
+    labels = np.array(Image.open(path))
+    labels[:4] = 2
+    Image.fromarray(labels).save(path)
+    evaluated = evaluate_run(config, workdir)
+    assert evaluated["fingerprint"] != results["fingerprint"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"is {evaluated['fingerprint']}, was {results['fingerprint']}" in said
+
+
 def test_bad_input_is_named(run, small_folder, tmp_path):
     config, workdir, _ = run
     with pytest.raises(FileNotFoundError, match=r"no image found"):
