@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from ml_collections import ConfigDict
 from segloss.config.parsed import OPTIONAL_FIELDS, READING_AHEAD, defaults
 from segloss.config.paths import expand
 from segloss.config.steps import STEP_FIELDS, resolve_steps
+from segloss.data import DATASETS
 from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import sha256_of
+from segloss.registry import hyperparameters_of
 from segloss.writing import write_json
 
 # Fields that may differ when a run resumes. Except for the first, they do not change
@@ -70,7 +73,10 @@ def differing_fields(
         The dotted path of each field, its stored value and its current value. The value
         of a missing field is None.
     """
-    before, now = _flatten(_to_json(read_config(workdir))), _flatten(_to_json(config))
+    before, now = (
+        _flatten(_to_json(ConfigDict(_fill_in(_with_tuples(_to_json(one))))))
+        for one in (read_config(workdir), config)
+    )
     # A share of `total_steps` agrees with the same share, and with its number of steps.
     resolved = resolve_steps(before), resolve_steps(now)
     return [
@@ -174,6 +180,23 @@ def read_config(workdir: Path) -> ConfigDict:
         ) from error
     sections = {name: x | config.get(name, {}) for name, x in defaults().items()}
     return ConfigDict(config | sections)
+
+
+def _fill_in(config: dict[str, Any]) -> dict[str, Any]:
+    """Gives optional fields of `data` and `evaluate` their defaults.
+
+    A run then equals one of a version that did not have these fields.
+    """
+    filled = config | {name: x | config.get(name, {}) for name, x in defaults().items()}
+    data = filled["data"]
+    of_dataset = {}
+    if data.get("name") in DATASETS:
+        of_dataset = {
+            name: parameter.default
+            for name, parameter in hyperparameters_of(DATASETS[data["name"]]).items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+    return filled | {"data": of_dataset | data}
 
 
 def _with_tuples(tree: Any) -> Any:

@@ -70,7 +70,9 @@ def confusion_of(trained, samples, num_classes, ignore_label):
     ("model", "steps", "num_bands", "dtype", "looks"),
     [
         ("unet", 25, 4, "uint16", dict(flip=True, scales=[0.75])),
-        ("deeplab_v3_plus", 25, 2, "float32", {}),
+        pytest.param(
+            *("deeplab_v3_plus", 25, 2, "float32", {}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_bands_from_training_to_export(
@@ -164,6 +166,7 @@ def test_a_run_on_bands_starts_from_weights_for_rgb(config_of, tmp_path):
     np.testing.assert_allclose(*logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_300_classes_are_trained_and_evaluated(config_of, tmp_path):
     config = config_of("unet", 2, classes=300, ignore_label=65535)
     results = train(config, tmp_path)

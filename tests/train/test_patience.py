@@ -80,7 +80,7 @@ def test_a_run_without_gain_ends_early_and_says_so(flat_config, tmp_path, capsys
     assert steps == [4, 5]
 
 
-@pytest.mark.parametrize("stop", [2, 3])
+@pytest.mark.parametrize("stop", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_at_the_same_step(flat_config, tmp_path, stop):
     whole = train(flat_config, tmp_path / "whole")
     with pytest.raises(Stopped):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import folder
 from segloss.config import (
     Inference,
     change_fields,
@@ -29,6 +30,17 @@ def test_config_that_was_written_is_the_same_when_read(tiny_config, tmp_path):
     tiny_config.seed = 9
     with pytest.raises(ValueError, match="another config: seed was 0, is 9"):
         check_same_config(tiny_config, tmp_path)
+
+
+def test_fields_that_a_stored_config_lacks_have_their_defaults(tmp_path):
+    config = folder.get_config("smoke").unlock()
+    for field in ("label_suffix", "alpha", "nodata", "max_image_pixels"):
+        del config.data[field]
+    write_config(config, tmp_path)
+    check_same_config(folder.get_config("smoke"), tmp_path)
+    config.data.alpha = "void"
+    with pytest.raises(ValueError, match=r"data\.alpha was 'drop', is 'void'"):
+        check_same_config(config, tmp_path)
 
 
 def test_config_of_a_run_from_before_a_field_came_is_completed(tiny_config, tmp_path):
