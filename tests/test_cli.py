@@ -78,12 +78,12 @@ def test_a_users_mistake_is_its_message():
         (errno.EIO, "Input/output error."),
     ],
 )
-@pytest.mark.parametrize("path", ["/data/runs", b"/data/runs", Path("/data/runs")])
+@pytest.mark.parametrize("path", ["runs/a", b"runs/a", Path("runs/a")])
 def test_a_fault_of_the_file_system_names_path_and_remedy(number, words, path):
     import os
 
     error = OSError(number, os.strerror(number), path)
-    assert explain(error).startswith(f"/data/runs: {words}")
+    assert explain(error).startswith(f"runs/a: {words}")
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_a_mistake_in_main_is_one_line_and_a_traceback_on_request(tmp_path):
         ("def get_config(): raise ValueError()", "ValueError"),
         ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
         ("def get_config(:", "SyntaxError: "),
-        ("open('/none/x')\n", "FileNotFoundError: "),
+        ("open('none/x')\n", "FileNotFoundError: "),
     ],
 )
 def test_a_bug_of_a_config_file_keeps_its_traceback(tmp_path, text, exception):
     path = tmp_path / "buggy.py"
     path.write_text(f"{text}\n")
     if "FileNotFound" in exception:  # a fault of the file system, which is explained
-        assert refused(f"--config={path}").startswith("/none/x: No such file")
+        assert refused(f"--config={path}").startswith("none/x: No such file")
         return
     code, _, stderr = run(f"--config={path}")
     assert code == 1

@@ -17,6 +17,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from segloss.errors import MissingFileError, SeglossError
+from segloss.trained.digests import (
+    DamagedError,
+    check_digests,
+    describe_cause,
+    write_digests,
+)
 from segloss.writing import write_json
 
 # The items of a checkpoint that hold arrays, with the fields of the state in each.
@@ -26,12 +32,7 @@ _ITEMS = {
 }
 # Earlier versions wrote all fields as one item, without digests.
 _ALL_IN_ONE = "state"
-_DIGESTS = "digests.json"
 _SHOWN = 3
-
-
-class _DamagedError(Exception):
-    """A part of a checkpoint is missing, unreadable or changed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +191,8 @@ class Checkpoints:
                 self._scores[step] = _read_score(path)
             except (OSError, ValueError, LookupError, TypeError) as error:
                 warnings.warn(
-                    f"{path} is damaged ({_cause(error)}); the checkpoint counts as "
-                    "not evaluated.",
+                    f"{path} is damaged ({describe_cause(error)}); the checkpoint "
+                    "counts as not evaluated.",
                     stacklevel=2,
                 )
                 self._scores[step] = None
@@ -220,7 +221,7 @@ class Checkpoints:
             path = self.directory / str(step)
             try:
                 stored = self._read(step, items)
-            except _DamagedError as error:
+            except DamagedError as error:
                 if path.is_dir():  # otherwise a run just removed this old checkpoint
                     damaged.append(f"checkpoint {path} is damaged ({error})")
                 continue
@@ -248,7 +249,7 @@ class Checkpoints:
             items = (_ALL_IN_ONE,)
         else:
             for item in (*items, "meta"):
-                _check_digests(path / item)
+                check_digests(path / item)
         args = {item: ocp.args.PyTreeRestore() for item in items}
         args["meta"] = ocp.args.JsonRestore()
         try:
@@ -257,7 +258,7 @@ class Checkpoints:
             # Orbax raises many kinds of errors on damaged files. Those with digests are
             # sound, unless a run just removed them.
             if _ALL_IN_ONE in items or not path.is_dir():
-                raise _DamagedError(_cause(error)) from error
+                raise DamagedError(describe_cause(error)) from error
             raise
         arrays = {k: v for item in items for k, v in flat_arrays(parts[item]).items()}
         return Stored(path=path, step=step, meta=parts.meta, arrays=arrays)
@@ -306,7 +307,7 @@ class _DigestedArrays(ocp.PyTreeCheckpointHandler):
     def finalize(self, directory: Any) -> None:
         """Called in the background, before the checkpoint gets its name."""
         super().finalize(directory)
-        _write_digests(Path(directory))
+        write_digests(Path(directory))
 
 
 class _DigestedJson(ocp.JsonCheckpointHandler):
@@ -315,7 +316,7 @@ class _DigestedJson(ocp.JsonCheckpointHandler):
     def finalize(self, directory: Any) -> None:
         """Called in the background, before the checkpoint gets its name."""
         super().finalize(directory)
-        _write_digests(Path(directory))
+        write_digests(Path(directory))
 
 
 def _make_handlers() -> ocp.handlers.CheckpointHandlerRegistry:
@@ -359,36 +360,6 @@ def _describe(array: Any) -> str:
     return "absent" if array is None else f"{array.dtype} {array.shape}"
 
 
-def _write_digests(item: Path) -> None:
-    """Writes the SHA-256 of each file of an item of a checkpoint to `digests.json`."""
-    files = sorted(path for path in item.rglob("*") if path.is_file())
-    digests = {str(path.relative_to(item)): _digest_of_file(path) for path in files}
-    write_json(item / _DIGESTS, digests)
-
-
-def _check_digests(item: Path) -> None:
-    """Raises _DamagedError if a file of an item is missing or has changed."""
-    path = item / _DIGESTS
-    try:
-        digests = json.loads(path.read_text())
-        if not digests:
-            raise _DamagedError(f"{path.relative_to(item.parent)} lists no files")
-        for name, digest in digests.items():
-            path = item / name
-            if _digest_of_file(path) != digest:
-                raise _DamagedError(f"{path.relative_to(item.parent)} has changed")
-    except FileNotFoundError as error:
-        name = path.relative_to(item.parent)
-        raise _DamagedError(f"{name} is missing") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise _DamagedError(_cause(error)) from error
-
-
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _checked_score(mean_iou: float | None) -> dict[str, Any]:
     """Makes the contents of a score file, which `_read_score` checks."""
     return {"mean_iou": mean_iou, "crc32": zlib.crc32(repr(mean_iou).encode())}
@@ -402,9 +373,3 @@ def _read_score(path: Path) -> float | None:
     if score != _checked_score(mean_iou):
         raise ValueError("it does not have its checksum")
     return mean_iou
-
-
-def _cause(error: Exception) -> str:
-    """Describes an error of another package in one short line."""
-    first = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first}"[:200]

@@ -10,9 +10,9 @@ from jaxtyping import Integer, Shaped
 
 from segloss.config import RunConfig
 from segloss.data import MAX_IMAGE_PIXELS
-from segloss.data.datasets.checking import Rules, fill_nodata, parse_nodata, read_pair
 from segloss.data.datasets.classes_file import NAME, read_classes
 from segloss.data.datasets.pairs import Pair
+from segloss.data.datasets.rules import Rules, fill_nodata, parse_nodata, read_pair
 from segloss.data.decoding.label_values import LabelValues
 from segloss.data.decoding.labels import DecodedLabels, read_labels
 from segloss.errors import SeglossError

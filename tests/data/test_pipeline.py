@@ -129,9 +129,9 @@ def spoilt(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("i", "message"),
     [
-        (1, "image of sample 'cut' of split 'train' cannot be decoded"),
-        (2, "image of sample 'empty' of split 'train' cannot be decoded"),
-        (3, "labels of sample 'unlabelled' of split 'train' cannot be decoded"),
+        (1, "image of sample 'cut' of split 'train' cannot be used"),
+        (2, "image of sample 'empty' of split 'train' cannot be used"),
+        (3, "labels of sample 'unlabelled' of split 'train' cannot be used"),
         (4, r"'grey' of split 'train' must be RGB .* labels \(4, 6\), got \(4, 6\)"),
         (5, r"'narrow' .* match its labels \(4, 6\), got \(4, 5, 3\)"),
         (6, r"'stray' of split 'train' has labels \[3\]; must be < 3 or 255"),

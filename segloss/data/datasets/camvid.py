@@ -12,10 +12,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from segloss.data.datasets.checking import Rules
 from segloss.data.datasets.faults import Fault, abridge
 from segloss.data.datasets.files import FilesBuilder
 from segloss.data.datasets.pairs import Pair, check_sizes, pair_up, relative
+from segloss.data.datasets.rules import Rules
 
 CLASS_NAMES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence"),

@@ -27,9 +27,10 @@ from segloss.data.datasets.builder import (
     Shard,
     encode_png,
 )
-from segloss.data.datasets.checking import Rules, check, digest_of, map_ahead, read_pair
+from segloss.data.datasets.checking import check, digest_of, map_ahead
 from segloss.data.datasets.faults import DatasetError, Fault
 from segloss.data.datasets.pairs import Pair, relative
+from segloss.data.datasets.rules import Rules, read_pair
 from segloss.writing import write_json
 
 _SHARD_BYTES = 64 << 20  # total size of the source files of a shard
@@ -136,7 +137,8 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         """
         config, path = self.builder_config, Path(self.data_path)
         if path.exists():
-            self._check_source(path)
+            if not path.is_symlink():  # the contents were compared for a link
+                self._check_source(path)
             return
         path.unlink(missing_ok=True)  # a link to a dataset that was deleted
         if not config.faults and (twin := self._find_twin()):

@@ -13,12 +13,12 @@ import hashlib
 import os
 from pathlib import Path
 
-from segloss.data.datasets.checking import Rules, parse_nodata
 from segloss.data.datasets.classes_file import read_classes
 from segloss.data.datasets.faults import DatasetError, Fault, abridge
 from segloss.data.datasets.files import FilesBuilder
 from segloss.data.datasets.layouts import find_layout
 from segloss.data.datasets.pairs import Pair, pair_up
+from segloss.data.datasets.rules import Rules, parse_nodata
 from segloss.data.decoding.images import ALPHA
 from segloss.data.decoding.label_values import MAX_VALUE
 from segloss.data.decoding.labels import read_labels

@@ -1,23 +1,21 @@
 """Random access to the samples of a dataset that TFDS has prepared."""
 
-import contextlib
 import dataclasses
 import functools
 import io
 import operator
-from collections.abc import Iterator
 from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Integer, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 
+from segloss.data.datasets.record_source import RecordSource
 from segloss.data.decoding.images import read_image
 from segloss.data.decoding.label_values import LabelValues, as_values
 from segloss.data.decoding.labels import read_labels
-from segloss.data.loading.batches import BadSampleError
 from segloss.data.loading.stored_image import StoredImage
 from segloss.errors import SeglossError
 
@@ -50,7 +48,7 @@ class Stored:
         return TfdsSource(self, split, images=images)
 
 
-class TfdsSource:
+class TfdsSource(RecordSource):
     """Random access to the samples of one split; picklable.
 
     `source[i]` is `{"image": uint8 [h, w, 3], "labels": uint8 [h, w], "stem": str}`;
@@ -64,29 +62,19 @@ class TfdsSource:
     """
 
     def __init__(self, stored: Stored, split: str, *, images: bool):
-        self.split = split
-        self._stored = stored
-        self._images = images
         builder = tfds.builder_from_directory(stored.directory)
-        self._records = builder.as_data_source(
+        records = builder.as_data_source(
             stored.splits[split],
             deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
         )
+        super().__init__(stored.directory, split, records, images=images)
+        self._stored = stored
         self._labels = builder.info.features[stored.labels]
         names = {stored.labels, *([stored.image] if images else [])}
         names |= {stored.stem} - {None}
         self._parser = ExampleParserNp(
             {k: builder.info.features[k].get_serialized_info() for k in names}
         )
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        sample = self.opened(i)
-        if self._images:
-            sample["image"] = sample["image"][:, :]
-        return sample
 
     def opened(self, i: SupportsIndex) -> dict[str, Any]:
         """Returns sample i; a JPEG is a `StoredImage`, which is decoded when sliced."""
@@ -125,36 +113,14 @@ class TfdsSource:
 
     def _read(self, i: SupportsIndex) -> tuple[str, dict[str, Any]]:
         """Returns the name and the stored features of sample i."""
-        i = operator.index(i)
-        if not 0 <= i < len(self):
-            raise IndexError(f"TfdsSource: must be in [0, {len(self)}), got {i}.")
-        try:
-            fields = self._parser.parse_example(self._records[i])
-            stem = (
-                str(i) if (key := self._stored.stem) is None else fields[key].decode()
-            )
-            fields[self._stored.labels]  # absent from a damaged record
-        # The reader raises RuntimeError, the parser errors of several kinds.
-        except Exception as error:
-            raise SeglossError(
-                f"{self._stored.directory}: sample {i} of split {self.split!r} cannot "
-                f"be read, its file is damaged ({error!r}); delete that directory to "
-                "prepare the dataset again."
-            ) from error
-        return stem, fields
+        fields = self._parsed(i, self._parse)
+        key = self._stored.stem
+        return str(operator.index(i)) if key is None else fields[key].decode(), fields
 
-    @contextlib.contextmanager
-    def _faults_named(self, kind: str, stem: str) -> Iterator[None]:
-        try:
-            yield
-        # Decoders raise many kinds of errors on broken bytes.
-        except Exception as error:
-            # Pillow's message has a memory address, so a warning would be repeated.
-            unknown = isinstance(error, UnidentifiedImageError)
-            raise BadSampleError(
-                f"{kind} of sample {stem!r} of split {self.split!r} cannot be used "
-                f"({'not an image' if unknown else error})."
-            ) from error
+    def _parse(self, record: bytes) -> dict[str, Any]:
+        fields = self._parser.parse_example(record)
+        fields[self._stored.labels]  # absent from a damaged record
+        return fields
 
 
 def _open_rgb(

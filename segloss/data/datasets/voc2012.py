@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-from segloss.data.datasets.checking import Rules
 from segloss.data.datasets.faults import Fault, abridge
 from segloss.data.datasets.files import FilesBuilder
 from segloss.data.datasets.pairs import Pair, check_sizes, list_files, relative
+from segloss.data.datasets.rules import Rules
 from segloss.data.decoding.labels import DecodedLabels
 from segloss.data.decoding.opening import UnfitError, check_not_empty
 
