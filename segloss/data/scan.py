@@ -51,7 +51,6 @@ class Scan:
         pixels: number of pixels of each value, or of each colour as 0xRRGGBB.
         files: number of label files that have each value or colour.
         colours: True if `pixels` and `files` count colours.
-        palette: the colour of each value, if all files have the same palette.
     """
 
     root: Path
@@ -63,7 +62,6 @@ class Scan:
     pixels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     files: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     colours: bool = False
-    palette: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def scan(root: str | os.PathLike[str], label_suffix: str | None = None) -> Scan:
@@ -155,7 +153,6 @@ def _read_all(result: Scan, pairs: list[Pair]) -> None:
                     differ |= palettes.setdefault(value, colour) != colour
     result.colours = differ or has_colours
     result.pixels, result.files = by_colour if result.colours else by_value
-    result.palette = {} if differ else palettes
 
 
 def _add(
