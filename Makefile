@@ -18,7 +18,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(shell cksum < $(PINS) | cut -d' ' -f1)
 COMPILE := uv pip compile --universal --python-version=3.11 --upgrade --no-annotate \
 	--no-emit-package=segloss --custom-compile-command="make requirements"
 
-.PHONY: help setup demo demo-compare test check smoke test-slow test-beam bench-compiled docs lint format \
+.PHONY: help setup demo demo-compare test check smoke test-slow test-beam bench-compiled docs lint format audit \
 	requirements clean
 
 help:  ## list the targets
@@ -85,6 +85,13 @@ lint: setup  ## check style and format
 format: setup  ## rewrite to the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+audit:  ## look for known vulnerabilities of the pins, and for unsafe code, in .venv-audit
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check bandit pip-audit
+	.venv-audit/bin/bandit --quiet --recursive --configfile pyproject.toml segloss experiments run.py
+	@# Without --strict, packages that cannot be looked up would pass.
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.txt
 
 requirements:  ## pin anew what pyproject.toml asks for (needs uv)
 	$(COMPILE) --extra=dev --output-file=requirements.txt pyproject.toml

@@ -119,7 +119,8 @@ def devices(name: str, topology: str | None = None) -> list[jax.Device]:
 
     Args:
         name: a key of `CHIPS`.
-        topology: for a TPU, a topology such as "v5e:4x4" instead of the default.
+        topology: chips to compile for instead of the default, such as "v5e:4x4" for a
+            TPU, or "1x2x8" for 2 hosts of 8 GPUs.
     """
     chip = CHIPS[name]
     flags = {"XLA_FLAGS": _with_flags(chip.environment.get("XLA_FLAGS", ""))}
@@ -127,7 +128,10 @@ def devices(name: str, topology: str | None = None) -> list[jax.Device]:
     jax.config.update("jax_platforms", chip.jax_platforms)
     if chip.platform == "cuda":
         _find_no_gpu()
-    described = {"topology_name": topology} if topology else chip.topology
+    described = dict(chip.topology)
+    if topology:
+        key = "topology_name" if chip.platform == "tpu" else "topology"
+        described[key] = topology
     return topologies.get_topology_desc(platform=chip.platform, **described).devices
 
 

@@ -1,4 +1,4 @@
-"""Losses and metrics that `benchmarks.compiled` compiles."""
+"""Losses, metrics and layers that `benchmarks.compiled` compiles."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import textbook
+from benchmarks import layer_rows, textbook
 from benchmarks.loss_rows import Row, input_shapes, make_rows
 from segloss import losses, metrics
 
@@ -19,18 +19,18 @@ CROSS_ENTROPY = "softmax_cross_entropy"
 
 
 class Case(NamedTuple):
-    """A loss or a metric to compile.
+    """A loss, a metric or a layer to compile.
 
     Attributes:
         candidates: functions to compile: "ours", and those to compare with, such as
             "textbook", "optax" and "keras".
         inputs: trees of shapes and dtypes, one for each argument.
-        unit_bytes: bytes of the logits, or of a metric's inputs; figures are multiples
-            of it.
+        unit_bytes: bytes of the logits, of a metric's inputs or of a layer's input;
+            figures are multiples of it.
         floor_bytes: least number of bytes that must be read and written.
         plain: name of the case of which this is a variant, such as another option; None
             if it is no variant.
-        is_loss: False for a metric.
+        is_loss: False for a metric and a layer.
     """
 
     candidates: Mapping[str, Callable]
@@ -62,7 +62,7 @@ VARIED = (
 
 
 def make_cases(shape: tuple[int, ...], dtypes: list[str]) -> dict[Key, Case]:
-    """Returns the cases of every loss and its variants, and of the metrics.
+    """Returns the cases of every loss and its variants, of metrics and layers.
 
     `shape` and `dtypes` are those of the logits; the last axis holds the classes.
     """
@@ -70,7 +70,7 @@ def make_cases(shape: tuple[int, ...], dtypes: list[str]) -> dict[Key, Case]:
     for dtype in dtypes:
         named = loss_cases(shape, dtype) | variants(shape, dtype)
         cases |= {(dtype, name): case for name, case in named.items()}
-    return cases | metric_cases(shape)
+    return cases | metric_cases(shape) | layer_cases(dtypes)
 
 
 def loss_cases(shape: tuple[int, ...], dtype: str) -> dict[str, Case]:
@@ -206,3 +206,30 @@ def metric_cases(shape: tuple[int, ...]) -> dict[Key, Case]:
         )
         for key, (candidates, inputs) in calls.items()
     }
+
+
+def layer_cases(dtypes: list[str]) -> dict[Key, Case]:
+    """Returns cases for depthwise convolutions, each with both of its gradients.
+
+    The textbook formula is a grouped convolution. The floor reads the input and the
+    gradient of the output once, and writes the output and the gradient of the input.
+    """
+    cases = {}
+    for dtype in dtypes:
+        for layer in layer_rows.LAYERS:
+            known = layer_rows.candidates(layer)
+            inputs = layer_rows.input_shapes(layer, dtype)
+            images, _, outputs = map(_num_bytes, inputs)
+            cases[dtype, f"depthwise {layer}"] = Case(
+                {
+                    OURS: functools.partial(layer_rows.step, known[layer_rows.OURS]),
+                    TEXTBOOK: functools.partial(
+                        layer_rows.step, known[layer_rows.GROUPED]
+                    ),
+                },
+                inputs,
+                images,
+                2 * (images + outputs),
+                is_loss=False,
+            )
+    return cases

@@ -1,7 +1,7 @@
 """Compiles one training step for TPUs or an H100, without the chip.
 
 python -m benchmarks.compiled_steps --chip=v5e:2x2 --network=unet --results=runs/steps
-python -m benchmarks.compiled_steps --chip=h100 --network=deeplab_v3
+python -m benchmarks.compiled_steps --chip=h100:8 --network=deeplab_v3
 python -m benchmarks.compiled_steps --table
 
 The step is `segloss.train.step.train_step`, the function that training maps with
@@ -25,7 +25,9 @@ from benchmarks.environment import publish, versions
 from benchmarks.step_programs import NETWORKS, lower_step, measure, program_table
 from segloss import cli
 
-CHIP = flags.DEFINE_string("chip", "v5e:2x2", "h100, or a TPU topology.")
+CHIP = flags.DEFINE_string(
+    "chip", "v5e:2x2", "h100, h100:8 for 8 GPUs of one host, or a TPU topology."
+)
 NETWORK = flags.DEFINE_enum("network", "unet", list(NETWORKS), "Network.")
 SIZE = flags.DEFINE_integer("size", None, "Height and width; default per network.")
 BATCH = flags.DEFINE_integer("batch", 8, "Images per chip.", lower_bound=1)
@@ -44,7 +46,9 @@ def compile_one(folder: Path) -> None:
     program to `NETWORK.CHIP.hlo`.
     """
     name = CHIP.value
-    devices = chips.devices(*(("v5e", name) if name.startswith("v5e") else (name,)))
+    chip, _, shape = name.partition(":")
+    topology = f"1x1x{shape or 1}" if chip == "h100" else name
+    devices = chips.devices(chip, topology)
     size = SIZE.value or NETWORKS[NETWORK.value]
     lower = functools.partial(lower_step, size=size, batch=BATCH.value)
 

@@ -1,7 +1,7 @@
 """Training steps to time: segloss, torch, and a matrix product for reference."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -56,11 +56,16 @@ def as_they_are(keys, images, labels, valid):
 
 
 def our_step(
-    name: str, batch: Batch, *, dtype: str, calls: int
+    name: str, batch: Batch, *, dtype: str, calls: int, frozen: str | None = None
 ) -> tuple[Candidate, float]:
-    """Returns a candidate of `calls` segloss steps, and the FLOPs of one step."""
+    """Returns a candidate of `calls` segloss steps, and the FLOPs of one step.
+
+    `frozen` is a regular expression for the parameters to freeze.
+    """
     model = make_model(name, num_classes=NUM_CLASSES, dtype=dtype, axis_name=AXIS)
-    optimizer = sgd(constant(10**9, learning_rate=1e-3), weight_decay=5e-4)
+    groups = [dict(match=frozen, frozen=True)] if frozen else ()
+    rate = constant(10**9, learning_rate=1e-3)
+    optimizer = sgd(rate, weight_decay=5e-4, groups=groups)
     devices = jax.devices()[:1]
     step = map_over_devices(
         steps.train_step,
@@ -138,16 +143,26 @@ def matmul(dtype: str, calls: int) -> tuple[Candidate, float]:
 
 
 def make_candidates(
-    names: list[str], batch: Batch, *, dtype: str, calls: int, torch_compile: bool
-) -> tuple[dict[Key, Candidate], dict[str, float], list[str]]:
-    """Returns the steps to time, the FLOPs of each network, and a message per failure.
+    names: list[str],
+    batch: Batch,
+    *,
+    dtype: str,
+    calls: int,
+    torch_compile: bool,
+    frozen: Sequence[str] = (),
+) -> tuple[dict[Key, Candidate], dict[Key, float], list[str]]:
+    """Returns the steps to time, the FLOPs of each, and a message per failure.
 
-    Torch's step is compiled if `torch_compile` is True and this works, else eager.
+    Torch's step is compiled if `torch_compile` is True and this works, else eager. For
+    each regular expression of `frozen`, our step also runs with the parameters frozen
+    that it matches.
     """
     candidates, flops, failures = {}, {}, []
     options = dict(dtype=dtype, calls=calls)
     for name in names:
-        candidates[name, OURS], flops[name] = our_step(name, batch, **options)
+        for match in (None, *frozen):
+            key = (name, f"{OURS}, {match} frozen" if match else OURS)
+            candidates[key], flops[key] = our_step(name, batch, **options, frozen=match)
         ways = {"torch, compiled": True, "torch, eager": False}
         for way, compiled in ways.items():
             if compiled and not torch_compile:
@@ -159,6 +174,7 @@ def make_candidates(
                 failures.append(f"{way} fails on {name}: {reason[0]}")
                 continue
             candidates[name, way] = peer
+            flops[name, way] = flops[name, OURS]
             break
     return candidates, flops, failures
 
@@ -166,7 +182,7 @@ def make_candidates(
 def step_table(
     candidates: Mapping[Key, Candidate],
     seconds: Mapping[Key, list[float]],
-    flops: Mapping[str, float],
+    flops: Mapping[Key, float],
     *,
     batch_size: int,
     peak: float,
@@ -189,8 +205,8 @@ def step_table(
             f"{1e3 * median:.4g}",
             f"{batch_size / median:.3g}",
             "" if memory is None else f"{memory / 1e9:.2f}",
-            f"{flops[name] / 1e12:.3g}",
-            f"{flops[name] / median / peak:.1%}",
+            f"{flops[name, way] / 1e12:.3g}",
+            f"{flops[name, way] / median / peak:.1%}",
             "" if way == OURS else str(ratio(times, seconds[name, OURS])),
         )
     return table

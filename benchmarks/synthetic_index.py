@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segloss.data import ClassIndex
+
 BALANCE = dict(name="balance_batch", batch_max=9, batch_cl=8)
 GREEDY = dict(name="greedy_cover", batch_max=9, batch_cl=8)
 CASES = {
@@ -17,6 +19,7 @@ CASES = {
     "balance_batch, exact": BALANCE | dict(exact=True),
     "greedy_cover": GREEDY,
     "greedy_cover, batch_cl=12": GREEDY | dict(batch_cl=12),
+    "matched_random": BALANCE | dict(name="matched_random"),
     "random": dict(name="random", batch_max=9),
     "repeat_factor": dict(name="repeat_factor", batch_max=9, threshold=0.1),
     "rare_class": dict(name="rare_class", batch_max=9),
@@ -26,15 +29,14 @@ CASES = {
 
 
 def write_index(path: Path, num_samples: int, num_classes: int) -> None:
-    """Writes a .npy array of pixel counts, int32 [num_samples, num_classes].
+    """Writes a class index of `num_samples` samples, which `ClassIndex.load` opens.
 
     Each sample has class 0 and one to four other classes; higher ids are rarer.
     """
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(2, num_classes + 1)
-    counts = np.lib.format.open_memmap(
-        path, "w+", dtype=np.int32, shape=(num_samples, num_classes)
-    )
+    unsaved = path.with_suffix(".unsaved")
+    counts = np.memmap(unsaved, np.int32, "w+", shape=(num_samples, num_classes))
     for start in range(0, num_samples, 100_000):
         rows = counts[start : start + 100_000]
         rows[:, 0] = 5_000
@@ -42,4 +44,5 @@ def write_index(path: Path, num_samples: int, num_classes: int) -> None:
             more = np.flatnonzero(rng.random(len(rows)) < 0.5**most)
             held = rng.choice(num_classes - 1, len(more), p=shares / shares.sum())
             rows[more, 1 + held] = 1_000
-    counts.flush()
+    ClassIndex(counts, "synthetic").save(path)
+    unsaved.unlink()

@@ -3,6 +3,7 @@
 python -m benchmarks.train_step
 python -m benchmarks.train_step --size=65 --batch=2 --models=unet --rounds=3
 python -m benchmarks.train_step --batch=16 --calls=5 --output=train_step.md
+python -m benchmarks.train_step --models=deeplab_v3 --frozen=backbone/
 
 The step is that of `segloss.train` on one device, with cross-entropy and SGD with
 momentum on a batch already on the device. Augmentation is left out because torch would
@@ -37,6 +38,9 @@ DTYPE = flags.DEFINE_enum(
     None,
     ["float32", "bfloat16"],
     "Dtype of the computation; default bfloat16, on CPU float32.",
+)
+FROZEN = flags.DEFINE_multi_string(
+    "frozen", [], "Also time our step with the parameters frozen that this matches."
 )
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Timings per candidate.", lower_bound=1)
 CALLS = flags.DEFINE_integer("calls", 1, "Steps timed together.", lower_bound=1)
@@ -83,6 +87,7 @@ def main(argv: list[str]) -> None:
         dtype=dtype,
         calls=CALLS.value,
         torch_compile=COMPILE.value,
+        frozen=FROZEN.value,
     )
     peak = PEAK_FLOPS.get(dtype, {}).get(jax.devices()[0].device_kind)
     if peak is None:

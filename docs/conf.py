@@ -63,8 +63,10 @@ REPOSITORY_PAGES = {
     },
     ROOT / "experiments/voc2012/balance_batch_statistics.md": "voc2012_statistics.md",
     ROOT / "experiments/voc2012/classes_in_crops.md": "voc2012_crops.md",
+    ROOT / "experiments/instability/gradient_variance.md": "gradient_variance.md",
     ROOT / "benchmarks/RESULTS.md": "benchmarks.md",
     ROOT / "CONTRIBUTING.md": "contributing.md",
+    ROOT / "SECURITY.md": "security.md",
 }
 GENERATED = DOCS / "generated"
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)")

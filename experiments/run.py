@@ -5,9 +5,13 @@ python -m experiments.run --config=configs/sweeps/STUDY.py:ARG --workdir=DIR --j
 python -m experiments.run --config=... --workdir=DIR --smoke
 python -m experiments.run --config=... --workdir=DIR --launcher=slurm \
     --slurm_partition=gpu --slurm_gpus=1 --slurm_time=600 --slurm_set=mem=32G
+python -m experiments.run --config=... --workdir=DIR --launcher=slurm \
+    --slurm_partition=gpu --slurm_nodes=2 --slurm_gpus=8
 
 The same command resumes a sweep that was stopped. Each run is in DIR/ARM/seed=S/, and
-the logs of its attempts are in DIR/.jobs/ARM/seed=S/.
+the logs of its attempts are in DIR/.jobs/ARM/seed=S/. With --skip_stored, another
+machine continues it with any DIR: runs that `experiments.collect --partial` stored with
+this config and code are not trained again.
 
 --smoke takes seconds. It trains the base config of size `smoke` on the arms of the
 first comparison, with one seed and the overrides of `sampler` and `loss` only.
@@ -60,13 +64,28 @@ ACCEPT_CODE = flags.DEFINE_multi_string(
     "Fingerprint of other code (or its beginning) that computes the same. Runs of it "
     "are kept and resumed, and the results of the study say so.",
 )
+SKIP_STORED = flags.DEFINE_bool(
+    "skip_stored",
+    False,
+    "Leaves out the runs whose results are stored in experiments/STUDY/results, if "
+    "they have this config, and this code or accepted code.",
+)
 SMOKE = flags.DEFINE_bool("smoke", False, "Tries the study out, in seconds.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Shows the runs, and starts none.")
 SLURM_PARTITION = flags.DEFINE_string("slurm_partition", None, "Where jobs queue.")
 SLURM_TIME = flags.DEFINE_integer(
     "slurm_time", 1440, "Minutes of a job; a longer run is resumed in another job."
 )
-SLURM_GPUS = flags.DEFINE_integer("slurm_gpus", None, "GPUs of a job.")
+SLURM_GPUS = flags.DEFINE_integer("slurm_gpus", None, "GPUs of a job, per node.")
+SLURM_NODES = flags.DEFINE_integer(
+    "slurm_nodes", None, "Nodes that train one run together.", lower_bound=1
+)
+SLURM_TASKS = flags.DEFINE_integer(
+    "slurm_tasks_per_node",
+    None,
+    "Processes of a run on each node, which share its GPUs. Default: one with all.",
+    lower_bound=1,
+)
 SLURM_SET = flags.DEFINE_multi_string(
     "slurm_set", [], "KEY=VALUE for any other flag of sbatch, such as mem=32G."
 )
@@ -83,7 +102,7 @@ def plan() -> tuple[StudyConfig, list[PlannedRun]]:
     path = config_flags.get_config_filename(flag).split(":", 1)[0]
     study = load_study(path)
     runs = expand(CONFIG.value, study.sweep())
-    check_comparisons(study.comparisons, runs)
+    check_comparisons(study.comparisons, runs, study.bars)
     if SMOKE.value:
         base = study.get_config("smoke")
         # The command line's overrides were applied to the base of another size.
@@ -118,11 +137,27 @@ def make_launcher(workdir: pathlib.Path):
         "name": workdir.name or "sweep",
         "timeout_min": SLURM_TIME.value,
         "slurm_partition": SLURM_PARTITION.value,
+        "nodes": SLURM_NODES.value,
+        "tasks_per_node": SLURM_TASKS.value,
         "gpus_per_node": SLURM_GPUS.value,
         "slurm_additional_parameters": others or None,
     }
     settings = {key: value for key, value in settings.items() if value is not None}
     return launch.Slurm(settings, JOBS.value)
+
+
+def without_stored(
+    study: StudyConfig, runs: list[PlannedRun], code: str, console: Console
+) -> tuple[list[PlannedRun], list[str]]:
+    """Returns the runs that are not stored, and the accepted code of those that are.
+
+    Prints how many there are of each.
+    """
+    from experiments.running.stored import stored_runs
+
+    keys, accepted = stored_runs(study, runs, code=code, accept_code=ACCEPT_CODE.value)
+    console.print(f"{len(keys)} of {len(runs)} runs are stored and left out.")
+    return [run for run in runs if run.key not in keys], accepted
 
 
 def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
@@ -149,7 +184,11 @@ def main(argv: list[str]) -> None:
     console.print(f"{study.name}: {study.question}", soft_wrap=True)
     # Refuse now what `experiments.collect` would refuse after the runs.
     code = code_fingerprint()
+    known: list[str] = []
+    if SKIP_STORED.value:
+        runs, known = without_stored(study, runs, code, console)
     accepted = check_unmixed(runs, workdir, code=code, accept_code=ACCEPT_CODE.value)
+    accepted = list(dict.fromkeys([*accepted, *known]))
     check_devices(runs, workdir)
     board = Board([Row(run, run.folder(workdir)) for run in runs], console)
     if DRY_RUN.value:

@@ -1,5 +1,6 @@
 """Entry point that all commands share: a user error prints one line, no traceback."""
 
+import functools
 import inspect
 import re
 import runpy
@@ -7,11 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from segloss.errors import MissingFileError, SeglossError, explain
+from segloss.errors import MissingFileError, SeglossError, explain, printable
 
 
 def run(
@@ -19,6 +21,7 @@ def run(
     *,
     arguments: Sequence[str] = (),
     repeats_last: bool = False,
+    hosts_modes: Sequence[str] = (),
 ) -> None:
     """Parses the flags and runs `main`; an error that the user can fix prints one line.
 
@@ -30,7 +33,11 @@ def run(
         main: called with a list of the command's name and its positional arguments.
         arguments: names of the positional arguments, all of which are required.
         repeats_last: True allows several values for the last argument, False only one.
+        hosts_modes: values of `--mode` for which the command may run in several
+            processes; if there are any, the command gets the flags that start them.
     """
+    if hosts_modes:
+        _define_hosts()
 
     def guarded(argv: list[str]) -> None:
         _, *given = argv
@@ -41,14 +48,15 @@ def run(
             sys.exit(
                 f"error: {arguments[len(given)]} is missing; --help shows the usage."
             )
+        main_of_hosts = _with_hosts(main, hosts_modes) if hosts_modes else main
         if logging.level_debug():
-            main(argv)
+            main_of_hosts(argv)
             return
         logging.set_verbosity(logging.WARNING)
         # Python would also print the line of code that warns.
         warnings.showwarning = _show_warning
         try:
-            main(argv)
+            main_of_hosts(argv)
         except KeyboardInterrupt:
             sys.exit("interrupted")
         except Exception as error:
@@ -84,31 +92,120 @@ def define_config(help_string: str, *, new_fields: bool = False) -> flags.FlagHo
     return holder
 
 
+# Flags of `--mode=train` alone; each is a keyword argument of `segloss.train.train`.
+_TRAINING = ("profile_steps", "resume_with_changes")
+
+
+def define_training_flags(mode: flags.FlagHolder) -> Callable[[], dict[str, Any]]:
+    """Defines the flags that only `--mode=train` takes.
+
+    `mode` is the flag `--mode`. The result returns the values of the flags that were
+    given, by name; it returns none in another mode, where `check_mode` refuses them.
+    """
+    flags.DEFINE_string(
+        "profile_steps", None, "train: FIRST:LAST, steps to trace for TensorBoard."
+    )
+    flags.DEFINE_bool(
+        "resume_with_changes",
+        False,
+        "train: resumes a run although its config has changed; its seed, sampler, crop "
+        "windows and model cannot change.",
+    )
+
+    def given() -> dict[str, Any]:
+        if mode.value != "train":
+            return {}
+        values = {name: flags.FLAGS[name].value for name in _TRAINING}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return given
+
+
 def given_fields() -> list[str]:
     """Returns the dotted paths of the fields that `--config.FIELD=VALUE` set."""
     flag = flags.FLAGS["config"]
     return [] if flag.value is None else list(config_flags.get_override_values(flag))
 
 
-def check_mode(mode: str, owners: Mapping[str, str]) -> None:
+def check_mode(
+    mode: str, owners: Mapping[str, str], *, needs_workdir: bool = False
+) -> None:
     """Refuses flags that the user gave, but `mode` does not use.
 
     Args:
         mode: the value of `--mode`.
-        owners: the only mode that uses a flag, by the name of the flag.
+        owners: the only mode that uses a flag, by the name of the flag; those of
+            `define_training_flags` are known.
+        needs_workdir: True also refuses a missing `--workdir`.
 
     Raises:
-        SeglossError: if a flag belongs to another mode.
+        SeglossError: if a flag belongs to another mode, or `--workdir` is missing.
     """
+    of_training = dict.fromkeys(filter(flags.FLAGS.__contains__, _TRAINING), "train")
+    owners = of_training | dict(owners)
     for name, owner in owners.items():
         if flags.FLAGS[name].present and owner != mode:
             raise SeglossError(
                 f"--{name} is a flag of --mode={owner}, got --mode={mode}."
             )
+    if needs_workdir and flags.FLAGS["workdir"].value is None:
+        raise SeglossError("--workdir is missing; it is the directory of the run.")
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+def _define_hosts() -> None:
+    flags.DEFINE_string(
+        "coordinator_address", None, "HOST:PORT of process 0, for several processes."
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+    flags.DEFINE_enum(
+        "distributed",
+        "auto",
+        ["auto", "off"],
+        "auto: several processes where JAX detects a cluster; off: one process.",
+    )
+
+
+def _with_hosts(
+    main: Callable[[list[str]], None], modes: Sequence[str]
+) -> Callable[[list[str]], None]:
+    """Makes `main` join the other processes of its run first, if there are any."""
+
+    def with_hosts(argv: list[str]) -> None:
+        given = flags.FLAGS
+        address = given.coordinator_address
+        detect = given.distributed == "auto"
+        numbers = given.num_processes, given.process_id
+        if given.mode not in modes:
+            if address is not None or numbers != (None, None):
+                raise SeglossError(
+                    f"--mode={given.mode} runs in one process; leave out "
+                    "--coordinator_address, --num_processes and --process_id."
+                )
+            main(argv)
+            return
+        # Imported here, so that --help is fast.
+        from segloss import hosts
+
+        hosts.start(address, *numbers, detect=detect)
+        if hosts.process_count() == 1:
+            main(argv)
+            return
+        if not hosts.is_first():
+            warnings.showwarning = functools.partial(
+                _show_warning, process=hosts.process_index()
+            )
+        with hosts.watched(agreed=(SystemExit,)):
+            main(argv)
+
+    return with_hosts
+
+
+def _show_warning(
+    message: Warning | str, *_: object, process: int | None = None
+) -> None:
+    where = "" if process is None else f"process {process}: "
+    print(f"{where}warning: {message}", file=sys.stderr)
 
 
 class _ConfigFileError(Exception):
@@ -171,16 +268,20 @@ def _parse(argv: list[str]) -> list[str]:
             sys.exit(f"error: {line}")
         raise error from None
     except flags.UnrecognizedFlagError as error:
-        sys.exit(f"error: {_explain_unknown(error)}")
+        _refuse(_explain_unknown(error))
     except flags.IllegalFlagValueError as error:
-        sys.exit(f"error: {_explain_value(error)}")
+        _refuse(_explain_value(error))
     except flags.Error as error:
         if "not supported for overriding" in str(error):  # the field is a list
-            sys.exit(f"error: {_explain_field(argv, error)}")
-        sys.exit(f"error: {_in_one_line(error)} --help lists the flags.")
+            _refuse(_explain_field(argv, error))
+        _refuse(_with_help(error))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         # The config file was executed above, so this is about a --config.FIELD=VALUE.
-        sys.exit(f"error: {_explain_field(argv, error)}")
+        _refuse(_explain_field(argv, error))
+
+
+def _refuse(line: str) -> NoReturn:
+    sys.exit(f"error: {printable(line)}")
 
 
 def _explain_unknown(error: flags.UnrecognizedFlagError) -> str:
@@ -191,7 +292,7 @@ def _explain_unknown(error: flags.UnrecognizedFlagError) -> str:
             f"--{name} needs --config=FILE before it; without a file, "
             f"--set={field}=VALUE changes the config that is stored in --workdir."
         )
-    return f"{_in_one_line(error)} --help lists the flags."
+    return _with_help(error)
 
 
 _TYPES = {
@@ -206,7 +307,7 @@ def _explain_value(error: flags.IllegalFlagValueError) -> str:
     line = _in_one_line(error)
     given = re.match(r"flag (--(config\.[^=]*)=.*?): ", line)
     if given is None:
-        return f"{line} --help lists the flags."
+        return _with_help(error)
     kind = flags.FLAGS[given[2]].parser.flag_type()
     return f"{given[1]}: the value must be {_TYPES.get(kind, kind)}."
 
@@ -235,6 +336,12 @@ def _explain_field(argv: Sequence[str], error: Exception) -> str:
                 f"--set=\"{field}={{'name': ...}}\" replaces the whole."
             )
     return _in_one_line(error)
+
+
+def _with_help(error: Exception) -> str:
+    line = _in_one_line(error)
+    end = "" if line.endswith((".", "?")) else "."
+    return f"{line}{end} --help lists the flags."
 
 
 def _in_one_line(error: Exception) -> str:

@@ -14,9 +14,12 @@ from rich.progress import (
 from rich.text import Text
 
 
-def make_console() -> Console:
-    """Makes a `rich.console.Console` that prints brackets as text, not as markup."""
-    return Console(markup=False, highlight=False)
+def make_console(*, quiet: bool = False) -> Console:
+    """Makes a `rich.console.Console` that prints brackets as text, not as markup.
+
+    With `quiet` it prints nothing.
+    """
+    return Console(markup=False, highlight=False, quiet=quiet)
 
 
 def make_progress(

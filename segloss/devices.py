@@ -1,7 +1,8 @@
-"""Runs a step on all devices of this process, and moves arrays to them and back.
+"""Runs a step on all devices of the run, and moves arrays to them and back.
 
 A mapped step is a result of `map_over_devices`. All arrays that it takes and returns
-have a leading axis over the devices.
+have a leading axis over the devices of this process. A run has the devices of all its
+processes, which must call a mapped step in the same order.
 """
 
 import collections
@@ -11,7 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
+from segloss import hosts
 from segloss.errors import SeglossError
 
 # Name of the mapped axis in every step; losses and BatchNorm sum over it.
@@ -36,20 +39,23 @@ def map_over_devices(
             Both run the same program.
         donate_first: True lets the step overwrite its first argument, which cannot be
             used again; False keeps it.
-        devices: the devices; None means all devices of this process.
+        devices: the devices; None means all devices of all processes. With
+            `jax.local_devices()`, a process runs the step without the others.
         **parts: keyword arguments of `step` that are the same for every call.
 
     Returns:
         A function of the positional arguments of `step`. Its arguments and results have
-        a leading axis over the devices.
+        a leading axis over the devices of this process.
 
     Raises:
         ValueError: if `mapping` is unknown.
     """
     step = functools.partial(step, **parts)
     donate = 0 if donate_first else ()
+    mesh = _mesh(devices or jax.devices())
     if mapping == "pmap":
-        return jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=devices)
+        mapped = jax.pmap(step, axis_name=AXIS, donate_argnums=donate, devices=devices)
+        return _called_together(mapped) if mesh.is_multi_process else mapped
     if mapping != "shard_map":
         raise SeglossError(
             f"config.mapping must be {' or '.join(map(repr, MAPPINGS))}, "
@@ -62,13 +68,16 @@ def map_over_devices(
 
     mapped = jax.shard_map(
         on_each,
-        mesh=_mesh(devices),
+        mesh=mesh,
         in_specs=jax.P(AXIS),
         out_specs=jax.P(AXIS),
         # Steps return what `psum` made equal, which pmap does not check either.
         check_vma=False,
     )
-    return jax.jit(mapped, donate_argnums=donate)
+    compiled = jax.jit(mapped, donate_argnums=donate)
+    if not mesh.is_multi_process:
+        return compiled
+    return _of_local_arrays(_called_together(compiled), mesh)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
@@ -124,6 +133,39 @@ def first_replica(tree: Any) -> Any:
     return jax.tree.map(
         lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), tree
     )
+
+
+def _called_together(compiled: Callable) -> Callable:
+    """Makes the first call of a step over several processes begin in all at one time.
+
+    Each compiles in its own time, which depends on its caches. Collectives on CPU
+    devices fail if a process calls them for the first time 30 s after another.
+    """
+    is_first_call = True
+
+    def call(*args: Any) -> Any:
+        nonlocal is_first_call
+        if is_first_call:
+            compiled.lower(*args).compile()  # which the call below finds
+            hosts.exchange(None)
+            is_first_call = False
+        return compiled(*args)
+
+    return call
+
+
+def _of_local_arrays(compiled: Callable, mesh: jax.sharding.Mesh) -> Callable:
+    """Makes a step over several processes take and return the part of this process."""
+
+    def mapped(*args: Any) -> Any:
+        given = multihost_utils.host_local_array_to_global_array(
+            args, mesh, jax.P(AXIS)
+        )
+        return multihost_utils.global_array_to_host_local_array(
+            compiled(*given), mesh, jax.P(AXIS)
+        )
+
+    return mapped
 
 
 def _mesh(devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:

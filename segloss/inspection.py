@@ -33,6 +33,7 @@ from segloss.data import (
 from segloss.data.samplers import EpochSampler
 from segloss.errors import SeglossError
 from segloss.losses.balancing import median_frequency
+from segloss.remote import opened, shown
 from segloss.report import (
     acceptance_table,
     class_crop_table,
@@ -64,7 +65,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     Args:
         config: the config of a run; only `seed`, `data`, `augment` and `sampler` are
             used.
-        workdir: directory for the files.
+        workdir: directory for the files, a path or a URL such as `gs://bucket/run`.
 
     Returns:
         The contents of `inspect.json`. Its main entries are:
@@ -88,7 +89,13 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
           and for each class its share of the labelled pixels of the crops,
           `pixel_share`. Measured on the labels of about 200 images.
     """
-    run, console, workdir = parse_config(config), make_console(), Path(workdir)
+    run = parse_config(config)
+    with opened(workdir, only=()) as local:
+        return _inspect(run, local)
+
+
+def _inspect(run: RunConfig, workdir: Path) -> dict[str, Any]:
+    console = make_console()
     dataset = open_configured_dataset(run)
     chosen = run.sampler.hyperparameters
     index = dataset.class_index("train")
@@ -130,7 +137,7 @@ def inspect_dataset(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         console.print(note, soft_wrap=True)
     rounded = ", ".join(f"{weight:.4f}" for weight in weights)
     console.print(f"class_weights=({rounded})", soft_wrap=True)
-    console.print(f"figure: {figure}", soft_wrap=True)
+    console.print(f"figure: {shown(figure)}", soft_wrap=True)
     return statistics
 
 

@@ -1,5 +1,6 @@
 """Prediction with an exported model; needs jax, numpy, flatbuffers, not segloss."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,25 @@ def load_exported(directory: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     type that "bands" in `model.json` names, to class ids `[b, h, w]`. It is compiled
     once per shape of the images, and raises ValueError for arrays of another type, or
     of a shape that the model does not take.
+
+    Raises:
+        ValueError: if one of the files is damaged; names it.
     """
-    about = json.loads((Path(directory) / "model.json").read_text())
+    directory, remedy = Path(directory), "export the model again"
+    try:
+        about = json.loads((directory / "model.json").read_bytes())
+        about["image_hw"], about["bands"]
+    except (ValueError, LookupError, TypeError) as error:
+        path = directory / "model.json"
+        raise ValueError(f"{path} is damaged ({error!r}); {remedy}.") from error
+    content = (directory / "model.bin").read_bytes()
+    # Models that were exported before there was a digest have none.
+    if about.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
+        path = directory / "model.bin"
+        raise ValueError(f"{path} is damaged, or not of this model.json; {remedy}.")
     hw, bands = about["image_hw"], about["bands"]
     n, dtype = bands["num_bands"], bands["dtype"]
-    model = export.deserialize((Path(directory) / "model.bin").read_bytes())
+    model = export.deserialize(content)
     call = jax.jit(model.call)
 
     def predict(images: np.ndarray) -> np.ndarray:

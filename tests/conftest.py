@@ -1,5 +1,6 @@
 """Eight CPU devices for every test; JAX's silent rank promotion is an error."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -7,6 +8,7 @@ import resource
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -38,6 +40,52 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def share(text):
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"must be K/N with 1 <= K <= N, got {text!r}")
+    return int(part), int(parts)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--share",
+        type=share,
+        default="1/1",
+        metavar="K/N",
+        help="of the tests marked `shared_out`, run the K-th of N parts",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    part, parts = config.getoption("--share")
+
+    def is_taken(item):
+        if not (mark := item.get_closest_marker("shared_out")):
+            return True
+        # The tests of a module that share costly fixtures stay together.
+        whole = mark.kwargs.get("by") == "module"
+        name = item.nodeid.split("::")[0] if whole else item.nodeid
+        return zlib.crc32(name.encode()) % parts == part - 1
+
+    left_out = [item for item in items if not is_taken(item)]
+    items[:] = filter(is_taken, items)
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_freed():
+    """Frees compiled programs before Linux has no room for more.
+
+    Each takes some ten memory maps, a process may have 65,530, and jaxlib crashes when
+    one more is refused: in a process that has run some thousand tests.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -155,6 +203,18 @@ def small_folder(tmp_path):
     """Six images of two sizes and three classes in the `folder` format."""
     write_folder(tmp_path / "shapes", ["ground", "box", "bar"], ignore_label=255)
     return tmp_path / "shapes"
+
+
+@pytest.fixture
+def open_folder(small_folder, tmp_path):
+    """Opens `small_folder` as it is now."""
+    from segloss.data.datasets.dataset import open_dataset
+
+    def open_now(**hyperparameters):
+        hyperparameters = {"data_dir": tmp_path / "data"} | hyperparameters
+        return open_dataset("folder", root=small_folder, **hyperparameters)
+
+    return open_now
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_a_users_mistake_is_its_message():
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "No space left on device; free some space"),
+        (errno.ENOSPC, "No space left on device: the disk at /"),
         (errno.EACCES, "Permission denied; change its permissions"),
         (errno.EROFS, "Read-only file system; choose a place that can be written to"),
         (errno.EIO, "Input/output error."),

@@ -16,6 +16,7 @@ from segloss.config import (
     read_config,
     write_config,
 )
+from segloss.errors import explain
 from segloss.train import CHOICES
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,15 @@ def test_a_list_of_losses_replaces_one_and_is_replaced(tiny_config):
         change_fields(tiny_config, ["loss=soft_dice"])
 
 
+def test_a_replaced_section_says_which_fields_it_drops(tiny_config, capsys):
+    changed = change_fields(tiny_config, ["model={'name': 'unet', 'width': 8}"])
+    assert changed.model.to_dict() == dict(name="unet", width=8)
+    assert capsys.readouterr().out == (
+        "--set=model={...}: replaces the whole, drops depth=1, input_stride=2, "
+        "norm='batch', pretrained=None\n"
+    )
+
+
 def test_optional_fields_may_be_set_in_a_config_that_lacks_them(tiny_config, tmp_path):
     changes = ["evaluate.patience=3", "mapping=shard_map", "evaluate_every_steps=0.25"]
     changed = parse_config(change_fields(tiny_config, changes))
@@ -163,6 +173,21 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="file is a file; choose a directory"):
         as_workdir(tmp_path / "file")
     assert as_workdir(f"{tmp_path}/a b,ä]{{1}}") == tmp_path / "a b,ä]{1}"
+
+
+def test_a_workdir_must_be_utf_8(tmp_path):
+    with pytest.raises(ValueError, match=r"/a\\udcff: the path must be UTF-8"):
+        as_workdir(f"{tmp_path}/a\udcff")
+
+
+def test_a_workdir_in_a_loop_of_links_is_refused(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="loop") as refused:
+        as_workdir(tmp_path / "loop")
+    assert explain(refused.value) == (
+        f"{tmp_path}/loop: Too many levels of symbolic links; choose a path without a "
+        "loop of links."
+    )
 
 
 def test_the_home_folder_is_expanded(tmp_path, tiny_config, monkeypatch):

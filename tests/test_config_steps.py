@@ -28,13 +28,16 @@ STEPS = {
     ("voc2012", "full"): (60_000, 1_000, 5_000, 10, 500),
     ("voc2012", "smoke"): (2, 2, 2, 2, 1),
     ("voc2012_paper", "loss=ce"): (20_000, 5_000, 5_000, 10, 0),
-    ("sweeps.losses", "full"): (1_200, 100, 300, 10, 50),
-    ("sweeps.samplers", "full"): (1_200, 100, 300, 10, 50),
-    ("sweeps.class_weights", "full"): (1_200, 100, 300, 10, 50),
+    ("sweeps.losses", "full"): (1_000, 400, 10_000, 10, 50),
+    ("sweeps.samplers", "full"): (1_000, 400, 10_000, 10, 50),
+    ("sweeps.class_weights", "full"): (1_000, 400, 10_000, 10, 50),
+    ("sweeps.instability", "full"): (1_000, 500, 10_000, 10, 50),
+    ("sweeps.scenes_figures", "full"): (1_000, 400, 10_000, 10, 50),
     ("sweeps.demo_samplers", "full"): (1_200, 100, 300, 10, 50),
     ("sweeps.camvid_balance_batch", "full"): (800, 100, 10_000, 10, 50),
     ("sweeps.cracks", "full"): (500, 100, 10_000, 10, 50),
-    ("sweeps.voc_animals", "full"): (1_200, 100, 400, 10, 50),
+    ("sweeps.camvid_pretrained", "full"): (900, 100, 200, 10, 30),
+    ("sweeps.voc_animals_pretrained", "full"): (900, 100, 200, 10, 30),
 }
 
 
@@ -78,9 +81,9 @@ def test_arms_of_another_length_differ_in_nothing_else(study):
 
     module = importlib.import_module(f"configs.sweeps.{study}")
     runs = expand(module.get_config(), module.sweep())
-    longer = [run for run in runs if run.config.total_steps > 1_200]
+    longer = [run for run in runs if run.config.total_steps > 1_000]
     assert longer
-    assert {steps_of(run.config)[1:] for run in runs} == {(100, 300, 10, 50)}
+    assert {steps_of(run.config)[1:] for run in runs} == {(400, 10_000, 10, 50)}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from segloss.train import make_setup
 
+pytestmark = pytest.mark.shared_out
+
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 # The fixture that stands in for the data a config wants.

@@ -15,6 +15,8 @@ import segloss.metrics
 from segloss.data import DATASETS, SAMPLERS
 from segloss.models import MODELS
 
+pytestmark = pytest.mark.shared_out
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
@@ -132,3 +134,15 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         if not target.startswith("http"):
             assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_page_of_faults_names_tests_that_exist():
+    page = (ROOT / "docs/reliability.md").read_text()
+    shown = set(re.findall(r"`([\w/]+\.(?:py|sh))`", page))
+    assert len(shown) > 25
+    absent = {
+        path
+        for path in shown
+        if not (ROOT / "tests" / path).is_file() and not (ROOT / path).is_file()
+    }
+    assert not absent

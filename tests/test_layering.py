@@ -8,6 +8,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+pytestmark = pytest.mark.shared_out
+
 ROOT = Path(__file__).parents[1]
 GRAPH = grimp.build_graph("segloss", include_external_packages=True, cache_dir=None)
 ARRAYS = {"jax", "numpy", "jaxtyping"}
@@ -31,41 +33,50 @@ DRAWING = {"jaxtyping", "matplotlib", "numpy", "PIL", "rich"}
 MAY_IMPORT = {
     "losses": (ARRAYS, {"jitting", "registry"}),
     "metrics": (ARRAYS, {"jitting"}),
-    "data": (LOADING | {"apache_beam"}, {"console", "registry", "writing"}),
+    "data": (
+        LOADING | {"apache_beam"},
+        {"console", "locking", "registry", "writing"},
+    ),
     "models": (ARRAYS | {"flax", "safetensors", "torch"}, {"registry"}),
     "report": (DRAWING, {"writing"}),
     "config": (
         ARRAYS | {"flax", "ml_collections"},
-        {"data", "devices", "losses", "models", "registry", "writing"},
+        {
+            *("data", "devices", "hosts", "losses", "models", "registry", "remote"),
+            "writing",
+        },
     ),
     "trained": (
         LOADING | {"flax", "ml_collections", "orbax"},
         {
-            *("config", "console", "data", "devices", "metrics", "provenance"),
-            *("report", "serving", "writing"),
+            *("config", "console", "data", "devices", "hosts", "metrics"),
+            *("provenance", "remote", "report", "serving", "writing"),
         },
     ),
     "train": (
         LOADING | {"flax", "ml_collections", "optax", "tensorboardX"},
         {
-            *("config", "console", "data", "devices", "locking", "losses", "metrics"),
-            *("models", "provenance", "registry", "trained", "writing"),
+            *("config", "console", "data", "devices", "hosts", "locking", "losses"),
+            *("metrics", "models", "provenance", "registry", "remote", "trained"),
+            "writing",
         },
     ),
     "inspection": (
         ARRAYS | {"ml_collections", "rich"},
-        {"config", "console", "data", "losses", "report", "writing"},
+        {"config", "console", "data", "losses", "remote", "report", "writing"},
     ),
-    "devices": (ARRAYS, set()),
+    "devices": (ARRAYS, {"hosts"}),
+    "hosts": (ARRAYS, set()),
     "console": ({"rich"}, set()),
     "provenance": (set(), set()),
     "errors": (set(), set()),
     "jitting": ({"jax"}, set()),
     "registry": (set(), set()),
     "locking": (set(), set()),
+    "remote": ({"fsspec"}, {"hosts", "locking"}),
     "writing": (set(), set()),
     "serving": ({"jax", "numpy"}, set()),
-    "cli": ({"absl", "ml_collections"}, set()),
+    "cli": ({"absl", "ml_collections"}, {"hosts"}),
 }
 
 

@@ -49,6 +49,23 @@ def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path):
         pass
 
 
+def test_a_lock_may_be_waited_for(tmp_path):
+    said = []
+
+    def wait():
+        with locked(tmp_path, on_wait=said.append):
+            return list(said)
+
+    with ThreadPoolExecutor(1) as other:
+        with holder_of(tmp_path) as process:
+            waited = other.submit(wait)
+            while not said:
+                assert not waited.done()
+        here = f"process {process.pid} on {socket.gethostname()}"
+        line = f"waits for {here}, which writes to {tmp_path}"
+        assert waited.result() == [line]
+
+
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     with holder_of(tmp_path / "run") as process:
         process.kill()

@@ -15,6 +15,7 @@ import pytest
 from paper_protocol import DATA, LOSS_SECTIONS, PROTOCOL
 
 from configs import voc2012_paper
+from configs.sweeps.common import embedded
 from configs.sweeps.common.voc2012_figures import MEAN_BATCH_SIZES
 from experiments.voc2012.balance_batch_statistics import read_counts
 from segloss.config import parse_config
@@ -28,7 +29,7 @@ from segloss.train.setup import make_configured_optimizer, make_configured_sched
 ROOT = Path(__file__).parents[1]
 FIGURES = {"voc2012_fig1": 9, "voc2012_fig3": 4, "voc2012_fig5": 6}
 EMBEDDED = ("samplers", "losses", "class_weights")
-STUDIES = (*FIGURES, "voc2012_qualitative", *EMBEDDED)
+STUDIES = (*FIGURES, "voc2012_qualitative", *EMBEDDED, "scenes_figures", "instability")
 # By `batch_cl`, the steps that show 20,000 * batch_max images: 180,000 / 6.42 = 28,037.
 STEPS_AT_EQUAL_IMAGES = {
     "voc2012_fig1": {
@@ -67,8 +68,8 @@ def arms(name):
     for overrides in study(name).sweep():
         by_arm[overrides.pop("arm")].append(overrides)
     for runs in by_arm.values():
-        assert [run.pop("seed") for run in runs] == [0, 1, 2]
-        assert runs[0] == runs[1] == runs[2]
+        assert [run.pop("seed") for run in runs] in ([0, 1, 2], [0, 1, 2, 3, 4])
+        assert all(run == runs[0] for run in runs)
     return {arm: runs[0] for arm, runs in by_arm.items()}
 
 
@@ -118,6 +119,9 @@ def test_argument_that_is_none_is_refused_in_one_line():
         voc2012_paper.get_config("batch_cl=2,batch_cl=3")
 
 
+CONTROLLED = {"voc2012_fig1": (8, 12), "voc2012_fig3": (3, 4), "voc2012_fig5": (7, 8)}
+
+
 @pytest.mark.parametrize(("name", "batch_max"), FIGURES.items())
 def test_figures_have_the_batches_of_the_paper(name, batch_max):
     expected = {f"random{n}": {"sampler": random(n)} for n in range(1, 13)}
@@ -125,15 +129,21 @@ def test_figures_have_the_batches_of_the_paper(name, batch_max):
         sampler = balance_batch(batch_max, batch_cl)
         expected[f"cl{batch_cl}"] = {"sampler": sampler}
         expected[f"cl{batch_cl}-images"] = {"sampler": sampler, "total_steps": steps}
+    controls = {}
+    for arm in (f"cl{n}{i}" for n in CONTROLLED[name] for i in ("", "-images")):
+        sampler = expected[arm]["sampler"] | {"name": "matched_random"}
+        controls[f"{arm}-matched"] = expected[arm] | {"sampler": sampler}
+    pairs = [(arm, f"random{batch_max}") for arm in expected if arm.startswith("cl")]
+    pairs += [(arm.removesuffix("-matched"), arm) for arm in controls]
+    expected |= controls
     assert arms(name) == expected
     paper = study(name).PAPER
     assert paper == {9: "ce", 4: "soft_iou", 6: "soft_dice"}[batch_max]
     config = study(name).get_config()
     assert_protocol(config, loss=paper, sampler=random(batch_max))
-    # Every arm of Balance-batch, with random batches as large as its own may be.
-    assert sorted(study(name).COMPARISONS) == sorted(
-        (arm, f"random{batch_max}") for arm in expected if arm.startswith("cl")
-    )
+    # Every arm of Balance-batch with random batches as large as its own may be, and
+    # some with those that are as large.
+    assert sorted(study(name).COMPARISONS) == sorted(pairs)
 
 
 def test_figures_of_images_have_the_best_arms_of_the_paper():
@@ -157,19 +167,21 @@ def test_figures_of_images_have_the_best_arms_of_the_paper():
 
 def test_embedded_studies_cross_all_samplers_losses_and_weights():
     got = arms("samplers")
-    assert len(got) == 3 * (7 + 2)
+    assert len(got) == 3 * (7 + 2 + 2)
     assert {o["loss"]["name"] for o in got.values()} == {
         "softmax_cross_entropy",
         "soft_dice",
         "soft_iou",
     }
-    assert len({o["sampler"]["name"] for o in got.values()}) == 7
-    # 1,200 steps of 9 images are 1,693 of 6.38 and 2,015 of 5.36.
+    assert len({o["sampler"]["name"] for o in got.values()}) == 8
+    # 1,000 steps of 9 images are 1,411 of 6.38 and 1,679 of 5.36.
     steps = {arm: o["total_steps"] for arm, o in got.items() if "total_steps" in o}
     assert steps == {
         f"{loss}-{sampler}-images": n
         for loss in ("ce", "dice", "iou")
-        for sampler, n in (("balance_batch", 1_693), ("greedy_cover", 2_015))
+        for sampler, n in (("balance_batch", 1_411), ("greedy_cover", 1_679))
+    } | {
+        f"{loss}-balance_batch-images-matched": 1_411 for loss in ("ce", "dice", "iou")
     }
     weights = {
         arm: (
@@ -185,11 +197,36 @@ def test_embedded_studies_cross_all_samplers_losses_and_weights():
         "inverse_frequency": ("inverse_frequency", "random", None),
         "effective_number": ("effective_number", "random", None),
         "balance_batch": (None, "balance_batch", None),
-        "balance_batch-images": (None, "balance_batch", 1_693),
+        "balance_batch-matched": (None, "matched_random", None),
+        "balance_batch-images": (None, "balance_batch", 1_411),
+        "balance_batch-images-matched": (None, "matched_random", 1_411),
     }
     for name in EMBEDDED:
         for overrides in arms(name).values():
             assert overrides["sampler"]["batch_max"] == 9
+
+
+def test_figures_on_scenes_have_the_batches_of_the_paper():
+    got, module = arms("scenes_figures"), study("scenes_figures")
+    for loss, largest, batch_max, classes in (
+        ("ce", 12, 9, 12),
+        ("iou", 6, 4, 6),
+        ("dice", 8, 6, 8),
+    ):
+        for n in range(1, largest + 1):
+            assert got[f"{loss}-random{n}"]["sampler"] == random(n)
+        for n in range(3, classes + 1):
+            sampler = balance_batch(batch_max, n)
+            assert got[f"{loss}-cl{n}"]["sampler"] == sampler
+    sizes = {n for n, o in got.items() if "total_steps" in o and "-crops" not in n}
+    for arm in sizes:
+        sampler = got[arm]["sampler"]
+        batch_max = sampler["batch_max"]
+        pair = batch_max, sampler["batch_cl"]
+        images = got[arm]["total_steps"] * embedded.FIGURES_MEAN_BATCH_SIZES[pair]
+        assert images == pytest.approx(1_000 * batch_max, rel=0.002)
+    of_crops = [arm for arm, o in got.items() if o.get("augment.keep_classes")]
+    assert of_crops == list(module.CROPS)
 
 
 def test_every_loss_meets_both_kinds_of_batches():
@@ -198,11 +235,17 @@ def test_every_loss_meets_both_kinds_of_batches():
     assert list(got) == [
         f"{loss}-{batches}"
         for loss in module.LOSSES
-        for batches in ("random", "balance_batch", "balance_batch-images")
+        for batches in (
+            "random",
+            "balance_batch",
+            "balance_batch-matched",
+            "balance_batch-images",
+        )
     ]
     for arm, overrides in got.items():
-        assert overrides["sampler"]["name"] == arm.split("-")[1]
-        assert overrides.get("total_steps") == (1_693 if "images" in arm else None)
+        name = "matched_random" if "matched" in arm else arm.split("-")[1]
+        assert overrides["sampler"]["name"] == name
+        assert overrides.get("total_steps") == (1_411 if "images" in arm else None)
 
 
 def test_groups_are_those_of_the_whole_network():
@@ -229,6 +272,8 @@ def test_comparisons_are_of_arms_that_differ_and_exist(name):
         kinds = [k for k in ("sampler", "loss") if k in got[arm]]
         differ = [k for k in kinds if got[arm][k] != got[baseline][k]]
         assert len(differ) == 1 or name == "class_weights"
+        if arm == f"{baseline}-matched" or baseline == f"{arm}-matched":
+            assert got[arm].get("total_steps") == got[baseline].get("total_steps")
     with pytest.raises(ValueError, match="must be 'full' or 'smoke', got 'huge'"):
         module.get_config("huge")
 
@@ -236,7 +281,8 @@ def test_comparisons_are_of_arms_that_differ_and_exist(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_sampler_and_loss_of_a_study_is_set_up(name, datasets_dir):
     module = study(name)
-    compared = module.COMPARISONS[0] if name.startswith("voc2012") else arms(name)
+    few = name not in EMBEDDED
+    compared = module.COMPARISONS[0] if few else arms(name)
     seen = []
     for arm in compared:
         config = module.get_config("smoke").unlock()

@@ -14,6 +14,8 @@ from flax import traverse_util
 
 from segloss.models import make_model
 
+pytestmark = pytest.mark.shared_out
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -124,7 +126,10 @@ def test_train_evaluate_predict_and_export(tmp_path, small_folder):
             "no hyperparameter 'deep'",
         ),
         (("--config=configs/demo.py", "surplus"), "unknown argument 'surplus'"),
-        (("--mode=guess",), "should be one of <train|evaluate|predict|export|inspect>"),
+        (
+            ("--mode=guess",),
+            "one of <train|evaluate|predict|export|inspect>. --help lists the flags.\n",
+        ),
     ],
 )
 def test_wrong_use_is_one_clear_line(tmp_path, args, message):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.shared_out
+
 REPOSITORY = Path(__file__).parents[1]
 SCRIPT = """
 import jax

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from segloss.writing import replacing, replacing_folder, write_json, write_text
+from segloss.writing import (
+    making_folder,
+    on_disk,
+    remove_folder,
+    remove_unfinished,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +55,15 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    with replacing(path) as living:
+        living.write_text("newest")
+        write_text(path, "new")
+        remove_unfinished(path)
+        assert sorted(tmp_path.iterdir()) == [living, path]
+        assert path.read_text() == "new"
+    assert path.read_text() == "newest"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_of_one_block_are_all_replaced_or_none(tmp_path):
@@ -80,6 +98,49 @@ def write_folder(path, **files):
     with replacing_folder(path) as unfinished:
         for name, text in files.items():
             (unfinished / name).write_text(text)
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "exported").touch()
+    message = "/exported must be a folder, got a file; move or delete it.$"
+    with pytest.raises(FileExistsError, match=message):
+        write_folder(tmp_path / "exported", a="1")
+    assert [p.name for p in tmp_path.iterdir()] == ["exported"]
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path):
+    # Not even root may make files there.
+    for path in (Path("/proc/a"), Path("/proc/b/c")):
+        with pytest.raises(FileNotFoundError) as refused, replacing(path):
+            pass
+        assert refused.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as refused, making_folder(Path("/proc/a")):
+        pass
+    assert refused.value.filename == "/proc/a"
+
+
+class Unraisable:
+    """Raises an error where nothing can catch it."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def __del__(self):
+        raise RuntimeError(self.said)
+
+
+def test_what_follows_from_an_error_of_orbax_is_not_printed(tmp_path, monkeypatch):
+    printed = []
+
+    def hook(unraisable):
+        printed.append(str(unraisable.exc_value))
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    with on_disk(tmp_path):
+        Unraisable("Event loop is closed")
+        Unraisable("other")
+    Unraisable("Event loop is closed")
+    assert printed == ["other", "Event loop is closed"]
 
 
 def texts(folder):
@@ -137,3 +198,34 @@ def test_a_killed_process_leaves_the_old_folder(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED_FOLDER, path], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     assert texts(path) == {"a": "old", "b": "old"}
+    assert len(list(tmp_path.iterdir())) == 3
+    with making_folder(path) as living:
+        write_folder(path, a="new")
+        assert living.is_dir()
+        living.rmdir()
+    assert texts(tmp_path) == {"exported/a": "new", "exported/b": "old"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("new_is_there", [False, True])
+def test_a_kill_between_two_renames_loses_no_file(tmp_path, new_is_there):
+    path = tmp_path / "exported"
+    write_folder(path, a="old", own="mine")
+    path.rename(tmp_path / "exported.replaced-01234567")
+    if new_is_there:
+        write_folder(path, a="new")
+    (tmp_path / ".exported.unfinished-01234567.lock").touch()
+    with making_folder(path, keeps_others=True) as unfinished:
+        assert texts(path) == {"a": "new" if new_is_there else "old", "own": "mine"}
+        unfinished.rmdir()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_removal_of_a_large_folder_is_said(tmp_path):
+    (tmp_path / "left").mkdir()
+    with (tmp_path / "left" / "shard").open("wb") as file:
+        file.truncate(2_400_000_000)
+    message = r"removed .*/left, 2\.4 GB that a killed process left\."
+    with pytest.warns(UserWarning, match=message):
+        remove_folder(tmp_path / "left")
+    assert list(tmp_path.iterdir()) == []

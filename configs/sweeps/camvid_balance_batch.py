@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from configs import camvid, demo
+from configs import camvid
+from configs.sweeps.common import embedded
 from configs.sweeps.common.arms import (
     balance_batch_with_random,
     random_and_balance_batch,
@@ -40,11 +41,8 @@ COMPARISONS = balance_batch_with_random(LOSSES, MEAN_BATCH_SIZES)
 
 def get_config(size: str = "full") -> ConfigDict:
     if size == "smoke":
-        config = demo.get_config(size).unlock()
         # Large images with many classes, so that batches with `batch_cl` classes exist.
-        config.data.update(train=10, val=4, image_hw=(128, 128))
-        config.augment.keep_classes = False
-        return config.lock()
+        return embedded.smoke_config(train=10, val=4, image_hw=(128, 128))
     config = camvid.get_config(size, LOSSES["ce"]).unlock()
     config.total_steps = TOTAL_STEPS
     config.checkpoint_every_steps = 100

@@ -9,18 +9,23 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs.sweeps.common import embedded
-from configs.sweeps.common.arms import with_seeds
+from configs.sweeps.common.arms import against_matched, with_matched, with_seeds
 
 QUESTION = (
     "Rare classes can weigh more in cross-entropy, or come more evenly in the batches: "
     "which is better on the embedded scenes, class weights or Balance-batch?"
 )
+# Mean IoU of this arm before differences of the study count; fixed before the first
+# run.
+BARS = {"none": 0.80}
 WEIGHTS = ("median_frequency", "inverse_frequency", "effective_number")
 BALANCED = ("balance_batch", "balance_batch-images")
 COMPARISONS = (
     *((arm, "none") for arm in (*BALANCED, *WEIGHTS)),
     *((arm, weights) for weights in WEIGHTS for arm in BALANCED),
+    *against_matched(BALANCED),
 )
+HEADLINE = ("none", *BALANCED, *(f"{arm}-matched" for arm in BALANCED))
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -39,4 +44,4 @@ def sweep() -> Iterator[dict]:
         **balanced,
         "total_steps": embedded.equal_images("balance_batch"),
     }
-    yield from with_seeds(arms)
+    yield from with_seeds(with_matched(arms), headline=HEADLINE)

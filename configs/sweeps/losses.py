@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from configs.sweeps.common import embedded
-from configs.sweeps.common.arms import with_seeds
+from configs.sweeps.common.arms import against_matched, with_matched, with_seeds
 
 QUESTION = (
     "For which losses does Balance-batch help on the embedded scenes, and which loss "
     "is best with either kind of batches?"
 )
+# Mean IoU of this arm before differences of the study count; fixed before the first
+# run.
+BARS = {"softmax_cross_entropy-random": 0.80}
 # A false detection in the background costs twice as much as any other error.
 PENALTY = tuple(
     tuple(0.0 if k == y else 2.0 if y == 0 else 1.0 for k in range(21))
@@ -52,13 +55,15 @@ LOSSES |= {
     for name, weight in {"boundary_loss": 0.01, "soft_cldice": 0.5}.items()
 }
 # For each loss, Balance-batch (at equal steps and at equal images) against random
-# batches; then each loss against cross-entropy.
+# batches, and against random batches of the same sizes; then each loss against
+# cross-entropy.
 COMPARISONS = (
     *(
         (f"{loss}-balance_batch{images}", f"{loss}-random")
         for loss in LOSSES
         for images in ("", "-images")
     ),
+    *against_matched(f"{loss}-balance_batch" for loss in LOSSES),
     *(
         (f"{loss}-{batches}", f"softmax_cross_entropy-{batches}")
         for batches in ("random", "balance_batch")
@@ -82,4 +87,5 @@ def sweep() -> Iterator[dict]:
             **balanced,
             "total_steps": embedded.equal_images("balance_batch"),
         }
-    yield from with_seeds(arms)
+    of_steps = [f"{loss}-balance_batch" for loss in LOSSES]
+    yield from with_seeds(with_matched(arms, of_steps))

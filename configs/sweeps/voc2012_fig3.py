@@ -18,8 +18,9 @@ QUESTION = (
     "IoU, and what does Balance-batch add to random batches of 4?"
 )
 PAPER = "soft_iou"
-# The values of `batch_cl` with numbers in the paper come first.
-COMPARISONS = voc2012_figures.compare(4, (4, 3, 2, 5, 6))
+# The values of `batch_cl` with numbers in the paper.
+CONTROLLED = (3, 4)
+COMPARISONS = voc2012_figures.compare(4, (4, 3, 2, 5, 6), controlled=CONTROLLED)
 
 
 def get_config(size: str = "full") -> ConfigDict:
@@ -29,4 +30,4 @@ def get_config(size: str = "full") -> ConfigDict:
 def sweep() -> Iterator[dict]:
     arms = voc2012_figures.random_batches()
     arms |= voc2012_figures.balance_batch(4, range(2, 7))
-    yield from with_seeds(arms)
+    yield from with_seeds(voc2012_figures.with_controls(arms, CONTROLLED))

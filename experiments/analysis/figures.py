@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +27,8 @@ from segloss import metrics
 _LEAST_SHARE = 1e-4
 _ARMS_PER_PANEL = 7
 _MARKED_POINTS = 30
+# A sampler, and the one of its controls.
+_CONTROL = ("balance_batch", "matched_random")
 
 # The steps at which all seeds have a value, and the values `[seed, step]`.
 Curve = tuple[list[int], Float[np.ndarray, "s n"]]
@@ -153,14 +156,18 @@ def share_panels(study: Study) -> Iterator[Panel]:
 def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
     """Plots mean IoU by size of random batches and by `batch_cl`.
 
-    The paper's numbers are added as points.
+    The paper's numbers are added as points. If they are of several losses, each loss
+    has panels of its own.
     """
-    for field, sampler, label in (
-        ("batch_max", "random", "size of random batches"),
-        ("batch_cl", "balance_batch", "distinct classes wanted (batch_cl)"),
-    ):
-        lines = _lines_by(study, field, sampler)
-        if any(len({x for x, _ in line}) > 1 for line in lines.values()):
+    losses = list(dict.fromkeys(row.loss for row in reported))
+    for loss in losses if len(losses) > 1 else [None]:
+        for field, sampler, label in (
+            ("batch_max", "random", "size of random batches"),
+            ("batch_cl", "balance_batch", "distinct classes wanted (batch_cl)"),
+        ):
+            lines = _lines_by(study, field, sampler, loss)
+            if all(len({x for x, _ in line}) < 2 for line in lines.values()):
+                continue
             ends = (
                 f"{name}: " + ", ".join(f"{100 * s.mean:.1f} at {x}" for x, s in line)
                 for name, line in lines.items()
@@ -169,9 +176,11 @@ def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
                 (getattr(row, field), row.value)
                 for row in reported
                 if (row.metric, row.sampler) == ("mean_iou", sampler)
+                and loss in (None, row.loss)
             ]
+            of_loss = f" of {loss.replace('_', ' ')}" if loss else ""
             yield Panel(
-                f"mean IoU by {label}",
+                f"mean IoU{of_loss} by {label}",
                 f"Mean IoU in percent. {'; '.join(ends)}.",
                 (3.2 + 0.2 * len(lines), 4.6),
                 functools.partial(
@@ -214,21 +223,30 @@ def _curves(runs: Sequence[Run], ending: str, factor: float) -> Curve:
     return steps, np.array([[values[step] for step in steps] for values in by_seed])
 
 
-def _lines_by(study: Study, field: str, sampler: str) -> dict[str, list]:
-    """Groups arms with `sampler` into lines, by loss, `batch_max` and steps.
+def _lines_by(
+    study: Study, field: str, sampler: str, only: str | None = None
+) -> dict[str, list]:
+    """Groups arms with `sampler`, or its control, into lines.
 
-    Maps a label to points: the value of `field` in the sampler, and the mean IoU.
+    The arms of a line share all but `field`, a field of the sampler. Maps a label to
+    points: the value of `field`, and the mean IoU. `only` is the name of a loss to
+    which to keep; None means all.
     """
     lines: dict[str, list] = {}
     fewest = min(run.total_steps for run in study.runs)
     for runs in study.arms.values():
         run = runs[0]
-        if run.sampler["name"] != sampler or field not in run.sampler:
+        is_control = (sampler, run.sampler["name"]) == _CONTROL
+        if not (is_control or run.sampler["name"] == sampler):
             continue
         loss = run.loss["name"] if isinstance(run.loss, dict) else "several losses"
+        if field not in run.sampler or only not in (None, loss):
+            continue
         parts = [loss.replace("_", " ")]
         if field != "batch_max":
             parts.append(f"batch_max {run.sampler['batch_max']}")
+        parts += ["random batches of these sizes"] * is_control
+        parts += [f"{name} {value}" for name, value in run.others.items()]
         parts.append("equal steps" if run.total_steps == fewest else "more steps")
         spread = mean_scores(confusions(runs), metrics.mean_iou)
         lines.setdefault(", ".join(parts), []).append((run.sampler[field], spread))
@@ -245,7 +263,7 @@ def _draw_curves(
         _draw_band(axes, theme, i, steps, values.mean(0), ends, **style)
     axes.set_xlabel("step; band: smallest to largest seed")
     axes.set_ylabel(label)
-    _legend_below(axes, columns=2)
+    legend_below(axes, columns=2)
 
 
 def _draw_lines(
@@ -264,7 +282,7 @@ def _draw_lines(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(label)
     axes.set_ylabel("mean IoU in percent")
-    _legend_below(axes, columns=1)
+    legend_below(axes, columns=1)
 
 
 def _draw_band(axes: Axes, theme: Theme, i: int, x, mean, ends, **style) -> None:
@@ -284,7 +302,7 @@ def _draw_differences(
         axes.plot(ends, [row, row], color=color, linewidth=3, solid_capstyle="round")
         axes.plot(100 * interval.estimate, row, "o", color=color, markersize=7)
     axes.axvline(0, color=theme.ink, linewidth=1)
-    _name_rows(axes, [f"{c.name}\n{c.at}" for c in comparisons])
+    name_rows(axes, [f"{c.name}\n{c.at}" for c in comparisons])
     axes.set_xlabel("points of mean IoU; the line is the 95 % interval")
 
 
@@ -303,7 +321,7 @@ def _draw_classes(
             axes.barh(row, length, height=0.62, color=color, alpha=0.75)
             axes.plot([100 * interval.low, 100 * interval.high], [row, row], **style)
     axes.axvline(0, color=theme.ink, linewidth=1)
-    _name_rows(axes, labels)
+    name_rows(axes, labels)
     axes.set_xlim(limits)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("points of IoU; share of the pixels beside each class")
@@ -329,9 +347,9 @@ def _draw_shares(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     axes.xaxis.set_minor_formatter(lambda share, _: "")
-    _name_rows(axes, names)
+    name_rows(axes, names)
     axes.set_xlabel("share of the gradient, mean of the batches logged")
-    _legend_below(axes, columns=2)
+    legend_below(axes, columns=2)
 
 
 def _visible(shares: np.ndarray) -> np.ndarray:
@@ -339,7 +357,8 @@ def _visible(shares: np.ndarray) -> np.ndarray:
     return np.where(shares > 0, np.maximum(shares, _LEAST_SHARE), np.nan)
 
 
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names the rows of a plot on its y axis, the first on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
@@ -349,7 +368,8 @@ def _legend_inches(entries: int) -> float:
     return 0.2 * math.ceil(entries / 2)
 
 
-def _legend_below(axes: Axes, *, columns: int) -> None:
+def legend_below(axes: Axes, *, columns: int, **options: Any) -> None:
+    """Draws the legend below the axes; `options` are those of `Axes.legend`."""
     axes.legend(
         frameon=False,
         loc="upper center",
@@ -357,6 +377,7 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
         # In font sizes, so that axis labels have room at any height of the axes.
         borderaxespad=4,
         ncols=columns,
+        **options,
     )
 
 

@@ -84,14 +84,19 @@ class Panel:
     draw: Callable[[Axes, Theme], None]
 
 
-def grid_figure(panels: Sequence[Panel]) -> Figure:
-    """Draws all panels in one figure with up to three columns, for a README."""
-    columns = min(_COLUMNS, len(panels))
+def grid_figure(panels: Sequence[Panel], *, columns: int = _COLUMNS) -> Figure:
+    """Draws all panels in one figure with up to `columns` columns, for a README."""
+    columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    height, width = (max(p.hw_inches[i] for p in panels) for i in (0, 1))
-    figure = make_figure(width * columns, height * rows)
+    width = max(panel.hw_inches[1] for panel in panels)
+    heights = [
+        max(panel.hw_inches[0] for panel in panels[row * columns :][:columns])
+        for row in range(rows)
+    ]
+    figure = make_figure(width * columns, sum(heights))
     with matplotlib.rc_context(_PLAIN_TEXT):
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+        grid = grid.ravel()
         for axes, panel in zip(grid, panels, strict=False):
             _draw(panel, axes, LIGHT)
             axes.set_title(panel.title, fontsize=10, color=LIGHT.ink)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from experiments import SCORES
 from experiments.analysis.store import Run, Study
@@ -40,17 +41,18 @@ class Reported:
 
 
 def read_reported(
-    loss: str | None, path: str | pathlib.Path = PAPER_CSV
+    losses: str | Sequence[str] | None, path: str | pathlib.Path = PAPER_CSV
 ) -> list[Reported]:
     """Reads the lines of `paper.csv` with a loss: "ce", "soft_iou" or "soft_dice".
 
-    None gives an empty list.
+    `losses` names one or several of them; None gives an empty list.
 
     Raises:
         ValueError: if a line has an unknown loss or metric.
     """
-    if loss is None:
+    if losses is None:
         return []
+    losses = [losses] if isinstance(losses, str) else losses
     with pathlib.Path(path).open(newline="") as file:
         rows = list(csv.DictReader(file))
     for number, row in enumerate(rows, start=2):
@@ -69,7 +71,7 @@ def read_reported(
     return [
         Reported(**{name: typed.get(name, str)(text) for name, text in row.items()})
         for row in rows
-        if row["loss"] == loss
+        if row["loss"] in losses
     ]
 
 

@@ -1,7 +1,6 @@
 """Reads the results of one run from its folder."""
 
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
@@ -15,8 +14,13 @@ from jaxtyping import Int
 from experiments.running.fingerprint import RECORD
 from segloss.errors import SeglossError
 from segloss.report import read_metrics
+from segloss.writing import read_json
 
 _CURVE_POINTS = 100
+# Fields of `Run` that `results.json` has under the same names.
+_SAME_NAME = ("images_seen", "summary", "seconds", "commit", "devices", "versions")
+# Fields of the config that have a field of `Run`.
+_OWN_FIELD = ("loss", "sampler", "total_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,9 @@ class Run:
         pretrained: SHA-256 of the weights that the run started from, or None.
         pixel_share: share of the labelled pixels of `split`, by class id.
         accepted_code: fingerprints of other code that the user said computes the same.
+        others: fields of the config that the sweep sets for this arm, by dotted path,
+            without `loss`, `sampler` and `total_steps`.
+        config: fingerprint of the config; "" for runs that older code stored.
     """
 
     arm: str
@@ -66,6 +73,8 @@ class Run:
     pretrained: str | None
     pixel_share: list[float]
     accepted_code: tuple[str, ...] = ()
+    others: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: str = ""
 
     @property
     def key(self) -> str:
@@ -82,9 +91,15 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
         ValueError: if a file is damaged, or if `confusions.npz` and `results.json` are
             not of one evaluation.
     """
+    remedy = f"delete {folder} and run it again"
+    needs = {
+        "results.json": (*_SAME_NAME, "step", "per_class", "split", "confusion"),
+        "config.json": ("loss", "sampler", "evaluate"),
+        RECORD: ("arm", "seed", "code"),
+    }
     results, config, about = (
-        json.loads((folder / name).read_text())
-        for name in ("results.json", "config.json", RECORD)
+        read_json(folder / name, remedy=remedy, needs=names)
+        for name, names in needs.items()
     )
     confusions = folder / "confusions.npz"
     try:
@@ -101,7 +116,6 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
             "results.json; delete the folder and run it again."
         )
     lines = read_metrics(folder / "metrics.jsonl")
-    same_name = ("images_seen", "summary", "seconds", "commit", "devices", "versions")
     run = Run(
         arm=about["arm"],
         seed=about["seed"],
@@ -118,7 +132,13 @@ def read_run(folder: pathlib.Path) -> tuple[Run, dict[str, Any]]:
         pretrained=(results.get("pretrained") or {}).get("sha256"),
         pixel_share=[_round(row["pixel_share"]) for row in results["per_class"]],
         accepted_code=tuple(about.get("accepted_code", ())),
-        **{name: results[name] for name in same_name},
+        others={
+            name: x
+            for name, x in about.get("overrides", {}).items()
+            if name not in _OWN_FIELD
+        },
+        config=about.get("config", ""),
+        **{name: results[name] for name in _SAME_NAME},
     )
     return run, config
 

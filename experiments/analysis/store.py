@@ -18,12 +18,14 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from experiments.analysis.run_folder import Run, read_run
-from experiments.running.fingerprint import FREE
+from experiments.running.fingerprint import FREE, read_results
 from experiments.running.sweep import load_study, smoke_overrides
 from segloss.errors import SeglossError
-from segloss.writing import replacing
+from segloss.writing import read_json, replacing
 
 _FILES = ("study.json", "runs.json", "confusions.npz")
+# Fields of `Study` and `Run` that are stored only if they are not empty.
+_IF_ANY = ("base", "missing", "bars", "accepted_code", "others", "config")
 _REMEDY = "python -m experiments.collect STUDY --workdir=DIR writes all anew"
 
 
@@ -34,17 +36,26 @@ class Study:
     Attributes:
         name: name of the study's file in `configs/sweeps/`.
         comparisons: pairs of an arm (a setting that was trained) and its baseline arm.
-        paper: the loss in `paper.csv` with which results are shown, or None.
+        paper: the loss, or losses, in `paper.csv` with which results are shown; or
+            None.
         runs: the finished runs, in the order of the sweep.
         setting: the config fields with one value in all runs, by dotted path.
+        base: the config fields that only some arms change, by dotted path, with the
+            value that the others have.
+        missing: number of runs of the sweep that are not among `runs`.
+        bars: mean IoU by the arm that must reach it before differences of the study
+            count; fixed before the first run.
     """
 
     name: str
     question: str
     comparisons: tuple[tuple[str, str], ...]
-    paper: str | None
+    paper: str | Sequence[str] | None
     runs: tuple[Run, ...]
     setting: dict[str, Any]
+    base: dict[str, Any] = dataclasses.field(default_factory=dict)
+    missing: int = 0
+    bars: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def arms(self) -> dict[str, tuple[Run, ...]]:
@@ -62,10 +73,10 @@ class Study:
         return dict(sorted(shares, key=lambda pair: -pair[1]))
 
     def pairs(self, arm: str, baseline: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-        """Returns the runs of both arms, with the same seeds in the same order.
+        """Returns the runs of both arms with the seeds that both have, in order.
 
         Raises:
-            ValueError: if an arm is unknown, or lacks a seed of the other.
+            ValueError: if an arm is unknown, or the arms have no seed in common.
         """
         arms = self.arms
         for name in (arm, baseline):
@@ -74,13 +85,16 @@ class Study:
                     f"study {self.name}: a comparison names the arm {name!r}; the "
                     f"runs have {', '.join(arms)}."
                 )
-        seeds = [[run.seed for run in arms[name]] for name in (arm, baseline)]
-        if seeds[0] != seeds[1]:
+        seeds = [{run.seed for run in arms[name]} for name in (arm, baseline)]
+        if not seeds[0] & seeds[1]:
             raise SeglossError(
-                f"study {self.name}: {arm} has the seeds {seeds[0]}, its baseline "
-                f"{baseline} has {seeds[1]}; pairs need the same."
+                f"study {self.name}: {arm} has the seeds {sorted(seeds[0])}, its "
+                f"baseline {baseline} has {sorted(seeds[1])}; pairs need the same."
             )
-        return arms[arm], arms[baseline]
+        return tuple(
+            tuple(run for run in arms[name] if run.seed in seeds[0] & seeds[1])
+            for name in (arm, baseline)
+        )
 
 
 def confusions(runs: Sequence[Run]) -> Int[np.ndarray, "s n c c"]:
@@ -93,6 +107,8 @@ def collect(
     workdir: str | pathlib.Path,
     *,
     smoke: bool = False,
+    stored: Study | None = None,
+    partial: bool = False,
 ) -> Study:
     """Reads the finished runs of a study from their folders.
 
@@ -100,6 +116,9 @@ def collect(
         study_config_path: `configs/sweeps/STUDY.py`.
         workdir: folder of the runs, which are in `ARM/seed=S/`.
         smoke: True reads the part of the sweep that `--smoke` trains, False all of it.
+        stored: the study as it was stored before; a run that `workdir` lacks is taken
+            from there.
+        partial: True allows runs that neither has; `Study.missing` counts them.
 
     Raises:
         ValueError: if runs are missing, or differ in code, in fields that the sweep
@@ -108,27 +127,91 @@ def collect(
     about, workdir = load_study(study_config_path), pathlib.Path(workdir)
     planned = [dict(o) for o in (smoke_overrides(about) if smoke else about.sweep())]
     overrides = {f"{o.pop('arm')}/seed={o['seed']}": o for o in planned}
-    missing = [k for k in overrides if not (workdir / k / "results.json").exists()]
-    if missing:
+    new = [key for key in overrides if read_results(workdir / key) is not None]
+    kept = {
+        run.key: run
+        for run in (stored.runs if stored else ())
+        if run.key in overrides and run.key not in new
+    }
+    missing = [key for key in overrides if key not in new and key not in kept]
+    if missing and (not partial or len(missing) == len(overrides)):
         raise SeglossError(
             f"{workdir} lacks {len(missing)} of {len(overrides)} runs of {about.name}: "
             f"{', '.join(missing)}; the same command of experiments.run resumes it."
         )
-    read = {key: read_run(workdir / key) for key in overrides}
+    read = {key: read_run(workdir / key) for key in new}
+    setting, base = _shared_setting(
+        {key: _flat(config) for key, (_, config) in read.items()},
+        {key: overrides[key] for key in new},
+        workdir,
+    )
+    if kept:
+        of_both = {key: overrides[key] for key in (*new, *kept)}
+        setting, base = _same_setting(setting, base, stored, kept, of_both)
+    runs = kept | {key: run for key, (run, _) in read.items()}
     study = Study(
         name=about.name,
         question=about.question,
         comparisons=about.comparisons[:1] if smoke else about.comparisons,
         paper=about.paper,
-        runs=tuple(run for run, _ in read.values()),
-        setting=_shared_setting(
-            {key: _flat(config) for key, (_, config) in read.items()},
-            overrides,
-            workdir,
-        ),
+        runs=tuple(runs[key] for key in overrides if key in runs),
+        setting=setting,
+        base=base,
+        missing=len(missing),
+        # Runs of seconds reach nothing, and need not have the arm.
+        bars={} if smoke else dict(about.bars),
     )
     _check_comparable(study)
     return study
+
+
+def _same_setting(
+    setting: Mapping[str, Any],
+    base: Mapping[str, Any],
+    stored: Study,
+    kept: Mapping[str, Run],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns `Study.setting` and `Study.base` of stored runs and new ones together.
+
+    `setting` and `base` are those of the new runs, empty without any; `kept` are the
+    stored ones.
+
+    Raises:
+        ValueError: if they differ in a field, or if a stored run has other values than
+            the sweep gives it.
+    """
+    for key, run in kept.items():
+        wanted = {k: x for k, x in overrides[key].items() if k != "seed"}
+        fields = {**vars(run), **run.others}
+        ours = run.others | {k: fields[k] for k in wanted if k in fields}
+        if json.dumps(ours, sort_keys=True) != json.dumps(wanted, sort_keys=True):
+            raise SeglossError(
+                f"study {stored.name}: the stored run {key} has {ours}, the sweep says "
+                f"{wanted}; results of different configs are never mixed. Delete "
+                "`results`, or go back to that sweep."
+            )
+    if not setting:
+        return dict(stored.setting), dict(stored.base)
+    ours, theirs = {**base, **setting}, {**stored.base, **stored.setting}
+    in_new = {k for key in overrides.keys() - kept.keys() for k in overrides[key]}
+    in_kept = {k for key in kept for k in overrides[key]}
+    for field in sorted(ours.keys() | theirs):
+        # Where all runs of one part change a field, the part has no value of the rest.
+        if (field not in ours and _is_under(field, in_new)) or (
+            field not in theirs and _is_under(field, in_kept)
+        ):
+            continue
+        new, old = (json.dumps(x.get(field, "missing")) for x in (ours, theirs))
+        if new != old:
+            raise SeglossError(
+                f"study {stored.name}: {field} is {new} in the new runs, {old} in the "
+                "stored ones; results of different configs are never mixed. Delete "
+                "`results`, or run the new ones with the config of the stored ones."
+            )
+    everything = theirs | ours
+    shared = {k: x for k, x in setting.items() if k in stored.setting}
+    return shared, {k: everything[k] for k in sorted(everything) if k not in shared}
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,8 +228,10 @@ def _shared_setting(
     configs: Mapping[str, Mapping[str, Any]],
     overrides: Mapping[str, Mapping[str, Any]],
     workdir: pathlib.Path,
-) -> dict[str, Any]:
-    """Returns the fields that no run overrides and that affect results.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the fields that affect results and that no run, or not all, override.
+
+    They are `Study.setting` and `Study.base`.
 
     Args:
         configs: all fields of each run, by its key.
@@ -168,7 +253,7 @@ def _shared_setting(
                     f"says {theirs!r}; results of different configs are never mixed. "
                     "Delete the folder and run it again, or go back to that sweep."
                 )
-    setting = {}
+    setting, base = {}, {}
     for field in dict.fromkeys(
         field for config in configs.values() for field in config
     ):
@@ -186,11 +271,14 @@ def _shared_setting(
                     f"{value!r} in {key}, {values[first]!r} in {first}. Delete the "
                     "runs that should not be, and run them again."
                 )
-        if len(values) == len(configs):
-            setting[field] = values[first]
-    if setting.get("model.pretrained"):
-        setting["model.pretrained"] = pathlib.PurePath(setting["model.pretrained"]).name
-    return setting
+        if values:
+            of_all = len(values) == len(configs)
+            (setting if of_all else base)[field] = values[first]
+    for fields in (setting, base):
+        if fields.get("model.pretrained"):
+            path = pathlib.PurePath(fields["model.pretrained"])
+            fields["model.pretrained"] = path.name
+    return setting, dict(sorted(base.items()))
 
 
 def save(study: Study, folder: str | pathlib.Path) -> None:
@@ -227,10 +315,8 @@ def load(folder: str | pathlib.Path) -> Study:
     for name in _FILES:
         if not (folder / name).exists():
             raise SeglossError(f"{folder / name} is missing; {_REMEDY}.")
-    try:
-        about = json.loads((folder / "study.json").read_text())
-    except ValueError as error:
-        raise SeglossError(f"{folder / 'study.json'} is damaged; {_REMEDY}.") from error
+    needs = ("comparisons",)
+    about = read_json(folder / "study.json", remedy=_REMEDY, needs=needs)
     digests = about.pop("sha256", {})
     for name in _FILES[1:]:
         if digests.get(name) != _sha256(folder / name):
@@ -252,11 +338,16 @@ def load(folder: str | pathlib.Path) -> Study:
     return study
 
 
+def check_complete(study: Study) -> None:
+    """Raises a ValueError if the study lacks runs: nobody looks at half a result."""
+    if study.missing:
+        raise SeglossError(f"study {study.name} lacks {study.missing} of its runs.")
+
+
 def _to_store(record: Study | Run) -> dict[str, Any]:
-    """Returns the fields for JSON: no runs, `per_image` or empty `accepted_code`."""
+    """Returns the fields for JSON: no runs, no `per_image`, no field that is empty."""
     left_out = {"runs", "per_image"}
-    if not getattr(record, "accepted_code", True):
-        left_out.add("accepted_code")
+    left_out |= {x for x in _IF_ANY if not getattr(record, x, True)}
     return {name: x for name, x in vars(record).items() if name not in left_out}
 
 

@@ -76,7 +76,10 @@ def settings_table(study: Study) -> Table:
     for arm, runs in study.arms.items():
         run = runs[0]
         losses = [run.loss] if isinstance(run.loss, dict) else run.loss
-        cells = (arm, " + ".join(map(describe, losses)), describe(run.sampler))
+        sampler = describe(run.sampler)
+        if run.others:
+            sampler += "; " + ", ".join(f"{k} {x}" for k, x in run.others.items())
+        cells = (arm, " + ".join(map(describe, losses)), sampler)
         seeds = ", ".join(str(r.seed) for r in runs)
         table.add_row(*map(Text, cells), f"{run.total_steps:,}", seeds)
     return table
@@ -88,13 +91,18 @@ def comparisons_table(comparisons: Sequence[Comparison], study: Study) -> Table:
     table.add_column("which shows")
     for name in list(SCORES.values())[1:]:
         table.add_column(name, justify="right")
-    for c in comparisons:
+    seeds = [len(study.pairs(c.arm, c.baseline)[0]) for c in comparisons]
+    differ = len(set(seeds)) > 1
+    if differ:
+        table.add_column("seeds", justify="right")
+    for c, n in zip(comparisons, seeds, strict=True):
         first, *others = c.scores.values()
         table.add_row(
             *map(Text, (c.arm, c.baseline, c.at)),
             points(first),
             verdict(first),
             *map(points, others),
+            *([str(n)] if differ else []),
         )
     table.caption = (
         "points (percent minus percent), with 95 % intervals of a paired bootstrap "
@@ -152,6 +160,7 @@ def paper_table(study: Study, reported: Sequence[Reported]) -> Table:
     """
     table = make_table(["batches", "score"], ["paper", "ours"])
     table.add_column("where in the paper")
+    several = len({row.loss for row in reported}) > 1
     for row in reported:
         runs, ours = arm_like(study, row), _DASH
         if runs:
@@ -159,8 +168,9 @@ def paper_table(study: Study, reported: Sequence[Reported]) -> Table:
             ours = percent(scores)
         wanted = "" if row.batch_cl is None else f", batch_cl {row.batch_cl}"
         places = {"figure": row.figure, "page": row.page}
+        loss = f"{row.loss.replace('_', ' ')}, " if several else ""
         table.add_row(
-            f"{row.sampler}, batch_max {row.batch_max}{wanted}",
+            f"{loss}{row.sampler}, batch_max {row.batch_max}{wanted}",
             SCORES[row.metric],
             f"{row.value:.3f}",
             ours,
@@ -212,7 +222,7 @@ def drawn_from(study: Study) -> str:
 
 def caveat(study: Study) -> str:
     """Warns how far the intervals can be trusted with these seeds and images."""
-    seeds = len({run.seed for run in study.runs})
+    seeds = min(map(len, study.arms.values()))
     images = images_with_class(study.runs[0])
     rare = [name for name, n in images.items() if 0 < n < MIN_IMAGES]
     text = (

@@ -5,10 +5,11 @@ from typing import Any
 
 import jinja2
 
+from experiments.analysis.bars import bars_of
 from experiments.analysis.compare import compare
 from experiments.analysis.figures import make_plots
 from experiments.analysis.paper import read_reported
-from experiments.analysis.store import Study
+from experiments.analysis.store import Study, check_complete
 from experiments.analysis.tables import caveat, make_tables
 
 
@@ -19,7 +20,11 @@ def contents(
 
     `paper_csv` has the numbers that the paper reports; `resamples` is the number of
     bootstrap resamples for the intervals.
+
+    Raises:
+        ValueError: if the study lacks runs.
     """
+    check_complete(study)
     reported = read_reported(study.paper, paper_csv)
     comparisons = compare(study, resamples=resamples)
     return {
@@ -28,6 +33,7 @@ def contents(
         "tables": make_tables(study, comparisons, reported),
         "plots": make_plots(study, comparisons, reported),
         "caveat": caveat(study),
+        "bars": bars_of(study),
     }
 
 

@@ -6,6 +6,7 @@ from matplotlib import style
 
 from experiments.analysis import tables
 from experiments.analysis.compare import conclusion
+from experiments.analysis.evidence import CSV_NAME, select_evidence, to_csv
 from experiments.analysis.panels import grid_figure
 from experiments.analysis.paper import PAPER_CSV
 from experiments.analysis.store import Study
@@ -60,12 +61,17 @@ def write_study(
 ) -> None:
     """Writes a study's plots to `folder/plots/` and its results to `folder/README.md`.
 
-    Other PNGs in `folder/plots/` are deleted. `paper_csv` and `resamples` are those of
-    `contents`.
+    Comparisons of Balance-batch with random batches also go to
+    `folder/balance_batch.csv`, which the page over all studies is made from. Other PNGs
+    in `folder/plots/` are deleted. `paper_csv` and `resamples` are those of `contents`.
+    Of a study that lacks runs, only their number is written.
 
     Raises:
         ValueError: if the README lacks the markers; see `check_place`.
     """
+    if study.missing:
+        _write_progress(study, folder)
+        return
     shown = contents(study, paper_csv=paper_csv, resamples=resamples)
     plots = shown["plots"]
     if "curves" in plots:
@@ -80,6 +86,10 @@ def write_study(
         if path.stem not in plots:
             path.unlink()
     comparisons = shown["comparisons"]
+    if found := select_evidence(study, comparisons):
+        write_text(folder / CSV_NAME, to_csv(found))
+    else:
+        (folder / CSV_NAME).unlink(missing_ok=True)
     parts = range(0, len(comparisons), _COMPARISONS_PER_TABLE)
     results = render(
         "readme.md.jinja",
@@ -92,3 +102,14 @@ def write_study(
         markdown_table=markdown_table,
     )
     replace_results(folder / "README.md", results)
+
+
+def _write_progress(study: Study, folder: pathlib.Path) -> None:
+    for path in (folder / "plots").glob("*.png"):
+        path.unlink()
+    done = len(study.runs)
+    replace_results(
+        folder / "README.md",
+        f"{done} of {done + study.missing} runs are done. Results are shown when all "
+        f"are, so that none\nof them decides when to stop.\n",
+    )

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.running.fingerprint import read_results
 from experiments.running.sweep import PlannedRun
 from segloss.report import make_table
 
@@ -51,7 +52,7 @@ class Curve:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             for line in file:
                 # The first and the last line may be incomplete.
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, LookupError, TypeError):
                     values = json.loads(line)
                     self.step = values["step"]
                     self.loss = values.get("loss", self.loss)
@@ -84,13 +85,13 @@ class Row:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has `results.json`, the last file that it writes."""
-        return (self.folder / "results.json").exists()
+        """Whether the run has a sound `results.json`, the last file that it writes."""
+        return read_results(self.folder) is not None
 
     @property
     def summary(self) -> dict[str, float]:
         """The scores in `results.json` of a finished run, by name."""
-        return json.loads((self.folder / "results.json").read_text())["summary"]
+        return read_results(self.folder)["summary"]
 
     def start_clock(self) -> None:
         """Starts to measure the speed from which `seconds_left` is estimated."""

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 import segloss
 from experiments.running.sweep import PlannedRun
 from segloss.errors import SeglossError
+from segloss.writing import read_json
 
 # The packages that affect results: numba plans batches, scipy measures distances,
 # dm-pix changes colours.
@@ -33,6 +35,7 @@ FREE = (
     "data.num_threads",
     "data.num_workers",
     "data.prefetch_batches",
+    "data.shared_files",
 )
 RECORD = "run.json"
 
@@ -121,6 +124,23 @@ def newest_checkpoint(folder: pathlib.Path) -> int | None:
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
+def read_results(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the contents of a run's `results.json`; None if the run is unfinished.
+
+    A run with a damaged `results.json` counts as unfinished, with a warning.
+    """
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    try:
+        remedy = "the run counts as unfinished, and is evaluated again when it resumes"
+        return read_json(path, remedy=remedy, needs={"summary": dict})
+    except SeglossError as error:
+        # From this line whoever calls, so that it is said once.
+        warnings.warn(str(error), stacklevel=1)
+        return None
+
+
 def has_begun(folder: pathlib.Path) -> bool:
     """Whether a run's folder has a checkpoint or `results.json`."""
     return (folder / "results.json").exists() or newest_checkpoint(folder) is not None
@@ -152,7 +172,7 @@ def check_unmixed(
     """
     begun = [(run, run.folder(workdir)) for run in runs]
     begun = [(run, folder) for run, folder in begun if has_begun(folder)]
-    records = [_read_json(folder / RECORD) for _, folder in begun]
+    records = [_read_record(folder) for _, folder in begun]
     accepted: dict[str, None] = {}
     for record in records:
         before = record.get("accepted_code", [])
@@ -175,8 +195,11 @@ def check_unmixed(
     return list(accepted)
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _read_record(folder: pathlib.Path) -> dict[str, Any]:
+    path, remedy = folder / RECORD, f"delete {folder} to run it anew"
+    if not path.exists():
+        return {}
+    return read_json(path, remedy=remedy, needs={"code": str, "config": str})
 
 
 def _differences(
@@ -203,7 +226,7 @@ def _differences(
             differences.append(f"the config changed: {'; '.join(fields)}.")
         try:
             # A run that is resumed checks its weights itself.
-            began_with = _read_json(folder / "results.json").get("pretrained")
+            began_with = (read_results(folder) or {}).get("pretrained")
             check_same_weights(run.config, began_with)
         except SeglossError as error:
             differences.append(f"the config changed: {error}")
@@ -235,7 +258,7 @@ def check_devices(runs: Iterable[PlannedRun], workdir: pathlib.Path) -> str | No
     for run in runs:
         folder = run.folder(workdir)
         if has_begun(folder):
-            files = (_read_json(folder / name) for name in ("results.json", RECORD))
+            files = (read_results(folder) or {}, _read_record(folder))
             if devices := next((f["devices"] for f in files if "devices" in f), None):
                 runs_on.setdefault(devices, []).append(run.key)
     if len(runs_on) > 1:

@@ -212,15 +212,13 @@ class _SlurmAttempt:
         if self._slurm.is_alive(self._submitted.job_id):
             self._over_since = None
             return None
-        if self._submitted.paths.result_pickle.exists():
-            if self._submitted.exception() is None:
-                return self._submitted.result()
-            return Outcome("crashed", error="it failed before it began")
+        tasks = range(self._submitted.num_tasks)
+        outcomes = [_outcome_of(self._submitted.task(i)) for i in tasks]
         self._over_since = self._over_since or time.monotonic()
         waited = time.monotonic() - self._over_since
         # A job that was cancelled in the queue leaves no file.
         late = waited > _FILES_WITHIN_SECONDS or self._stop_file.exists()
-        return _KILLED if late else None
+        return None if None in outcomes and not late else _combine(outcomes)
 
     def stop(self) -> None:
         self._stop_file.touch()
@@ -233,3 +231,24 @@ class _SlurmAttempt:
 
     def _cancel(self, how: str) -> None:
         subprocess.run(["scancel", how, self._submitted.job_id], capture_output=True)
+
+
+def _outcome_of(task: submitit.Job) -> Outcome | None:
+    """Returns how one process of a job ended; None if it has left no file."""
+    if not task.paths.result_pickle.exists():
+        return None
+    if task.exception() is None:
+        return task.result()
+    return Outcome("crashed", error="it failed before it began")
+
+
+def _combine(outcomes: Sequence[Outcome | None]) -> Outcome:
+    """Returns the outcome that says why the processes of a job ended together.
+
+    The others of a process that failed leave none, as they end at once.
+    """
+    for state in ("faulty", "crashed", "stopped", "done"):
+        for outcome in outcomes:
+            if outcome is not None and outcome.state == state:
+                return outcome
+    return _KILLED

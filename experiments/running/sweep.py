@@ -25,16 +25,20 @@ class StudyConfig:
     Attributes:
         question: the question that the study answers.
         comparisons: pairs of an arm (a setting that is trained) and its baseline arm.
-        paper: the loss in `paper.csv` with which results are shown, or None.
+        paper: the loss, or losses, in `paper.csv` with which results are shown; or
+            None.
         sweep: yields the arm, the seed and the changed fields of each run.
+        bars: mean IoU, from 0 to 1, by the arm that must reach it before differences
+            of the study count; fixed before the first run.
     """
 
     path: pathlib.Path
     question: str
     comparisons: tuple[tuple[str, str], ...]
-    paper: str | None
+    paper: str | Sequence[str] | None
     get_config: Callable[..., ConfigDict]
     sweep: Callable[[], Iterable[Mapping[str, Any]]]
+    bars: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -86,7 +90,7 @@ def load_study(path: str | pathlib.Path) -> StudyConfig:
 
     Raises:
         ValueError: if there is no such file, or it lacks `get_config`, `sweep`,
-            `QUESTION` or `COMPARISONS`.
+            `QUESTION` or `COMPARISONS`, or if its `BARS` are no scores by arm.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -96,6 +100,11 @@ def load_study(path: str | pathlib.Path) -> StudyConfig:
     for name in ("get_config", "sweep", "QUESTION", "COMPARISONS"):
         if name not in fields:
             raise SeglossError(f"{path} has no {name!r}; run.py takes single configs.")
+    bars = fields.get("BARS", {})
+    if not isinstance(bars, Mapping) or not all(0 < x < 1 for x in bars.values()):
+        raise SeglossError(
+            f"{path}: BARS maps arms to a mean IoU between 0 and 1, got {bars!r}."
+        )
     return StudyConfig(
         path=path,
         question=fields["QUESTION"],
@@ -103,6 +112,7 @@ def load_study(path: str | pathlib.Path) -> StudyConfig:
         paper=fields.get("PAPER"),
         get_config=fields["get_config"],
         sweep=fields["sweep"],
+        bars=dict(bars),
     )
 
 
@@ -156,15 +166,26 @@ def _replace(config: ConfigDict, field: str, value: Any) -> None:
 
 
 def check_comparisons(
-    comparisons: Iterable[Sequence[str]], runs: Iterable[PlannedRun]
+    comparisons: Iterable[Sequence[str]],
+    runs: Iterable[PlannedRun],
+    bars: Iterable[str] = (),
 ) -> None:
-    """Raises a ValueError unless each comparison is a pair of arms that have runs."""
+    """Checks that comparisons are pairs of arms that have runs, and `bars` such arms.
+
+    Raises:
+        ValueError: if one is not; it names the arms.
+    """
     arms = dict.fromkeys(run.arm for run in runs)
     for comparison in comparisons:
         if len(comparison) != 2 or not set(comparison) <= arms.keys():
             raise SeglossError(
                 f"COMPARISONS must hold pairs of arms, got {tuple(comparison)}; the "
                 f"arms are {', '.join(arms)}."
+            )
+    for arm in bars:
+        if arm not in arms:
+            raise SeglossError(
+                f"BARS must name arms, got {arm!r}; the arms are {', '.join(arms)}."
             )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.running.fingerprint import RECORD, code_fingerprint
+from experiments.running.fingerprint import RECORD, code_fingerprint, read_results
 from segloss.errors import SeglossError
 from segloss.locking import LOCK, locked
 from segloss.writing import write_json
@@ -63,20 +63,19 @@ class _Asked(BaseException):
     """Raised by a signal that comes outside of training and evaluation."""
 
 
-def run_job(job: Job) -> Outcome:
+def run_job(job: Job, *, in_cluster: bool = True) -> Outcome:
     """Trains a run, or resumes it, and returns how that ended.
 
-    Writes `run.json` and all that `segloss.train.train` writes to `job.folder`.
+    Writes `run.json` and all that `segloss.train.train` writes to `job.folder`. If the
+    job has several processes, all of them call this and train together; the first one
+    holds the folder and writes. `in_cluster` says whether to look for the others.
     """
     # Slurm sends SIGUSR2 at a job's time limit. During training and evaluation,
     # `segloss.train` handles SIGINT and SIGTERM instead, and saves its state.
     handlers = {signal.SIGINT: _ask, signal.SIGTERM: _ask, signal.SIGUSR2: _pass_on}
     with handling(handlers):
         try:
-            if job.stop_file.exists():
-                return Outcome("stopped")
-            with locked(job.folder):
-                return _train(job)
+            return _run_together(job, in_cluster)
         except _Asked:
             return Outcome("stopped", "its job was stopped before its first step")
         except Exception as error:
@@ -84,10 +83,21 @@ def run_job(job: Job) -> Outcome:
             return Outcome("crashed", f"{type(error).__name__}: {error}")
 
 
-def _train(job: Job) -> Outcome:
-    from segloss import train
+def _run_together(job: Job, in_cluster: bool) -> Outcome:
+    from segloss import hosts
 
-    if (job.folder / "results.json").exists():
+    hosts.start(detect=in_cluster)
+    with hosts.watched():
+        if hosts.of_first(job.stop_file.exists):
+            return Outcome("stopped")
+        with locked(job.folder) if hosts.is_first() else contextlib.nullcontext():
+            return _train(job)
+
+
+def _train(job: Job) -> Outcome:
+    from segloss import hosts, train
+
+    if hosts.of_first(lambda: read_results(job.folder) is not None):
         return Outcome("done")
     try:
         if code_fingerprint() != job.record["code"]:
@@ -95,8 +105,10 @@ def _train(job: Job) -> Outcome:
                 f"{job.folder}: the code changed since the sweep was started; start it "
                 "again."
             )
-        devices = claim_devices(job.devices_file)
-        write_json(job.folder / RECORD, job.record | {"devices": devices})
+        devices = _describe_devices()
+        if hosts.is_first():
+            claim_devices(job.devices_file, devices)
+            write_json(job.folder / RECORD, job.record | {"devices": devices})
         train.train(job.config, job.folder)
     except SeglossError as error:
         traceback.print_exc()
@@ -106,17 +118,25 @@ def _train(job: Job) -> Outcome:
     return Outcome("done")
 
 
-def claim_devices(path: pathlib.Path) -> str:
-    """Returns the devices of this process, such as "2 x NVIDIA A100".
+def _describe_devices() -> str:
+    """Returns the devices of this job, such as "2 x NVIDIA A100".
 
-    The first job of a sweep writes them to `path`; later jobs must have the same.
+    All processes of the job must call this, since JAX starts their devices together.
+    """
+    import jax
+
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def claim_devices(path: pathlib.Path, devices: str) -> None:
+    """Checks that all jobs of a sweep have the same devices.
+
+    The first job of a sweep writes its devices to `path`; later jobs must have the
+    same.
 
     Raises:
         ValueError: if `path` names other devices.
     """
-    import jax
-
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     own = path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}")
     own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text(devices)
@@ -132,11 +152,10 @@ def claim_devices(path: pathlib.Path) -> str:
             "devices are never mixed. Run it where there is the same, or choose "
             "another --workdir."
         )
-    return devices
 
 
 def _ask(number, frame):
-    raise _Asked
+    raise _Asked("a signal stopped the job before its first step")
 
 
 def _pass_on(number, frame):
@@ -179,7 +198,10 @@ def main(directory: pathlib.Path) -> None:
 
     Both files are in `directory`.
     """
-    outcome = run_job(pickle.loads((directory / JOB).read_bytes()))
+    # Trusted: SECURITY.md says why.
+    job = pickle.loads((directory / JOB).read_bytes())  # nosec B301
+    # A process of its own, even where the sweep itself runs as a task of Slurm.
+    outcome = run_job(job, in_cluster=False)
     write_json(directory / OUTCOME, dataclasses.asdict(outcome))
 
 

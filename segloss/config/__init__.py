@@ -13,6 +13,7 @@ from segloss.config.parsed import (
 )
 from segloss.config.parts import (
     WINDOW_FIELDS,
+    after_first,
     check_split,
     choose_sampler,
     choose_windows,
@@ -21,12 +22,13 @@ from segloss.config.parts import (
     make_configured_model,
     open_configured_dataset,
 )
-from segloss.config.paths import as_workdir, expand
+from segloss.config.paths import as_run_folder, as_workdir, expand
 from segloss.config.steps import to_steps
 from segloss.config.stored import (
     change_fields,
     check_same_config,
     check_same_weights,
+    describe_changes,
     differing_fields,
     flat_fields,
     read_config,
@@ -43,6 +45,8 @@ __all__ = [
     "Named",
     "RunConfig",
     "Term",
+    "after_first",
+    "as_run_folder",
     "as_workdir",
     "change_fields",
     "check_same_config",
@@ -50,6 +54,7 @@ __all__ = [
     "check_split",
     "choose_sampler",
     "choose_windows",
+    "describe_changes",
     "differing_fields",
     "expand",
     "find_ignored_classes",

@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "data": LOADING,
     "loss": ("weight",),
     "model": ("pretrained",),
+    "optimizer": ("loss_scale",),
     "sampler": ("min_pixels",),
 }
 

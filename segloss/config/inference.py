@@ -8,6 +8,8 @@ from segloss.errors import SeglossError
 
 # An image of Cityscapes: 1024x2048 pixels.
 MAX_PIXELS = 2**21
+# XLA ends the process at an array with more elements than 64 bits can count.
+LARGEST_SIDE = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,11 +86,11 @@ class Inference:
 
 
 def is_size(hw: Any) -> bool:
-    """Whether `hw` is a tuple of two positive integers."""
+    """Whether `hw` is a tuple of two integers in `[1, LARGEST_SIDE]`."""
     return (
         isinstance(hw, tuple)
         and len(hw) == 2
-        and all(isinstance(n, int) and n > 0 for n in hw)
+        and all(isinstance(n, int) and 0 < n <= LARGEST_SIDE for n in hw)
     )
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from segloss.config.inference import Inference, is_size
 from segloss.config.paths import expand
 from segloss.config.steps import INTERVALS, to_steps
-from segloss.data import ON_BAD_SAMPLE
+from segloss.data import ON_BAD_SAMPLE, Classes, parse_classes
 from segloss.devices import MAPPINGS
 from segloss.errors import SeglossError
 from segloss.losses import LOSSES, compound_loss, scalars_of, takes_masks
@@ -54,6 +54,11 @@ class DataConfig:
         prefetch_batches: number of batches that each reading process reads ahead.
         on_bad_sample: "raise" stops training at a sample that cannot be used; "skip"
             trains without it.
+        shared_files: whether the hosts of a run see the same files; False prepares the
+            dataset on each of them.
+        classes: the classes of the dataset that count, in the order of their ids; the
+            pixels of the others are void. A pair of a new name and a tuple of names
+            merges these classes. None has all classes as they are.
     """
 
     dataset: Named
@@ -62,6 +67,8 @@ class DataConfig:
     num_workers: int = 0
     prefetch_batches: int
     on_bad_sample: str = "raise"
+    shared_files: bool = True
+    classes: Classes | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +78,8 @@ class EvaluateConfig:
     Attributes:
         split: the split evaluated during training.
         final_split: the split evaluated after training.
-        batch_size: number of images in a batch, over all devices.
+        batch_size: number of images in a batch, over all devices; rounded up to a
+            multiple of their number.
         checkpoint: which checkpoint is used after training, "newest" or "best" (the
             highest mean IoU on `split`).
         patience: number of evaluations in a row without a higher mean IoU on `split`
@@ -98,8 +106,8 @@ class RunConfig:
     config they may be shares of `total_steps` (`segloss.config.steps.to_steps`).
 
     Attributes:
-        pretrained: file of pretrained weights that a new run starts from; None starts
-            from random weights.
+        pretrained: file, run or package of pretrained weights that a new run starts
+            from; None starts from random weights.
         loss: the terms of the loss, at least one.
         mapping: "pmap" or "shard_map"; see `segloss.devices.map_over_devices`.
     """
@@ -268,6 +276,13 @@ def _parse_data(fields: dict[str, Any]) -> DataConfig:
             f"config.data.on_bad_sample must be {_one_of(ON_BAD_SAMPLE)}, got "
             f"{loading['on_bad_sample']!r}."
         )
+    if not isinstance(loading["shared_files"], bool):
+        raise SeglossError(
+            "config.data.shared_files must be True or False, got "
+            f"{loading['shared_files']!r}."
+        )
+    if loading["classes"] is not None:
+        parse_classes(loading["classes"])
     for name in ("root", "data_dir"):
         if isinstance(path := fields.get(name), str):
             fields[name] = expand(f"config.data.{name}", path)
@@ -308,8 +323,8 @@ def _parse_schedule(section: Section, total_steps: int) -> Named:
 
 
 def _check_schedules(name: str, fields: Mapping[str, Any]) -> None:
-    """Checks that only numbers of a loss follow a schedule; ignores unknown fields."""
-    if name not in LOSSES:
+    """Checks that only numbers of a loss follow a schedule; ignores what is unknown."""
+    if not isinstance(name, str) or name not in LOSSES:
         return
     able = ("weight", *scalars_of(name))
     for field in inspect.signature(LOSSES[name]).parameters:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import socket
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from flax import linen as nn
 
+from segloss import hosts
 from segloss.config.parsed import Named, RunConfig, check_whole
 from segloss.data import (
     DATASETS,
@@ -23,12 +26,21 @@ from segloss.errors import SeglossError
 from segloss.models import make_model
 from segloss.registry import bind
 
+T = TypeVar("T")
+
 # Fields of `config.augment` for `Windows`; the others are arguments of `augment`.
 WINDOW_FIELDS = ("scale_range", "scales", "keep_classes")
 
 
 def open_configured_dataset(config: RunConfig) -> Dataset:
-    """Opens the dataset of a config; builds its records first if they are missing."""
+    """Opens the dataset of a config; builds its records first if they are missing.
+
+    One process builds them while the others of its run wait; see `after_first`.
+
+    Raises:
+        SeglossError: if the dataset cannot be opened or built, or differs between the
+            processes of the run in its samples or classes.
+    """
     name = config.data.dataset.name
     hyperparameters = config.data.dataset.hyperparameters
     if hyperparameters.get("root", "") is None and not hyperparameters.get("data_dir"):
@@ -37,15 +49,60 @@ def open_configured_dataset(config: RunConfig) -> Dataset:
             "--config.data.data_dir=DIR for a dataset that was prepared before."
         )
     bind("dataset", DATASETS, name, hyperparameters)
-    return open_dataset(name, **hyperparameters)
+    classes = config.data.classes
+    dataset = after_first(
+        config, lambda: open_dataset(name, classes=classes, **hyperparameters)
+    )
+    _check_same_on_all_hosts(dataset)
+    return dataset
 
 
-def check_split(dataset: Dataset, split: str) -> None:
-    """Raises ValueError if the dataset lacks the split; lists the splits it has."""
+def after_first(config: RunConfig, make: Callable[[], T]) -> T:
+    """Calls `make` in the process that prepares files first; then in all others.
+
+    This is the first process of the run, or of each host if they do not share files.
+    """
+    return hosts.after_first(make, on_each_host=not config.data.shared_files)
+
+
+def _check_same_on_all_hosts(dataset: Dataset) -> None:
+    """Raises SeglossError, in all processes, if the dataset of one of them differs."""
+    if hosts.process_count() == 1:
+        return
+    here = {
+        "fingerprint": dataset.fingerprint,
+        "classes": list(dataset.class_names),
+        "samples": {split: len(dataset.source(split)) for split in dataset.splits},
+    }
+    first, *others = hosts.exchange({"host": socket.gethostname(), "data": here})
+    for process, other in enumerate(others, start=1):
+        if other["data"] != first["data"]:
+            raise SeglossError(
+                f"config.data: {dataset.name} differs between hosts: its fingerprint "
+                f"is {other['data']['fingerprint']} for process {process} on host "
+                f"{other['host']} ({_describe(other['data'])}), but "
+                f"{first['data']['fingerprint']} for process 0 on host "
+                f"{first['host']} ({_describe(first['data'])}). Give all hosts the "
+                "same files."
+            )
+
+
+def _describe(data: dict[str, Any]) -> str:
+    samples = ", ".join(f"{n} in {split}" for split, n in data["samples"].items())
+    return f"{len(data['classes'])} classes; samples: {samples}"
+
+
+def check_split(
+    dataset: Dataset, split: str, *, where: str = "config.evaluate"
+) -> None:
+    """Raises ValueError if the dataset lacks the split; lists the splits it has.
+
+    `where` names the field or the flag that chose the split.
+    """
     if split not in dataset.splits:
         can_split = dataset.name == "folder" and "train" in dataset.splits
         raise SeglossError(
-            f"config.evaluate: {dataset.name} has no split {split!r}; "
+            f"{where}: {dataset.name} has no split {split!r}; "
             f"it has {', '.join(dataset.splits)}."
             + " With config.data.root, --config.data.val_fraction=0.1 makes it of a "
             "tenth of train." * (can_split and split == "val")

@@ -11,14 +11,20 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from segloss.config.parsed import OPTIONAL_FIELDS, READING_AHEAD, defaults
+from segloss.config.parts import WINDOW_FIELDS
 from segloss.config.paths import expand
 from segloss.config.steps import STEP_FIELDS, resolve_steps
 from segloss.data import DATASETS
-from segloss.errors import MissingFileError, SeglossError
-from segloss.models.pretrained import sha256_of
+from segloss.errors import MissingFileError, SeglossError, printable
+from segloss.models.pretrained import digest_of_weights
 from segloss.registry import hyperparameters_of
-from segloss.writing import write_json
+from segloss.remote import is_remote, opened
+from segloss.writing import read_json, write_json
 
+# What every stored config has; sections after the first.
+_SECTIONS = ("loss", "data", "sampler", "model", "optimizer", "schedule", "evaluate")
+
+_MAX_SHOWN = 200  # characters of a change in a message
 # Fields that may differ when a run resumes. Except for the first, they do not change
 # the final weights.
 _FREE_TO_CHANGE = (
@@ -35,31 +41,64 @@ _FREE_TO_CHANGE = (
     *(f"data.{field}" for field in READING_AHEAD),
     # A run that stopped at a bad sample may resume without that sample.
     "data.on_bad_sample",
+    # Where the files lie, as does `data.root`.
+    "data.shared_files",
 )
 
 
+# What never changes: a step is a position in the batches that follow from the seed, the
+# sampler and the windows that it plans with, and the weights are those of the model.
+_FIXED = ("seed", "sampler", "model", "data.crop_hw")
+_FIXED += tuple(f"augment.{field}" for field in WINDOW_FIELDS)
+
+
 def check_same_config(
-    config: ConfigDict, workdir: Path, *, free: Iterable[str] = _FREE_TO_CHANGE
-) -> None:
+    config: ConfigDict, workdir: Path, *, with_changes: bool = False
+) -> list[tuple[str, Any, Any]]:
     """Checks that a config equals the one stored in `workdir/config.json`.
+
+    Fields that do not change the final weights may differ, and so may `total_steps`.
 
     Args:
         config: the current config.
         workdir: directory of the run.
-        free: dotted paths of fields or sections that may differ.
+        with_changes: True also accepts changes of other fields, except for the seed,
+            the sampler, the crop windows and the model.
+
+    Returns:
+        The changes that were accepted because of `with_changes`: the dotted path of the
+        field, its stored value and its current value.
 
     Raises:
-        ValueError: if other fields differ; it lists them.
+        ValueError: if other fields differ; it lists them with both values.
     """
-    differing = [
-        f"{field} was {before!r}, is {now!r}"
-        for field, before, now in differing_fields(config, workdir, free=free)
-    ]
-    if differing:
-        raise SeglossError(
-            f"{workdir} holds a run with another config: {'; '.join(differing)}. "
+    changes = differing_fields(config, workdir)
+    free = _without({field: None for field, *_ in changes}, _FIXED)
+    fixed = [x for x in changes if x[0] not in free]
+    if with_changes and not fixed:
+        return changes
+    if changes:
+        remedy = (
+            "The seed, the sampler, the crop windows and the model of a run never "
+            "change: its steps are positions in the batches that follow from them, and "
+            "its weights are of that model. "
             "Choose another --workdir, or use the config of that run."
+            if fixed
+            else "Choose another --workdir, or use the config of that run, or resume "
+            "it with these changes by --resume_with_changes."
         )
+        if not any(x.name.isdecimal() for x in workdir.glob("checkpoints/*")):
+            remedy += f" It has no checkpoint yet: to start it anew, delete {workdir}."
+        raise SeglossError(
+            f"{workdir} holds a run with another config: "
+            f"{describe_changes(fixed if with_changes else changes)}. {remedy}"
+        )
+    return []
+
+
+def describe_changes(changes: Iterable[Sequence[Any]]) -> str:
+    """Describes changes (field, before, now), such as "seed was 0, is 1; ..."."""
+    return "; ".join(f"{field} was {was!r}, is {now!r}" for field, was, now in changes)
 
 
 def differing_fields(
@@ -96,15 +135,11 @@ def _agree(field: str, before: Any, now: Any) -> bool:
     return before == now
 
 
-def _digest_of_file(path: str) -> str | None:
-    return sha256_of(path) if Path(path).is_file() else None
-
-
 def check_same_weights(
     config: ConfigDict,
     began_with: Mapping[str, Any] | None,
     *,
-    digest_of: Callable[[str], str | None] = _digest_of_file,
+    digest_of: Callable[[str], str | None] = digest_of_weights,
 ) -> None:
     """Checks that a changed path of the pretrained weights leads to the same weights.
 
@@ -158,26 +193,29 @@ def _to_json(config: ConfigDict) -> Any:
     return json.loads(config.to_json_best_effort())
 
 
-def read_config(workdir: Path) -> ConfigDict:
-    """Reads the config of a run from `workdir/config.json`.
+def read_config(workdir: Path | str) -> ConfigDict:
+    """Reads the config of a run from `workdir/config.json`, locally or from a URL.
 
     Optional fields of `data` and `evaluate` that the file lacks get their defaults.
 
     Raises:
         FileNotFoundError: if there is no `config.json`.
-        ValueError: if it is not JSON.
+        ValueError: if it is damaged: not JSON, or no config.
     """
+    if is_remote(workdir):
+        with opened(workdir, only=("config.json",)) as local:
+            return read_config(local)
     path = workdir / "config.json"
     if not path.exists():
         raise MissingFileError(
             f"{path} is missing; train with this --workdir first, or give --config."
         )
-    try:
-        config = _with_tuples(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise SeglossError(
-            f"{path} is not a stored config ({error}); restore it, or give --config."
-        ) from error
+    remedy = (
+        "restore it from a copy; evaluation, prediction and export also take --config"
+    )
+    config = _with_tuples(read_json(path, remedy=remedy, needs=_SECTIONS))
+    if wrong := [x for x in _SECTIONS[1:] if not isinstance(config[x], dict)]:
+        raise SeglossError(f"{path} is damaged ({wrong[0]} is no section); {remedy}.")
     sections = {name: x | config.get(name, {}) for name, x in defaults().items()}
     return ConfigDict(config | sections)
 
@@ -212,8 +250,9 @@ def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
     """Returns a locked copy of a config with changes, such as `["evaluate.flip=True"]`.
 
     A value that is not a Python literal is taken as text. A dict, or a list of dicts,
-    replaces a whole section. A section with a `name` also takes fields that it lacks,
-    since the function that is chosen checks them.
+    replaces a whole section; a line says which fields that drops. A section with a
+    `name` also takes fields that it lacks, since the function that is chosen checks
+    them.
 
     Raises:
         ValueError: if a field cannot exist, or its value has another type.
@@ -221,9 +260,10 @@ def change_fields(config: ConfigDict, changes: Sequence[str]) -> ConfigDict:
     config = config.copy_and_resolve_references().unlock()
     for change in changes:
         field, equals, text = change.partition("=")
+        shown = printable(change[:_MAX_SHOWN])
         if not equals:
-            raise SeglossError(f"--set={change}: must be FIELD=VALUE.")
-        _set(config, field, _literal(text), change)
+            raise SeglossError(f"--set={shown}: must be FIELD=VALUE.")
+        _set(config, printable(field), _literal(text), shown)
     return config.lock()
 
 
@@ -249,6 +289,12 @@ def _set(config: ConfigDict, field: str, value: Any, change: str) -> None:
             f"--set={change}: {field} is a section; set one of its fields, such as "
             f"{field}.name, or replace it by {{'name': ...}}."
         )
+    if isinstance(before, ConfigDict) and isinstance(value, dict):
+        dropped = [f"{k}={x!r}" for k, x in before.items() if k not in value]
+        if dropped:
+            print(
+                f"--set={field}={{...}}: replaces the whole, drops {', '.join(dropped)}"
+            )
     # One loss may replace a list of losses, and a share a number of steps.
     any_type = is_section or field in STEP_FIELDS
     try:
@@ -258,12 +304,17 @@ def _set(config: ConfigDict, field: str, value: Any, change: str) -> None:
         raise SeglossError(
             f"--set={change}: the value must have the type of {before!r}."
         ) from error
+    # Names of fields that no config can have.
+    except (ValueError, AttributeError, KeyError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise SeglossError(f"--set={change}: cannot be a field ({reason}).") from error
 
 
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    # The last three are of a dict in a dict's key, and of brackets in brackets.
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return text
 
 

@@ -5,6 +5,7 @@ from segloss.data.bands import RGB, Bands, to_rgb
 from segloss.data.class_index import ClassIndex
 from segloss.data.crops import CropCounts, count_in_crops
 from segloss.data.daformer import read_daformer, write_daformer
+from segloss.data.datasets.chosen_classes import Choice, Classes, parse_classes
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
 from segloss.data.decoding.images import read_image
 from segloss.data.decoding.labels import read_labels
@@ -39,6 +40,7 @@ from segloss.data.samplers import (
     ClassUniform,
     ForegroundOversample,
     GreedyCover,
+    MatchedRandom,
     RandomBatch,
     RareClass,
     RepeatFactor,
@@ -61,15 +63,18 @@ __all__ = [
     "BalanceBatch",
     "Bands",
     "Batch",
+    "Choice",
     "ClassIndex",
     "ClassSets",
     "ClassUniform",
+    "Classes",
     "CropCounts",
     "Dataset",
     "ForegroundOversample",
     "GreedyCover",
     "InOrder",
     "Loading",
+    "MatchedRandom",
     "RandomBatch",
     "RareClass",
     "RepeatFactor",
@@ -87,6 +92,7 @@ __all__ = [
     "most_distinct_classes",
     "normalize",
     "open_dataset",
+    "parse_classes",
     "put_on_canvas",
     "read_daformer",
     "read_image",

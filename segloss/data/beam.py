@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from segloss.data.class_index import LabelCounter
+from segloss.data.datasets.chosen_classes import Classes
 from segloss.data.datasets.dataset import DATASETS, Dataset, open_dataset
 from segloss.data.datasets.tfds_dataset import ForeignDataset
 from segloss.registry import bind
@@ -21,6 +22,7 @@ def prepare_on_beam(
     *,
     runner: str = "DirectRunner",
     options: Sequence[str] = (),
+    classes: Classes | None = None,
     **hyperparameters: Any,
 ) -> Dataset:
     """Writes a dataset and the class index of each split with Beam, and opens it.
@@ -34,6 +36,7 @@ def prepare_on_beam(
         name: key of `DATASETS`.
         runner: name of the Beam runner; DirectRunner runs on this machine.
         options: Beam options, such as "--direct_num_workers=2".
+        classes: the classes to choose, see `Dataset.choose`; None has all.
         **hyperparameters: keyword arguments of `DATASETS[name]`. Every worker must see
             the files that they name, and `data_dir`, under the same paths.
 
@@ -48,7 +51,7 @@ def prepare_on_beam(
                 beam_runner=runner, beam_options=PipelineOptions([*options])
             )
         )
-    dataset = open_dataset(name, **hyperparameters)
+    dataset = open_dataset(name, classes=classes, **hyperparameters)
     for split in dataset.splits:
         if not dataset.class_index_path(split).exists():
             counter = dataset.label_counter(split)
@@ -71,7 +74,7 @@ def count_on_beam(
         runner: name of the Beam runner.
         options: Beam options.
     """
-    counter.parts_dir.mkdir(exist_ok=True)
+    counter.parts_dir.mkdir(parents=True, exist_ok=True)
     with beam.Pipeline(runner=runner, options=PipelineOptions([*options])) as pipeline:
         _ = (
             pipeline

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +16,12 @@ from PIL import Image
 
 from segloss.console import make_progress
 from segloss.data.loading.windows import Windows
-from segloss.errors import SeglossError
+from segloss.errors import SeglossError, printable
 from segloss.writing import replacing
 
 _TRAILER = b"\nsegloss class index of "
+_DIGEST = re.compile(rb"\nSHA-256 ([0-9a-f]{64})\n")
+_DIGEST_BYTES = 74
 
 
 @runtime_checkable
@@ -91,11 +95,16 @@ class ClassIndex:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the index to `path`; an existing file is replaced atomically.
 
-        The file is a .npy array that `np.load` reads, followed by the fingerprint.
+        The file is a .npy array that `np.load` reads, followed by the fingerprint and
+        a digest of all that precedes it.
         """
-        with replacing(path) as unfinished, unfinished.open("wb") as file:
-            np.save(file, np.asarray(self.pixel_counts))
-            file.write(_TRAILER + self.fingerprint.encode() + b"\n")
+        with replacing(path) as unfinished:
+            with unfinished.open("wb") as file:
+                np.save(file, np.asarray(self.pixel_counts))
+                file.write(_TRAILER + self.fingerprint.encode())
+            with unfinished.open("r+b") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.write(f"\nSHA-256 {digest}\n".encode())
 
     @classmethod
     def load(
@@ -105,6 +114,9 @@ class ClassIndex:
         shape: tuple[int, int] | None = None,
     ) -> "ClassIndex":
         """Opens an index that `save` wrote, and memory-maps its counts.
+
+        The file is read once and compared with its digest, which only those that
+        earlier versions wrote lack.
 
         Args:
             path: file written by `save`.
@@ -122,23 +134,28 @@ class ClassIndex:
             )
 
         try:
+            digest = _find_digest(path)
             counts = np.lib.format.open_memmap(path, mode="r")
             with open(path, "rb") as file:
                 file.seek(counts.offset + counts.nbytes)
                 trailer = file.read()
             if not (trailer.startswith(_TRAILER) and trailer.endswith(b"\n")):
                 raise SeglossError("it does not end in a fingerprint")
-            stored = trailer.removeprefix(_TRAILER).decode().strip()
-        except (ValueError, EOFError) as error:
-            # NumPy's messages about some headers span several lines.
-            reason = " ".join(str(error).split())
-            raise refuse(f"is damaged ({reason})") from error
+            trailer = trailer.removeprefix(_TRAILER).removesuffix(digest)
+            stored = " ".join(trailer.decode().split())
+        except OSError:
+            raise
+        # NumPy raises many kinds of errors, in several lines, on damaged headers.
+        except Exception as error:
+            reason = printable(" ".join(str(error).split()))
+            raise refuse(f"is damaged ({reason[:200]})") from error
         if counts.ndim != 2 or counts.dtype != np.int32:
             raise refuse(
                 f"must hold int32 [samples, classes], got {counts.dtype} "
                 f"{list(counts.shape)}"
             )
         if fingerprint not in (None, stored):
+            stored = printable(stored)
             raise refuse(f"belongs to dataset {stored}, but this is {fingerprint}")
         if shape not in (None, counts.shape):
             raise refuse(
@@ -147,6 +164,31 @@ class ClassIndex:
                 )
             )
         return cls(counts, stored)
+
+
+def _find_digest(path: str | os.PathLike[str]) -> bytes:
+    """Returns the last line of an index, which holds the SHA-256 of all before it.
+
+    Returns b"" if the file has none.
+
+    Raises:
+        SeglossError: if the file has another digest.
+    """
+    size = os.path.getsize(path)
+    left = max(0, size - _DIGEST_BYTES)
+    with open(path, "rb") as file:
+        file.seek(left)
+        line = file.read()
+        if not (stored := _DIGEST.fullmatch(line)):
+            return b""
+        file.seek(0)
+        digest = hashlib.sha256()
+        while part := file.read(min(left, 1 << 20)):
+            digest.update(part)
+            left -= len(part)
+    if digest.hexdigest().encode() != stored[1]:
+        raise SeglossError("its contents have changed since it was written")
+    return line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

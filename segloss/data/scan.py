@@ -28,8 +28,8 @@ from segloss.data.datasets.layouts import find_layout
 from segloss.data.datasets.pairs import Pair, guess_label_suffix, pair_up, relative
 from segloss.data.decoding.label_values import pack_colours
 from segloss.data.decoding.labels import RawLabels, read_raw_labels
-from segloss.data.decoding.opening import UnfitError
-from segloss.errors import SeglossError
+from segloss.data.decoding.opening import UnfitError, read_file
+from segloss.errors import SeglossError, explain
 from segloss.writing import write_text
 
 VOID = 255
@@ -117,7 +117,7 @@ def _read_all(result: Scan, pairs: list[Pair]) -> None:
 
     def read(pair: Pair) -> RawLabels | Fault:
         try:
-            return read_raw_labels(pair.labels.read_bytes())
+            return read_raw_labels(read_file(pair.labels))
         except UnfitError as error:
             name = relative(result.root, pair.labels)
             return Fault(name, error.rule, error.remedy, error.got)
@@ -252,8 +252,10 @@ def main(argv: Sequence[str]) -> None:
         else:
             write_text(path, make_classes(result))
             console.print(f"wrote {path}: rename its classes", soft_wrap=True)
-    except (SeglossError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        if line := explain(error):
+            sys.exit(f"error: {line}")
+        raise
     console.print(f"then: {_command(result)}", soft_wrap=True)
 
 

@@ -5,12 +5,15 @@ Compute them once on the host, before training, from `segloss.data.ClassIndex`: 
 gets weight 0.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float, Integer
 
 from segloss.errors import SeglossError
 
 PixelCounts = Integer[np.ndarray, "n c"]
+_CHUNK = 1 << 16  # images
 
 
 def median_frequency(pixel_counts: PixelCounts) -> Float[np.ndarray, " c"]:
@@ -89,7 +92,7 @@ def effective_number(
     _check("effective_number", pixel_counts)
     if not 0 <= beta < 1:
         raise SeglossError(f"effective_number: beta must be in [0, 1), got {beta}.")
-    images = (pixel_counts > 0).sum(axis=0)
+    images = sum((rows > 0).sum(axis=0) for rows in _chunks(pixel_counts))
     weights = _divide(1.0, 1.0 - np.power(float(beta), images))
     return weights / weights[images > 0].mean()
 
@@ -108,12 +111,20 @@ def _frequency(name: str, pixel_counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     freq(c) is 0 for a class that does not occur. `name` is the caller, for messages.
     """
     _check(name, pixel_counts)
-    counts = np.asarray(pixel_counts, np.int64)
-    in_its_images = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
+    pixels, in_its_images = np.zeros((2, pixel_counts.shape[1]), np.int64)
+    for rows in _chunks(pixel_counts):
+        pixels += rows.sum(axis=0)
+        in_its_images += ((rows > 0) * rows.sum(axis=1, keepdims=True)).sum(axis=0)
     seen = in_its_images > 0
     freq = np.zeros(len(seen))
-    freq[seen] = counts.sum(axis=0)[seen] / in_its_images[seen]
+    freq[seen] = pixels[seen] / in_its_images[seen]
     return freq, seen
+
+
+def _chunks(pixel_counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the rows as int64, some at a time: a mapped file may exceed the memory."""
+    for start in range(0, len(pixel_counts), _CHUNK):
+        yield np.asarray(pixel_counts[start : start + _CHUNK], np.int64)
 
 
 def _divide(numerator: float, divisor: np.ndarray) -> np.ndarray:

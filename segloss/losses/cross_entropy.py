@@ -22,6 +22,7 @@ from segloss.losses.check import (
 )
 from segloss.losses.reduce import (
     mean_over_pixels,
+    nonnegative,
     shares,
     valid_or_all,
     weight_of_label,
@@ -386,7 +387,7 @@ def _loss_and_weight(
     factors = jnp.ones_like(targets)
     if class_weights is not None:
         factors *= jnp.broadcast_to(
-            jnp.asarray(class_weights, targets.dtype), targets.shape
+            nonnegative(class_weights, targets.dtype), targets.shape
         )
     if soft:
         weights = (factors * targets).sum(axis=-1)

@@ -53,14 +53,8 @@ def soft_dice(
         denominator: "squared" for the formula above, or "linear" for
             `1 - 2 sum(min(p, t)) / (sum(p) + sum(t))`.
     """
-    check_choice("soft_dice", "denominator", denominator, ("squared", "linear"))
-
-    def cost(sums: RegionSums, smooth: Scalar) -> Float[Array, "rows c"]:
-        size = sums.over + sums.hits + sums.labelled
-        return safe_divide(sums.over + sums.under, size + smooth)
-
-    power = 2 if denominator == "squared" else 1
-    return mean_cost("soft_dice", cost, power, logits, labels, valid, **options)
+    how = dict(denominator=denominator, **options)
+    return _dice("soft_dice", logits, labels, valid, **how)
 
 
 @with_overlap_options
@@ -86,9 +80,30 @@ def log_cosh_dice(
         denominator: "squared" for sums of p^2 and t^2 in the denominator of Dice, or
             "linear" for sums of p and t; see `soft_dice`.
     """
-    dice = soft_dice(logits, labels, valid, denominator=denominator, **options)
+    how = dict(denominator=denominator, **options)
+    dice = _dice("log_cosh_dice", logits, labels, valid, **how)
     # log1p of cosh(x) - 1 = 2 sinh(x/2)^2: near x = 0, cosh(x) would round to 1.
     return jnp.log1p(2 * jnp.sinh(dice / 2) ** 2)
+
+
+def _dice(
+    name: str,
+    logits: Float[Array, "b *spatial c"],
+    labels: Labels,
+    valid: Bool[Array, "..."] | None,
+    *,
+    denominator: str,
+    **options: Unpack[OverlapOptions],
+) -> Float[Array, ""]:
+    """Computes `soft_dice`; `name` is the calling loss, for messages."""
+    check_choice(name, "denominator", denominator, ("squared", "linear"))
+
+    def cost(sums: RegionSums, smooth: Scalar) -> Float[Array, "rows c"]:
+        size = sums.over + sums.hits + sums.labelled
+        return safe_divide(sums.over + sums.under, size + smooth)
+
+    power = 2 if denominator == "squared" else 1
+    return mean_cost(name, cost, power, logits, labels, valid, **options)
 
 
 @jit("multi_label", "axis_name", scalars=["smooth"])

@@ -49,11 +49,20 @@ def weight_or_one(
     return jnp.where(valid, jnp.broadcast_to(weights, valid.shape), 0.0)
 
 
+def nonnegative(class_weights: ClassWeights, dtype: jnp.dtype) -> Float[Array, " c"]:
+    """Class weights as an array, with NaN for negative ones.
+
+    Under `jax.jit` no error can be raised for them.
+    """
+    weights = jnp.asarray(class_weights, dtype)
+    return jnp.where(weights >= 0, weights, jnp.nan)
+
+
 def weight_of_label(
     labels: Integer[Array, "*pixels"], class_weights: ClassWeights, dtype: jnp.dtype
 ) -> Float[Array, "*pixels"]:
     """Weight of each pixel's labelled class; 1 where the label is out of range."""
-    weights = jnp.asarray(class_weights, dtype)
+    weights = nonnegative(class_weights, dtype)
     known = (labels >= 0) & (labels < weights.size)
     of_class = jnp.broadcast_to(weights, (*labels.shape, weights.size))
     return jnp.where(known, at_label(of_class, labels), 1.0)
@@ -159,7 +168,7 @@ def mean_over_classes(
     """
     weights = jnp.ones(cost.shape[-1:], cost.dtype)
     if class_weights is not None:
-        weights = jnp.asarray(class_weights, cost.dtype)
+        weights = nonnegative(class_weights, cost.dtype)
     weights = jnp.where(takes_part, weights[None], 0.0)
     loss = (jnp.where(takes_part, cost, 0.0) * weights).sum(axis=-1)
     if normalize_by == "classes":

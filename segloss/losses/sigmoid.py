@@ -24,7 +24,12 @@ from segloss.losses.check import (
 )
 from segloss.losses.cross_entropy import NORMALIZATIONS
 from segloss.losses.numerics import widen
-from segloss.losses.reduce import mean_over_pixels, shares, valid_or_all
+from segloss.losses.reduce import (
+    mean_over_pixels,
+    nonnegative,
+    shares,
+    valid_or_all,
+)
 
 
 @jit(
@@ -84,6 +89,7 @@ def sigmoid_cross_entropy(
         name, logits, labels, valid, pixel_weights=pixel_weights, multi_label=True
     )
     weight = widen(jnp.asarray(1.0 if pos_weight is None else pos_weight))
+    weight = nonnegative(weight, weight.dtype)
     if weight.shape not in ((), logits.shape[-1:]):
         raise SeglossError(
             f"{name}: pos_weight must be a number or have shape {logits.shape[-1:]}, "

@@ -6,8 +6,10 @@ from typing import Any
 from flax import linen as nn
 
 from segloss.errors import SeglossError
+from segloss.models.backbone_unet import BackboneUNet
 from segloss.models.deeplab import DeepLabV2, DeepLabV3, DeepLabV3Plus
 from segloss.models.deeplab_v1 import DeepLabV1
+from segloss.models.efficientnet_lite import EfficientNetLite
 from segloss.models.fcn import FCN
 from segloss.models.multi_scale import MultiScale
 from segloss.models.resnet import ResNet
@@ -18,6 +20,7 @@ from segloss.models.vnet import VNet
 from segloss.registry import bind
 
 MODELS = {
+    "backbone_unet": BackboneUNet,
     "deeplab_v1": DeepLabV1,
     "deeplab_v2": DeepLabV2,
     "deeplab_v3": DeepLabV3,
@@ -78,10 +81,12 @@ __all__ = [
     "FCN",
     "MODELS",
     "VGG16",
+    "BackboneUNet",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
+    "EfficientNetLite",
     "MultiScale",
     "ResNet",
     "SegNet",

@@ -8,6 +8,9 @@ from flax import linen as nn
 
 from segloss.errors import SeglossError
 
+# XLA ends the process at an array with more elements than 64 bits can count.
+LARGEST = 2**20
+
 
 def check_hyperparameters(
     module: nn.Module,
@@ -21,7 +24,8 @@ def check_hyperparameters(
 
     Args:
         module: the module to check.
-        at_least: maps an attribute's name to its smallest allowed value.
+        at_least: maps an attribute's name to its smallest allowed value; the largest is
+            `LARGEST`.
         one_of: maps an attribute's name to its allowed values.
         odd: names of attributes that must be odd and at least 1.
         shares: names of attributes that must be in [0, 1).
@@ -33,6 +37,8 @@ def check_hyperparameters(
     for name, least in at_least.items():
         if (value := getattr(module, name)) < least:
             raise SeglossError(f"{network}: {name} must be >= {least}, got {value}.")
+        if value > LARGEST:
+            raise SeglossError(f"{network}: {name} must be <= {LARGEST}, got {value}.")
     for name, known in one_of.items():
         if (value := getattr(module, name)) not in known:
             raise SeglossError(

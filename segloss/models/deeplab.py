@@ -1,4 +1,4 @@
-"""DeepLab v2, v3 and v3+: three ways to classify the features of a dilated ResNet."""
+"""DeepLab v2, v3 and v3+: three ways to classify the features of a dilated network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,26 +8,29 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from segloss.errors import SeglossError
+from segloss.models.backbones import BACKBONES, check_only_resnet, make_backbone
 from segloss.models.checks import are_counts, check_hyperparameters
 from segloss.models.layers import Dropout, conv_norm, enlarge, he_normal
 from segloss.models.network import Network
-from segloss.models.norms import NormedModule
-from segloss.models.resnet import RESNET_STAGE_SIZES, ResNet
+from segloss.models.norms import NORMS, NormedModule
+
+_OF_RESNET = ("version", "multi_grid", "ceil_pool")
 
 
 class DeepLab(Network, kw_only=True):
-    """Base class of DeepLab v2, v3 and v3+: a ResNet backbone and a classifier.
+    """Base class of DeepLab v2, v3 and v3+: a dilated backbone and a classifier.
 
     A subclass defines the classifier, `_classify`.
 
     Adds these attributes to those of `Network`.
 
     Attributes:
-        backbone: "resnet50" or "resnet101".
-        stage_sizes: number of blocks in each stage of the backbone; None takes those of
-            `backbone`.
-        width: channels of the backbone's stem, 64 in the papers. The channels of all
-            other layers but the last are proportional to it.
+        backbone: "resnet50", "resnet101", or "efficientnet_lite0", "..1" or "..2".
+        stage_sizes: number of blocks in each stage of the backbone, four of a ResNet
+            and seven of an EfficientNet-Lite; None takes those of `backbone`.
+        width: channels of a ResNet's stem, 64 in the papers. The channels of all other
+            layers but the last are proportional to it. An EfficientNet-Lite has its own
+            widths, so `width` is for the classifier alone.
         version: variant of the ResNet, "v1" or "v1.5"; see `ResNet`.
         output_stride: stride of the last features of the backbone: 8, 16 or 32.
         multi_grid: factor per block on the last stage's dilation, or None; see
@@ -35,6 +38,9 @@ class DeepLab(Network, kw_only=True):
         ceil_pool: True rounds the output size of the first pooling up, as Caffe does.
         rates: dilations of the 3x3 convolutions applied in parallel to the last
             features.
+        backbone_norm: `norm` of the backbone alone; None takes `norm`. "frozen" keeps
+            the statistics of pretrained weights, while the layers above them, which
+            are random at first, are normalised by `norm`.
     """
 
     backbone: str = "resnet101"
@@ -45,9 +51,12 @@ class DeepLab(Network, kw_only=True):
     multi_grid: Sequence[int] | None = None
     ceil_pool: bool = False
     rates: Sequence[int] | None = None
+    backbone_norm: str | None = None
 
     def __post_init__(self):
-        check_hyperparameters(self, one_of=dict(backbone=tuple(RESNET_STAGE_SIZES)))
+        one_of = dict(backbone=BACKBONES, backbone_norm=(None, *NORMS))
+        check_hyperparameters(self, at_least=dict(width=1), one_of=one_of)
+        check_only_resnet(self, _OF_RESNET)
         if self.rates is not None and not are_counts(self.rates):
             raise SeglossError(
                 f"{type(self).__name__}: rates must be numbers >= 1, got {self.rates}."
@@ -67,17 +76,15 @@ class DeepLab(Network, kw_only=True):
         backbone = self._make_backbone(name="backbone")
         return self._classify(backbone(images, **apply), **apply)
 
-    def _make_backbone(self, **fields) -> ResNet:
-        sizes = self.stage_sizes
-        return ResNet(
-            stage_sizes=RESNET_STAGE_SIZES[self.backbone] if sizes is None else sizes,
-            width=self.width,
-            version=self.version,
+    def _make_backbone(self, **fields: Any) -> nn.Module:
+        norm = self.backbone_norm or self.norm
+        return make_backbone(
+            self.backbone,
+            stage_sizes=self.stage_sizes,
+            resnet=dict(width=self.width, **{x: getattr(self, x) for x in _OF_RESNET}),
             output_stride=self.output_stride,
-            multi_grid=self.multi_grid,
-            ceil_pool=self.ceil_pool,
             remat=self.remat,
-            **self.norm_fields,
+            **(self.norm_fields | {"norm": norm}),
             **fields,
         )
 
@@ -106,7 +113,7 @@ class DeepLabV2(DeepLab, kw_only=True):
 class DeepLabV3(DeepLab, kw_only=True):
     """DeepLab v3: Chen et al. 2017 (arXiv:1706.05587), sec. 3.3.
 
-    A ResNet, atrous spatial pyramid pooling (`ASPP`), dropout, a 3x3 and a 1x1
+    A backbone, atrous spatial pyramid pooling (`ASPP`), dropout, a 3x3 and a 1x1
     convolution. Follows torchvision without the auxiliary head; unlike the paper, it
     has ResNet v1.5 instead of v1, no multi-grid (the paper's best is (1, 2, 4)),
     dropout, and the 3x3 convolution.
@@ -138,7 +145,8 @@ class DeepLabV3(DeepLab, kw_only=True):
         x = ASPP(**fields, **self.norm_fields)(features[-1], **apply)
         dropout = Dropout(rate=self.dropout, axis_name=self.axis_name, name="dropout")
         x = dropout(x, train=train)
-        return self._head(self._refine(x, features[0], **apply))
+        fine = features[-4]  # at stride 4
+        return self._head(self._refine(x, fine, **apply))
 
     def _refine(
         self, x: Float[Array, "b h w c"], _: Float[Array, "b _ _ _"], **apply: Any

@@ -22,6 +22,7 @@ def conv_norm(
     norm_name: str,
     stride: int = 1,
     rate: int = 1,
+    padding: str | int | None = None,
     norm: str,
     dtype: str,
     **how: Any,
@@ -34,11 +35,11 @@ def conv_norm(
         size: kernel height and width, odd.
         conv: name of the convolution. It has a bias only if `norm` is "none".
         norm_name: name of the norm.
-        stride: stride of the convolution. Each side is padded by `rate * (size // 2)`
-            zeros, so the output size is ceil(input size / stride). XLA's "SAME" gives
-            this size, too, but at stride 2 it pads an even size less at the top and
-            left.
+        stride: stride of the convolution.
         rate: dilation of the kernel.
+        padding: None pads each side by `rate * (size // 2)` zeros, so the output size
+            is ceil(input size / stride). "SAME" gives this size, too, but at stride 2
+            it pads an even size less at the top and left, as TensorFlow does.
         norm: "batch", "frozen", "group" or "none"; see `apply_norm`.
         dtype: dtype of the computation and of the output; parameters are float32.
         **how: further arguments of `apply_norm`.
@@ -47,7 +48,7 @@ def conv_norm(
         features,
         (size, size),
         strides=stride,
-        padding=rate * (size // 2),
+        padding=rate * (size // 2) if padding is None else padding,
         kernel_dilation=rate,
         use_bias=norm == "none",
         kernel_init=he_normal,

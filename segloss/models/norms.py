@@ -12,7 +12,7 @@ from segloss.errors import SeglossError
 from segloss.models.checks import check_hyperparameters
 
 NORMS = ("batch", "frozen", "group", "none")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class BatchNorm(nn.Module, kw_only=True):
@@ -121,6 +121,7 @@ def apply_norm(
     name: str,
     norm: str,
     norm_momentum: float = 0.9,
+    epsilon: float = 1e-5,
     dtype: str,
     axis_name: str | None,
     train: bool,
@@ -137,6 +138,7 @@ def apply_norm(
             of groups is the largest power of two, at most 32, that divides the
             channels. "none" returns `x`.
         norm_momentum: fraction of the running statistics that a training step keeps.
+        epsilon: added to the variance.
         dtype: dtype of the output.
         axis_name: name of a pmap or shard_map axis whose devices share batch
             statistics.
@@ -147,12 +149,16 @@ def apply_norm(
     """
     if norm in ("batch", "frozen"):
         module = BatchNorm(
-            momentum=norm_momentum, dtype=dtype, axis_name=axis_name, name=name
+            momentum=norm_momentum,
+            epsilon=epsilon,
+            dtype=dtype,
+            axis_name=axis_name,
+            name=name,
         )
         return module(x, train=train and norm == "batch", sample_valid=sample_valid)
     if norm == "group":
         groups = math.gcd(32, x.shape[-1])
-        return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)(x)
+        return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, name=name)(x)
     return x
 
 
@@ -163,7 +169,8 @@ class NormedModule(nn.Module, kw_only=True):
         norm: "batch" (batch normalisation), "frozen" (the same, always by the running
             statistics), "group" (group normalisation) or "none".
         norm_momentum: fraction of the running statistics that a training step keeps.
-        dtype: dtype of the computation and of the output, "float32" or "bfloat16".
+        dtype: dtype of the computation and of the output: "float32", "bfloat16" or
+            "float16", which needs `config.optimizer.loss_scale` in training.
             Parameters and statistics are float32.
         axis_name: name of a pmap or shard_map axis whose devices share batch
             statistics.

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from segloss.models.checks import check_hyperparameters
+from segloss.errors import SeglossError
+from segloss.models.checks import LARGEST, check_hyperparameters
 from segloss.models.layers import (
     ConvNormReLU,
     UpConv,
@@ -47,6 +48,11 @@ class UNet(Network, kw_only=True):
     def __post_init__(self):
         at_least = dict(depth=0, width=1, input_stride=1)
         check_hyperparameters(self, at_least=at_least)
+        if self.width * 2 ** min(self.depth, 64) > LARGEST:
+            raise SeglossError(
+                "UNet: width * 2**depth, the features at the bottom, must be <= "
+                f"{LARGEST}, got width={self.width} and depth={self.depth}."
+            )
         super().__post_init__()
 
     @nn.compact

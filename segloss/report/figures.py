@@ -132,7 +132,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            lines[-1]["step"]
+        except (ValueError, LookupError, TypeError) as error:
             raise SeglossError(
                 f"{path}: line {number} is damaged; delete that line, or delete the "
                 "run's folder and run it again."

@@ -1,7 +1,7 @@
 """Training from a config."""
 
-from segloss.train.log import NonFiniteError
 from segloss.train.loop import Stopped, train
+from segloss.train.non_finite import NonFiniteError
 from segloss.train.optimizers import OPTIMIZERS, SCHEDULES
 from segloss.train.setup import make_setup
 

@@ -13,6 +13,9 @@ from rich.console import Console
 from segloss.config import make_configured_model, parse_named, read_config
 from segloss.errors import MissingFileError, SeglossError
 from segloss.models.pretrained import (
+    PACKAGES,
+    digest_of_weights,
+    find_weights,
     fit_bands,
     load_weights,
     put_into,
@@ -23,6 +26,7 @@ from segloss.train.setup import Setup
 from segloss.train.step import TrainState, make_state
 from segloss.trained.checkpoints import Checkpoints, Stored, flat_arrays
 from segloss.trained.classes import describe_changed_classes
+from segloss.trained.finite import check_finite
 
 _SHOWN = 3
 
@@ -35,6 +39,7 @@ def make_fresh_state(setup: Setup) -> TrainState:
         seed=setup.config.seed,
         image_hw=setup.config.data.crop_hw,
         num_bands=setup.dataset.bands.num_bands,
+        loss_scale=setup.config.optimizer.hyperparameters.get("loss_scale"),
     )
 
 
@@ -43,8 +48,8 @@ def make_first_state(
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """Makes the state of a run before its first step.
 
-    It has the weights of the file or the run at `config.model.pretrained`, if that is
-    set, and prints a line about them.
+    It has the weights of the file, the package or the run at
+    `config.model.pretrained`, if that is set, and prints a line about them.
 
     Returns:
         The state, and the origin of the weights: `file` and `sha256`, and `step` if
@@ -56,7 +61,7 @@ def make_first_state(
     path = setup.config.pretrained
     if not path:
         return make_fresh_state(setup), None
-    if Path(path).is_dir():
+    if _is_run(path):
         # Read first to report faults early: making a state may take a while.
         stored = _read_run(Path(path))
         state = make_fresh_state(setup)
@@ -64,11 +69,8 @@ def make_first_state(
         origin = {"file": path, "step": stored.step, "sha256": stored.digest}
         source = f"{path} at step {stored.step}"
     else:
-        if not Path(path).exists():
-            raise MissingFileError(
-                f"config.model.pretrained: there is no file and no run {path}."
-            )
-        weights = load_weights(path)
+        file = _find_file(path)
+        weights = load_weights(file)
         state = make_fresh_state(setup)
         num_outputs = setup.config.count_outputs(setup.dataset.num_classes)
         weights = fit_bands(weights, state.variables)
@@ -79,7 +81,7 @@ def make_first_state(
             f"{weights.num_parameters / 1e6:.2f} M parameters"
             f"{weights.adapted and ', ' + weights.adapted}"
         )
-        origin = {"file": path, "sha256": sha256_of(path)}
+        origin = {"file": path, "sha256": sha256_of(file)}
         source = path
     console.print(
         f"starts from the weights in {source}: {line}, SHA-256 {origin['sha256'][:16]}",
@@ -91,9 +93,25 @@ def make_first_state(
 
 def digest_of(path: str) -> str | None:
     """Returns the SHA-256 of the weights of a file or a run; None if there are none."""
-    if Path(path).is_dir():
+    if _is_run(path):
         return _read_run(Path(path)).digest
-    return sha256_of(path) if Path(path).is_file() else None
+    return digest_of_weights(path)
+
+
+def _is_run(path: str) -> bool:
+    return path not in PACKAGES and Path(path).is_dir()
+
+
+def _find_file(path: str) -> str:
+    try:
+        file = find_weights(path)
+    except SeglossError as error:
+        raise type(error)(f"config.model.pretrained: {error}") from error
+    if not Path(file).exists():
+        raise MissingFileError(
+            f"config.model.pretrained: there is no file and no run {path}."
+        )
+    return file
 
 
 def _read_run(run: Path) -> Stored:
@@ -109,6 +127,7 @@ def _read_run(run: Path) -> Stored:
         stored = checkpoints.read(which)
     if stored is None:
         raise SeglossError(f"config.model.pretrained: {directory} has no checkpoint.")
+    check_finite(stored)
     return stored
 
 

@@ -1,6 +1,7 @@
 """Prints before a run starts: its parts, and the classes that its batches will hold."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,6 +9,8 @@ from rich.console import Console
 
 from segloss.config import RunConfig, index_windows
 from segloss.data import BadSampleError, ClassSets, count_in_crops, count_rows
+from segloss.remote import shown
+from segloss.train.parameter_groups import trained_part
 from segloss.train.setup import Setup
 from segloss.train.start import Start
 from segloss.trained.evaluation import describe_large_images
@@ -19,18 +22,21 @@ _IMAGES = 200
 def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> None:
     """Prints the dataset, model, devices, steps, sampler, and classes in crops.
 
-    Also prints what is not read, void or absent in the dataset.
+    Also prints what is frozen in the model, and not read, void or absent in the
+    dataset.
     """
     dataset, step = setup.dataset, int(start.state.step)
-    parameters = sum(x.size for x in jax.tree.leaves(start.state.params))
+    parameters = _count(params := start.state.params)
+    frozen = parameters - _count(trained_part(setup.optimizer, params))
+    share = f" ({frozen / 1e6:.2f} M of them frozen)" if frozen else ""
     kind = "" if dataset.bands.is_rgb else f" ({dataset.bands})"
     lines = [
         f"{dataset.name}: {len(dataset.source('train'))} training images{kind} of "
         f"{dataset.num_classes} classes; {type(setup.model).__name__} with "
-        f"{parameters / 1e6:.2f} M parameters on {jax.device_count()} "
+        f"{parameters / 1e6:.2f} M parameters{share} on {jax.device_count()} "
         f"{jax.devices()[0].platform} device(s); "
         + (f"resumes from step {step} of " if step else "trains for ")
-        + f"{setup.config.total_steps} steps in {workdir}"
+        + f"{setup.config.total_steps} steps in {shown(workdir)}"
     ]
     if step and start.pretrained:
         lines.append(
@@ -51,6 +57,10 @@ def introduce(setup: Setup, start: Start, workdir: Path, console: Console) -> No
         lines.append(describe_large_images(dataset, split, evaluate.inference))
     for line in filter(None, lines):
         console.print(line, soft_wrap=True)
+
+
+def _count(params: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
 def describe_steps(config: RunConfig) -> str:

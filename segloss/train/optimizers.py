@@ -8,7 +8,11 @@ import optax
 
 from segloss.errors import SeglossError
 from segloss.registry import bind
-from segloss.train.parameter_groups import ParameterGroup, partition
+from segloss.train.parameter_groups import (
+    GroupedOptimizer,
+    ParameterGroup,
+    partition,
+)
 
 # Optax's ready-made optimizers tie the kind of weight decay to the optimizer. These are
 # chained from gradient transformations, so that `decay` can be chosen for each.
@@ -119,8 +123,8 @@ def sgd(
         decay: "l2" adds the weight decay to the clipped gradient, before momentum;
             "decoupled" adds it after momentum (Loshchilov and Hutter 2019,
             arXiv:1711.05101). The learning rate multiplies the sum in both cases.
-        clip_norm: largest L2 norm of the gradient of all parameters together. Clipping
-            comes first, before weight decay. None does not clip.
+        clip_norm: largest L2 norm of the gradient of all parameters together, without
+            frozen ones. Clipping comes first, before weight decay. None does not clip.
         accumulate_steps: number of steps to average the gradient over for one update;
             the average is clipped. The update uses the learning rate of the first of
             these steps. Steps left over at the end of a run cause no update.
@@ -157,8 +161,8 @@ def adamw(
             kernels only, not to biases and normalisation.
         decay: "decoupled" adds the weight decay to Adam's update, before the learning
             rate multiplies the sum; "l2" adds it to the clipped gradient, before Adam.
-        clip_norm: largest L2 norm of the gradient of all parameters together. Clipping
-            comes first, before weight decay. None does not clip.
+        clip_norm: largest L2 norm of the gradient of all parameters together, without
+            frozen ones. Clipping comes first, before weight decay. None does not clip.
         accumulate_steps: number of steps to average the gradient over for one update;
             the average is clipped. The update uses the learning rate of the first of
             these steps. Steps left over at the end of a run cause no update.
@@ -231,7 +235,8 @@ def _chain(
 
     known = {"groups": ParameterGroup}
     chosen = [bind(name, known, "groups", fields)() for fields in groups]
-    return accumulate(optax.chain(clip, partition(chosen, of_group)))
+    inner = accumulate(optax.chain(clip, partition(chosen, of_group)))
+    return GroupedOptimizer(inner, chosen)
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:

@@ -16,6 +16,7 @@ from segloss.config import (
     WINDOW_FIELDS,
     Named,
     RunConfig,
+    after_first,
     check_split,
     choose_sampler,
     choose_windows,
@@ -33,6 +34,7 @@ from segloss.errors import SeglossError
 from segloss.losses import compound_loss, inputs_of
 from segloss.losses.balancing import CLASS_WEIGHTS
 from segloss.registry import bind
+from segloss.train.loss_scaling import check_loss_scale
 from segloss.train.loss_schedules import (
     LOSS_SCHEDULES,
     Scheduled,
@@ -96,7 +98,7 @@ def make_setup(config: ConfigDict) -> Setup:
     check_split(dataset, run.evaluate.final_split)
     augmentation = functools.partial(augmentation, bands=dataset.bands)
     find_ignored_classes(run, dataset.class_names)
-    index = dataset.class_index("train")
+    index = after_first(run, lambda: dataset.class_index("train"))
     loss = make_configured_loss(run, terms, np.asarray(index.pixel_counts))
     uses_distances = any("distances" in inputs_of(term.name) for term in run.loss)
     num_outputs = run.count_outputs(dataset.num_classes)
@@ -104,7 +106,9 @@ def make_setup(config: ConfigDict) -> Setup:
         augmentation, loss, uses_distances, num_outputs, run.total_steps, dataset.bands
     )
     windows = make_windows(index)
-    planned = index_windows(dataset, index, run.sampler, windows)
+    planned = after_first(
+        run, lambda: index_windows(dataset, index, run.sampler, windows)
+    )
     sampler = make_sampler(index, planned)
     if sampler.batch_min == 1:
         _check_single_image(run, dataset)
@@ -244,7 +248,12 @@ def make_configured_schedule(config: RunConfig) -> optax.Schedule:
 def make_configured_optimizer(config: RunConfig) -> optax.GradientTransformation:
     """Makes the optimizer of a config, with its learning-rate schedule."""
     schedule = make_configured_schedule(config)
-    return _choose("optimizer", OPTIMIZERS, config.optimizer)(schedule)
+    name, hyperparameters = config.optimizer.name, config.optimizer.hyperparameters
+    check_loss_scale(hyperparameters.get("loss_scale"))
+    chosen = bind(
+        "optimizer", OPTIMIZERS, name, hyperparameters, elsewhere=["loss_scale"]
+    )
+    return chosen(schedule)
 
 
 def choose_terms(config: RunConfig) -> list[Term]:

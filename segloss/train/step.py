@@ -18,7 +18,10 @@ from segloss.data.loading.batches import Batch
 from segloss.devices import AXIS
 from segloss.losses import gradient_share
 from segloss.losses.diagnostics import pixel_share
+from segloss.train.loss_scaling import first_loss_scale, keep_if, scaled_value_and_grad
 from segloss.train.loss_schedules import ScheduledLoss, loss_at
+from segloss.train.non_finite import BATCH_STATS_FINITE
+from segloss.train.parameter_groups import put_back, trained_part
 from segloss.trained.inference import of_each_class
 
 
@@ -35,6 +38,8 @@ class TrainState:
     opt_state: optax.OptState
     # Raw key data, because checkpoints contain plain arrays.
     key: Any
+    # See `first_loss_scale`; empty without loss scaling.
+    loss_scale: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -49,11 +54,12 @@ def make_state(
     seed: int,
     image_hw: tuple[int, int],
     num_bands: int = 3,
+    loss_scale: float | str | None = None,
 ) -> TrainState:
     """Makes the state before the first step; the random weights depend on `seed`.
 
     The model is initialised with an image of height and width `image_hw` that has
-    `num_bands` bands.
+    `num_bands` bands. `loss_scale` is that of `first_loss_scale`.
     """
     init_key, key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, *image_hw, num_bands))
@@ -65,6 +71,7 @@ def make_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
         key=jax.random.key_data(key),
+        loss_scale=first_loss_scale(loss_scale),
     )
 
 
@@ -87,44 +94,76 @@ def train_step(
     `augment` is `segloss.data.augment` with its hyperparameters bound; `loss` takes
     logits, class ids and `valid`; `bands` are those of the images.
 
+    With loss scaling, a step whose gradient is NaN or infinite changes only `step` and
+    `loss_scale` of the state.
+
     Returns:
         The next state and scalars by name, both equal on all devices. The scalars are
-        `loss` of the global batch, `grad_norm` before clipping, `param_norm` after the
-        update, `classes_in_crops`, the number of distinct classes in the crops of the
-        global batch, and the scheduled hyperparameters of the loss.
+        `loss` of the global batch, `grad_norm` before clipping and without frozen
+        parameters, `param_norm` of all parameters after the update, `classes_in_crops`,
+        the number of distinct classes in the crops of the global batch, and the
+        scheduled hyperparameters of the loss; whether all batch statistics are finite;
+        and with loss scaling the scale and the number of skipped steps, in all and in a
+        row. If the batch has a `stop_signal`, the highest one of all devices is added.
     """
     loss, scheduled = loss_at(loss, state.step)
     images, labels, valid, inputs = _augmented(state, batch, augment)
 
-    def global_loss(params):
+    # Autodiff makes no backward pass for the parameters that stay frozen.
+    trained = trained_part(optimizer, state.params)
+
+    def global_loss(trained):
+        params = put_back(trained, state.params)
         logits, batch_stats = _forward(state, params, images, batch, model, bands)
         pairs = _pair_up(logits, labels, valid, inputs)
         with jax.named_scope("loss"):
             of_all = [loss(*each, axis_name=AXIS, **more) for *each, more in pairs]
         return sum(of_all), batch_stats
 
-    (value, batch_stats), grads = jax.value_and_grad(global_loss, has_aux=True)(
-        state.params
-    )
-    with jax.named_scope("gradients"):
-        grads = lax.pmean(grads, AXIS)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    state = state.replace(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-    )
+    finite, scaling = None, {}
+    if state.loss_scale:
+        (value, batch_stats), grads, finite, scaling = scaled_value_and_grad(
+            global_loss, trained, state.loss_scale
+        )
+    else:
+        differentiate = jax.value_and_grad(global_loss, has_aux=True)
+        (value, batch_stats), grads = differentiate(trained)
+        with jax.named_scope("gradients"):
+            grads = lax.pmean(grads, AXIS)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = put_back(optax.apply_updates(trained, updates), state.params)
+    updated = dict(params=params, batch_stats=batch_stats, opt_state=opt_state)
+    if finite is not None:
+        updated = keep_if(finite, updated, {k: getattr(state, k) for k in updated})
+    state = state.replace(step=state.step + 1, loss_scale=scaling, **updated)
     with jax.named_scope("metrics"):
         shares = pixel_share(labels, valid, num_classes=num_classes, axis_name=AXIS)
+    stop = {}
+    if "stop_signal" in batch:
+        stop["stop_signal"] = lax.pmax(batch["stop_signal"], AXIS)
     return state, {
         "loss": value,
         "grad_norm": optax.tree.norm(grads),
-        "param_norm": optax.tree.norm(params),
+        "param_norm": optax.tree.norm(state.params),
         "classes_in_crops": (shares > 0).sum(),
         **scheduled,
+        **_health(state),
+        **stop,
     }
+
+
+def _health(state: TrainState) -> dict[str, jax.Array]:
+    """Scalars that say whether training can continue from a state."""
+    scalars = {}
+    if stats := jax.tree.leaves(state.batch_stats):
+        # Training normalises by the statistics of the batch, so the loss stays finite
+        # when the running ones are not.
+        finite = jnp.stack([lax.is_finite(x).all() for x in stats]).all()
+        scalars[BATCH_STATS_FINITE] = finite
+    if scaling := state.loss_scale:
+        scalars["loss_scale"] = scaling["scale"]
+        scalars |= {x: scaling[x] for x in ("skipped_steps", "skipped_in_a_row")}
+    return scalars
 
 
 def attention_step(

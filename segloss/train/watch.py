@@ -24,8 +24,8 @@ class Watch:
     Args:
         setup: the model, dataset and loss of the run.
         console: prints the scores.
-        on_progress: called after every batch of an evaluation, which it may stop by
-            raising an exception.
+        on_progress: called after every batch of an evaluation, which it may stop, in
+            all processes, by raising `hosts.Interrupted`.
     """
 
     def __init__(self, setup: Setup, console: Console, on_progress: Callable[[], None]):
@@ -35,7 +35,10 @@ class Watch:
 
     @functools.cached_property
     def evaluation_step(self) -> Callable:
-        """`evaluation_step` mapped over devices; it uses a single scale and no flip."""
+        """`evaluation_step` mapped over the devices of this process.
+
+        It uses a single scale and no flip.
+        """
         return map_over_devices(
             evaluation_step,
             mapping=self._setup.config.mapping,
@@ -43,6 +46,8 @@ class Watch:
             inference=self._setup.config.evaluate.inference.in_one_look,
             num_classes=self._setup.dataset.num_classes,
             bands=self._setup.dataset.bands,
+            # Each process evaluates images of its own.
+            devices=jax.local_devices(),
         )
 
     @functools.cached_property
@@ -71,7 +76,11 @@ class Watch:
     def scores(self, state: TrainState, progress: Progress) -> dict[str, float]:
         """Evaluates a replicated state and returns its scores (`metrics.summary`).
 
-        A bar in `progress` shows the number of images evaluated.
+        The processes of the run share the images, and all return the same scores. A bar
+        in `progress` shows the number of images evaluated.
+
+        Raises:
+            hosts.Interrupted: in all processes, if `on_progress` raises it in one.
         """
         config, dataset = self._setup.config, self._setup.dataset
         split = config.evaluate.split

@@ -1,10 +1,14 @@
 """Saves and restores checkpoints by orbax, and passes over those that are damaged."""
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
 import math
+import os
+import shutil
 import uuid
 import warnings
 import zlib
@@ -16,19 +20,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from segloss import hosts
 from segloss.errors import MissingFileError, SeglossError
-from segloss.trained.digests import (
-    DamagedError,
-    check_digests,
-    describe_cause,
-    write_digests,
-)
+from segloss.remote import shown
+from segloss.trained.digests import DamagedError, check_digests, describe_cause
+from segloss.trained.orbax_parts import Best, make_handlers, only_this_process
 from segloss.writing import write_json
 
 # The items of a checkpoint that hold arrays, with the fields of the state in each.
 _ITEMS = {
     "variables": ("params", "batch_stats"),
-    "optimizer": ("step", "opt_state", "key"),
+    "optimizer": ("step", "opt_state", "key", "loss_scale"),
 }
 # Earlier versions wrote all fields as one item, without digests.
 _ALL_IN_ONE = "state"
@@ -108,6 +110,10 @@ class Checkpoints:
     digests of its contents. A checkpoint whose contents do not match them, or cannot be
     read, is damaged: reading passes over it with a warning.
 
+    In a run of several processes, all of them must call the same methods in the same
+    order. The first process alone uses the directory, and warns; it sends what it has
+    read to the others.
+
     Args:
         directory: created if missing, unless `read_only`.
         read_only: True only restores, and the directory must exist; False also saves.
@@ -117,23 +123,33 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
-        if read_only and not directory.is_dir():
-            raise MissingFileError(
-                f"{directory} has no checkpoint; train with this --workdir first."
-            )
+        if read_only:
+            if not hosts.of_first(directory.is_dir):
+                raise MissingFileError(
+                    f"{directory} has no checkpoint; train with this --workdir first."
+                )
+        elif hosts.is_first():
+            directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._scores: dict[int, float | None] = {}
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+        # Orbax starts the devices in the first process, which waits for all others.
+        jax.devices()
+        if hosts.is_first():
+            self._manager = self._make_manager(read_only)
+
+    def _make_manager(self, read_only: bool) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
-                    [ocp.checkpoint_managers.LatestN(n=2), _Best(self._rank)]
+                    [ocp.checkpoint_managers.LatestN(n=2), Best(self._rank)]
                 ),
                 # Orbax's own `read_only` would print a warning every time.
-                create=not read_only,
+                create=False,
                 cleanup_tmp_directories=not read_only,
+                multiprocessing_options=only_this_process(),
             ),
-            handler_registry=_make_handlers(),
+            handler_registry=make_handlers(_ITEMS),
         )
 
     def save(self, state: Any, *, mean_iou: float | None, meta: dict[str, Any]) -> None:
@@ -147,6 +163,8 @@ class Checkpoints:
             mean_iou: score of this state; None if it was not evaluated.
             meta: values that can be written as JSON.
         """
+        if not hosts.is_first():
+            return
         step = int(state.step)
         # A mean over no classes is NaN, and counts as not evaluated.
         if mean_iou is not None:
@@ -157,6 +175,7 @@ class Checkpoints:
             return
         # As arrays, because orbax restores NumPy's scalars as numbers of Python.
         state = jax.tree.map(np.asarray, state)
+        self._check_room(sum(array.nbytes for array in jax.tree.leaves(state)))
         items = {
             item: {field: getattr(state, field) for field in fields}
             for item, fields in _ITEMS.items()
@@ -171,6 +190,17 @@ class Checkpoints:
             ),
         )
 
+    def _check_room(self, num_bytes: int) -> None:
+        """Raises an `OSError` if arrays of `num_bytes` cannot fit on the disk.
+
+        TensorStore may crash the process if the disk fills up while it writes.
+        """
+        with contextlib.suppress(FileNotFoundError):  # orbax says that
+            free = shutil.disk_usage(self.directory).free
+            # Compressed, weights take about nine tenths.
+            if free < 0.9 * num_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _replace_score(self, step: int, mean_iou: float) -> None:
         # Orbax cannot change a checkpoint, and deleting it first could lose it. But the
         # score is a JSON file, which can be replaced atomically.
@@ -183,24 +213,27 @@ class Checkpoints:
         earlier = path / "metrics" / "metrics"
         return earlier if earlier.exists() else path / "score" / "metadata"
 
+    def _read_score(self, step: int) -> float | None:
+        path = self._score_path(step)
+        try:
+            return _parse_score(path)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            warnings.warn(
+                f"{shown(path)} is damaged ({describe_cause(error)}); the checkpoint "
+                "counts as not evaluated.",
+                stacklevel=2,
+            )
+            return None
+
     def _rank(self, step: int) -> tuple[float, int]:
         """Orders steps by their score; of equal scores, the newest is the best."""
         if step not in self._scores:
-            path = self._score_path(step)
-            try:
-                self._scores[step] = _read_score(path)
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                warnings.warn(
-                    f"{path} is damaged ({describe_cause(error)}); the checkpoint "
-                    "counts as not evaluated.",
-                    stacklevel=2,
-                )
-                self._scores[step] = None
+            self._scores[step] = self._read_score(step)
         score = self._scores[step]
         return -1.0 if score is None else score, step
 
     def read(
-        self, which: str = "newest", *, items: Sequence[str] = ("variables",)
+        self, which: str | int = "newest", *, items: Sequence[str] = ("variables",)
     ) -> Stored | None:
         """Reads some items of a checkpoint; None if there is no checkpoint.
 
@@ -209,37 +242,58 @@ class Checkpoints:
 
         Args:
             which: "newest" or "best", which is the highest mean IoU, and the newest if
-                no checkpoint has a score.
+                no checkpoint has a score; or the step of a checkpoint.
             items: "variables" holds `params` and `batch_stats`, and "optimizer" the
                 other fields of the state.
 
         Raises:
             SeglossError: if there are checkpoints, and all are damaged.
         """
+        found = self._find(which, items) if hosts.is_first() else (None, [])
+        stored, damaged = found
+        about = stored and (stored.step, stored.meta)
+        about, damaged = hosts.exchange((about, damaged))[0]
+        if about is None and damaged:
+            # Then the damage may be outside the weights.
+            weights = "optimizer" in items and (
+                "; --config.model.pretrained=RUN there starts from the weights of this "
+                "run if they are sound"
+            )
+            raise SeglossError(
+                f"{'; '.join(damaged)}; none is left; restore one from a "
+                f"copy, or choose another --workdir{weights or ''}."
+            )
+        if about is None:
+            return None
+        step, meta = about
+        for fault in damaged if hosts.is_first() else ():
+            warnings.warn(f"{fault}; checkpoint {step} is used instead.", stacklevel=2)
+        arrays = hosts.arrays_of_first(stored and stored.arrays)
+        return Stored(self.directory / str(step), step=step, meta=meta, arrays=arrays)
+
+    def _find(
+        self, which: str | int, items: Sequence[str]
+    ) -> tuple[Stored | None, list[str]]:
+        """Reads the first sound checkpoint in the order of `which`.
+
+        Returns:
+            The checkpoint, None if none is sound, and a line about each damaged one
+            before it.
+        """
         damaged = []
         for step in self._in_order(which):
             path = self.directory / str(step)
             try:
-                stored = self._read(step, items)
+                return self._read(step, items), damaged
             except DamagedError as error:
                 if path.is_dir():  # otherwise a run just removed this old checkpoint
-                    damaged.append(f"checkpoint {path} is damaged ({error})")
-                continue
-            for fault in damaged:
-                warnings.warn(
-                    f"{fault}; checkpoint {step} is used instead.", stacklevel=2
-                )
-            return stored
-        if damaged:
-            raise SeglossError(
-                f"{'; '.join(damaged)}; none is left; restore one from a "
-                "copy, or choose another --workdir; --config.model.pretrained=RUN "
-                "there starts from the weights of this run if they are sound."
-            )
-        return None
+                    damaged.append(f"checkpoint {shown(path)} is damaged ({error})")
+        return None, damaged
 
-    def _in_order(self, which: str) -> list[int]:
+    def _in_order(self, which: str | int) -> list[int]:
         steps = self._manager.all_steps()
+        if isinstance(which, int):
+            return [which] if which in steps else []
         rank = self._rank if which == "best" else None
         return sorted(steps, key=rank, reverse=True)
 
@@ -289,6 +343,8 @@ class Checkpoints:
 
         A run that resumes from `step` found them damaged, and writes these steps again.
         """
+        if not hosts.is_first():
+            return
         later = [x for x in self._manager.all_steps() if x > step]
         for number in later:
             path = self.directory / str(number)
@@ -296,52 +352,15 @@ class Checkpoints:
         if later:
             self._manager.reload()
 
+    def wait(self) -> None:
+        """Waits until all checkpoints are written; any thread may call it."""
+        if hosts.is_first():
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
         """Waits until all checkpoints are written, then releases orbax's resources."""
-        self._manager.close()
-
-
-class _DigestedArrays(ocp.PyTreeCheckpointHandler):
-    """Stores a tree of arrays, and digests of its files."""
-
-    def finalize(self, directory: Any) -> None:
-        """Called in the background, before the checkpoint gets its name."""
-        super().finalize(directory)
-        write_digests(Path(directory))
-
-
-class _DigestedJson(ocp.JsonCheckpointHandler):
-    """Stores a JSON file, and its digest."""
-
-    def finalize(self, directory: Any) -> None:
-        """Called in the background, before the checkpoint gets its name."""
-        super().finalize(directory)
-        write_digests(Path(directory))
-
-
-def _make_handlers() -> ocp.handlers.CheckpointHandlerRegistry:
-    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    for item in _ITEMS:
-        arrays = _DigestedArrays()
-        handlers.add(item, ocp.args.PyTreeSave, arrays)
-        handlers.add(item, ocp.args.PyTreeRestore, arrays)
-    values = _DigestedJson()
-    handlers.add("meta", ocp.args.JsonSave, values)
-    handlers.add("meta", ocp.args.JsonRestore, values)
-    return handlers
-
-
-@dataclasses.dataclass(frozen=True)
-class _Best(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the checkpoint with the highest `rank` of its step."""
-
-    rank: Any
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> Sequence[bool]:
-        best = max((x.step for x in checkpoints), key=self.rank, default=None)
-        return [x.step == best for x in checkpoints]
+        if hosts.is_first():
+            self._manager.close()
 
 
 def flat_arrays(tree: Any) -> dict[str, Any]:
@@ -361,11 +380,11 @@ def _describe(array: Any) -> str:
 
 
 def _checked_score(mean_iou: float | None) -> dict[str, Any]:
-    """Makes the contents of a score file, which `_read_score` checks."""
+    """Makes the contents of a score file, which `_parse_score` checks."""
     return {"mean_iou": mean_iou, "crc32": zlib.crc32(repr(mean_iou).encode())}
 
 
-def _read_score(path: Path) -> float | None:
+def _parse_score(path: Path) -> float | None:
     score = json.loads(path.read_text())
     mean_iou = score["mean_iou"]
     if path.name == "metrics":  # of an earlier version, with -1 for None

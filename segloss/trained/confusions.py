@@ -2,12 +2,16 @@
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int
 
+from segloss import hosts
+
+# A process sends its counts in parts of about this size.
+_PART_BYTES = 2**20
 _CELL = np.dtype([("place", np.int32), ("pixels", np.int32)])
 
 
@@ -36,8 +40,48 @@ class ConfusionStore:
             cells = np.empty(len(places), _CELL)
             cells["place"] = places
             cells["pixels"] = confusion.ravel()[places]
-            self._spans[i] = self._file.tell(), len(cells)
-            self._file.write(cells.tobytes())
+            self._append(i, cells.tobytes())
+
+    def gather(self) -> None:
+        """Moves what the stores of all processes hold to that of the first process.
+
+        All processes must call it, after the last `add`. They send a few images at a
+        time.
+        """
+        hosts.send_to_first(self._parts(), self._add_part)
+
+    def _append(self, i: int, cells: bytes) -> None:
+        self._file.seek(0, os.SEEK_END)
+        self._spans[i] = self._file.tell(), len(cells) // _CELL.itemsize
+        self._file.write(cells)
+
+    def _read(self, i: int) -> bytes:
+        start, count = self._spans[i]
+        self._file.seek(start)
+        return self._file.read(count * _CELL.itemsize)
+
+    def _parts(self) -> Iterator[bytes]:
+        """Yields the images with counts in parts.
+
+        A part is, in int64, the number of its images, and the position and number of
+        cells of each one; then their cells.
+        """
+        sizes = self._spans[:, 1] * _CELL.itemsize
+        part_of = np.cumsum(sizes) // _PART_BYTES
+        for part in np.unique(part_of):
+            ids = np.flatnonzero((part_of == part) & (sizes > 0))
+            if len(ids):
+                head = [len(ids), *ids, *self._spans[ids, 1]]
+                cells = map(self._read, ids)
+                yield np.array(head, np.int64).tobytes() + b"".join(cells)
+
+    def _add_part(self, sender: int, part: bytes) -> None:
+        start = 8 + 16 * int(np.frombuffer(part, np.int64, 1)[0])
+        ids, counts = np.frombuffer(part[8:start], np.int64).reshape(2, -1)
+        for i, count in zip(ids, counts, strict=True):
+            stop = start + int(count) * _CELL.itemsize
+            self._append(i, part[start:stop])
+            start = stop
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `per_image`, int32 `[n, c, c]`, to an .npz file for `np.load`.
@@ -54,9 +98,8 @@ class ConfusionStore:
             archive.open("per_image.npy", "w", force_zip64=True) as array,
         ):
             np.lib.format.write_array_header_1_0(array, header)
-            for start, count in self._spans:
-                self._file.seek(start)
-                cells = np.frombuffer(self._file.read(count * _CELL.itemsize), _CELL)
+            for i in range(len(self._spans)):
+                cells = np.frombuffer(self._read(i), _CELL)
                 confusion = np.zeros(self._shape[1:], np.int32)
                 confusion.ravel()[cells["place"]] = cells["pixels"]
                 array.write(confusion.tobytes())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from segloss.console import make_console
 from segloss.data import round_up
 from segloss.errors import SeglossError
 from segloss.provenance import versions
+from segloss.remote import opened, shown
 from segloss.trained.inference import predict_labels
 from segloss.trained.model import TrainedModel, load_trained
 from segloss.writing import replacing_folder, write_json
@@ -24,7 +26,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def export(
     config: ConfigDict, workdir: str | Path, *, image_hw: tuple[int, int] | None = None
-) -> Path:
+) -> Path | str:
     """Exports a run's model, with its weights and preprocessing, by `jax.export`.
 
     Writes three files:
@@ -34,7 +36,7 @@ def export(
       uint8 `[b, h, w]` (uint16 if there are more than 256 classes). Images are
       predicted whole, whatever `max_pixels` is.
     - `exported/model.json` describes the bands of the images, the classes and the
-      origin of the model.
+      origin of the model, and has the SHA-256 of `model.bin`.
     - `exported/serving.py` loads the model; it needs only jax, numpy and flatbuffers.
 
     The files of an earlier export are replaced together, once all three are written;
@@ -45,12 +47,12 @@ def export(
 
     Args:
         config: the run's config; `config.evaluate` controls how images are predicted.
-        workdir: directory of the run.
+        workdir: directory of the run, a path or a URL such as `gs://bucket/run`.
         image_hw: height and width of the images that the exported model takes; None
             allows any size.
 
     Returns:
-        The directory of the three files.
+        The directory of the three files; a URL if `workdir` is one.
 
     Raises:
         FileNotFoundError: if the run has no checkpoint.
@@ -67,7 +69,13 @@ def export(
             "config.evaluate.window_hw: the number of windows depends on the size of "
             "the images; add --size=HEIGHT,WIDTH."
         )
-    trained = load_trained(config, Path(workdir))
+    with opened(workdir) as local:
+        return _export(load_trained(config, local), local, image_hw)
+
+
+def _export(
+    trained: TrainedModel, workdir: Path, image_hw: tuple[int, int] | None
+) -> Path | str:
     exported = make_exported(trained, image_hw)
     about = {
         "image_hw": image_hw and list(image_hw),
@@ -82,13 +90,15 @@ def export(
         "commit": trained.commit,
         "versions": versions(),
     }
-    directory = Path(workdir) / "exported"
+    directory = workdir / "exported"
     with replacing_folder(directory) as unfinished:
-        (unfinished / "model.bin").write_bytes(exported.serialize())
+        content = exported.serialize()
+        about["sha256"] = hashlib.sha256(content).hexdigest()
+        (unfinished / "model.bin").write_bytes(content)
         shutil.copy(serving.__file__, unfinished)
         write_json(unfinished / "model.json", about)
-    make_console().print(f"exported model: {directory}", soft_wrap=True)
-    return directory
+    make_console().print(f"exported model: {shown(directory)}", soft_wrap=True)
+    return shown(directory)
 
 
 def make_exported(
@@ -112,7 +122,8 @@ def make_exported(
             raise
         raise SeglossError(
             f"{type(trained.model).__name__} cannot be exported for images of any "
-            f"size; add --size=HEIGHT,WIDTH. ({str(error).splitlines()[0]})"
+            "size; add --size=HEIGHT,WIDTH or, for a backbone of EfficientNet-Lite, "
+            f"--set=evaluate.size_multiple=32. ({str(error).splitlines()[0]})"
         ) from error
 
 

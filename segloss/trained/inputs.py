@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segloss.data import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from segloss.data.datasets.layouts import IMAGE_NAMES, LABEL_NAMES
-from segloss.errors import MissingFileError, SeglossError
+from segloss.errors import MissingFileError, SeglossError, printable
 
 # The file that `predict` writes into each of its folders.
 MANIFEST = "predictions.jsonl"
@@ -36,17 +36,6 @@ class Tally:
     def __str__(self) -> str:
         more = self.count - len(self._shown)
         return ", ".join(self._shown) + f" and {more:,} more" * (more > 0)
-
-
-def printable(text: str) -> str:
-    r"""Escapes line breaks, terminal codes and bytes that are no text, as `\x1b`.
-
-    >>> printable("red\x1b[31m.png")
-    'red\\x1b[31m.png'
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +122,24 @@ class Input:
 
     def _walk(self, folder: Path, left_out: Tally) -> Iterator[tuple[Path, list[str]]]:
         """Yields each folder with the sorted names of its image files."""
-        try:
-            found = _list(folder)
-        except OSError:
-            # Reading it as an image says why.
-            yield folder.parent, [folder.name]
-            return
+        waiting = [folder]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                found = _list(folder)
+            except OSError:
+                # Reading it as an image says why.
+                yield folder.parent, [folder.name]
+                continue
+            images, entered = self._choose(folder, found, left_out)
+            if images:
+                yield folder, images
+            waiting += [folder / name for name in reversed(entered)]
+
+    def _choose(
+        self, folder: Path, found: Sequence[os.DirEntry], left_out: Tally
+    ) -> tuple[list[str], list[str]]:
+        """Returns the images and the folders to enter, of what a folder holds."""
         images, entered, hidden = [], [], set()
         if only := _only_image_folder(found):
             hidden = {e.name for e in found if _is_folder(e, LABEL_NAMES)}
@@ -150,10 +151,7 @@ class Input:
             images = [e.name for e in found if _is_image(e)]
         for name in sorted({e.name for e in found}.difference(images, entered, hidden)):
             left_out.add((folder / name).relative_to(self.start))
-        if images:
-            yield folder, images
-        for name in entered:
-            yield from self._walk(folder / name, left_out)
+        return images, entered
 
     def _is_entered(self, folder: Path) -> bool:
         return folder not in self.skipped and not os.path.exists(folder / MANIFEST)

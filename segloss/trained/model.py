@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from jaxtyping import Float32, Shaped, UInt
 from ml_collections import ConfigDict
 
 from segloss.config import Inference, RunConfig, make_configured_model, parse_config
-from segloss.data import put_on_canvas
+from segloss.data import Choice, put_on_canvas
 from segloss.data.bands import RGB, Bands, class_dtype
 from segloss.errors import MissingFileError
+from segloss.remote import opened
 from segloss.trained.checkpoints import Checkpoints
+from segloss.trained.finite import check_finite
 from segloss.trained.inference import predict_labels, predict_labels_and_probs
+from segloss.trained.memory import memory_named
 from segloss.trained.tiles import Tile, Tiling, plan_tiles
 
 
@@ -36,6 +40,7 @@ class TrainedModel:
         commit: commit of the code that trained the model; None if unknown.
         bands: the bands of the images that the model was trained on.
         fingerprint: that of the dataset that it was trained on; None if unknown.
+        choice: how its classes were chosen of those of the dataset; None has all.
     """
 
     model: nn.Module
@@ -52,6 +57,9 @@ class TrainedModel:
     pretrained: dict[str, Any] | None
     bands: Bands = RGB
     fingerprint: str | None = None
+    choice: Choice | None = None
+    # Changes of the config with which training was resumed; see `segloss.train.start`.
+    changes: tuple[dict[str, Any], ...] = ()
 
     @functools.cached_property
     def _predict(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -110,8 +118,29 @@ class TrainedModel:
         for tile in tiling.tiles:
             top, left = tile.corner
             part = image[top : top + tile_h, left : left + tile_w]
-            canvas = put_on_canvas(part, tiling.tile_hw, self.bands)
-            yield tile, predict(canvas[None], np.array([part.shape[:2]]))
+            with self._memory_named(image, tiling):
+                canvas = put_on_canvas(part, tiling.tile_hw, self.bands)
+                predicted = predict(canvas[None], np.array([part.shape[:2]]))
+                jax.block_until_ready(predicted)
+            yield tile, predicted
+
+    def _memory_named(
+        self, image: Shaped[np.ndarray, "..."], tiling: Tiling
+    ) -> contextlib.AbstractContextManager[None]:
+        height, width = image.shape[:2]
+
+        def parts() -> dict[str, int]:
+            logits = math.prod(tiling.tile_hw) * len(self.class_names) * 4
+            return {"the logits": logits, "the image on the host": image.nbytes}
+
+        return memory_named(
+            f"predicting an image of {height}x{width} pixels",
+            parts,
+            {
+                "config.evaluate.max_pixels": self.inference.max_pixels,
+                "config.evaluate.scales": self.inference.scales,
+            },
+        )
 
     def tiling(self, hw: tuple[int, int]) -> Tiling:
         """Plans how an image of height and width `hw` is predicted, maybe in tiles."""
@@ -129,9 +158,11 @@ def load_trained(config: ConfigDict, workdir: str | Path) -> TrainedModel:
 
     Raises:
         FileNotFoundError: if the run has no checkpoint.
-        ValueError: if the checkpoint does not fit the config.
+        ValueError: if the checkpoint does not fit the config, or has weights that are
+            NaN or infinite.
     """
-    return load_checkpoint(parse_config(config), Path(workdir))
+    with opened(workdir) as local:
+        return load_checkpoint(parse_config(config), local)
 
 
 def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
@@ -141,7 +172,9 @@ def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
         stored = checkpoints.read(config.evaluate.checkpoint)
     if stored is None:
         raise MissingFileError(f"{directory} has no checkpoint.")
+    check_finite(stored)
     meta = stored.meta
+    choice = meta.get("dataset", {}).get("choice")
     model = make_configured_model(config, len(meta["class_names"]))
     init = functools.partial(model.init, train=False)
     bands = Bands.from_json(meta.get("bands", RGB.to_json()))
@@ -161,4 +194,6 @@ def load_checkpoint(config: RunConfig, workdir: Path) -> TrainedModel:
         pretrained=meta.get("pretrained"),
         bands=bands,
         fingerprint=meta.get("fingerprint"),
+        choice=Choice.from_json(choice) if choice else None,
+        changes=tuple(meta.get("changes", ())),
     )

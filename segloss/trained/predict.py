@@ -21,6 +21,7 @@ from segloss.config import parse_config
 from segloss.console import make_console, make_progress
 from segloss.data.bands import to_rgb
 from segloss.errors import SeglossError
+from segloss.remote import check_absent, check_local, opened, shown
 from segloss.report import overlay, summary_table
 from segloss.trained.inputs import (
     MANIFEST,
@@ -47,13 +48,13 @@ class Predictions:
     """The predictions of one input.
 
     Attributes:
-        directory: the folder that holds them.
+        directory: the folder that holds them; a URL if it is in a remote `workdir`.
         num_images: number of images predicted.
         num_skipped: number of images that cannot be used.
         scores: the contents of `scores.json`; None if no image has labels that fit.
     """
 
-    directory: Path
+    directory: Path | str
     num_images: int
     num_skipped: int
     scores: dict[str, Any] | None
@@ -101,7 +102,8 @@ def predict(
 
     Args:
         config: the run's config.
-        workdir: directory of the run.
+        workdir: directory of the run, a path or a URL such as `gs://bucket/run`, where
+            earlier predictions are never replaced.
         images: an image, a folder that is searched for images with all folders below
             it, or a sequence of these. A folder that contains `images/` stands for it.
         output: folder that replaces `workdir/predictions`.
@@ -123,20 +125,34 @@ def predict(
     _check_options(probabilities, threshold)
     if output is not None and not os.fspath(output):
         raise SeglossError("--output is empty; name a folder, or leave the flag out.")
-    workdir = Path(workdir)
-    inputs = find_inputs(
-        [images] if isinstance(images, str | os.PathLike) else images,
-        skipped=[workdir.resolve()],
-    )
+    given = [images] if isinstance(images, str | os.PathLike) else list(images)
+    for flag, paths in (("--input", given), ("--output", [output or "."])):
+        for path in paths:
+            check_local(flag, path)
+    with opened(workdir) as local:
+        return _predict(config, local, given, output, probabilities, threshold)
+
+
+def _predict(
+    config: ConfigDict,
+    workdir: Path,
+    images: Sequence[str | Path],
+    output: str | Path | None,
+    probabilities: str | None,
+    threshold: float | None,
+) -> tuple[Predictions, ...]:
+    inputs = find_inputs(images, skipped=[workdir.resolve()])
     root = workdir / "predictions" if output is None else Path(output).expanduser()
     places: list[Path] = []
     for found, _, _ in inputs:
         places.append(choose_place(root, found.path, places))
+        check_absent(places[-1])
     trained = load_trained(config, workdir)
     reader = Reader(
         parse_config(config),
         class_names=trained.class_names,
         ignore_label=trained.ignore_label,
+        choice=trained.choice,
     )
     if threshold is not None and len(trained.class_names) != 2:
         raise SeglossError(
@@ -231,11 +247,11 @@ class Session:
             if folder.kept is not None:
                 console.print(
                     f"not finished; {self.num_images:,} predictions are kept in "
-                    f"{printable(str(folder.kept))}",
+                    f"{printable(str(shown(folder.kept)))}",
                     soft_wrap=True,
                 )
         self._print(console, place, scores)
-        return Predictions(place, self.num_images, self.num_skipped, scores)
+        return Predictions(shown(place), self.num_images, self.num_skipped, scores)
 
     def _predict_image(self, image: InputImage, folder: PredictionFolder) -> None:
         try:
@@ -327,8 +343,8 @@ class Session:
     def _print(
         self, console: Console, place: Path, scores: dict[str, Any] | None
     ) -> None:
-        shown = printable(str(place))
-        lines = [f"{self.num_images:,} predictions: {shown}"]
+        name = printable(str(shown(place)))
+        lines = [f"{self.num_images:,} predictions: {name}"]
         max_pixels = self.trained.inference.max_pixels
         lines.append(describe_tiles(self.tiles, max_pixels=max_pixels))
         if self.misfits.count:

@@ -7,6 +7,7 @@ of change in nanoseconds. A folder is replaced only by predictions of the same i
 and only if it holds no other files, and none that was changed.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, TextIO
 from segloss.data.datasets.layouts import IMAGE_NAMES
 from segloss.errors import ExistingFileError
 from segloss.trained.inputs import MANIFEST, Tally, printable
-from segloss.writing import make_unfinished, put_in_place
+from segloss.writing import making_folder, put_in_place
 
 _FORMAT = "segloss predictions 1"
 _MAX_NAME_BYTES = 255
@@ -43,9 +44,10 @@ class PredictionFolder:
         self._header = {"format": _FORMAT, "input": str(input), **about}
         self._folder: Path
         self._manifest: TextIO
+        self._making = contextlib.ExitStack()
 
     def __enter__(self) -> "PredictionFolder":
-        self._folder = make_unfinished(self.place)
+        self._folder = self._making.enter_context(making_folder(self.place))
         self._manifest = (self._folder / MANIFEST).open("x", encoding="utf-8")
         self._write_line(self._header)
         return self
@@ -69,18 +71,18 @@ class PredictionFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._manifest.close()
-            if error is None:
-                self._replace()
-                return
-        except BaseException:
-            self.kept = self._folder
-            raise
-        if self._count:
-            self.kept = self._folder
-        else:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        with self._making:
+            replaced = False
+            try:
+                self._manifest.close()
+                if error is None:
+                    self._replace()
+                    replaced = True
+            finally:
+                if not replaced and self._count:
+                    self.kept = self._folder
+                elif not replaced:
+                    shutil.rmtree(self._folder, ignore_errors=True)
 
     def _replace(self) -> None:
         if os.path.lexists(self.place):
@@ -177,19 +179,18 @@ def _check_owned(place: Path, input: Path) -> None:
 
 def _tally_strays(place: Path, stray: Tally) -> None:
     """Adds the files that `predict` did not write, or that were changed since."""
-    unchanged = 0
+    known = {MANIFEST}
     for name, stamp in _listed(place):
+        known.add(name)
         try:
             found = _stamp(place / name)
         except OSError:
             continue
-        if found == stamp:
-            unchanged += 1
-        else:
+        if found != stamp:
             stray.add(name)
-    if stray.count or sum(1 for _ in _files(place)) == unchanged + 1:
+    if stray.count:
         return
-    known = {MANIFEST, *(name for name, _ in _listed(place))}
+    # One by one: a list may name a file twice, or one of another folder.
     for name in _files(place):
         if name not in known:
             stray.add(name)

@@ -1,7 +1,6 @@
 """Reads images and labels for prediction, as the training data were read."""
 
 import functools
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from segloss.config import RunConfig
-from segloss.data import MAX_IMAGE_PIXELS
+from segloss.data import MAX_IMAGE_PIXELS, Choice
 from segloss.data.datasets.classes_file import NAME, read_classes
 from segloss.data.datasets.pairs import Pair
 from segloss.data.datasets.rules import Rules, fill_nodata, parse_nodata, read_pair
 from segloss.data.decoding.label_values import LabelValues
 from segloss.data.decoding.labels import DecodedLabels, read_labels
+from segloss.data.decoding.opening import read_file
 from segloss.errors import SeglossError
 from segloss.trained.classes import describe_changed_classes
 from segloss.trained.inputs import InputImage, LabelNames
@@ -30,10 +30,16 @@ class Reader:
         config: the run's config.
         class_names: the classes of the run's model.
         ignore_label: label of pixels that do not count.
+        choice: how these classes were chosen of those of the labels; None has all.
     """
 
     def __init__(
-        self, config: RunConfig, *, class_names: tuple[str, ...], ignore_label: int
+        self,
+        config: RunConfig,
+        *,
+        class_names: tuple[str, ...],
+        ignore_label: int,
+        choice: Choice | None = None,
     ):
         fields = config.data.dataset.hyperparameters
 
@@ -51,6 +57,7 @@ class Reader:
             nodata=parse_nodata(field("nodata", None)),
             max_pixels=field("max_image_pixels", MAX_IMAGE_PIXELS),
         )
+        self._choice = choice
         root = field("root", None)
         self._training_root = [] if root is None else [Path(root).expanduser()]
         self._has_own_values = config.data.dataset.name in _WITH_OWN_VALUES
@@ -74,7 +81,7 @@ class Reader:
                 labels = self._read_labels(image.labels)
             except SeglossError as error:
                 misfit = str(error)
-        data = _read_bytes(image.path)
+        data = _read_bytes(image.path, self._rules.max_pixels)
         try:
             if labels is None:
                 pixels = self._rules.read_image(data).pixels
@@ -98,7 +105,10 @@ class Reader:
     def _read_labels(self, path: Path) -> DecodedLabels:
         values = self._values_of(path.parent)
         most = self._rules.max_pixels
-        return read_labels(_read_bytes(path), values, max_pixels=most)
+        labels = read_labels(_read_bytes(path, most), values, max_pixels=most)
+        if self._choice is None:
+            return labels
+        return labels._replace(ids=self._choice.relabel(labels.ids))
 
     def _find_values(self, folder: Path) -> LabelValues:
         """Returns what values mean in a folder of labels.
@@ -111,6 +121,8 @@ class Reader:
                 model.
         """
         names, ignore_label = self._rules.class_names, self._rules.ignore_label
+        if self._choice is not None:
+            names = self._choice.stored
         places = [*folder.parents, *self._training_root]
         above = next((path for path in places if (path / NAME).is_file()), None)
         if above is None:
@@ -128,16 +140,13 @@ class Reader:
         return found.values
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, max_pixels: int) -> bytes:
     """Returns the content of a file.
 
     Raises:
         SeglossError: if it cannot be read; says why, without its name.
     """
     try:
-        # A pipe would never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SeglossError("is not a file that can be read")
-        return path.read_bytes()
+        return read_file(path, max_pixels)
     except OSError as error:
         raise SeglossError(error.strerror or str(error)) from error

@@ -12,7 +12,7 @@ from jaxtyping import UInt
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from segloss import metrics
+from segloss import hosts, metrics
 from segloss.config import (
     Inference,
     RunConfig,
@@ -27,6 +27,7 @@ from segloss.data.bands import to_rgb
 from segloss.devices import map_over_devices, replicate
 from segloss.errors import SeglossError
 from segloss.provenance import versions
+from segloss.remote import opened, shown
 from segloss.report import class_table, example_figure, save_figure, summary_table
 from segloss.trained.classes import check_same_classes
 from segloss.trained.confusions import ConfusionStore
@@ -50,11 +51,12 @@ def evaluate_run(
 
     Writes the files of `final_evaluation` to `evaluations/SPLIT_STEP/` in `workdir`. If
     `config.evaluate` changes scales, flip, windows or `max_pixels`, they are added to
-    the name of the directory.
+    the name of the directory. Several processes share the images; the first one writes
+    and prints, and all return the same results.
 
     Args:
         config: the run's config.
-        workdir: directory of the run.
+        workdir: directory of the run, a path or a URL such as `gs://bucket/run`.
         split: name of the split; None means `config.evaluate.final_split`.
 
     Returns:
@@ -63,11 +65,20 @@ def evaluate_run(
     Raises:
         ValueError: if the dataset lacks the split or has other classes than the run.
     """
-    parsed, workdir = parse_config(config), Path(workdir)
+    with hosts.watched():
+        parsed = parse_config(config)
+        with opened(workdir) as local:
+            return _evaluate_run(parsed, local, split)
+
+
+def _evaluate_run(
+    parsed: RunConfig, workdir: Path, split: str | None
+) -> dict[str, Any]:
     trained = load_checkpoint(parsed, workdir)
     dataset = open_configured_dataset(parsed)
+    where = "--split" if split else "config.evaluate"
     split = split or parsed.evaluate.final_split
-    check_split(dataset, split)
+    check_split(dataset, split, where=where)
     check_same_classes(workdir, trained.class_names, dataset)
     if not trained.bands.are_like(dataset.bands):
         raise SeglossError(
@@ -77,7 +88,8 @@ def evaluate_run(
     # The model knows the mean and deviation of the images it was trained on.
     dataset = dataclasses.replace(dataset, bands=trained.bands)
     name = "_".join(filter(None, (split, str(trained.step), trained.inference.name)))
-    directory, console = workdir / "evaluations" / name, make_console()
+    directory = workdir / "evaluations" / name
+    console = make_console(quiet=not hosts.is_first())
     if trained.fingerprint not in (None, dataset.fingerprint):
         console.print(
             f"this is another dataset than the run was trained on, or it has changed: "
@@ -103,14 +115,20 @@ def final_evaluation(
     """Evaluates a split, writes its results and a figure, and prints tables.
 
     Writes `confusions.npz` (a confusion matrix per image), `figures/examples.png` and,
-    last, `results.json` to `directory`.
+    last, `results.json` to `directory`. With several processes, the first one writes
+    and prints; the others return when it is done.
 
     `mapped_step` is `evaluation_step` with the inference of `trained`, already mapped
-    by `map_over_devices`; None maps it here. `on_progress` is called after every batch
-    and every example in the figure. If it raises, no `results.json` is written.
+    by `map_over_devices` over the devices of this process; None maps it here.
+    `on_progress` is called after every batch and every example in the figure. If it
+    raises, no `results.json` is written.
 
     Returns:
-        The contents of `results.json`.
+        The contents of `results.json`, in all processes.
+
+    Raises:
+        hosts.Interrupted: in all processes, if `on_progress` raises it in one of them
+            before the results are written.
     """
     ignored = find_ignored_classes(config, dataset.class_names)
     step = mapped_step or map_over_devices(
@@ -120,6 +138,7 @@ def final_evaluation(
         inference=trained.inference,
         num_classes=dataset.num_classes,
         bands=trained.bands,
+        devices=jax.local_devices(),
     )
     num_images = len(dataset.source(split))
     with (
@@ -145,10 +164,12 @@ def final_evaluation(
             on_batch=on_batch,
             on_confusions=confusions.add,
         )
-        directory.mkdir(parents=True, exist_ok=True)
-        # Scores of a subset of the images can be computed from it later.
-        with replacing(directory / "confusions.npz") as path:
-            confusions.save(path)
+        confusions.gather()
+        if hosts.is_first():
+            directory.mkdir(parents=True, exist_ok=True)
+            # Scores of a subset of the images can be computed from it later.
+            with replacing(directory / "confusions.npz") as path:
+                confusions.save(path)
     results = make_results(
         evaluation,
         dataset,
@@ -158,15 +179,20 @@ def final_evaluation(
         seconds=trained.seconds,
         commit=trained.commit,
         pretrained=trained.pretrained,
+        changes=trained.changes,
         ignore_classes=ignored,
     )
-    figure = directory / "figures" / "examples.png"
-    _draw_examples(evaluation, dataset, trained, figure, on_progress)
-    # Write this last, because a run with `results.json` counts as finished.
-    write_json(directory / "results.json", results)
-    console.print(class_table(results))
-    console.print(summary_table({directory.name: results}))
-    console.print(f"pictures: {figure}", soft_wrap=True)
+    with hosts.shared_work(on_progress) as poll:
+        if hosts.is_first():
+            figure = directory / "figures" / "examples.png"
+            for _ in _draw_examples(evaluation, dataset, trained, figure):
+                on_progress()
+                poll()
+            # Write this last: a run with `results.json` counts as finished.
+            write_json(directory / "results.json", results)
+            console.print(class_table(results))
+            console.print(summary_table({directory.name: results}))
+            console.print(f"pictures: {shown(figure)}", soft_wrap=True)
     return results
 
 
@@ -180,6 +206,7 @@ def make_results(
     seconds: float,
     commit: str | None,
     pretrained: dict[str, Any] | None,
+    changes: Sequence[dict[str, Any]] = (),
     ignore_classes: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Makes the contents of `results.json`, with None for NaN.
@@ -196,6 +223,7 @@ def make_results(
         commit: commit of the code that trained the model.
         pretrained: `file` and `sha256` of the pretrained weights that training started
             from, and `step` if they are those of a run; None if there were none.
+        changes: the changes of the config with which training was resumed.
         ignore_classes: ids of classes that a second mean IoU leaves out.
     """
     confusion = evaluation.confusion
@@ -229,6 +257,7 @@ def make_results(
             "versions": versions(),
             "commit": commit,
             "pretrained": pretrained,
+            **({"changes": list(changes)} if changes else {}),
         }
     )
 
@@ -253,8 +282,8 @@ def _draw_examples(
     dataset: Dataset,
     trained: TrainedModel,
     path: Path,
-    on_progress: Callable[[], None],
-) -> None:
+) -> Iterator[None]:
+    """Saves the figure; yields after each example."""
     source = dataset.source(evaluation.split)
     examples, predicted = [], {}
     for rank, position, score in rank_images(evaluation):
@@ -269,7 +298,7 @@ def _draw_examples(
         stem, maps = predicted[position]
         title = f"{rank} (mean IoU {score:.2f})  {stem}"
         examples.append({"title": title, **maps})
-        on_progress()
+        yield
     if examples:
         figure = example_figure(
             examples, dataset.class_names, ignore_label=dataset.ignore_label

@@ -18,7 +18,7 @@ def test_table_has_rates_and_shares_of_each_step():
     table = step_table(
         candidates,
         seconds | {MATMUL: [1.0, 1.0]},
-        {"unet": 2e12},
+        dict.fromkeys(seconds, 2000000000000.0),
         batch_size=8,
         peak=16e12,
     )

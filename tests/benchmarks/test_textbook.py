@@ -6,6 +6,8 @@ from benchmarks.loss_rows import make_inputs, make_rows
 from benchmarks.textbook import TEXTBOOK, confusion
 from segloss.metrics import confusion_matrix
 
+pytestmark = pytest.mark.shared_out
+
 SHAPE = (2, 20, 30, 3)
 ROWS, INPUTS = make_rows(SHAPE[-1]), make_inputs(SHAPE)
 

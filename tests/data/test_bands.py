@@ -38,8 +38,10 @@ def bands(monkeypatch, datasets_dir):
     return open_set
 
 
-def drawn(split, *kind, classes=3, ignore_label=255):
-    return [draw(*kind, classes, ignore_label, split, i) for i in range(SIZES[split])]
+def drawn(split, *kind, num_classes=3, ignore_label=255):
+    return [
+        draw(*kind, num_classes, ignore_label, split, i) for i in range(SIZES[split])
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -201,7 +203,7 @@ def test_impossible_bands_are_refused(arguments, message):
         Bands(*arguments)
 
 
-MANY = dict(classes=300, ignore_label=65535)
+MANY = dict(num_classes=300, ignore_label=65535)
 
 
 @pytest.fixture
@@ -227,7 +229,7 @@ def test_class_index_of_300_classes_counts_each(many):
 
 
 def test_labels_that_are_no_class_are_found_beyond_255(bands, monkeypatch):
-    dataset = bands(3, "uint8", classes=300, ignore_label=400)
+    dataset = bands(3, "uint8", num_classes=300, ignore_label=400)
     counter = dataset.label_counter("train")
     few = type(counter)(counter.source, 20, 400, "toy")
     with pytest.raises(ValueError, match=r"must be < 20 or ignore_label 400, got \[20"):

@@ -124,6 +124,31 @@ def test_file_that_is_no_index_is_refused(saved, content):
         ClassIndex.load(saved)
 
 
+def test_a_flipped_bit_anywhere_is_noticed(saved):
+    whole = saved.read_bytes()
+    message = "is damaged|must count|must hold|belongs to dataset .* delete it"
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        saved.write_bytes(flipped)
+        with pytest.raises(ValueError, match=message) as refused:
+            ClassIndex.load(saved, "c0ffee", (2, 3))
+        assert "\n" not in str(refused.value)
+    changed = bytearray(whole)
+    changed[whole.index(b"\nsegloss") - 4] ^= 4  # a count
+    saved.write_bytes(changed)
+    message = r"is damaged \(its contents have changed since .* written\); delete it"
+    with pytest.raises(ValueError, match=message):
+        ClassIndex.load(saved)
+
+
+def test_index_of_an_earlier_version_has_no_digest(saved):
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: whole.index(b"\nSHA-256")] + b"\n")
+    index = ClassIndex.load(saved, "c0ffee", (2, 3))
+    np.testing.assert_array_equal(index.pixel_counts, COUNTS)
+
+
 def test_save_leaves_nothing_but_the_index(saved, tmp_path):
     build(SOURCE[:1]).save(saved)
     assert len(ClassIndex.load(saved).pixel_counts) == 1

@@ -28,6 +28,8 @@ from segloss.data import (
 from segloss.data.class_index import LabelCounter
 from segloss.devices import map_over_devices, shard
 
+pytestmark = pytest.mark.shared_out
+
 BATCHES = 200
 
 
@@ -268,6 +270,18 @@ def test_oversampled_foreground_is_owed_in_the_last_third():
         drawn += owed.sum(axis=0)
     assert drawn[0] == 0
     assert (drawn[1:] > 0).all()
+
+
+def test_the_last_foreground_class_of_a_long_epoch_is_one_that_the_sample_has():
+    # More draws than the 65,536 for which classes are looked up at a time.
+    presence = np.random.default_rng(0).random((200_000, 3)) < 0.4
+    presence[:, 1] |= ~presence[:, 2]
+    sampler = ForegroundOversample(presence, batch_max=9)
+    for k in range(sampler.batches_per_epoch - 200, sampler.batches_per_epoch):
+        owed = sampler.owed(k)
+        assert (owed[6:].sum(axis=1) == 1).all()
+        assert not owed[:, 0].any()
+        assert (presence[sampler[k]] | ~owed).all()
 
 
 def test_samplers_that_ignore_classes_owe_nothing():

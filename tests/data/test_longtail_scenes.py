@@ -67,6 +67,9 @@ def test_mean_batch_sizes_of_the_studies_are_those_of_the_labels(full):
     expected = embedded.MEAN_BATCH_SIZES
     got = estimate_acceptance(sets, **pair, trials=100_000).mean_batch_size
     assert got == pytest.approx(expected["balance_batch"], abs=0.02)
+    for (batch_max, batch_cl), size in embedded.FIGURES_MEAN_BATCH_SIZES.items():
+        got = estimate_acceptance(sets, batch_cl=batch_cl, batch_max=batch_max)
+        assert got.mean_batch_size == pytest.approx(size, abs=0.05)
     greedy = GreedyCover(sets, **pair)
     batches = 20 * greedy.batches_per_epoch
     size = exposures(greedy, batches).sum() / batches

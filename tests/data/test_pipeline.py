@@ -335,16 +335,28 @@ def test_only_what_the_sampler_chose_is_read():
 def test_processes_share_the_rows_of_the_global_batch():
     sampler = RandomBatch(np.ones((10, 1), bool), batch_max=5)
     whole = batches(Source(10), sampler, num_devices=4)
+    sources = [Source(10), Source(10)]
     halves = [
-        batches(Source(10), sampler, num_devices=4, process_index=p, process_count=2)
-        for p in range(2)
+        batches(source, sampler, num_devices=4, process_index=p, process_count=2)
+        for p, source in enumerate(sources)
     ]
+    # A process opens the samples of its four rows, and no others.
+    for p, source in enumerate(sources):
+        rows = [sampler[k][4 * p : 4 * p + 4] for k in range(5)]
+        assert sorted(source.read) == sorted(np.concatenate(rows))
     for k, batch in enumerate(whole):
         assert batch["images"].shape[0] == 8
         assert batch["sample_valid"].sum() == 5
         for key in batch:
             joined = np.concatenate([half[k][key] for half in halves])
             np.testing.assert_array_equal(joined, batch[key])
+
+
+def test_rows_that_processes_cannot_share_equally_are_refused():
+    sampler = RandomBatch(np.ones((10, 1), bool), batch_max=5)
+    message = "the 6 rows of a batch on 3 devices must be a multiple of the 4 processes"
+    with pytest.raises(ValueError, match=message):
+        batches(Source(10), sampler, num_devices=3, process_count=4)
 
 
 def test_in_order_reads_each_sample_once():

@@ -14,6 +14,7 @@ from segloss.data import (
     ClassSets,
     ClassUniform,
     ForegroundOversample,
+    MatchedRandom,
     RandomBatch,
     RareClass,
     RepeatFactor,
@@ -28,6 +29,7 @@ PIXELS = np.array([8_000, 1_900, 100, 0])
 FIELDS = {
     "balance_batch": dict(batch_cl=3),
     "greedy_cover": dict(batch_cl=3),
+    "matched_random": dict(batch_cl=3),
     "repeat_factor": dict(threshold=0.5),
 }
 
@@ -117,6 +119,26 @@ def test_random_batch_uses_each_sample_once_an_epoch():
     assert sorted(ids_of(sampler, 10)) == list(range(60))
     assert {len(sampler[k]) for k in range(10)} == {6}
     assert sorted(RandomBatch(PRESENCE[:3], batch_max=8)[5]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(exact=True), dict(on_reject="requeue")], ids=str
+)
+def test_matched_random_has_the_sizes_of_balance_batch_and_other_samples(options):
+    given = dict(batch_cl=3, batch_max=7, seed=4) | options
+    balanced = BalanceBatch(PRESENCE, **given)
+    matched = MatchedRandom(PRESENCE, **given)
+    n = balanced.batches_per_epoch
+    assert matched.batches_per_epoch == n
+    ks = range(60 * n)
+    assert [len(matched[k]) for k in ks] == [len(balanced[k]) for k in ks]
+    assert all(len(set(matched[k].tolist())) == len(matched[k]) for k in ks)
+    assert any(set(matched[k]) != set(balanced[k]) for k in range(n))
+    # Every batch of Balance-batch needs class 2, which one sample in ten holds.
+    counts = exposures(matched, len(ks))
+    assert counts[30:36].sum() / counts.sum() == pytest.approx(0.1, abs=0.02)
+    assert matched.batch_cl is None
+    assert not matched.owed(0).any()
 
 
 def test_repeat_factors_are_those_of_the_formula_and_so_are_the_counts():
@@ -238,7 +260,7 @@ def test_no_batch_is_smaller_than_batch_min(name, num_samples):
     sampler = make(name, presence)
     sizes = {len(sampler[k]) for k in range(40)}
     assert 1 <= sampler.batch_min <= min(sizes)
-    if name in ("balance_batch", "greedy_cover"):
+    if name in ("balance_batch", "greedy_cover", "matched_random"):
         # Samples 30 to 35 hold three classes, so one of them can be a batch of its own.
         assert sampler.batch_min == 1
     else:

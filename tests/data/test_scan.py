@@ -119,3 +119,13 @@ def test_command_writes_classes_that_open_and_never_replaces_them(tmp_path, caps
     assert (root / "classes.txt").read_text() == before
     with pytest.raises(SystemExit, match=r"error: folder: .*\n.*is no folder"):
         scan.main([str(tmp_path / "absent")])
+
+
+def test_a_file_that_cannot_be_written_is_named_with_what_to_do(tmp_path, full_disk):
+    write(tmp_path, np.uint8([[0, 1]]))
+    with full_disk(1), pytest.raises(SystemExit) as refused:
+        scan.main([str(tmp_path)])
+    assert str(refused.value) == (
+        f"error: {tmp_path}/classes.txt: File too large; choose a place where files "
+        "may be larger."
+    )

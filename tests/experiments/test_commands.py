@@ -16,6 +16,8 @@ from experiments.run import what_next
 from experiments.running.fingerprint import make_record
 from experiments.running.sweep import expand, load_study, smoke_overrides
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 ROOT = Path(__file__).parents[2]
 SWEEPS = ROOT / "configs" / "sweeps"
 WORKDIR = Path("runs/tried")

@@ -6,8 +6,14 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from experiments.analysis.evidence import CSV_NAME, read_evidence
 from experiments.analysis.store import load
+from experiments.evidence import PAGE
+from experiments.instability.page import write_page
+from experiments.report.evidence import write_evidence
 from experiments.report.readme import replace_results, write_study
+
+pytestmark = pytest.mark.shared_out(by="module")
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/results"))
@@ -15,7 +21,7 @@ STUDIES = sorted(path.parent.name for path in EXPERIMENTS.glob("*/results"))
 
 def contents(folder):
     """Bytes of what `experiments.collect STUDY` writes, by file."""
-    paths = [folder / "README.md", *folder.glob("plots/*")]
+    paths = [folder / "README.md", *folder.glob(CSV_NAME), *folder.glob("plots/*")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -30,7 +36,9 @@ def test_readme_and_plots_are_those_of_the_results(name, tmp_path):
     committed = contents(folder)
     # Nothing is left that could only be as it was.
     replace_results(folder / "README.md", "")
-    shutil.rmtree(folder / "plots")
+    # A study that lacks runs has none.
+    shutil.rmtree(folder / "plots", ignore_errors=True)
+    (folder / CSV_NAME).unlink(missing_ok=True)
     # What a matplotlibrc says is no part of the results.
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):
         write_study(load(folder / "results"), folder)
@@ -38,3 +46,29 @@ def test_readme_and_plots_are_those_of_the_results(name, tmp_path):
     assert made.keys() == committed.keys()
     # Names alone: bytes that differ say nothing to a reader.
     assert [path for path in made if made[path] != committed[path]] == []
+
+
+def test_the_page_of_the_variances_is_that_of_its_numbers(tmp_path):
+    """If not: python -m experiments.instability.gradient_variance."""
+    folder = tmp_path / "instability"
+    shutil.copytree(EXPERIMENTS / "instability", folder)
+    (folder / "gradient_variance.md").unlink()
+    write_page(folder)
+    made, committed = (
+        x / "gradient_variance.md" for x in (folder, EXPERIMENTS / "instability")
+    )
+    assert made.read_bytes() == committed.read_bytes()
+
+
+def test_the_page_over_all_studies_is_that_of_their_stored_intervals(tmp_path):
+    """If not: python -m experiments.evidence."""
+    page = tmp_path / PAGE.name
+    shutil.copy(PAGE, page)
+    replace_results(page, "")
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):
+        write_evidence(read_evidence(EXPERIMENTS), page)
+    assert page.read_bytes() == PAGE.read_bytes()
+    pictures = PAGE.with_suffix("")
+    made = {p.name: p.read_bytes() for p in page.with_suffix("").iterdir()}
+    assert made.keys() == {p.name for p in pictures.iterdir()}
+    assert [n for n in made if made[n] != (pictures / n).read_bytes()] == []

@@ -141,6 +141,18 @@ def begun(workdir, arm, *, code, accepted=(), devices=None):
     return run
 
 
+def test_a_record_of_another_form_is_named(tmp_path):
+    run = begun(tmp_path, "a", code="then")
+    folder = run.folder(tmp_path)
+    (folder / "run.json").write_text('{"code": 3, "config": [4]}')
+    message = (
+        rf"^{folder}/run\.json is damaged \(values of another type: code, config\); "
+        rf"delete {folder} to run it anew\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_unmixed([run], tmp_path, code="now")
+
+
 def test_code_that_is_accepted_is_not_refused_and_stays_accepted(tmp_path):
     first = begun(tmp_path, "a", code="before" * 4)
     second = begun(tmp_path, "b", code="then" * 4, accepted=["before" * 4])
@@ -163,7 +175,7 @@ def test_runs_on_different_devices_are_refused_before_more_is_run(tmp_path):
     runs.append(begun(tmp_path, "b", code="c", devices=four))
     # What the results say is of the whole run.
     results = tmp_path / "a" / "seed=0" / "results.json"
-    results.write_text(json.dumps({"devices": four}))
+    results.write_text(json.dumps({"summary": {}, "devices": four}))
     assert check_devices(runs, tmp_path) == four
     results.unlink()
     with pytest.raises(ValueError, match=f"{one}: a/seed=0; {four}: b/seed=0. Delete"):

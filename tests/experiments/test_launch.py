@@ -99,6 +99,24 @@ def test_a_job_that_leaves_nothing_was_killed(machine, tmp_path, monkeypatch):
     assert (outcome.state, outcome.error) == ("crashed", "it was killed")
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([None, None], ("crashed", "it was killed")),
+        ([None, "faulty"], ("faulty", "of 1")),
+        (["stopped", "crashed"], ("crashed", "of 1")),
+        (["stopped", None], ("stopped", "of 0")),
+        (["done", "done"], ("done", "of 0")),
+    ],
+)
+def test_the_processes_of_a_job_end_for_one_reason(states, expected):
+    outcomes = [
+        None if state is None else Outcome(state, f"of {process}")
+        for process, state in enumerate(states)
+    ]
+    assert launch._combine(outcomes) == Outcome(*expected)
+
+
 def test_what_slurm_refuses_is_one_line(machine, tmp_path, monkeypatch):
     (machine / "sbatch").write_text("#!/bin/bash\necho no such queue >&2\nexit 1\n")
     job = make_job(tmp_path, "run")
@@ -257,6 +275,8 @@ def test_launchers_are_as_the_flags_have_them(launcher_of, machine, executor, tm
         "--slurm_partition=gpu",
         "--slurm_time=90",
         "--slurm_gpus=2",
+        "--slurm_nodes=3",
+        "--slurm_tasks_per_node=4",
         "--slurm_set=mem=32G",
         "--slurm_set=comment=a=b",
     )
@@ -267,6 +287,8 @@ def test_launchers_are_as_the_flags_have_them(launcher_of, machine, executor, tm
         "timeout_min": 90,
         "slurm_partition": "gpu",
         "gpus_per_node": 2,
+        "nodes": 3,
+        "tasks_per_node": 4,
         "slurm_additional_parameters": {"mem": "32G", "comment": "a=b"},
         "stderr_to_stdout": True,
     }

@@ -15,6 +15,8 @@ from experiments.analysis.store import collect
 from experiments.report.page import make_page
 from experiments.report.pictures import choose_images, make_pictures
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -23,6 +23,8 @@ from experiments.running.fingerprint import (
 from experiments.running.sweep import expand, load_study
 from experiments.running.worker import check_free
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 ROOT = Path(__file__).parents[2]
 # Two arms that are one: what happens to the first must not be seen in its results.
 STUDY = """

@@ -9,7 +9,6 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -23,7 +22,7 @@ from experiments.running.board import (
     Board,
     Row,
 )
-from experiments.running.fingerprint import code_fingerprint
+from experiments.running.fingerprint import code_fingerprint, read_results
 from experiments.running.runner import Runner, summary
 from experiments.running.sweep import expand
 from experiments.running.worker import Job, Outcome, check_free, run_job
@@ -322,10 +321,26 @@ def test_a_job_does_not_begin_what_is_done_stopped_or_of_other_code(tmp_path):
     assert "the code changed since the sweep was started" in outcome.error
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "results.json").touch()
+    (tmp_path / "run" / "results.json").write_text('{"summary": {}}')
     assert run_job(job(tmp_path)) == Outcome("done")
     (tmp_path / "stop").touch()
     assert run_job(job(tmp_path)).state == "stopped"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "null", '{"summary": {"mean', '{"summary": [1]}']
+)
+def test_a_run_with_damaged_results_is_unfinished(tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(content)
+    message = (
+        r"run/results\.json is damaged \(.*\); the run counts as unfinished, and is "
+        r"evaluated again when it resumes\.$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        assert run_job(job(tmp_path)).state == "faulty"  # its code is "other"
+    with pytest.warns(UserWarning, match=message):
+        assert read_results(tmp_path / "run") is None
 
 
 def test_a_job_on_other_devices_than_the_first_does_not_begin(tmp_path):
@@ -338,7 +353,9 @@ def test_a_job_on_other_devices_than_the_first_does_not_begin(tmp_path):
 
 
 def test_the_first_job_says_which_devices_a_sweep_has(tmp_path):
-    first = worker.claim_devices(tmp_path / "new" / "devices")
-    assert first == f"{jax.device_count()} x cpu"
-    assert worker.claim_devices(tmp_path / "new" / "devices") == first
-    assert (tmp_path / "new" / "devices").read_text() == first
+    path = tmp_path / "new" / "devices"
+    worker.claim_devices(path, "2 x cpu")
+    worker.claim_devices(path, "2 x cpu")
+    assert path.read_text() == "2 x cpu"
+    with pytest.raises(ValueError, match="this job has 1 x cpu, the sweep began on"):
+        worker.claim_devices(path, "1 x cpu")

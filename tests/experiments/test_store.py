@@ -8,6 +8,7 @@ from studies import make_run, make_study, write_run
 
 from experiments.analysis import tables
 from experiments.analysis.store import collect, load, save
+from experiments.report.contents import contents
 
 FILES = ("study.json", "runs.json", "confusions.npz")
 
@@ -59,7 +60,7 @@ def same(a, b):
 
 def test_runs_are_collected_in_the_order_of_the_sweep(config, workdir):
     study = collect(config, workdir)
-    expected = make_study(setting={**study.setting})
+    expected = make_study(setting={**study.setting}, base={"total_steps": 100})
     assert same(study, expected)
     assert [run.key for run in study.runs[2:5]] == [
         "random4/seed=2",
@@ -98,6 +99,59 @@ def test_long_runs_keep_a_curve_of_a_hundred_mean_losses(tmp_path, config, workd
     assert curve[:2] == [{"step": 10, "loss": 5.5}, {"step": 20, "loss": 15.5}]
     assert curve[99] == {"step": 995, "val_mean_iou": 0.25}
     assert len(curve) == 101
+
+
+def test_a_study_that_is_stored_in_parts_is_the_same_bytes(tmp_path, config, workdir):
+    runs = make_study().runs
+    save(collect(config, workdir), tmp_path / "whole")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for i, run in enumerate(runs):
+        write_run(second if i % 2 else first, run)
+    with pytest.raises(ValueError, match="lacks 4 of 9 runs"):
+        collect(config, first)
+    part = collect(config, first, partial=True)
+    assert (len(part.runs), part.missing) == (5, 4)
+    save(part, tmp_path / "part")
+    stored = load(tmp_path / "part")
+    assert stored.missing == 4
+    with pytest.raises(ValueError, match="lacks 4 of its runs"):
+        contents(stored, paper_csv=None, resamples=10)
+    save(collect(config, second, stored=stored), tmp_path / "part")
+    for name in FILES:
+        whole, parts = ((tmp_path / x / name).read_bytes() for x in ("whole", "part"))
+        assert whole == parts
+
+
+def test_stored_runs_of_another_config_are_not_mixed_with_new_ones(
+    tmp_path, config, workdir
+):
+    runs = make_study().runs
+    for run in runs[1:]:
+        write_run(tmp_path / "new", run, config={"data": {"name": "camvid"}})
+    whole = collect(config, workdir)
+    stored = dataclasses.replace(whole, runs=runs[:1])
+    with pytest.raises(ValueError, match=r'data.name is "camvid" in the new runs'):
+        collect(config, tmp_path / "new", stored=stored)
+    # A field that only one of the two has, and one that other arms change.
+    for place, run, fields, message in (
+        ("more", 3, {"augment": {"flip": 0.5}}, 'flip is 0.5 .*, "missing" in the st'),
+        ("steps", 1, {"total_steps": 90}, "total_steps is 90 .*, 100 in the stored"),
+    ):
+        write_run(tmp_path / place, runs[run], config=fields)
+        rest = tuple(x for x in runs if x is not runs[run])
+        stored = dataclasses.replace(whole, runs=rest)
+        with pytest.raises(ValueError, match=message):
+            collect(config, tmp_path / place, stored=stored)
+    stored = dataclasses.replace(whole, runs=runs[:1])
+    other = dataclasses.replace(runs[0], sampler={"name": "random", "batch_max": 9})
+    stored = dataclasses.replace(stored, runs=(other,))
+    with pytest.raises(ValueError, match="the stored run random4/seed=0 has"):
+        collect(config, tmp_path / "new", stored=stored)
+    # The sweep changes one more field than the stored run has.
+    config.write_text(CONFIG.replace("{}", "{'augment.flip': 0.5}", 1))
+    stored = dataclasses.replace(whole, runs=runs[:1])
+    with pytest.raises(ValueError, match=r"seed=0 has .*sweep says .*'augment\.flip'"):
+        collect(config, tmp_path / "none", stored=stored, partial=True)
 
 
 def test_smoke_takes_one_seed_of_the_first_comparison(config, tmp_path):
@@ -312,7 +366,9 @@ def test_arms_without_pairs_are_refused():
     with pytest.raises(ValueError, match=r"'cl9'; the runs have random4, cl3, cl3-im"):
         study.pairs("cl9", "random4")
     short = dataclasses.replace(study, runs=study.runs[1:])
-    with pytest.raises(
-        ValueError, match=r"seeds \[0, 1, 2\], its baseline .* \[1, 2\]"
-    ):
-        short.pairs("cl3", "random4")
+    for runs in short.pairs("cl3", "random4"):
+        assert [run.seed for run in runs] == [1, 2]
+    other = dataclasses.replace(study.runs[0], seed=7)
+    alone = dataclasses.replace(study, runs=(other, *study.runs[3:]))
+    with pytest.raises(ValueError, match=r"seeds \[0, 1, 2\], its baseline .* \[7\]"):
+        alone.pairs("cl3", "random4")

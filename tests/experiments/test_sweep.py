@@ -64,9 +64,11 @@ def test_sweeps_that_cannot_be_are_refused(overrides, message):
 @pytest.mark.parametrize("comparison", [("a", "c"), ("a",), ("a", "b", "a")])
 def test_comparisons_are_of_two_arms(comparison):
     runs = expand(base(), [{"arm": arm, "seed": 0} for arm in "ab"])
-    check_comparisons([("a", "b")], runs)
+    check_comparisons([("a", "b")], runs, {"a": 0.5})
     with pytest.raises(ValueError, match=r"pairs of arms, got .* the arms are a, b"):
         check_comparisons([comparison], runs)
+    with pytest.raises(ValueError, match=r"BARS must name arms, got 'c'; .* are a, b"):
+        check_comparisons([], runs, {"c": 0.5})
 
 
 STUDY = """
@@ -97,10 +99,17 @@ def test_study_is_read_and_smoke_takes_one_seed_of_the_first_comparison(tmp_path
     study = load_study(path)
     assert (study.name, study.question, study.paper) == ("which", "Which?", "ce")
     assert study.get_config("smoke") == "smoke"
+    assert study.bars == {}
     kept = {"sampler.batch_cl": 2, "loss": {"name": "soft_iou"}}
     assert smoke_overrides(study) == [{"arm": arm, "seed": 5, **kept} for arm in "bc"]
     path.write_text(STUDY.replace('(("c", "b"),)', "()"))
     assert [o["arm"] for o in smoke_overrides(load_study(path))] == list("ab")
+    path.write_text(f"BARS = {{'b': 0.8}}\n{STUDY}")
+    assert load_study(path).bars == {"b": 0.8}
+    for wrong in ("{'b': 80}", "0.8"):
+        path.write_text(f"BARS = {wrong}\n{STUDY}")
+        with pytest.raises(ValueError, match=f"maps arms to .* 0 and 1, got {wrong}"):
+            load_study(path)
 
 
 def test_a_file_that_is_no_study_is_refused(tmp_path):

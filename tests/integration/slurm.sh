@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Sweeps on a real Slurm of one node. Installs slurm-wlm and munge, so run it as root on a
+# Sweeps on a real Slurm of one node, also with two processes per run. Installs slurm-wlm and munge, so run it as root on a
 # Debian machine that may be changed, after `make setup`:
 #
 #   bash tests/integration/slurm.sh
 #
 # PYTHON is another interpreter than that of .venv. All daemons end with the script.
+# SLOWER=5 waits five times as long, on a busy machine.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-$PWD/.venv/bin/python}
@@ -28,9 +29,10 @@ end() {
   if [ "$code" = 0 ]; then echo "== passed"; else echo "== FAILED"; fi
 }
 trap end EXIT
+trap 'exit 143' INT TERM
 
 within() {  # SECONDS COMMAND...: until the command succeeds
-  local seconds=$1
+  local seconds=$(($1 * ${SLOWER:-1}))
   shift
   for _ in $(seq "$((seconds * 2))"); do
     if "$@" >/dev/null 2>&1; then return; fi
@@ -124,3 +126,27 @@ echo "== and goes on"
 "${long[@]}" | tee "$scratch/second.log"
 grep -q "random/seed=0: done" "$scratch/second.log"
 test -s "$scratch/long/balance_batch/seed=0/results.json"
+
+echo "== a run of two processes is stopped, resumes and finishes"
+two=("${sweep[@]}" --workdir="$scratch/two" --jobs=1 --slurm_tasks_per_node=2
+  --config=configs/sweeps/demo_samplers.py --smoke
+  --config.total_steps=100 --config.checkpoint_every_steps=10
+  --config.evaluate_every_steps=100)
+run=$scratch/two/random/seed=0
+logs=$scratch/two/.jobs/random/seed=0
+"${two[@]}" >"$scratch/two.log" 2>&1 &
+sweeping=$!
+within 180 has_checkpoint
+first=$(job)
+scancel --signal=TERM "$first"
+within 120 grep "random/seed=0: waiting, its job was stopped at step" "$scratch/two.log"
+within 180 grep -r "resumes from step" "$logs/2"
+wait "$sweeping"
+sweeping=
+cat "$scratch/two.log" "$logs"/*/*_0_log.out
+grep -q "random/seed=0: done" "$scratch/two.log"
+# Each attempt had a log per process, and the first process alone wrote results.
+test "$(find "$logs/1" -name '*_log.out' | wc -l)" = 2
+grep -q "on 2 cpu device(s)" "$logs"/1/*_0_log.out
+grep -q '"devices": "2 x cpu"' "$run/run.json"
+test "$(wc -l <"$run/metrics.jsonl")" -ge 100

@@ -39,6 +39,19 @@ def test_effective_number_counts_images():
     )
 
 
+@pytest.mark.parametrize("weigh", balancing.CLASS_WEIGHTS.values())
+def test_images_of_every_chunk_count(weigh):
+    # More than the 65,536 that are read at a time; the last ones are unlike the others.
+    many = np.concatenate([np.repeat(COUNTS[:1], 65_536, axis=0), COUNTS[1:]])
+    few = COUNTS[:2].astype(np.int64)
+    few[0] *= 65_536
+    if weigh is not balancing.effective_number:
+        np.testing.assert_allclose(weigh(many), weigh(few))
+    else:
+        weights = weigh(many, beta=0.5)
+        np.testing.assert_allclose(weights, np.array([1, 1, 2, 0]) * 3 / 4)
+
+
 def test_counts_past_int32_do_not_wrap():
     many = np.full((3, 2), 2**30, np.int32)
     np.testing.assert_array_equal(balancing.median_frequency(many), [1, 1])

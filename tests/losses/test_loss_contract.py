@@ -27,6 +27,8 @@ from loss_settings import (
 
 from segloss import losses
 
+pytestmark = pytest.mark.shared_out
+
 
 def test_no_loss_is_without_a_setting():
     assert {loss for loss, _ in SETTINGS.values()} == {*losses.LOSSES.values()}

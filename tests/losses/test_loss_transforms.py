@@ -19,6 +19,8 @@ from loss_settings import (
     value_and_grad,
 )
 
+pytestmark = pytest.mark.shared_out
+
 
 @pytest.mark.parametrize("setting", sorted({*OF_EACH_KIND} - OF_REGIONS))
 def test_forward_mode_gives_the_slope_too(setting):

@@ -9,6 +9,8 @@ from jax.test_util import check_grads
 
 from segloss.losses import lovasz_hinge, lovasz_softmax
 
+pytestmark = pytest.mark.shared_out
+
 # One sample of three pixels and two classes. With the errors in order and f for the
 # foreground, 1 - IoU as the pixels go wrong one by one is
 # class 0: 0.6f 0.3 0.1f: 1/2, 2/3, 1     class 1: 0.6 0.3f 0.1: 1/2, 1, 1

@@ -9,6 +9,8 @@ import pytest
 from segloss.losses import soft_dice, soft_iou
 from segloss.losses.overlap import with_overlap_options
 
+pytestmark = pytest.mark.shared_out
+
 # Two samples of one labelled pixel each, a third that is all void. Over the batch,
 # class 0 has I = 3/4, sum p = 5/4, sum p^2 = 13/16 and class 1 has I = 1/2,
 # sum p = 3/4, sum p^2 = 5/16; both have G = 1.

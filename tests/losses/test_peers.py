@@ -12,6 +12,8 @@ import pytest
 from segloss import losses
 from segloss.data import signed_distances
 
+pytestmark = pytest.mark.shared_out
+
 STORED = json.loads(
     (pathlib.Path(__file__).parents[1] / "oracles/peer_values.json").read_text()
 )

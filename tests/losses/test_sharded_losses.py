@@ -18,6 +18,8 @@ from loss_settings import (
     value_and_grad,
 )
 
+pytestmark = pytest.mark.shared_out
+
 # Axes of the batch and of the height; an array of four rows can be cut in two.
 BATCH, HEIGHT = "batch", "height"
 

@@ -7,6 +7,8 @@ import pytest
 
 from segloss.losses import soft_cldice
 
+pytestmark = pytest.mark.shared_out
+
 # Rows 3 to 5 of an image, of which row 4 without its ends is the skeleton: 8 pixels.
 BAR = np.zeros((9, 12), bool)
 BAR[3:6, 1:11] = True

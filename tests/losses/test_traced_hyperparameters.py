@@ -11,6 +11,8 @@ import pytest
 from segloss import losses
 from segloss.losses import LOSSES, compound_loss, scalars_of
 
+pytestmark = pytest.mark.shared_out
+
 # Hand-made, because a loss that lacks one is a fault that no comparison would find.
 OVERLAP = {"smooth"}
 SCALARS = {

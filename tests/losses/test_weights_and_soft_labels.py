@@ -10,6 +10,8 @@ import pytest
 
 from segloss import losses
 
+pytestmark = pytest.mark.shared_out
+
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 3, 4, 3)).astype(np.float32)
 LABELS = RNG.integers(0, 3, (2, 3, 4))

@@ -11,6 +11,8 @@ from loss_settings import LABELS, LOGITS, VALID, assert_equal
 
 from segloss import losses
 
+pytestmark = pytest.mark.shared_out
+
 MASKS = np.eye(3, dtype=np.float32)[LABELS]
 ELEMENTS = np.broadcast_to(VALID[..., None], MASKS.shape)
 OF_MASKS = {
@@ -127,6 +129,30 @@ WITH_WEIGHTS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "argument"), [x for x in WITH_WEIGHTS if x[1] != "penalty"]
+)
+def test_a_traced_weight_below_0_makes_the_loss_nan(name, argument):
+    masks = name in losses.make.MASK_LOSSES
+    labels = jnp.asarray(MASKS if masks else LABELS)
+
+    @jax.jit
+    def loss(weights):
+        return losses.LOSSES[name](LOGITS, labels, **{argument: weights})
+
+    assert np.isfinite(loss(jnp.array([1.0, 0.0, 2.0])))
+    assert np.isnan(loss(jnp.array([1.0, -0.5, 2.0])))
+
+
+def test_log_cosh_dice_calls_itself_by_its_name():
+    with pytest.raises(
+        ValueError, match=r"^log_cosh_dice: denominator must be 'squared"
+    ):
+        losses.log_cosh_dice(LOGITS, jnp.asarray(LABELS), denominator="cubed")
+    with pytest.raises(ValueError, match=r"^log_cosh_dice: labels must have shape"):
+        losses.log_cosh_dice(LOGITS, jnp.asarray(LABELS)[:1])
+
+
 @pytest.mark.parametrize(("name", "argument"), WITH_WEIGHTS)
 @pytest.mark.parametrize("kind", [tuple, jnp.array])
 def test_weights_below_0_or_not_finite_are_refused(name, argument, kind):
@@ -154,21 +180,11 @@ def test_weights_below_0_or_not_finite_are_refused(name, argument, kind):
             loss(**{argument: kind((0.0, 0.0, 0.0))})
 
 
-def test_weights_that_are_traced_are_not_checked():
-    """Nothing is known of them then: the loss is that of the formula."""
-    logits, labels = jnp.zeros((1, 1, 2)), jnp.zeros((1, 1), int)
-    loss = jax.jit(
-        lambda w: losses.softmax_cross_entropy(logits, labels, class_weights=w)
-    )
-    np.testing.assert_allclose(loss(jnp.array([-1.0, 1.0])), -np.log(2), rtol=1e-6)
-
-
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_classes_on_axis_1_are_named_where_shapes_can_tell(name, complete):
     labels, needed = complete(name, jnp.zeros((2, 8, 6), jnp.int32), 3)
     logits = jnp.zeros((2, 3, 8, 6))
-    shared = "soft_dice" if name == "log_cosh_dice" else name
-    message = rf"^{shared}: labels must have shape .* channels last: pass jnp.moveaxis"
+    message = rf"^{name}: labels must have shape .* channels last: pass jnp.moveaxis"
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(losses.LOSSES[name])(logits, labels, **needed)
     losses.LOSSES[name](jnp.moveaxis(logits, 1, -1), labels, **needed)

@@ -11,6 +11,8 @@ from segloss.metrics import (
     expected_calibration_error,
 )
 
+pytestmark = pytest.mark.shared_out
+
 # Four pixels of two classes. Of the two bins (0, 0.5] and (0.5, 1] the first holds the
 # third pixel, a hit; the second the others, two hits.
 LOGITS = jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [1e-30, 1.0]]))

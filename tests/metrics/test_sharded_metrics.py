@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segloss.metrics import boundary_confusion, calibration_counts, confusion_matrix
 
+pytestmark = pytest.mark.shared_out
+
 CLASSES = 3
 METRICS = {
     "confusion": functools.partial(confusion_matrix, num_classes=CLASSES),

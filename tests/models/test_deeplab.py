@@ -10,6 +10,8 @@ from flax.errors import InvalidRngError
 from segloss.models import make_model
 from segloss.models.deeplab import ASPPSum, Decoder
 
+pytestmark = pytest.mark.shared_out
+
 KEY = jax.random.key(0)
 IMAGES = jnp.zeros((2, 35, 50, 3))
 make_tiny = functools.partial(
@@ -181,6 +183,21 @@ def test_drop_out_draws_numbers_in_training_only(name):
         apply(True, 0.5)
 
 
+def test_norm_of_the_backbone_may_differ_from_the_others():
+    model = make_tiny("deeplab_v3", backbone_norm="frozen")
+    how = dict(train=True, mutable=["batch_stats"], rngs={"dropout": KEY})
+
+    def update(variables):
+        return model.apply(variables, IMAGES, **how)[1]["batch_stats"]
+
+    _, variables = shapes(model)
+    traced, stats = jax.make_jaxpr(update, return_shape=True)(variables)
+    given = set(traced.jaxpr.invars)
+    paths = [path[0].key for path, _ in jax.tree.leaves_with_path(stats)]
+    for path, leaf in zip(paths, traced.jaxpr.outvars, strict=True):
+        assert (leaf in given) == (path == "backbone"), path
+
+
 @pytest.mark.parametrize(
     ("name", "hyperparameters", "message"),
     [
@@ -195,7 +212,12 @@ def test_drop_out_draws_numbers_in_training_only(name):
         (
             "deeplab_v2",
             dict(backbone="vgg16"),
-            "DeepLabV2: backbone must be one of resnet50, resnet101, got 'vgg16'.",
+            "DeepLabV2: backbone must be one of resnet50, resnet101, eff",
+        ),
+        (
+            "deeplab_v3",
+            dict(backbone_norm="running"),
+            "DeepLabV3: backbone_norm must be one of None, batch, frozen, group, none",
         ),
         (
             "deeplab_v3",

@@ -13,6 +13,8 @@ from segloss.models.layers import (
     space_to_depth,
 )
 
+pytestmark = pytest.mark.shared_out
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 

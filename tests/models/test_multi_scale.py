@@ -8,6 +8,8 @@ from flax import linen as nn
 
 from segloss.models import MultiScale, make_model
 
+pytestmark = pytest.mark.shared_out
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 IMAGES = jnp.array(RNG.normal(size=(2, 11, 7, 3)), jnp.float32)

@@ -18,24 +18,28 @@ from network_cases import (
 )
 
 from segloss.losses import softmax_cross_entropy
-from segloss.models import ResNet, make_model
+from segloss.models import EfficientNetLite, ResNet, make_model
 from segloss.models.pretrained import (
     from_deeplab_v2,
+    from_efficientnet_lite,
     from_torchvision_deeplabv3,
     from_torchvision_resnet,
     from_torchvision_vgg16,
 )
 from segloss.models.vgg import VGG16
 
+pytestmark = pytest.mark.shared_out
+
 ORACLES = pathlib.Path(__file__).parents[1] / "oracles"
 IMPORTERS = {
+    "efficientnet_lite": from_efficientnet_lite,
     "resnet": from_torchvision_resnet,
     "deeplab_v2": from_deeplab_v2,
     "deeplab_v3": from_torchvision_deeplabv3,
     "multi_scale": from_deeplab_v2,
     "vgg16": from_torchvision_vgg16,
 }
-BACKBONES = {"resnet": ResNet, "vgg16": VGG16}
+BACKBONES = {"efficientnet_lite": EfficientNetLite, "resnet": ResNet, "vgg16": VGG16}
 
 
 @functools.cache

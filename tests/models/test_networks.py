@@ -11,9 +11,12 @@ import pytest
 from segloss.losses import softmax_cross_entropy
 from segloss.models import MODELS, make_model
 
+pytestmark = pytest.mark.shared_out
+
 # Hyperparameters that make a network small; each network has a line.
 RESNET = dict(stage_sizes=(1,) * 4, width=4)
 TINY = {
+    "backbone_unet": dict(stage_sizes=(1,) * 7, width=2),
     "deeplab_v1": dict(stage_sizes=(1,) * 5, width=2, fc_width=4),
     "deeplab_v2": dict(RESNET, norm_momentum=0.9),
     "deeplab_v3": RESNET,
@@ -187,7 +190,10 @@ def test_training_on_two_devices_equals_one(name):
     [
         (dict(norm="layer"), "norm must be one of batch, frozen, group, none, got 'l"),
         (dict(norm_momentum=1.5), r"norm_momentum must be in \[0, 1\), got 1.5."),
-        (dict(dtype="float16"), "dtype must be one of float32, bfloat16, got 'float1"),
+        (
+            dict(dtype="float64"),
+            "dtype must be one of float32, bfloat16, float16, got ",
+        ),
     ],
 )
 def test_wrong_hyperparameters_are_named(name, hyperparameter, message):

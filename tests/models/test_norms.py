@@ -8,6 +8,8 @@ from flax import linen as nn
 
 from segloss.models.norms import BatchNorm, apply_norm
 
+pytestmark = pytest.mark.shared_out
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 

@@ -16,8 +16,10 @@ from segloss.losses import soft_dice, softmax_cross_entropy
 from segloss.metrics import confusion_matrix, dice_per_class, mean_iou
 from segloss.models import MODELS, make_model
 from segloss.train.optimizers import adamw, cosine
-from segloss.train.step import make_state
+from segloss.train.step import make_state, train_step
 from segloss.trained import evaluation
+
+pytestmark = pytest.mark.shared_out(by="module")
 
 VGG = dict(stage_sizes=(1,) * 5, width=8)
 FC = dict(norm="batch", fc_width=64, dropout=0.0, **VGG)
@@ -26,6 +28,11 @@ RESNET = dict(stage_sizes=(1,) * 4, width=8)
 # Hyperparameters; the factor by which images of 32 x 32 pixels are enlarged, so that
 # the coarsest features can distinguish the objects; and the number of training steps.
 RUNS = {
+    "backbone_unet": (
+        dict(name="backbone_unet", stage_sizes=(1,) * 7, width=8),
+        2,
+        150,
+    ),
     "unet": (dict(name="unet", depth=2, width=8), 1, 100),
     "segnet": (dict(name="segnet", stage_sizes=(1,) * 5, width=16), 2, 200),
     "fcn-8s": (dict(stride=8, **FCN), 4, 150),
@@ -91,7 +98,7 @@ def test_network_learns_four_images_by_heart(run, four_images):
     )
     device = jax.devices()[:1]
     step = map_over_devices(
-        steps.train_step,
+        train_step,
         donate_first=True,
         devices=device,
         model=model,

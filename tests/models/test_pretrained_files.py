@@ -208,7 +208,7 @@ def test_unknown_layout_lists_the_known(tmp_path):
     write_npz(tmp_path / "w.npz")
     message = (
         r"w.npz: its names \(a.weight, b.bias\) match no known layout; known are "
-        r"torchvision_deeplabv3, torchvision_resnet, torchvision_vgg16, deeplab_v2, an"
+        r"torchvision_deeplabv3, torchvision_resnet, torchvision_vgg16, deeplab_v2, ef"
     )
     with pytest.raises(ValueError, match=message):
         load_weights(tmp_path / "w.npz")

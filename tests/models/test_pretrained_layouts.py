@@ -10,9 +10,11 @@ import pytest
 from flax import traverse_util
 
 from segloss.data.augment import normalize
-from segloss.models import ResNet, make_model
+from segloss.models import EfficientNetLite, ResNet, make_model
+from segloss.models.efficientnet_lite import EFFICIENTNET_LITE
 from segloss.models.pretrained import (
     from_deeplab_v2,
+    from_efficientnet_lite,
     from_torchvision_deeplabv3,
     from_torchvision_resnet,
     from_torchvision_vgg16,
@@ -23,12 +25,16 @@ ORACLE = Path(__file__).parents[1] / "oracles" / "torch_names.json"
 NETWORKS = json.loads(ORACLE.read_text())
 IMPORTERS = {
     "deeplabv3_resnet101": from_torchvision_deeplabv3,
+    "efficientnet_lite2": from_efficientnet_lite,
     "resnet50": from_torchvision_resnet,
     "vgg16": from_torchvision_vgg16,
     "deeplab_v2": from_deeplab_v2,
 }
 OURS = {
     "deeplabv3_resnet101": lambda: make_model("deeplab_v3", num_classes=21),
+    "efficientnet_lite2": lambda: EfficientNetLite(
+        **EFFICIENTNET_LITE["efficientnet_lite2"]
+    ),
     "resnet50": ResNet,
     "vgg16": lambda: VGG16(fc_width=4096),
     "deeplab_v2": lambda: make_model("deeplab_v2", num_classes=21),
@@ -95,6 +101,7 @@ def flat(variables):
     [
         # As counted in torch, on the networks themselves.
         ("deeplabv3_resnet101", 676, 60_996_202),
+        ("efficientnet_lite2", 386, 6_092_072),
         ("resnet50", 320, 25_557_032),
         ("vgg16", 32, 138_357_544),
         ("deeplab_v2", 632, 44_048_532),

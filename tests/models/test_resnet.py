@@ -8,6 +8,8 @@ import pytest
 
 from segloss.models import ResNet
 
+pytestmark = pytest.mark.shared_out
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 IMAGES = jnp.array(RNG.normal(size=(2, 35, 50, 3)), jnp.float32)

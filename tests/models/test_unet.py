@@ -8,6 +8,8 @@ import pytest
 from segloss.models import make_model
 from segloss.models.layers import space_to_depth
 
+pytestmark = pytest.mark.shared_out
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 IMAGES = jnp.array(RNG.normal(size=(4, 9, 7, 3)), jnp.float32)
@@ -230,7 +232,7 @@ def test_bfloat16_computes_in_bfloat16_around_float32_parameters(norm):
             dict(norm="layer"),
             "UNet: norm must be one of batch, frozen, group, none, got 'layer'.",
         ),
-        (dict(dtype="float16"), "UNet: dtype must be one of .*, got 'float16'."),
+        (dict(dtype="float64"), "UNet: dtype must be one of .*, got 'float64'."),
         (
             dict(dept=3),
             "no hyperparameter 'dept'; known are .*, remat, depth, width, ",

@@ -78,15 +78,15 @@ def band_set(
     *,
     num_bands=3,
     dtype="uint8",
-    classes=3,
+    num_classes=3,
     ignore_label=255,
     repeats=1,
     data_dir=None,
 ):
     config = BandSetConfig(
-        name=f"{num_bands}_{dtype}_{classes}_{ignore_label}_{repeats}",
+        name=f"{num_bands}_{dtype}_{num_classes}_{ignore_label}_{repeats}",
         repeats=repeats,
-        class_names=tuple(f"class{c}" for c in range(classes)),
+        class_names=tuple(f"class{c}" for c in range(num_classes)),
         ignore_label=ignore_label,
         num_bands=num_bands,
         image_dtype=dtype,

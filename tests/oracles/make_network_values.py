@@ -3,22 +3,25 @@ r"""Logits and gradients of networks in torch, of weights drawn by name, as npz.
 python -m venv .venv-peers
 .venv-peers/bin/pip install -r requirements.txt torch==2.13.0 torchvision==0.28.0 \
     segmentation-models-pytorch==0.6.0
-PYTHONPATH=. .venv-peers/bin/python tests/oracles/make_network_values.py
+PYTHONPATH=. .venv-peers/bin/python tests/oracles/make_network_values.py [CASE ...]
 
-Of each case of `network_cases.py` it stores a sample of the logits, the loss, and a
-sample of its gradient by the image, all channels last, how far rounding takes the
-latter, and the names and shapes of the state dict. The file is read by
+It makes all cases, or those named and keeps the others as they are. Of each case of
+`network_cases.py` it stores a sample of the logits, the loss, and a sample of its
+gradient by the image, all channels last, how far rounding takes the latter, and the
+names and shapes of the state dict. The file is read by
 `tests/models/test_network_values.py`.
 """
 
 import collections
 import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
 from network_cases import (
     CASES,
+    LITE,
     NUM_CLASSES,
     random_image,
     random_labels,
@@ -27,6 +30,7 @@ from network_cases import (
 )
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch_efficientnet_lite import EfficientNetLite, scaled_stages
 
 from benchmarks.torch_imports import import_smp
 
@@ -57,6 +61,11 @@ class NarrowResNet(tv_resnet.ResNet):
         if planes == 64:
             self.inplanes = self.width
         return super()._make_layer(block, planes * self.width // 64, *args, **kwargs)
+
+
+def tiny_efficientnet_lite():
+    stages = scaled_stages(LITE["stage_sizes"], LITE["stage_widths"])
+    return EfficientNetLite(stages, LITE["stem_width"])
 
 
 def without_classifier(resnet):
@@ -178,6 +187,7 @@ class FullyConvolutionalVGG16(nn.Module):
 NETWORKS = {
     "tiny deeplab_v2": lambda: DeepLabV2(**TINY),
     "tiny deeplab_v3": narrow_deeplab_v3,
+    "tiny efficientnet_lite": tiny_efficientnet_lite,
     "tiny resnet": lambda: without_classifier(NarrowResNet(output_stride=16, **TINY)),
     "tiny vgg16": lambda: FullyConvolutionalVGG16(width=4, fc_width=16),
     "vgg16": FullyConvolutionalVGG16,
@@ -218,9 +228,10 @@ def _values_of(network, images):
     }
 
 
-def main():
-    stored = {}
-    for case, (*_, sizes) in CASES.items():
+def main(chosen):
+    stored = dict(np.load(OUTPUT)) if chosen else {}
+    for case in chosen or CASES:
+        *_, sizes = CASES[case]
         network = NETWORKS[case]().eval().requires_grad_(False)
         shapes = {k: list(v.shape) for k, v in network.state_dict().items()}
         weights = {k: torch.tensor(v) for k, v in random_weights(shapes).items()}
@@ -235,4 +246,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-r"""Names and shapes of torchvision's state dicts, as JSON.
+r"""Names and shapes of state dicts in torch, as JSON.
 
 python -m venv .venv-peers
 .venv-peers/bin/pip install -r requirements.txt torch==2.13.0 torchvision==0.28.0 \
@@ -14,6 +14,7 @@ import json
 import pathlib
 
 import torch
+from torch_efficientnet_lite import EfficientNetLite, scaled_stages
 
 from benchmarks.torch_imports import import_smp
 
@@ -21,10 +22,13 @@ import_smp()  # which makes torchvision importable where it is built for CUDA
 from torchvision.models import resnet50, vgg16  # noqa: E402
 from torchvision.models.segmentation import deeplabv3_resnet101  # noqa: E402
 
+# The largest of those whose weights a package has.
+LITE2 = scaled_stages((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352))
 NETWORKS = {
     "deeplabv3_resnet101": deeplabv3_resnet101(
         weights=None, weights_backbone=None, aux_loss=True
     ),
+    "efficientnet_lite2": EfficientNetLite(LITE2, num_classes=1000),
     "resnet50": resnet50(),
     "vgg16": vgg16(),
 }

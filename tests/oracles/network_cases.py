@@ -7,6 +7,9 @@ import numpy as np
 
 ODD_SIZES = ((129, 161), (321, 321), (513, 513))
 TINY = dict(stage_sizes=(1, 1, 2, 2), width=8)
+LITE = dict(
+    stage_sizes=(1, 2, 1, 1, 1, 1, 1), stage_widths=(4, 6, 5, 8, 7, 9, 8), stem_width=5
+)
 RESNET50, RESNET101 = dict(backbone="resnet50"), dict(backbone="resnet101")
 
 # By name: a network of ours, its hyperparameters, and the heights and widths of images.
@@ -14,6 +17,7 @@ RESNET50, RESNET101 = dict(backbone="resnet50"), dict(backbone="resnet101")
 CASES = {
     "tiny deeplab_v2": ("deeplab_v2", TINY, ((67, 97),)),
     "tiny deeplab_v3": ("deeplab_v3", TINY, ((129, 161),)),
+    "tiny efficientnet_lite": ("efficientnet_lite", LITE, ((77, 58),)),
     "tiny resnet": ("resnet", dict(TINY, output_stride=16), ((77, 58),)),
     "tiny vgg16": ("vgg16", dict(width=4, fc_width=16), ((77, 58),)),
     "resnet50": ("resnet", dict(stage_sizes=(3, 4, 6, 3)), ODD_SIZES),

@@ -1,15 +1,21 @@
-"""Runs in processes of their own, and what they leave."""
+"""Runs in processes of their own, what they leave, and images to predict."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from segloss.config import read_config
 from segloss.train import make_setup
-from segloss.train.step import make_state
+from segloss.train.first_state import make_fresh_state
+from segloss.train.log import OF_THE_MACHINE
 from segloss.trained.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
+RNG = np.random.default_rng(0)
 
 # A real run in a process of its own, which a real signal stops after a given step.
 RUN = """
@@ -47,7 +53,7 @@ def run_until(workdir, config, step, number, *group):
 
 def newest_state(config, workdir):
     setup = make_setup(config)
-    like = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
+    like = make_fresh_state(setup)
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     restored = checkpoints.restore(like)
     checkpoints.close()
@@ -56,6 +62,34 @@ def newest_state(config, workdir):
 
 def curve(workdir):
     """What was written in order, without what depends on the machine's speed."""
-    speed = {"images_per_second", "data_wait_fraction"}
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in speed} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in OF_THE_MACHINE} for line in lines
+    ]
+
+
+def linked_run(directory, tmp_path):
+    """The config of a run, and a directory of its own that has its checkpoints."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "checkpoints").symlink_to(directory / "checkpoints")
+    return read_config(directory), workdir
+
+
+def save(path, hw=(24, 32), labels=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape, top = (hw, 3) if labels else ((*hw, 3), 256)
+    Image.fromarray(RNG.integers(0, top, shape, np.uint8)).save(path)
+    return path
+
+
+def files(folder):
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in found}
+
+
+def lines(folder):
+    return [
+        json.loads(line)
+        for line in (folder / "predictions.jsonl").read_text().splitlines()
+    ]

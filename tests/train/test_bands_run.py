@@ -26,6 +26,8 @@ from segloss.train.start import find_start
 from segloss.trained import TrainedModel, evaluate_run, export, load_trained
 from segloss.trained.evaluation import evaluate, evaluation_step
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 TINY = {
     "unet": dict(depth=1, width=8),
     "deeplab_v3_plus": dict(stage_sizes=(1, 1, 1, 1), width=8),
@@ -168,7 +170,7 @@ def test_a_run_on_bands_starts_from_weights_for_rgb(config_of, tmp_path):
 
 @pytest.mark.slow
 def test_300_classes_are_trained_and_evaluated(config_of, tmp_path):
-    config = config_of("unet", 2, classes=300, ignore_label=65535)
+    config = config_of("unet", 2, num_classes=300, ignore_label=65535)
     results = train(config, tmp_path)
     trained = load_trained(config, tmp_path)
     val = [draw(3, "uint8", 300, 65535, "val", i) for i in range(SIZES["val"])]

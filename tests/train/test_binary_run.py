@@ -11,6 +11,8 @@ from segloss.train import make_setup, train
 from segloss.trained import load_trained, predict
 from segloss.trained.export import make_exported
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 
 @pytest.fixture(scope="module")
 def config(binary_folder, datasets_dir):

@@ -4,6 +4,8 @@ import pytest
 
 from segloss.trained.classes import describe_changed_classes
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 
 @pytest.mark.parametrize(
     ("now", "said"),

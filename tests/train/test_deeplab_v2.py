@@ -13,6 +13,8 @@ from segloss.train import step as steps
 from segloss.train.optimizers import polynomial, sgd
 from segloss.train.step import make_state
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 # Those of the public reference, kazuto1011/deeplab-pytorch, main.py.
 GROUPS = (
     dict(match="aspp/.*/kernel", learning_rate_factor=10.0),

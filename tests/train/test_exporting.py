@@ -13,6 +13,8 @@ from segloss.serving import load_exported
 from segloss.trained import export, load_trained
 from segloss.trained.export import make_exported
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 # Not even installed, as far as this process can tell.
 ALONE = """
 import sys
@@ -89,7 +91,9 @@ def test_network_that_asks_for_the_size_needs_one(exported):
 
     trained = dataclasses.replace(exported[0], model=Square(), variables={})
     make_exported(trained, (32, 32))
-    with pytest.raises(ValueError, match=r"Square cannot be exported .* add --s"):
+    with pytest.raises(
+        ValueError, match=r"Square cannot .* --size.*size_multiple=32\."
+    ):
         make_exported(trained, None)
 
 

@@ -9,6 +9,8 @@ from runs import curve
 from segloss.config import parse_config
 from segloss.train import make_setup, train
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 
 def test_results_have_the_mean_iou_with_and_without_them(tiny_config, tmp_path, capsys):
     tiny_config.evaluate.ignore_classes_in_mean = ("background", 2)

@@ -13,6 +13,8 @@ from segloss.data import normalize, put_on_canvas
 from segloss.models import UNet
 from segloss.trained.inference import of_each_class, predict_labels, window_starts
 
+pytestmark = pytest.mark.shared_out
+
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (21, 27, 3), np.uint8)
 

@@ -17,6 +17,8 @@ from segloss.train.loss_schedules import cosine, linear, piecewise_constant
 from segloss.train.step import make_state
 from segloss.trained.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.shared_out
+
 # Over 4 steps the weight is 0, 1/2, 1, 1, and gamma 2, 2, 1/2, 1/2.
 WEIGHT = dict(name="linear", init_value=0.0, end_value=1.0, transition_steps=2)
 GAMMA = dict(name="piecewise_constant", values=(2.0, 0.5), boundaries=(2,))

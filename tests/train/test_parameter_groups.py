@@ -99,9 +99,9 @@ def test_decoupled_pull_grows_with_the_rate():
     assert moved[CONV1] == pytest.approx(2 - 0.1 * (1 + 1), rel=1e-5)
 
 
-def test_clipping_is_by_the_norm_of_the_whole_gradient():
-    # Squares: 9 for each of 24 kernels and scales, 16 for each of 5 biases.
-    factor = 1 / np.sqrt(24 * 9 + 5 * 16)
+def test_clipping_is_by_the_norm_of_the_gradients_of_all_groups_that_train():
+    # Squares: 9 for each of 21 numbers in kernels, 16 for each of 2 biases.
+    factor = 1 / np.sqrt(21 * 9 + 2 * 16)
     moved = steps(sgd(FLAT, momentum=0.0, clip_norm=1.0, groups=DEEPLAB), 1)
     expected = {
         ASPP_KERNEL: 2 - 3 * factor,

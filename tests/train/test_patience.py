@@ -12,6 +12,8 @@ from runs import curve, newest_state
 from segloss.train import Stopped, train
 from segloss.train.patience import Patience
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 
 @pytest.mark.parametrize(
     ("scores", "limit", "ends_after", "best"),

@@ -9,6 +9,8 @@ from segloss.config import read_config
 from segloss.report import overlay
 from segloss.trained import evaluate_run, predict
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 
 @pytest.fixture
 def run(finished_folder_run, small_folder, tmp_path):

@@ -12,6 +12,8 @@ from segloss.errors import ExistingFileError
 from segloss.trained.inputs import MANIFEST
 from segloss.trained.prediction_folder import PredictionFolder, choose_place
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -172,16 +174,25 @@ with PredictionFolder(place, {}, input=source) as folder:
 """
 
 
+def test_a_full_disk_leaves_no_folder_without_predictions(tmp_path, full_disk):
+    folder = PredictionFolder(tmp_path / "val", {"a": "b" * 9}, input=Path("/set/val"))
+    with full_disk(9), pytest.raises(OSError, match="File too large"), folder:
+        pass
+    assert folder.kept is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_prediction_leaves_the_old_one(tmp_path):
     place = write(tmp_path, "/set/val", a="old")
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     assert tree(place) == {"indices/sub/a": "old"}
+    # What the killed process left carries the mark by which it is not searched.
+    (left,) = (p for p in tmp_path.iterdir() if p != place and p.is_dir())
+    assert (left / MANIFEST).exists()
     assert write(tmp_path, "/set/val", a="newer") == place
     assert tree(place) == {"indices/sub/a": "newer"}
-    # What the killed process left carries the mark by which it is not searched.
-    (left,) = (p for p in tmp_path.iterdir() if p != place)
-    assert (left / MANIFEST).exists()
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_a_copied_run_still_owns_its_predictions(tmp_path):

@@ -30,6 +30,8 @@ from segloss.train.step import make_state
 from segloss.trained import evaluate_run
 from segloss.trained.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 
 def write_weights(config, path, *, num_classes):
     """Random weights for the network of a config; returns them by path."""

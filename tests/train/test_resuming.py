@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import chex
@@ -78,14 +79,38 @@ def test_evaluation_passes_over_a_damaged_checkpoint(tiny_config, run):
         assert evaluate_run(tiny_config, run)["step"] == 2
     assert steps_of(run) == [2, 4]
     flip_a_bit(run / "checkpoints" / "2" / "variables")
-    with pytest.raises(
-        ValueError, match=r"4 is damaged .*2 is damaged .* none is left"
-    ):
+    message = (
+        r"4 is damaged .*2 is damaged .* none is left; restore one from a copy, or "
+        "choose another --workdir"
+    )
+    with pytest.raises(ValueError, match=rf"{message}\.$"):
         evaluate_run(tiny_config, run)
-    with pytest.raises(
-        ValueError, match=r"4 is damaged .*2 is damaged .* none is left"
-    ):
+    weights = "--config.model.pretrained=RUN there starts from the weights of this run"
+    with pytest.raises(ValueError, match=rf"{message}; {weights} if they are sound\.$"):
         train(tiny_config, run)
+
+
+def test_a_run_whose_directory_is_moved_stops_in_a_line_and_resumes_there(
+    tiny_config, tmp_path, finished_run
+):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+
+    def move(step):
+        if step == 3:
+            while not (run / "checkpoints" / "2").is_dir():  # saved in the background
+                time.sleep(0.01)
+            run.rename(moved)
+
+    message = (
+        "/run(/metrics.jsonl)? was moved, deleted or replaced while the run was "
+        "writing to it; move it back, or give its new directory as --workdir, and give "
+        "the same command again to resume from the newest checkpoint.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config, run, on_step=move)
+    assert not run.exists()
+    train(tiny_config, moved)
+    assert curve(moved) == curve(finished_run)
 
 
 def test_using_a_model_needs_no_optimizer(tiny_config, run, finished_run, tmp_path):

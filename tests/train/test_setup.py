@@ -30,6 +30,7 @@ from segloss.train.setup import choose_terms, make_configured_loss
         ("data.crop_hw", (32,), "data.crop_hw must be height and width .* got"),
         ("data.num_workers", -1, "config.data.num_workers must be >= 0, got -1"),
         ("data.on_bad_sample", "drop", "must be 'raise' or 'skip', got 'drop'"),
+        ("data.shared_files", 1, "data.shared_files must be True or False, got 1"),
         ("augment.zoom", 2, "augment has no hyperparameter 'zoom'; known are scale"),
         ("sampler.batch_size", 2, "balance_batch has no .* 'batch_size'; known are"),
         ("sampler.batch_cl", 200, "the largest batch_cl reachable"),

@@ -12,7 +12,10 @@ from segloss.devices import AXIS, first_replica, map_over_devices, replicate, sh
 from segloss.losses import boundary_loss, softmax_cross_entropy
 from segloss.train import loop, make_setup, step, train
 from segloss.train import step as steps
+from segloss.train.first_state import make_fresh_state
 from segloss.train.step import make_state
+
+pytestmark = pytest.mark.shared_out
 
 
 def begin(setup, num_devices, *, mapping="pmap"):
@@ -29,8 +32,7 @@ def begin(setup, num_devices, *, mapping="pmap"):
         augment=setup.augment,
         num_classes=setup.dataset.num_classes,
     )
-    state = make_state(setup.model, setup.optimizer, seed=0, image_hw=(32, 32))
-    return train_step, replicate(state, devices)
+    return train_step, replicate(make_fresh_state(setup), devices)
 
 
 def first_batches(setup, num_steps):

@@ -15,6 +15,8 @@ from segloss.train import Stopped, loop, make_setup, train, watch
 from segloss.trained import results as trained_results
 from segloss.trained.evaluation import evaluate
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 
 def stop_at(step):
     """An `on_step` that asks the run to stop, as a cluster does."""

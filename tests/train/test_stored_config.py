@@ -13,6 +13,7 @@ from segloss.config import (
     read_config,
     write_config,
 )
+from segloss.errors import SeglossError
 from segloss.train import make_setup
 
 
@@ -105,11 +106,21 @@ def test_stored_config_that_is_incomplete_or_damaged_is_named(tiny_config, tmp_p
     fields = json.loads(whole)
     del fields["evaluate"]
     path.write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match=r"config.evaluate.split is missing"):
-        parse_config(read_config(tmp_path))
-    path.write_text(whole[:40])
-    with pytest.raises(ValueError, match=r"config.json is not a stored config"):
-        read_config(tmp_path)
+    remedy = "restore it from a copy; evaluation, prediction and export also take"
+    for content, problem in (
+        (json.dumps(fields).encode(), r"it lacks evaluate"),
+        (b"{}", r"it lacks loss, data, sampler, .*"),
+        (b"[]", "it must hold an object, got a list"),
+        (b"null", "it must hold an object, got null"),
+        (whole[:40].encode(), "Unterminated string .*|Expecting .*"),
+        (b"", "Expecting value: .*"),
+        (whole.encode("utf-16"), "'utf-8' codec can't decode byte 0xff .*"),
+        (json.dumps(fields | {"evaluate": 3}).encode(), "evaluate is no section"),
+    ):
+        path.write_bytes(content)
+        message = rf"^.*/config.json is damaged \(({problem})\); {remedy} --config\.$"
+        with pytest.raises(SeglossError, match=message):
+            read_config(tmp_path)
 
 
 def test_sections_within_sections_are_the_same_when_read(tiny_config, tmp_path):

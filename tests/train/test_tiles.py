@@ -26,6 +26,8 @@ from segloss.trained.evaluation import (
 from segloss.trained.model import TrainedModel
 from segloss.trained.tiles import GRID_PX, MARGIN_PX, TILE_PX, plan_tiles
 
+pytestmark = pytest.mark.shared_out(by="module")
+
 RNG = np.random.default_rng(0)
 SIZES = st.integers(1, 7_000)
 

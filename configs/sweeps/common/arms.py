@@ -1,19 +1,54 @@
 """Building blocks of sweeps. An arm is a variant that a study compares."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 SEEDS = (0, 1, 2)
+# Of the arms that carry a headline.
+MORE_SEEDS = (0, 1, 2, 3, 4)
 
 
-def with_seeds(arms: Mapping[str, Mapping]) -> Iterator[dict]:
+def with_seeds(
+    arms: Mapping[str, Mapping], *, headline: Collection[str] = ()
+) -> Iterator[dict]:
     """Yields the overrides of a run for each seed and arm.
 
     All arms come with the first seed, then with the next, so a study that is stopped
-    early has complete seeds.
+    early has complete seeds. Arms have `SEEDS`, those of `headline` `MORE_SEEDS`.
     """
-    for seed in SEEDS:
+    for seed in MORE_SEEDS:
         for arm, overrides in arms.items():
-            yield {"arm": arm, "seed": seed, **overrides}
+            if seed in (MORE_SEEDS if arm in headline else SEEDS):
+                yield {"arm": arm, "seed": seed, **overrides}
+
+
+def with_matched(
+    arms: Mapping[str, Mapping], names: Iterable[str] | None = None
+) -> dict[str, dict]:
+    """Returns arms and, after each of Balance-batch, its control `ARM-matched`.
+
+    The control has random batches of the same sizes in as many steps, and differs in
+    nothing else. With `augment.keep_classes`, which holds for classes that were chosen,
+    its crops are random as well. It tells "more classes" from "fewer images", if the
+    arm has as many steps as another with larger random batches, and from "more steps",
+    if it has more.
+
+    Args:
+        arms: overrides of the config by the name of the arm.
+        names: the arms that get a control; None means all of Balance-batch.
+    """
+    made: dict[str, dict] = {}
+    for arm, overrides in arms.items():
+        made[arm] = dict(overrides)
+        sampler = overrides.get("sampler", {})
+        if sampler.get("name") == "balance_batch" and (names is None or arm in names):
+            sampler = {**sampler, "name": "matched_random"}
+            made[f"{arm}-matched"] = {**overrides, "sampler": sampler}
+    return made
+
+
+def against_matched(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Returns pairs of arms to compare: those of `names`, and their controls."""
+    return tuple((arm, f"{arm}-matched") for arm in names)
 
 
 def steps_at_equal_images(

@@ -2,7 +2,8 @@
 
 `random9` uses random batches of nine images. `cl8` is Balance-batch with `batch_cl` 8
 for the same number of steps. `cl8-images` runs until it has used as many images as
-random batches of `batch_max`.
+random batches of `batch_max`. The arms for which the paper has a number have controls,
+`cl8-matched` and `cl8-images-matched`: random batches of the same sizes.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,11 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from configs import voc2012_paper
-from configs.sweeps.common.arms import steps_at_equal_images
+from configs.sweeps.common.arms import (
+    against_matched,
+    steps_at_equal_images,
+    with_matched,
+)
 from segloss.errors import SeglossError
 
 TOTAL_STEPS = 20_000
@@ -70,10 +75,22 @@ def balance_batch(batch_max: int, classes: Iterable[int]) -> dict[str, dict]:
     return arms
 
 
-def compare(batch_max: int, classes: Iterable[int]) -> tuple[tuple[str, str], ...]:
-    """Returns pairs of arms to compare: each of `balance_batch`, and random batches."""
-    return tuple(
-        (f"cl{batch_cl}{images}", f"random{batch_max}")
-        for batch_cl in classes
-        for images in ("", "-images")
-    )
+def with_controls(arms: dict[str, dict], classes: Iterable[int]) -> dict[str, dict]:
+    """Returns arms, and the controls of those of `balance_batch` with `classes`."""
+    return with_matched(arms, [arm for arm in _names(classes) if arm in arms])
+
+
+def compare(
+    batch_max: int, classes: Iterable[int], *, controlled: Iterable[int] = ()
+) -> tuple[tuple[str, str], ...]:
+    """Returns pairs of arms to compare.
+
+    They are each arm of `balance_batch` with random batches, then those with a
+    `batch_cl` in `controlled` with their controls.
+    """
+    pairs = ((arm, f"random{batch_max}") for arm in _names(classes))
+    return (*pairs, *against_matched(_names(controlled)))
+
+
+def _names(classes: Iterable[int]) -> list[str]:
+    return [f"cl{n}{images}" for n in classes for images in ("", "-images")]

@@ -6,13 +6,16 @@ files, for which it needs TensorFlow.
 """
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,14 @@ import tensorflow_datasets as tfds
 from jaxtyping import Shaped
 from PIL import Image
 
-from segloss.console import make_progress
+from segloss.console import make_console, make_progress
 from segloss.data.bands import RGB, BandMoments, check_bands, is_rgb, label_dtype
+from segloss.errors import SeglossError
+from segloss.locking import locked
+from segloss.writing import on_disk, read_json, remove_folder
 
+# What to do about a damaged dataset.
+PREPARE_AGAIN = "delete {} to prepare the dataset again"
 # The split whose images give the mean and the deviation of each band.
 _MEASURED = "train"
 
@@ -120,6 +128,11 @@ class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
         """Does nothing: the dataset is local, so no server is asked about it."""
 
+    def read_from_directory(self, dataset_info_dir: str | os.PathLike[str]) -> None:
+        """Reads what was written of a dataset, and names a file that is damaged."""
+        with _damage_named(Path(dataset_info_dir)):
+            super().read_from_directory(dataset_info_dir)
+
 
 class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Base class of TFDS builders of images with labels.
@@ -159,8 +172,17 @@ class SegmentationBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """
         if self.data_path.exists():
             return
-        with make_progress(transient=True) as self._progress:
-            super().download_and_prepare(**{"file_format": "array_record"} | options)
+        path = Path(self.data_path)
+        with on_disk(path, self._describe_need()), preparing(path):
+            if self.data_path.exists():  # another process has written it meanwhile
+                return
+            with make_progress(transient=True) as self._progress:
+                options = {"file_format": "array_record"} | options
+                super().download_and_prepare(**options)
+
+    def _describe_need(self) -> str:
+        """Says how large the dataset will be; "" if that is not known."""
+        return ""
 
     def _download_and_prepare(
         self, dl_manager: Any, download_config: Any = None
@@ -292,6 +314,59 @@ class _Examples:
         summary = json.loads(self.summary.read_text())
         self.summary.unlink()
         return summary
+
+
+@contextlib.contextmanager
+def preparing(data_path: Path) -> Iterator[None]:
+    """Lets one process at a time write the dataset `data_path`; others wait.
+
+    Removes what killed processes left that were writing it.
+    """
+    folder = data_path.parent
+    with locked(folder, on_wait=make_console().print):
+        for left in folder.glob(f"incomplete.*_{data_path.name}"):
+            remove_folder(left)
+        yield
+
+
+def open_prepared(
+    directory: str | os.PathLike[str], *, needs: Collection[str] = ()
+) -> tfds.core.DatasetBuilder:
+    """Opens a dataset that was written to a directory.
+
+    Args:
+        directory: the directory of `dataset_info.json`.
+        needs: names that `metadata.json` must have.
+
+    Raises:
+        SeglossError: if a file that describes the dataset is damaged.
+    """
+    with _damage_named(Path(directory), needs):
+        builder = tfds.builder_from_directory(directory)
+        builder.info.features.get_serialized_info()
+    return builder
+
+
+@contextlib.contextmanager
+def _damage_named(directory: Path, needs: Collection[str] = ()) -> Iterator[None]:
+    """Raises SeglossError if a file that describes a dataset is damaged.
+
+    `needs` are names that `metadata.json` must have.
+    """
+    remedy = PREPARE_AGAIN.format(directory)
+    for name in ("dataset_info.json", "features.json", "metadata.json"):
+        wanted = needs if name == "metadata.json" else ()
+        if wanted or (directory / name).exists():
+            read_json(directory / name, remedy=remedy, needs=wanted)
+    try:
+        yield
+    # TFDS and protobuf raise many kinds of errors on damaged files.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SeglossError(
+            f"{directory}: dataset_info.json or features.json is damaged "
+            f"({reason[:200]}); {remedy}."
+        ) from error
 
 
 def encode_png(pixels: Image.Image) -> bytes:

@@ -20,7 +20,7 @@ from segloss.data.datasets.pairs import Pair, relative
 from segloss.data.datasets.rules import Rules, is_nodata, with_void
 from segloss.data.decoding.images import DecodedImage
 from segloss.data.decoding.labels import DecodedLabels
-from segloss.data.decoding.opening import UnfitError, damaged
+from segloss.data.decoding.opening import UnfitError, damaged, read_file
 
 _AHEAD = 64  # number of files that wait to be read
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
@@ -191,7 +191,7 @@ def _try(
     """
     name = relative(rules.root, path)
     try:
-        data = path.read_bytes()
+        data = read_file(path, rules.max_pixels)
         found.digest += _digest(name, data)
         return read(data)
     except UnfitError as error:

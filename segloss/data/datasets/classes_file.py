@@ -12,6 +12,7 @@ comment.
 """
 
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,10 @@ from segloss.data.datasets.faults import Fault
 from segloss.data.decoding.label_values import MAX_CLASSES, MAX_VALUE, LabelValues
 
 NAME = "classes.txt"
-_CODE = r"#[0-9a-fA-F]{6}|values=\d+(?:,\d+)*"
-_LINE = re.compile(rf"(?P<words>.*?)(?P<codes>(?:\s+(?:{_CODE}))*)")
+_CODE = re.compile(r"#[0-9a-fA-F]{6}|values=[0-9]+(?:,[0-9]+)*")
+_MAX_BYTES = 1 << 24
+# Invisible characters that the words of some languages need.
+_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 
 
 class ClassList(NamedTuple):
@@ -49,6 +52,8 @@ def read_classes(root: Path, ignore_label: int) -> ClassList:
     """
     path = root / NAME
     try:
+        if fault := _file_fault(path):
+            return ClassList((), None, [fault])
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         remedy = (
@@ -92,15 +97,36 @@ def read_classes(root: Path, ignore_label: int) -> ClassList:
     )
 
 
+def _file_fault(path: Path) -> Fault | None:
+    """Returns why a file is not read, or None."""
+    about = path.stat()
+    # A pipe would never end.
+    if not stat.S_ISREG(about.st_mode):
+        return Fault(NAME, "must be a file of text", "rewrite it")
+    if about.st_size > _MAX_BYTES:
+        rule = f"must have at most {_MAX_BYTES:,} bytes"
+        return Fault(NAME, rule, "rewrite it", f"{about.st_size:,}")
+    return None
+
+
 def _split(where: str, line: str) -> _Line:
-    found = _LINE.fullmatch(line.strip())
+    words = list(re.finditer(r"\S+", line))
+    codes: list[str] = []
+    while len(words) > 1 and _CODE.fullmatch(words[-1][0]):
+        codes.append(words.pop()[0])
     values, colours = [], []
-    for code in found["codes"].split():
+    for code in reversed(codes):
         if code.startswith("#"):
             colours.append(int(code[1:], 16))
         else:
-            values += map(int, code.removeprefix("values=").split(","))
-    return _Line(where, found["words"].split(maxsplit=1), values, colours)
+            values += map(_to_value, code.removeprefix("values=").split(","))
+    name = line[: words[-1].end()].split(maxsplit=1)
+    return _Line(where, name, values, colours)
+
+
+def _to_value(digits: str) -> int:
+    # Python refuses to convert thousands of digits.
+    return int(digits) if len(digits) < 20 else 10**20
 
 
 def _claim(
@@ -136,6 +162,9 @@ def _class_fault(line: _Line, names: list[str], ignore_label: int) -> Fault | No
         return Fault(
             line.where, "must be `INDEX NAME #rrggbb values=N,N`", remedy, wrong[0]
         )
+    if not name.translate(_JOINERS).isprintable():
+        rule = "must have a name of letters that can be printed"
+        return Fault(line.where, rule, "rename it", repr(name))
     if name in names:
         rule = "must name a class that no earlier line names"
         return Fault(line.where, rule, "rename it", repr(name))

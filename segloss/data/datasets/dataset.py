@@ -4,19 +4,20 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from segloss.console import make_console
 from segloss.data.bands import RGB, Bands, label_dtype
 from segloss.data.class_index import ClassIndex, LabelCounter
-from segloss.data.datasets.builder import SegmentationBuilder
+from segloss.data.datasets.builder import SegmentationBuilder, open_prepared
 from segloss.data.datasets.camvid import camvid
+from segloss.data.datasets.chosen_classes import Choice, Classes, choose, open_chosen
 from segloss.data.datasets.faults import abridge
 from segloss.data.datasets.folder import folder
 from segloss.data.datasets.longtail_scenes import longtail_scenes
@@ -25,8 +26,10 @@ from segloss.data.datasets.tfds_dataset import ForeignDataset, tfds_dataset
 from segloss.data.datasets.voc2012 import voc2012
 from segloss.data.loading.batches import Source
 from segloss.data.loading.windows import Windows
-from segloss.errors import SeglossError
+from segloss.errors import SeglossError, describe_size
+from segloss.locking import locked
 from segloss.registry import bind
+from segloss.writing import on_disk
 
 DATASETS: dict[str, Callable[..., SegmentationBuilder | ForeignDataset]] = {
     "camvid": camvid,
@@ -47,18 +50,19 @@ class Dataset:
     Attributes:
         name: key of `DATASETS`.
         data_dir: directory of the class index, and of the array_record files unless
-            they are those of TFDS.
+            they are those of TFDS or classes were chosen.
         class_names: names of the class ids 0, 1, ...
         ignore_label: label of pixels that do not count.
         open_source: `open_source(split, images=True)` opens the samples of a split.
         bands: the bands of the images, with their mean and deviation.
         max_hw: the largest height and the largest width of all splits, in pixels.
         splits: names of the splits.
-        fingerprint: 16 hex digits that depend on the samples, the classes and
-            `ignore_label`, and on nothing else.
+        fingerprint: 16 hex digits that depend on the samples, the classes and how they
+            were chosen, and `ignore_label`, and on nothing else.
         notes: what was found when the dataset was prepared, each in one line.
         num_pixels: name and number of pixels, void or not, of each split; empty if the
             dataset does not store them.
+        choice: the classes that `choose` has chosen; None has all.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Dataset:
     bands: Bands = RGB
     notes: tuple[str, ...] = ()
     num_pixels: tuple[tuple[str, int], ...] = ()
+    choice: Choice | None = None
 
     @property
     def num_classes(self) -> int:
@@ -81,6 +86,40 @@ class Dataset:
     def label_dtype(self) -> str:
         """Type of the labels, "uint8" or "uint16"."""
         return label_dtype(self.num_classes, self.ignore_label)
+
+    def choose(self, classes: Classes) -> "Dataset":
+        """Returns this dataset with only these classes; the pixels of others are void.
+
+        No image is read and no file is written. Class indices of the result are saved
+        in a folder of their own in `data_dir`.
+
+        Args:
+            classes: names of classes, whose ids become 0, 1, ... in this order. A pair
+                of a new name and a tuple of names merges these classes.
+
+        Raises:
+            ValueError: if there is no such class, a class is named twice, or classes
+                were chosen before.
+        """
+        if self.choice is not None:
+            raise SeglossError(
+                f"Dataset.choose: classes of {self.name} were chosen before; choose "
+                "from the dataset that has all."
+            )
+        choice = choose(classes, self.name, self.class_names, self.ignore_label)
+        if choice.is_all:
+            return self
+        identity = json.dumps([self.fingerprint, choice.to_json()])
+        fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return dataclasses.replace(
+            self,
+            data_dir=self.data_dir / f"classes-{fingerprint}",
+            class_names=choice.names,
+            open_source=functools.partial(open_chosen, self.open_source, choice),
+            fingerprint=fingerprint,
+            notes=(*self.notes, *choice.describe()),
+            choice=choice,
+        )
 
     def source(self, split: str, *, images: bool = True) -> Source:
         """Opens the samples of `split`; `images=False` omits their images.
@@ -98,8 +137,9 @@ class Dataset:
     def class_index(self, split: str, windows: Windows | None = None) -> ClassIndex:
         """Returns the pixel counts of each class in each sample of `split`.
 
-        The first call counts and saves them in `data_dir`; later calls open the file. A
-        count that was killed resumes where it stopped.
+        The first call counts and saves them in `data_dir`; later calls open the file,
+        and count again with a warning if it is damaged or belongs to other data. A
+        count that was killed resumes where it stopped. Other processes wait meanwhile.
 
         Args:
             split: name of the split.
@@ -108,26 +148,47 @@ class Dataset:
                 `Windows.keepable`.
 
         Raises:
-            ValueError: if there is no such split, or the saved file is damaged or
-                belongs to other data.
+            ValueError: if there is no such split, or a label is neither a class id nor
+                void.
         """
         counter = self.label_counter(split, windows)
         path = self.class_index_path(split, windows)
-        if not path.exists():
-            ClassIndex(counter.count(), counter.fingerprint).save(path)
-        shutil.rmtree(counter.parts_dir, ignore_errors=True)
         shape = len(counter.source), self.num_classes
+        if path.exists():
+            try:
+                index = ClassIndex.load(path, counter.fingerprint, shape)
+            except SeglossError as error:
+                problem = str(error).removesuffix("; delete it to have it made again.")
+                warnings.warn(f"{problem}; it is made again.", stacklevel=2)
+                path.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(counter.parts_dir, ignore_errors=True)
+                return index
+        need = describe_size(4 * shape[0] * shape[1])
+        with (
+            on_disk(self.data_dir, f"the class index needs about {need}"),
+            locked(self.data_dir, on_wait=make_console().print),
+        ):
+            if not path.exists():
+                ClassIndex(counter.count(), counter.fingerprint).save(path)
+            shutil.rmtree(counter.parts_dir, ignore_errors=True)
         return ClassIndex.load(path, counter.fingerprint, shape)
 
     def describe_classes(self, split: str) -> list[str]:
-        """Returns lines about void pixels, and about classes without pixels."""
-        pixels = self.class_index(split).pixel_counts.sum(axis=0, dtype=np.int64)
+        """Returns lines about void pixels, void images and classes without pixels."""
+        counts = self.class_index(split).pixel_counts
+        pixels = counts.sum(axis=0, dtype=np.int64)
         lines = []
         total = dict(self.num_pixels).get(split)
         if total and pixels.sum() < total:
             lines.append(
                 f"{1 - pixels.sum() / total:.1%} of the pixels of {split} are void: "
                 "they do not count"
+            )
+        if num_void := np.count_nonzero(~np.any(counts, axis=1)):
+            lines.append(
+                f"{num_void:,} of {len(counts):,} images of {split} have no pixel that "
+                "counts"
             )
         absent = [f"{k} {self.class_names[k]}" for k in np.flatnonzero(pixels == 0)]
         if absent:
@@ -162,17 +223,26 @@ class Dataset:
         return self.data_dir / f"window_index-{split}-{windows.digest}.npy"
 
 
-def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
+def open_dataset(
+    name: str, *, classes: Classes | None = None, **hyperparameters: Any
+) -> Dataset:
     """Opens a dataset by name; the first call converts it to array_record files.
 
     Args:
         name: key of `DATASETS`.
+        classes: the classes to choose, see `Dataset.choose`; None has all.
         **hyperparameters: keyword arguments of the function `DATASETS[name]`.
 
     Raises:
-        ValueError: if the name or a hyperparameter is unknown, or out of range.
+        ValueError: if the name, a hyperparameter or a class is unknown, or a value is
+            out of range.
         DatasetError: if files are missing or faulty; lists all faults.
     """
+    dataset = _open(name, hyperparameters)
+    return dataset if classes is None else dataset.choose(classes)
+
+
+def _open(name: str, hyperparameters: dict[str, Any]) -> Dataset:
     make_builder = bind("dataset", DATASETS, name, hyperparameters)
     data_dir = hyperparameters.get("data_dir")
     if data_dir is not None and hyperparameters.get("root", "") is None:
@@ -180,11 +250,7 @@ def open_dataset(name: str, **hyperparameters: Any) -> Dataset:
     builder = make_builder()
     if isinstance(builder, ForeignDataset):
         return Dataset(name=name, **vars(builder))
-    try:
-        builder.download_and_prepare()
-    except OSError:
-        if not builder.data_path.exists():  # otherwise another process prepared it
-            raise
+    builder.download_and_prepare()
     return _read(name, Path(builder.data_path))
 
 
@@ -212,9 +278,10 @@ def _find_prepared(name: str, data_dir: Path) -> Path:
 def _read(name: str, data_dir: Path) -> Dataset:
     # A link to a dataset made of files with the same contents.
     data_dir = data_dir.resolve()
-    info = tfds.builder_from_directory(os.fspath(data_dir)).info
+    identifying = ("class_names", "ignore_label", "content")
+    info = open_prepared(data_dir, needs=(*identifying, "max_hw")).info
     metadata = info.metadata
-    identity = [metadata[key] for key in ("class_names", "ignore_label", "content")]
+    identity = [metadata[key] for key in identifying]
     return Dataset(
         name=name,
         data_dir=data_dir,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from segloss.errors import SeglossError
+from segloss.errors import SeglossError, printable
 
 _SHOWN = 5  # number of names in a message
 
@@ -30,7 +30,7 @@ class Fault:
 
     def __str__(self) -> str:
         got = f", got {self.got}" if self.got else ""
-        return f"{self.path}: {self.rule}{got}; {self.remedy}"
+        return printable(f"{self.path}: {self.rule}{got}; {self.remedy}")
 
 
 class DatasetError(SeglossError):
@@ -84,9 +84,8 @@ def summarize(faults: Iterable[Fault]) -> list[str]:
 
 
 def _name(faults: Sequence[Fault]) -> str:
-    return abridge(
-        [f"{x.path} (got {x.got})" if x.got else x.path for x in faults], in_order=True
-    )
+    named = [f"{x.path} (got {x.got})" if x.got else x.path for x in faults]
+    return abridge(named, in_order=True)
 
 
 def abridge(names: Collection[str], *, in_order: bool = False) -> str:
@@ -95,4 +94,6 @@ def abridge(names: Collection[str], *, in_order: bool = False) -> str:
     The names are sorted, unless `in_order` is True.
     """
     shown = ", ".join([*(names if in_order else sorted(names))][:_SHOWN])
-    return shown + f" and {len(names) - _SHOWN:,} more" * (len(names) > _SHOWN)
+    return printable(shown) + f" and {len(names) - _SHOWN:,} more" * (
+        len(names) > _SHOWN
+    )

@@ -7,9 +7,9 @@ recognised by the contents of its files.
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +21,7 @@ from PIL import Image
 from segloss.console import make_console, make_progress
 from segloss.data.bands import label_dtype
 from segloss.data.datasets.builder import (
+    PREPARE_AGAIN,
     Sample,
     SegmentationBuilder,
     SegmentationConfig,
@@ -31,7 +32,8 @@ from segloss.data.datasets.checking import check, digest_of, map_ahead
 from segloss.data.datasets.faults import DatasetError, Fault
 from segloss.data.datasets.pairs import Pair, relative
 from segloss.data.datasets.rules import Rules, read_pair
-from segloss.writing import write_json
+from segloss.errors import SeglossError, describe_size
+from segloss.writing import read_json, write_json
 
 _SHARD_BYTES = 64 << 20  # total size of the source files of a shard
 
@@ -159,6 +161,11 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
             make_console().print(f"{self.name}: {note}", soft_wrap=True)
         super().download_and_prepare(**options)
 
+    def _describe_need(self) -> str:
+        files = _files(self.builder_config.pairs)
+        size = describe_size(sum(path.stat().st_size for path in files))
+        return f"the dataset needs about {size}, as much as its files"
+
     def _download_and_prepare(self, *arguments: Any, **options: Any) -> None:
         super()._download_and_prepare(*arguments, **options)
         config = self.builder_config
@@ -179,7 +186,7 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         Raises:
             DatasetError: if they do.
         """
-        metadata = json.loads((path / "metadata.json").read_text())
+        metadata = read_json(path / "metadata.json", remedy=PREPARE_AGAIN.format(path))
         source = metadata.get("source", {})
         config, root = self.builder_config, self.builder_config.rules.root
         if source.get("root") in (None, str(root)):
@@ -197,8 +204,15 @@ class FilesBuilder(SegmentationBuilder, skip_registration=True):
         for path in sorted(
             Path(self.data_path).parent.parent.glob("*/*/metadata.json")
         ):
-            if not path.parent.is_symlink():
-                yield path.parent, json.loads(path.read_text()).get("source", {})
+            # TFDS writes to a folder `incomplete.*`, which it renames or a kill leaves.
+            if path.parent.is_symlink() or path.parent.name.startswith("incomplete."):
+                continue
+            try:
+                metadata = read_json(path, remedy="this prepared dataset is not used")
+            except SeglossError as error:
+                warnings.warn(str(error), stacklevel=2)
+                continue
+            yield path.parent, metadata.get("source", {})
 
     def _find_twin(self) -> Path | None:
         """Returns the directory of a dataset made of files with the same contents."""

@@ -66,7 +66,7 @@ class RecordSource(abc.ABC):
             ) from error
 
     @contextlib.contextmanager
-    def _faults_named(self, kind: str, stem: str) -> Iterator[None]:
+    def faults_named(self, kind: str, stem: str) -> Iterator[None]:
         """Context manager in which any error becomes one that names the sample."""
         try:
             yield

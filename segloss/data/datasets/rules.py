@@ -14,7 +14,7 @@ from segloss.data.bands import label_dtype
 from segloss.data.datasets.pairs import Pair, relative
 from segloss.data.decoding.images import DecodedImage, read_image
 from segloss.data.decoding.labels import DecodedLabels
-from segloss.data.decoding.opening import MAX_IMAGE_PIXELS
+from segloss.data.decoding.opening import MAX_IMAGE_PIXELS, read_file
 from segloss.errors import SeglossError
 
 # Images that are tried for one that can be read.
@@ -54,7 +54,9 @@ class Rules:
         for pair in itertools.islice(pairs, _TRIED):
             # A file that cannot be read is reported with all others.
             with contextlib.suppress(Exception):
-                pixels = rules.read_image(pair.image.read_bytes()).pixels
+                pixels = rules.read_image(
+                    read_file(pair.image, rules.max_pixels)
+                ).pixels
                 return dataclasses.replace(
                     rules,
                     num_bands=pixels.shape[-1],

@@ -52,13 +52,13 @@ class SampleSource(RecordSource):
         if "labels" in self._dtypes:
             labels = self._open_array("labels", fields, stem)[:, :][..., 0]
         else:
-            with self._faults_named("labels", stem):
+            with self.faults_named("labels", stem):
                 labels = np.asarray(Image.open(io.BytesIO(fields["labels"])))
         sample = {"labels": labels, "stem": stem}
         if self._images and "image" in self._dtypes:
             sample["image"] = self._open_array("image", fields, stem)
         elif self._images:
-            faults_named = functools.partial(self._faults_named, "image", stem)
+            faults_named = functools.partial(self.faults_named, "image", stem)
             sample["image"] = StoredImage(fields["image"], faults_named)
         return sample
 
@@ -67,7 +67,7 @@ class SampleSource(RecordSource):
             fields[f"{name}/value"],
             fields[f"{name}/shape"],
             self._dtypes[name],
-            functools.partial(self._faults_named, name, stem),
+            functools.partial(self.faults_named, name, stem),
         )
 
     def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
@@ -75,7 +75,7 @@ class SampleSource(RecordSource):
         fields = self._parsed(i, self._parse)
         if "labels" in self._dtypes:
             return fields["labels/shape"][:2]
-        with self._faults_named("labels", fields["stem"].decode()):
+        with self.faults_named("labels", fields["stem"].decode()):
             return Image.open(io.BytesIO(fields["labels"])).size[::-1]
 
     def _parse(self, record: bytes) -> dict[str, Any]:

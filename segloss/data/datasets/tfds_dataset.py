@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +24,14 @@ from tensorflow_datasets.core import constants, registered
 from tensorflow_datasets.core.download import download_manager, extractor, util
 
 from segloss.console import make_progress
+from segloss.data.datasets.builder import open_prepared, preparing
 from segloss.data.datasets.checking import map_ahead
 from segloss.data.datasets.tfds_source import Stored, TfdsSource
 from segloss.data.datasets.tfds_splits import check_overlap, choose_splits
 from segloss.data.datasets.tfds_stand_ins import stand_ins
 from segloss.data.decoding.label_values import MAX_CLASSES, MAX_VALUE, LabelValues
-from segloss.errors import SeglossError
-from segloss.writing import write_json
+from segloss.errors import FULL, SeglossError, describe_size
+from segloss.writing import on_disk, read_json, write_json
 
 # What TFDS raises for files, folders and downloads; other exceptions are bugs.
 _REFUSALS = (
@@ -163,7 +165,7 @@ def _prepare(
         tfds.disable_progress_bar()
     directory = Path(builder).expanduser()
     if (directory / constants.DATASET_INFO_FILENAME).exists():
-        return tfds.builder_from_directory(directory)
+        return open_prepared(directory)
     if builder.startswith((".", "~", os.sep)):
         raise SeglossError(
             "tfds: builder must be a dataset of TFDS, or a directory with "
@@ -178,22 +180,23 @@ def _prepare(
         except SeglossError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             if problem := _explain(builder, error, lacking):
                 raise SeglossError(problem) from error
             raise
     # Reads what was written, as any later call does.
-    return tfds.builder_from_directory(made.data_path)
+    return open_prepared(made.data_path)
 
 
 def _download_and_prepare(
     made: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike[str] | None
 ) -> None:
     config = tfds.download.DownloadConfig(manual_dir=manual_dir)
-    try:
+    path = Path(made.data_path)
+    size = describe_size(int(made.info.dataset_size) + int(made.info.download_size))
+    with on_disk(path, f"the dataset needs about {size}"), preparing(path):
         made.download_and_prepare(file_format="array_record", download_config=config)
-    except OSError:
-        if not made.data_path.exists():  # else another process prepared it
-            raise
 
 
 def _explain(builder: str, error: Exception, lacking: list[str]) -> str | None:
@@ -353,9 +356,14 @@ def _find_sizes(stored: Stored, path: Path) -> dict[str, Any]:
 
     They are kept in the file `path`.
     """
-    try:
-        sizes = json.loads(path.read_text())
-    except FileNotFoundError:
+    if path.exists():
+        needs = {"max_hw", "num_pixels"}
+        try:
+            sizes = read_json(path, remedy="it is made again", needs=needs)
+        except SeglossError as error:
+            warnings.warn(str(error), stacklevel=2)
+            path.unlink()
+    if not path.exists():
         sizes = _measure(stored)
         write_json(path, sizes)
     num_pixels = tuple(sizes["num_pixels"].items())

@@ -79,11 +79,11 @@ class TfdsSource(RecordSource):
     def opened(self, i: SupportsIndex) -> dict[str, Any]:
         """Returns sample i; a JPEG is a `StoredImage`, which is decoded when sliced."""
         stem, fields = self._read(i)
-        with self._faults_named("labels", stem):
+        with self.faults_named("labels", stem):
             labels = self._decode(fields)
         sample = {"labels": labels, "stem": stem}
         if self._images:
-            faults_named = functools.partial(self._faults_named, "image", stem)
+            faults_named = functools.partial(self.faults_named, "image", stem)
             data = fields[self._stored.image]
             with faults_named():
                 image = _open_rgb(data, labels.shape)
@@ -95,7 +95,7 @@ class TfdsSource(RecordSource):
     def label_hw(self, i: SupportsIndex) -> tuple[int, int]:
         """Returns height and width of the labels of sample i without decoding them."""
         stem, fields = self._read(i)
-        with self._faults_named("labels", stem):
+        with self.faults_named("labels", stem):
             data = fields[self._stored.labels]
             if isinstance(data, bytes):
                 return Image.open(io.BytesIO(data)).size[::-1]

@@ -12,18 +12,17 @@ ROOT/VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt
 import os
 from collections import Counter
 from collections.abc import Set
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from segloss.data.datasets.faults import Fault, abridge
 from segloss.data.datasets.files import FilesBuilder
 from segloss.data.datasets.pairs import Pair, check_sizes, list_files, relative
 from segloss.data.datasets.rules import Rules
 from segloss.data.decoding.labels import DecodedLabels
-from segloss.data.decoding.opening import UnfitError, check_not_empty
+from segloss.data.decoding.mat import read_mat_image
+from segloss.data.decoding.opening import UnfitError, check_not_empty, damage_named
 
 CLASS_NAMES = (
     "background",
@@ -104,16 +103,13 @@ def read_mat(data: bytes) -> DecodedLabels:
     """Decodes the class ids in a .mat file of SBD, given its content.
 
     Raises:
-        UnfitError: if the file is empty or lacks `GTcls.Segmentation`, uint8 [h, w].
+        UnfitError: if the file is empty, damaged or too large, or lacks
+            `GTcls.Segmentation`, uint8 [h, w].
     """
     check_not_empty(data)
-    contents = scipy.io.loadmat(BytesIO(data), variable_names=["GTcls"])
-    try:
-        ids = contents["GTcls"]["Segmentation"][0, 0]
-    # A struct is an array of records; other content fails in one of these ways.
-    except (KeyError, IndexError, ValueError):
-        ids = None
-    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype != np.uint8:
+    with damage_named():
+        ids = read_mat_image(data, "GTcls", "Segmentation")
+    if ids is None:
         raise UnfitError(
             "must hold GTcls.Segmentation, 8-bit class ids [h, w]",
             "",

@@ -1,8 +1,5 @@
 """Decodes image files to RGB, or to bands of 8, 16 or 32 bits."""
 
-import contextlib
-from collections.abc import Iterator
-from io import BytesIO
 from typing import NamedTuple
 
 import imagecodecs
@@ -15,10 +12,11 @@ from segloss.data.decoding.opening import (
     MAX_IMAGE_PIXELS,
     UnfitError,
     check_not_empty,
-    damaged,
+    damage_named,
     is_npy,
     is_tiff,
     open_image,
+    open_tiff,
     png_bits,
     read_npy,
     read_tiff,
@@ -99,12 +97,13 @@ def read_image(
         known = ", ".join(map(repr, ALPHA))
         raise SeglossError(f"read_image: alpha must be one of {known}, got {alpha!r}.")
     check_not_empty(data)
-    if is_npy(data):
-        image = _from_array(_bands_last(read_npy(data, max_pixels)))
-    elif is_tiff(data):
-        image = _read_tiff(data, label_hw, max_pixels)
-    else:
-        image = _read_picture(data, label_hw, max_pixels)
+    with damage_named():
+        if is_npy(data):
+            image = _from_array(_bands_last(read_npy(data, max_pixels)))
+        elif is_tiff(data):
+            image = _read_tiff(data, label_hw, max_pixels)
+        else:
+            image = _read_picture(data, label_hw, max_pixels)
     if alpha == "band" and image.alpha is not None:
         pixels = np.concatenate([image.pixels, image.alpha[..., None]], axis=-1)
         image = DecodedImage(pixels, unchanged=False)
@@ -118,8 +117,7 @@ def _read_picture(
     image = open_image(data, max_pixels)
     # PIL silently keeps only the high bytes of 16-bit colours.
     if image.format == "PNG" and png_bits(data) > 8:
-        with _damage_named():
-            pixels = np.atleast_3d(imagecodecs.png_decode(data))
+        pixels = np.atleast_3d(imagecodecs.png_decode(data))
         if pixels.shape[-1] in (1, 3):
             return _from_array(pixels)
         image = _from_array(pixels[..., :-1])
@@ -128,8 +126,7 @@ def _read_picture(
         raise UnfitError(
             "must be grey, RGB or CMYK", f"mode {image.mode}", "convert the image"
         )
-    with _damage_named():
-        image.load()
+    image.load()
     turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
     plain = image.mode == "RGB" and "transparency" not in image.info
     if plain and image.format in _KEPT_FORMATS and not turned:
@@ -147,7 +144,7 @@ def _read_picture(
 def _read_tiff(
     data: bytes, label_hw: tuple[int, int] | None, max_pixels: int
 ) -> DecodedImage:
-    with _damage_named(), tifffile.TiffFile(BytesIO(data)) as tiff:
+    with open_tiff(data) as tiff:
         page = tiff.pages.first
     if page.photometric in _CONVERTED and page.bitspersample <= 8:
         return _read_picture(data, label_hw, max_pixels)
@@ -194,14 +191,3 @@ def _bands_last(array: np.ndarray) -> np.ndarray:
             "move the bands to the last axis, as in np.moveaxis(image, 0, -1)",
         )
     return array
-
-
-@contextlib.contextmanager
-def _damage_named() -> Iterator[None]:
-    try:
-        yield
-    except UnfitError:
-        raise
-    # Decoders raise many kinds of errors on broken bytes.
-    except Exception as error:
-        raise damaged(error) from error

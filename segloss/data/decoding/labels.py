@@ -1,10 +1,8 @@
 """Decodes label images of many kinds to class ids."""
 
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
@@ -13,10 +11,11 @@ from segloss.data.decoding.opening import (
     MAX_IMAGE_PIXELS,
     UnfitError,
     check_not_empty,
-    damaged,
+    damage_named,
     is_npy,
     is_tiff,
     open_image,
+    open_tiff,
     png_bits,
     read_npy,
     read_tiff,
@@ -124,17 +123,19 @@ def read_raw_labels(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> RawLa
             stored with loss.
     """
     check_not_empty(data)
-    if is_npy(data):
-        return RawLabels(as_values(read_npy(data, max_pixels)))
+    with damage_named():
+        if is_npy(data):
+            return RawLabels(as_values(read_npy(data, max_pixels)))
+        return _read_picture(data, max_pixels)
+
+
+def _read_picture(data: bytes, max_pixels: int) -> RawLabels:
+    """Decodes a file that PIL or tifffile reads."""
     image = open_image(data, max_pixels)
     _check_lossless(image, data)
     if is_tiff(data) and image.mode not in ("1", "P", *_COLOUR_MODES):
         return RawLabels(as_values(read_tiff(data, max_pixels)[0]))
-    try:
-        image.load()
-    # Decoders raise many kinds of errors on broken bytes.
-    except Exception as error:
-        raise damaged(error) from error
+    image.load()
     bits = png_bits(data) if image.format == "PNG" else 8
     if image.mode in ("P", "PA"):
         index = image.getchannel("P") if image.mode == "PA" else image
@@ -170,7 +171,7 @@ def _check_lossless(image: Image.Image, data: bytes) -> None:
     if kind == "WEBP":
         lossy = b"VP8L" not in _chunks(data)
     if kind == "TIFF":
-        with tifffile.TiffFile(BytesIO(data)) as tiff:
+        with open_tiff(data) as tiff:
             page = tiff.pages.first
             kind = f"TIFF with {page.compression.name} compression"
             lossy = page.compression.name not in _LOSSLESS

@@ -36,6 +36,9 @@ class Batch(TypedDict):
     distances: NotRequired[Float16[np.ndarray, "b h w c"]]
     # True for bad samples, which are also not valid; only if bad samples are skipped.
     sample_skipped: NotRequired[Bool[np.ndarray, " b"]]
+    # Of one device: the number of the signal that asks to stop, or 0; only if a run has
+    # several processes.
+    stop_signal: NotRequired[Int32[np.ndarray, ""]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,8 @@ def iterate_batches(
         process_count: number of processes in the run.
 
     Raises:
-        ValueError: if windows keep classes, and the sampler has no method `owed`.
+        ValueError: if windows keep classes, and the sampler has no method `owed`; or if
+            the processes cannot have equal shares of the rows.
         BadSampleError: if a sample is bad (see `load_batch`), unless
             `loading.on_bad_sample` is "skip".
         ChildProcessError: if a worker is killed.
@@ -121,7 +122,14 @@ def iterate_batches(
             "iterate_batches: keep_classes=True needs a sampler with a method `owed`, "
             f"which {type(sampler).__name__} lacks."
         )
-    share = count_rows(sampler.batch_max, num_devices) // process_count
+    rows = count_rows(sampler.batch_max, num_devices)
+    if rows % process_count:
+        raise SeglossError(
+            f"iterate_batches: the {rows} rows of a batch on {num_devices} devices "
+            f"must be a multiple of the {process_count} processes; give all processes "
+            "the same number of devices."
+        )
+    share = rows // process_count
     # A partial of a module-level function, since it is pickled for the workers.
     load = functools.partial(
         _load_share,

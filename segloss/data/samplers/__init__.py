@@ -15,6 +15,7 @@ from segloss.data.samplers.baselines import (
 from segloss.data.samplers.class_sets import ClassSets
 from segloss.data.samplers.epochs import EpochSampler, exposures
 from segloss.data.samplers.greedy_cover import GreedyCover
+from segloss.data.samplers.matched_random import MatchedRandom
 from segloss.data.samplers.planning import (
     Acceptance,
     bound_distinct_classes,
@@ -27,6 +28,7 @@ SAMPLERS = {
     "class_uniform": ClassUniform,
     "foreground_oversample": ForegroundOversample,
     "greedy_cover": GreedyCover,
+    "matched_random": MatchedRandom,
     "random": RandomBatch,
     "rare_class": RareClass,
     "repeat_factor": RepeatFactor,
@@ -41,6 +43,7 @@ __all__ = [
     "EpochSampler",
     "ForegroundOversample",
     "GreedyCover",
+    "MatchedRandom",
     "RandomBatch",
     "RareClass",
     "RepeatFactor",

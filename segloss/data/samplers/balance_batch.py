@@ -195,7 +195,7 @@ class BalanceBatch(EpochSampler):
         samples are dealt again.
         """
         if share == 1:
-            order = rng.permutation(self.num_samples)
+            order = self._shuffle_all(rng)
         else:  # a few batches to complete an epoch need no shuffle of all samples
             size = min(self.num_samples, int(share * self.num_samples) + self.batch_max)
             order = rng.choice(self.num_samples, size, replace=False)

@@ -9,6 +9,8 @@ from segloss.data.samplers.class_sets import ClassSets, Presence
 from segloss.data.samplers.epochs import EpochSampler, Plan
 from segloss.errors import SeglossError
 
+_CHUNK = 1 << 16  # samples for which matrices [samples, classes] are made at a time
+
 
 class RandomBatch(EpochSampler):
     """Random batches: each epoch is shuffled and cut, and the remainder is dropped.
@@ -36,7 +38,7 @@ class RandomBatch(EpochSampler):
         super().__init__(presence, batch_max, seed)
 
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
-        return Plan.cut(rng.permutation(self.num_samples), self.batch_max)
+        return Plan.cut(self._shuffle_all(rng), self.batch_max)
 
 
 class RepeatFactor(EpochSampler):
@@ -92,8 +94,9 @@ class RepeatFactor(EpochSampler):
     def _deal(self, rng: np.random.Generator, missing: int | None = None) -> Plan:
         whole = np.floor(self.repeats)
         rounded = whole + (rng.random(self.num_samples) < self.repeats - whole)
-        ids = np.repeat(np.arange(self.num_samples), rounded.astype(np.int64))
-        return Plan.cut(rng.permutation(ids), self.batch_max)
+        ids = np.repeat(self._all_ids(), rounded.astype(np.int64))
+        rng.shuffle(ids)
+        return Plan.cut(ids, self.batch_max)
 
 
 class _ClassFirst(EpochSampler):
@@ -302,7 +305,12 @@ class ForegroundOversample(EpochSampler):
         self, ids: Int[np.ndarray, " m"], rng: np.random.Generator
     ) -> Int[np.ndarray, " m"]:
         """Draws one foreground class uniformly for each of the sample ids `ids`."""
-        sets = dataclasses.replace(self._sets, words=self._sets.words[ids])
-        nth = (rng.random(len(ids)) * sets.sizes()).astype(np.int64)
-        places = np.cumsum(sets.presence(), axis=1, dtype=np.int32)
-        return (places > nth[:, None]).argmax(axis=1)
+        shares = rng.random(len(ids))
+        classes = np.empty(len(ids), np.int64)
+        for start in range(0, len(ids), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            sets = dataclasses.replace(self._sets, words=self._sets.words[ids[part]])
+            nth = (shares[part] * sets.sizes()).astype(np.int64)
+            places = np.cumsum(sets.presence(), axis=1, dtype=np.int32)
+            classes[part] = (places > nth[:, None]).argmax(axis=1)
+        return classes

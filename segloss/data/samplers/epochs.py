@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int, Int64
 
 from segloss.data.samplers.class_sets import Presence, count_classes
 from segloss.errors import SeglossError
@@ -23,20 +23,20 @@ class Plan:
     """The batches of an epoch, or of some of it, as flat arrays to save memory.
 
     Attributes:
-        ids: concatenated sample ids of all batches.
+        ids: concatenated sample ids of all batches; int32 if the sampler dealt such.
         offsets: batch `i` is `ids[offsets[i] : offsets[i + 1]]`.
         classes: for each of `ids`, the class for which the sample was drawn, -1 for
             none. None if the sampler does not draw samples for a single class.
     """
 
-    ids: Int64[np.ndarray, " m"]
+    ids: Int[np.ndarray, " m"]
     offsets: Int64[np.ndarray, " b_and_1"]
     classes: Int64[np.ndarray, " m"] | None = None
 
     @classmethod
     def cut(
         cls,
-        ids: Int64[np.ndarray, " m"],
+        ids: Int[np.ndarray, " m"],
         batch_max: int,
         classes: Int64[np.ndarray, " m"] | None = None,
     ) -> "Plan":
@@ -118,7 +118,7 @@ class EpochSampler(abc.ABC):
 
     def __getitem__(self, k: int) -> Int64[np.ndarray, " b"]:
         plan, places = self._find(k)
-        return plan.ids[places].copy()
+        return plan.ids[places].astype(np.int64)
 
     def owed(self, k: int) -> Bool[np.ndarray, "b c"]:
         """Returns True for the classes for which each sample of batch k was chosen.
@@ -181,6 +181,19 @@ class EpochSampler(abc.ABC):
             plans.append(self._deal(rng, missing))
             missing -= len(plans[-1])
         return Plan.join(plans, self.batches_per_epoch)
+
+    def _all_ids(self) -> Int[np.ndarray, " n"]:
+        """Returns the ids of all samples, as int32 to save memory, if that holds them.
+
+        Shuffles draw the same order for int32 and int64.
+        """
+        fits = self.num_samples <= np.iinfo(np.int32).max
+        return np.arange(self.num_samples, dtype=np.int32 if fits else np.int64)
+
+    def _shuffle_all(self, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+        ids = self._all_ids()
+        rng.shuffle(ids)
+        return ids
 
     def _rng(self, epoch: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch])

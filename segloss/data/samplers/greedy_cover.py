@@ -82,7 +82,9 @@ class GreedyCover(EpochSampler):
         first = self._deal(self._rng(0))
         self.batches_per_epoch = len(first)
         self._plans = {0: first}
-        left_out = 1 - len(np.unique(first.ids)) / self.num_samples
+        used = np.zeros(self.num_samples, bool)
+        used[first.ids] = True
+        left_out = 1 - used.mean()
         if left_out > _MOST_LEFT_OUT:
             warnings.warn(
                 f"{self._name}: batch_cl={batch_cl} within batch_max={batch_max} "
@@ -111,7 +113,7 @@ class GreedyCover(EpochSampler):
         # Imported here, since importing numba takes most of a second.
         from segloss.data.samplers import kernels
 
-        order = rng.permutation(self.num_samples)
+        order = self._shuffle_all(rng)
         places, offsets = kernels.deal_covers(
             self.class_sets.words[order],
             self._rare_first,

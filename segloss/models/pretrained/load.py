@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ from segloss.errors import SeglossError
 from segloss.models.multi_scale import MultiScale
 from segloss.models.pretrained.files import read_layout, read_weights
 from segloss.models.pretrained.layouts import (
-    DEEPLAB_V2,
     LAYOUTS,
     Variables,
-    for_normalized_rgb,
     nest,
 )
-from segloss.models.pretrained.rules import Shape, as_float32, shown
+from segloss.models.pretrained.rules import Layout, Shape, as_float32, shown
 
 # Where in a network the network of a file may be found.
 _PLACES = ("", "network/", "backbone/", "network/backbone/")
@@ -37,8 +35,9 @@ class Weights:
     Attributes:
         source: path of the file.
         layout: naming scheme in which the weights were published: "torchvision_resnet",
-            "torchvision_deeplabv3", "torchvision_vgg16", "deeplab_v2", or "segloss" if
-            the file uses our names and does not record another.
+            "torchvision_deeplabv3", "torchvision_vgg16", "deeplab_v2",
+            "efficientnet_lite", or "segloss" if the file uses our names and does not
+            record another.
         arrays: maps an array's path, such as "params/conv1/kernel", to a float32 array.
         adapted: what `fit_bands` changed, for a message; "" if nothing.
     """
@@ -78,27 +77,34 @@ def load_weights(path: str | Path) -> Weights:
             arrays are not those of a whole network, or a value cannot be a weight; the
             message names the file.
     """
-    file = read_weights(path)
+    file = read_weights(path, _check)
+    layout = _find_layout(file)
     try:
-        layout, arrays = _arrange(file)
+        if layout is None:
+            arrays = {k: as_float32(k, v, k) for k, v in file.items()}
+        else:
+            arrays = layout.arrange(file, normalized_rgb=True)
     except SeglossError as error:
         raise SeglossError(f"{path}: {error}") from error
-    if layout == "segloss":
-        layout = read_layout(path) or layout
-    return Weights(source=str(path), layout=layout, arrays=arrays)
+    name = layout.name if layout else read_layout(path) or "segloss"
+    return Weights(source=str(path), layout=name, arrays=arrays)
 
 
-def _arrange(file: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    if file and all(name.startswith(_COLLECTIONS) for name in file):
-        return "segloss", {k: as_float32(k, v, k) for k, v in file.items()}
+def _check(shapes: Mapping[str, Shape]) -> None:
+    """Checks the names and shapes of a file's arrays, before one is read."""
+    if layout := _find_layout(shapes):
+        layout.check(shapes)
+
+
+def _find_layout(names: Collection[str]) -> Layout | None:
+    """Returns the layout of a file with these names; None if they are ours."""
+    if names and all(name.startswith(_COLLECTIONS) for name in names):
+        return None
     for layout in LAYOUTS:
-        if layout.recognizes(file):
-            arrays = layout.arrange(file)
-            if layout is DEEPLAB_V2:
-                arrays = for_normalized_rgb(arrays)
-            return layout.name, arrays
+        if layout.recognizes(names):
+            return layout
     raise SeglossError(
-        f"its names ({shown(list(file))}) match no known layout; known are "
+        f"its names ({shown(list(names))}) match no known layout; known are "
         f"{', '.join(layout.name for layout in LAYOUTS)}, and segloss, the layout that "
         "python -m segloss.models.pretrained writes."
     )

@@ -62,6 +62,8 @@ class Layout:
             entries that the file must hold.
         set_aside: regular expression; names that it fully matches are ignored.
         resnet: `ResNet` fields that the weights require and shapes do not reveal.
+        for_normalized_rgb: adapts arrays, by path in our network, to the images that
+            `segloss.data.augment.normalize` returns; None if they need no change.
     """
 
     name: str
@@ -69,21 +71,43 @@ class Layout:
     expect: Callable[[Mapping[str, Shape]], Entries]
     set_aside: str
     resnet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    for_normalized_rgb: (
+        Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None
+    ) = None
 
     def recognizes(self, names: Iterable[str]) -> bool:
         """True if these names of arrays in a file belong to this layout."""
         return any(re.match(self.sign, name) for name in names)
 
-    def arrange(self, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def arrange(
+        self, state_dict: Mapping[str, Any], *, normalized_rgb: bool = False
+    ) -> dict[str, np.ndarray]:
         """Converts the arrays of a file; returns them by their paths in our network.
+
+        `normalized_rgb=True` also applies `for_normalized_rgb`.
+
+        Raises:
+            ValueError: see `check` and `as_float32`.
+        """
+        shapes = {name: tuple(np.shape(array)) for name, array in state_dict.items()}
+        arrays = {
+            entry.path: entry.place(name, state_dict[name])
+            for name, entry in self.check(shapes).items()
+        }
+        if normalized_rgb and self.for_normalized_rgb is not None:
+            return self.for_normalized_rgb(arrays)
+        return arrays
+
+    def check(self, shapes: Mapping[str, Shape]) -> Entries:
+        """Returns the entries of a file, given the shapes of its arrays.
 
         Raises:
             ValueError: if an array is missing, unexpected or of the wrong shape; the
-                message names it. Also see `as_float32`.
+                message names it.
         """
         shapes = {
-            name: tuple(np.shape(array))
-            for name, array in state_dict.items()
+            name: shape
+            for name, shape in shapes.items()
             if not re.fullmatch(self.set_aside, name)
         }
         entries = self.expect(shapes)
@@ -110,10 +134,7 @@ class Layout:
                 f"{self.name}: {'; '.join(filter(None, faults))}; the names must be "
                 "those of one whole network."
             )
-        return {
-            entry.path: entry.place(name, state_dict[name])
-            for name, entry in entries.items()
-        }
+        return entries
 
 
 def as_float32(name: str, array: Any, path: str) -> np.ndarray:
@@ -180,6 +201,15 @@ def norm(name: str, path: str, features: int) -> Entries:
         "running_var": f"batch_stats/{path}/var",
     }
     return {f"{name}.{k}": Entry(p, (features,)) for k, p in paths.items()}
+
+
+def conv_norm(names: tuple[str, str], paths: tuple[str, str], shape: Shape) -> Entries:
+    """Returns the `Entries` of a convolution without bias and the norm after it.
+
+    `names` are those of both in the file, `paths` those in our network, and `shape` is
+    the kernel's, (out, in, height, width).
+    """
+    return conv(names[0], paths[0], shape) | norm(names[1], paths[1], shape[0])
 
 
 def size_of(
