@@ -56,7 +56,8 @@ def running(commands, *, devices, cwd=ROOT):
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            # Whatever else holds its output must not hold the test.
+            process.communicate(timeout=60)
 
 
 def commands_of(script, num_processes, *arguments):

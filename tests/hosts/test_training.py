@@ -31,6 +31,11 @@ def step(x):
 
 print(np.asarray(map_over_devices(step)(np.ones((1, 2), np.float32))).tolist())
 """
+# Threads of Gloo tell of their connections, in pieces that can interleave.
+GLOO = (
+    r"\[Gloo\] Rank | is connected to | peer ranks\. "
+    r"|Expected number of connected peer ranks is : |\d+|\n"
+)
 BEFORE_STEP_1 = "segloss.train.loop.prefetch_to_devices"
 
 
@@ -45,7 +50,7 @@ def test_two_processes_train_the_run_that_one_does(tiny_config, tmp_path, finish
     with running(commands, devices=2) as processes:
         codes, outputs = wait_for(processes)
     assert codes == [0, 0], "\n".join(outputs)
-    assert all("[Gloo]" in line for line in outputs[1].splitlines()), outputs[1]
+    assert not re.sub(GLOO, "", outputs[1]), outputs[1]
     assert [x["step"] for x in lines_of(tmp_path)] == [1, 2, 2, 3, 4, 4]
     assert_same_run(finished_run, tmp_path)
 

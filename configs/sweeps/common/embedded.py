@@ -1,7 +1,5 @@
 """The setting of the studies on the embedded scenes: images that segloss draws."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import demo
@@ -51,7 +49,7 @@ def get_config(size: str = "full") -> ConfigDict:
     return config
 
 
-def smoke_config(**data: Any) -> ConfigDict:
+def smoke_config(**data: object) -> ConfigDict:
     """Returns the config with which a study of other data is tried out in seconds.
 
     `data` changes the embedded scenes, so that the study's batches exist.
