@@ -75,8 +75,9 @@ bench-compiled:  ## compile every loss for TPUs and a GPU that are not there, an
 docs:  ## build these pages as a site, in build/docs; runs the notebooks
 	$(MAKE) setup VENV=.venv-docs PINS=docs/requirements.txt
 	rm -rf build/docs
+	@# In one process: jobs of sphinx are forks, and a fork of JAX, which has threads, can hang.
 	.venv-docs/bin/python -m sphinx --builder=html --fail-on-warning --keep-going --quiet \
-		--fresh-env --jobs=2 --doctree-dir=build/doctrees docs build/docs
+		--fresh-env --doctree-dir=build/doctrees docs build/docs
 
 lint: setup  ## check style and format
 	$(BIN)/ruff check .
