@@ -178,9 +178,9 @@ def batch_panels(study: Study, reported: Sequence[Reported]) -> Iterator[Panel]:
                 if (row.metric, row.sampler) == ("mean_iou", sampler)
                 and loss in (None, row.loss)
             ]
-            of_loss = f" of {loss.replace('_', ' ')}" if loss else ""
+            title = f"{loss.replace('_', ' ')} by" if loss else "mean IoU by"
             yield Panel(
-                f"mean IoU{of_loss} by {label}",
+                f"{title} {label}",
                 f"Mean IoU in percent. {'; '.join(ends)}.",
                 (3.2 + 0.2 * len(lines), 4.6),
                 functools.partial(
@@ -230,7 +230,7 @@ def _lines_by(
 
     The arms of a line share all but `field`, a field of the sampler. Maps a label to
     points: the value of `field`, and the mean IoU. `only` is the name of a loss to
-    which to keep; None means all.
+    which to keep, and which no label then repeats; None means all.
     """
     lines: dict[str, list] = {}
     fewest = min(run.total_steps for run in study.runs)
@@ -242,7 +242,7 @@ def _lines_by(
         loss = run.loss["name"] if isinstance(run.loss, dict) else "several losses"
         if field not in run.sampler or only not in (None, loss):
             continue
-        parts = [loss.replace("_", " ")]
+        parts = [] if only else [loss.replace("_", " ")]
         if field != "batch_max":
             parts.append(f"batch_max {run.sampler['batch_max']}")
         parts += ["random batches of these sizes"] * is_control
