@@ -282,20 +282,23 @@ def _shared_setting(
 
 
 def save(study: Study, folder: str | pathlib.Path) -> None:
-    """Writes `study.json`, `runs.json` (a line per run) and `confusions.npz`.
+    """Writes `study.json`, `runs.json` and `confusions.npz`.
 
     The bytes depend on the study alone. `study.json` has the SHA-256 of the two others,
-    by which `load` knows that the three belong together.
+    by which `load` knows that the three belong together. `runs.json` has a line per
+    run, and before them one with what is the same in all runs.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    records = [json.dumps(_to_store(run), allow_nan=False) for run in study.runs]
+    shared, records = _without_shared([_to_store(run) for run in study.runs])
+    shared, *lines = (json.dumps(x, allow_nan=False) for x in (shared, *records))
     # The files replace the old ones only after all have been written.
     with contextlib.ExitStack() as stack:
         about_path, runs_path, npz_path = (
             stack.enter_context(replacing(folder / name)) for name in _FILES
         )
-        runs_path.write_text("[\n" + ",\n".join(records) + "\n]\n")
+        runs = ",\n".join(lines)
+        runs_path.write_text(f'{{"shared": {shared},\n"runs": [\n{runs}\n]}}\n')
         with npz_path.open("wb") as file:
             # NumPy writes a fixed date for each array.
             np.savez_compressed(file, **{run.key: run.per_image for run in study.runs})
@@ -324,11 +327,14 @@ def load(folder: str | pathlib.Path) -> Study:
                 f"{folder / name} is damaged, or of another collection than the "
                 f"study.json next to it; {_REMEDY}, or take all files from one commit."
             )
+    stored = read_json(folder / "runs.json", remedy=_REMEDY, needs=("shared", "runs"))
     runs = []
     with np.load(folder / "confusions.npz") as arrays:
-        for record in json.loads((folder / "runs.json").read_text()):
+        for record in stored["runs"]:
+            record = stored["shared"] | record
             for field in ("class_names", "accepted_code"):
                 record[field] = tuple(record.get(field, ()))
+            record["curve"] = _points(record["curve"])
             per_image = arrays[f"{record['arm']}/seed={record['seed']}"]
             run = _from_store(folder / "runs.json", Run, record, per_image=per_image)
             runs.append(run)
@@ -348,7 +354,32 @@ def _to_store(record: Study | Run) -> dict[str, Any]:
     """Returns the fields for JSON: no runs, no `per_image`, no field that is empty."""
     left_out = {"runs", "per_image"}
     left_out |= {x for x in _IF_ANY if not getattr(record, x, True)}
-    return {name: x for name, x in vars(record).items() if name not in left_out}
+    fields = {name: x for name, x in vars(record).items() if name not in left_out}
+    if isinstance(record, Run):
+        fields["curve"] = _columns(record.curve)
+    return fields
+
+
+def _columns(points: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Returns the values by name, with None where a point lacks it; names are long."""
+    names = dict.fromkeys(name for point in points for name in point)
+    return {name: [point.get(name) for point in points] for name in names}
+
+
+def _points(columns: Mapping[str, Sequence[float | None]]) -> list[dict[str, float]]:
+    """Inverts `_columns`."""
+    rows = zip(*columns.values(), strict=True)
+    points = (zip(columns, row, strict=True) for row in rows)
+    return [{name: x for name, x in point if x is not None} for point in points]
+
+
+def _without_shared(
+    records: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the fields that are the same in all records, and the records' others."""
+    first, *others = records
+    shared = {k: x for k, x in first.items() if all(r.get(k) == x for r in others)}
+    return shared, [{k: x for k, x in r.items() if k not in shared} for r in records]
 
 
 def _from_store(

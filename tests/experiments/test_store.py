@@ -87,7 +87,28 @@ def test_what_is_stored_comes_back_and_is_stored_as_the_same_bytes(tmp_path):
     for name in FILES:
         first, second = ((tmp_path / x / name).read_bytes() for x in "ab")
         assert first == second
-    assert len((tmp_path / "a/runs.json").read_text().splitlines()) == 2 + 9
+    first, *lines = (tmp_path / "a/runs.json").read_text().splitlines()
+    assert len(lines) == 1 + 9 + 1
+    assert '"devices": ' in first
+    assert "devices" not in "".join(lines)
+
+
+def test_curve_whose_points_lack_values_comes_back(tmp_path):
+    curve = [{"step": 1, "loss": 0.5}, {"step": 2, "val_mean_iou": 0.25}]
+    first, *runs = make_study().runs
+    study = make_study(runs=(dataclasses.replace(first, curve=curve), *runs))
+    save(study, tmp_path)
+    assert same(load(tmp_path), study)
+
+
+def test_runs_of_an_older_form_are_refused(tmp_path):
+    save(make_study(), tmp_path)
+    (tmp_path / "runs.json").write_text("[]")
+    about = json.loads((tmp_path / "study.json").read_text())
+    about["sha256"]["runs.json"] = hashlib.sha256(b"[]").hexdigest()
+    (tmp_path / "study.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"must hold an object, got a list.* anew"):
+        load(tmp_path)
 
 
 def test_long_runs_keep_a_curve_of_a_hundred_mean_losses(tmp_path, config, workdir):
@@ -207,7 +228,7 @@ def test_code_that_was_accepted_is_one_and_is_said(config, workdir, tmp_path):
     assert same(load(tmp_path), study)
     said = tables.provenance(load(tmp_path))
     assert "code `new` (accepted by hand as the same: `c0dec0dec0de`)" in said
-    records = json.loads((tmp_path / "runs.json").read_text())
+    records = json.loads((tmp_path / "runs.json").read_text())["runs"]
     assert [r.get("accepted_code") for r in records[3:6]] == [None, [old], None]
     (workdir / "cl3/seed=2").rename(tmp_path / "away too")
     third = next(r for r in make_study().runs if r.key == "cl3/seed=2")
@@ -292,8 +313,8 @@ def test_a_file_that_was_cut_is_named(tmp_path, name):
 def test_a_full_disk_leaves_what_was_stored(tmp_path, full_disk):
     study = make_study()
     save(study, tmp_path)
-    num_bytes = (tmp_path / "confusions.npz").stat().st_size
-    assert num_bytes < (tmp_path / "runs.json").stat().st_size
+    num_bytes = (tmp_path / "runs.json").stat().st_size
+    assert num_bytes < (tmp_path / "confusions.npz").stat().st_size
     runs = tuple(dataclasses.replace(run, seconds=1.0) for run in study.runs)
     with full_disk(num_bytes), pytest.raises(OSError, match="File too large"):
         save(dataclasses.replace(study, runs=runs), tmp_path)
@@ -305,14 +326,14 @@ def test_a_full_disk_leaves_what_was_stored(tmp_path, full_disk):
     ("name", "change", "problem"),
     [
         ("study.json", lambda study: study.pop("paper"), "missing .* 'paper'"),
-        ("runs.json", lambda run: run.pop("devices"), "missing .* 'devices'"),
+        ("runs.json", lambda run: run.pop("total_steps"), "missing .* 'total_steps'"),
         ("runs.json", lambda run: run.update(host="a"), "unexpected .* 'host'"),
     ],
 )
 def test_what_was_stored_with_other_fields_is_refused(tmp_path, name, change, problem):
     save(make_study(), tmp_path)
     about, runs = (json.loads((tmp_path / file).read_text()) for file in FILES[:2])
-    change(about if name == "study.json" else runs[3])
+    change(about if name == "study.json" else runs["runs"][3])
     (tmp_path / "runs.json").write_text(json.dumps(runs))
     digest = hashlib.sha256((tmp_path / "runs.json").read_bytes()).hexdigest()
     about["sha256"]["runs.json"] = digest
