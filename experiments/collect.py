@@ -18,8 +18,9 @@ import pathlib
 
 from absl import flags
 
+from experiments.analysis.collecting import collect
 from experiments.analysis.evidence import CSV_NAME
-from experiments.analysis.store import Study, collect, load, save
+from experiments.analysis.store import Study, load, save
 from experiments.report.readme import begin_readme, check_place, write_study
 from experiments.running.sweep import load_study, study_config, study_folder
 from segloss import cli

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from studies import make_run, make_study
 
+from experiments.analysis.collecting import collect
 from experiments.analysis.figures import make_plots
 from experiments.analysis.panels import svg, variables
-from experiments.analysis.store import collect
 from experiments.report.page import make_page
 from experiments.report.pictures import choose_images, make_pictures
 

@@ -7,7 +7,8 @@ import pytest
 from studies import make_run, make_study, write_run
 
 from experiments.analysis import tables
-from experiments.analysis.store import collect, load, save
+from experiments.analysis.collecting import collect
+from experiments.analysis.store import load, save
 from experiments.report.contents import contents
 
 FILES = ("study.json", "runs.json", "confusions.npz")
