@@ -13,6 +13,9 @@ the logs of its attempts are in DIR/.jobs/ARM/seed=S/. With --skip_stored, anoth
 machine continues it with any DIR: runs that `experiments.collect --partial` stored with
 this config and code are not trained again.
 
+The arms of the study's BARS are trained first. If one of them stays below its mean IoU,
+which was fixed before the first run, the others are not started.
+
 --smoke takes seconds. It trains the base config of size `smoke` on the arms of the
 first comparison, with one seed and the overrides of `sampler` and `loss` only.
 """
@@ -69,6 +72,12 @@ SKIP_STORED = flags.DEFINE_bool(
     False,
     "Leaves out the runs whose results are stored in experiments/STUDY/results, if "
     "they have this config, and this code or accepted code.",
+)
+BELOW_BARS = flags.DEFINE_bool(
+    "below_bars",
+    False,
+    "Trains all arms in the order of the sweep, whether the baselines reach the mean "
+    "IoU of the study's BARS or not.",
 )
 SMOKE = flags.DEFINE_bool("smoke", False, "Tries the study out, in seconds.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Shows the runs, and starts none.")
@@ -146,20 +155,6 @@ def make_launcher(workdir: pathlib.Path):
     return launch.Slurm(settings, JOBS.value)
 
 
-def without_stored(
-    study: StudyConfig, runs: list[PlannedRun], code: str, console: Console
-) -> tuple[list[PlannedRun], list[str]]:
-    """Returns the runs that are not stored, and the accepted code of those that are.
-
-    Prints how many there are of each.
-    """
-    from experiments.running.stored import stored_runs
-
-    keys, accepted = stored_runs(study, runs, code=code, accept_code=ACCEPT_CODE.value)
-    console.print(f"{len(keys)} of {len(runs)} runs are stored and left out.")
-    return [run for run in runs if run.key not in keys], accepted
-
-
 def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
     """Returns the command line of `experiments.collect` for the runs in `workdir`."""
     known = study.path.resolve() == study_config(study.name)
@@ -169,6 +164,7 @@ def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
 
 
 def main(argv: list[str]) -> None:
+    from experiments.running.baselines import Baselines
     from experiments.running.board import DONE, Board, Row
     from experiments.running.fingerprint import (
         check_devices,
@@ -176,6 +172,7 @@ def main(argv: list[str]) -> None:
         code_fingerprint,
     )
     from experiments.running.runner import Runner, summary
+    from experiments.running.stored import stored_runs
     from segloss.config import as_workdir
 
     workdir = as_workdir(WORKDIR.value)
@@ -184,9 +181,16 @@ def main(argv: list[str]) -> None:
     console.print(f"{study.name}: {study.question}", soft_wrap=True)
     # Refuse now what `experiments.collect` would refuse after the runs.
     code = code_fingerprint()
-    known: list[str] = []
+    bars = {} if SMOKE.value or BELOW_BARS.value else study.bars
+    runs.sort(key=lambda run: run.arm not in bars)
+    stored, known = [], []
     if SKIP_STORED.value:
-        runs, known = without_stored(study, runs, code, console)
+        stored, known = stored_runs(
+            study, runs, code=code, accept_code=ACCEPT_CODE.value
+        )
+        console.print(f"{len(stored)} of {len(runs)} runs are stored and left out.")
+        keys = {run.key for run in stored}
+        runs = [run for run in runs if run.key not in keys]
     accepted = check_unmixed(runs, workdir, code=code, accept_code=ACCEPT_CODE.value)
     accepted = list(dict.fromkeys([*accepted, *known]))
     check_devices(runs, workdir)
@@ -195,7 +199,8 @@ def main(argv: list[str]) -> None:
         console.print(board.table())
         return
     launcher = make_launcher(workdir)
-    runner = Runner(board, launcher, workdir, code, accepted, retries=RETRIES.value)
+    baselines = Baselines(bars, stored)
+    runner = Runner(board, launcher, workdir, code, accepted, RETRIES.value, baselines)
     exit_code = runner.run()
     if any(row.state == DONE for row in board.rows):
         if not console.is_terminal:
@@ -204,7 +209,7 @@ def main(argv: list[str]) -> None:
         console.print(f"For differences with intervals: {command}", soft_wrap=True)
     # The terminal may be gone.
     with contextlib.suppress(OSError):
-        if text := summary(exit_code, board.rows):
+        if text := summary(exit_code, board.rows, baselines):
             print(text, file=sys.stderr)
     sys.exit(exit_code)
 

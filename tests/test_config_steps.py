@@ -36,8 +36,8 @@ STEPS = {
     ("sweeps.demo_samplers", "full"): (1_200, 100, 300, 10, 50),
     ("sweeps.camvid_balance_batch", "full"): (800, 100, 10_000, 10, 50),
     ("sweeps.cracks", "full"): (500, 100, 10_000, 10, 50),
-    ("sweeps.camvid_pretrained", "full"): (900, 100, 200, 10, 30),
-    ("sweeps.voc_animals_pretrained", "full"): (900, 100, 200, 10, 30),
+    ("sweeps.camvid_pretrained", "full"): (900, 100, 450, 10, 30),
+    ("sweeps.voc_animals_pretrained", "full"): (900, 100, 450, 10, 30),
 }
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import camvid
 from configs.sweeps.common import embedded
-from configs.sweeps.common.arms import with_seeds
+from configs.sweeps.common.arms import headline_first
 from configs.sweeps.common.pretrained import (
     LOSSES,
     balance_batch_arms,
@@ -79,7 +79,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config = camvid.get_config(size, LOSSES["ce"]).unlock()
     config.total_steps = TOTAL_STEPS
     config.checkpoint_every_steps = 100
-    config.evaluate_every_steps = 200
+    config.evaluate_every_steps = 450
     # Images of 360x480 are reduced by up to 0.6 in training, and evaluated whole.
     config.data.crop_hw = (240, 320)
     config.augment.scale_range = (0.6, 1.0)
@@ -97,4 +97,4 @@ def sweep() -> Iterator[dict]:
         for loss in LOSSES
         for arm in ("random", cl, f"{cl}-images", f"{cl}-matched")
     ]
-    yield from with_seeds(_arms(), headline=headline)
+    yield from headline_first(_arms(), headline)

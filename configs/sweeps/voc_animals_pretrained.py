@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import folder
 from configs.sweeps.common import embedded
-from configs.sweeps.common.arms import with_seeds
+from configs.sweeps.common.arms import headline_first
 from configs.sweeps.common.pretrained import (
     LOSSES,
     balance_batch_arms,
@@ -71,7 +71,7 @@ def get_config(size: str = "full") -> ConfigDict:
     config = folder.get_config(size).unlock()
     config.total_steps = TOTAL_STEPS
     config.checkpoint_every_steps = 100
-    config.evaluate_every_steps = 200
+    config.evaluate_every_steps = 450
     config.data.classes = CLASSES
     config.data.num_threads = 1
     # The network gets images with a long side of 154 to 230, and scores are computed at
@@ -94,4 +94,4 @@ def sweep() -> Iterator[dict]:
         for cl in [f"cl{BATCHES[batch_max][0]}"]
         for arm in ("random", cl, f"{cl}-images", f"{cl}-matched")
     ]
-    yield from with_seeds(arms, headline=headline)
+    yield from headline_first(arms, headline)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 
+from experiments.running.baselines import Baselines
 from experiments.running.board import (
     DONE,
     FAILED,
@@ -32,17 +33,25 @@ _POLL_SECONDS = 0.2
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_LINES = 15
 _WAIT_FOR_KILLED_SECONDS = 20
+_REMEDY = (
+    "Raise the steps or the size of the images for all arms, or train them all the "
+    "same with --below_bars."
+)
 
 
 @dataclasses.dataclass
 class Runner:
     """Trains the runs of a board that are not done, and retries those that crash.
 
+    If the baselines stay below their bars, or one of their runs fails, the runs of
+    other arms are left waiting.
+
     Attributes:
         workdir: folder of the runs, and of `.jobs/` with the log of every attempt.
         code: the current `code_fingerprint`.
         accepted_code: fingerprints of other code that counts as the same.
         retries: how often a run that crashes is retried.
+        baselines: the arms that are trained before the others.
     """
 
     board: Board
@@ -51,14 +60,15 @@ class Runner:
     code: str
     accepted_code: Sequence[str] = ()
     retries: int = 2
+    baselines: Baselines = dataclasses.field(default_factory=Baselines)
     _attempts: dict[int, tuple[Attempt, int]] = dataclasses.field(default_factory=dict)
     _signals: list[int] = dataclasses.field(default_factory=list)
 
     def run(self) -> int:
         """Trains all runs and returns an exit code.
 
-        The code is 0 if all runs are done, 1 if a run failed, or 128 plus the number of
-        the signal that stopped the sweep.
+        The code is 0 if all runs are done, 1 if a run failed or was not started, or 128
+        plus the number of the signal that stopped the sweep.
 
         Raises:
             ValueError: if another process uses the sweep or one of its runs.
@@ -75,7 +85,7 @@ class Runner:
                     self._end_attempts()
         if self._signals:
             return 128 + self._signals[0]
-        return int(any(row.state == FAILED for row in self._rows))
+        return int(any(row.state != DONE for row in self._rows))
 
     @property
     def _rows(self) -> Sequence[Row]:
@@ -93,16 +103,25 @@ class Runner:
 
     def _loop(self) -> None:
         while not self._signals:
-            for index, row in enumerate(self._rows):
+            for index in self._due():
                 if self._signals or len(self._attempts) >= self.launcher.jobs:
                     break
-                if row.state == WAITING:
-                    self._start(index)
-                    self._settle()
+                self._start(index)
+                self._settle()
             self._settle()
-            if not self._attempts and all(r.state != WAITING for r in self._rows):
+            if not self._attempts and not self._due():
                 return
             time.sleep(_POLL_SECONDS)
+
+    def _due(self) -> list[int]:
+        """The runs that may start now."""
+        bars = self.baselines.bars
+        held = bool(bars) and self.baselines.hold_back(self._rows)
+        return [
+            index
+            for index, row in enumerate(self._rows)
+            if row.state == WAITING and (row.run.arm in bars or not held)
+        ]
 
     def _start(self, index: int) -> None:
         row = self._rows[index]
@@ -205,12 +224,24 @@ def _or_none(score: float | None) -> str:
     return "none" if score is None else f"{score:.3f}"
 
 
-def summary(code: int, rows: Sequence[Row]) -> str:
+def summary(code: int, rows: Sequence[Row], baselines: Baselines) -> str:
     """Returns a message for the exit `code` of `Runner.run`; "" if all runs are done.
 
-    After a signal it says how to resume, else it has a line per run that failed.
+    After a signal it says how to resume, else it has a line per run that failed, and
+    one that says why runs were not started, if so.
     """
     if code > 128:
         return f"{signal.Signals(code - 128).name}: the same command resumes from here."
-    failed = [f"  {row.run.key}: {row.error}" for row in rows if row.state == FAILED]
-    return "\n".join(["error: these runs failed:", *failed]) if failed else ""
+    failed = [row for row in rows if row.state == FAILED]
+    lines = [f"  {row.run.key}: {row.error}" for row in failed]
+    if failed:
+        lines.insert(0, "error: these runs failed:")
+    if waiting := sum(row.state == WAITING for row in rows):
+        why = f" learned too little: {baselines.missed(rows)}. {_REMEDY}"
+        if any(row.run.arm in baselines.bars for row in failed):
+            why = " come first."
+        lines.append(
+            f"error: {waiting} of {len(rows)} runs were not started, as the baselines"
+            + why
+        )
+    return "\n".join(lines)

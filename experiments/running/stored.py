@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from experiments.analysis.run_folder import Run
 from experiments.analysis.store import load
 from experiments.running.fingerprint import config_fingerprint
 from experiments.running.sweep import PlannedRun, StudyConfig, study_folder
@@ -13,7 +14,7 @@ def stored_runs(
     *,
     code: str,
     accept_code: Sequence[str] = (),
-) -> tuple[set[str], list[str]]:
+) -> tuple[list[Run], list[str]]:
     """Finds the runs whose results `experiments.collect` has stored.
 
     Args:
@@ -24,17 +25,17 @@ def stored_runs(
             computes the same.
 
     Returns:
-        The keys of the runs that are stored with their planned config and with `code`
-        or accepted code; and the fingerprints of the accepted code that they have.
+        The stored runs with their planned config and with `code` or accepted code; and
+        the fingerprints of the accepted code that they have.
 
     Raises:
         ValueError: if the stored files are damaged.
     """
     folder = study_folder(study.name) / "results"
     if not folder.exists():
-        return set(), []
+        return [], []
     known = {run.key: run for run in load(folder).runs}
-    keys, accepted = set(), {}
+    found, accepted = [], {}
     for run in runs:
         if (stored := known.get(run.key)) is None:
             continue
@@ -43,7 +44,7 @@ def stored_runs(
         if code not in codes and not by_user:
             continue
         if stored.config == config_fingerprint(run.config):
-            keys.add(run.key)
+            found.append(stored)
             if stored.code != code:
                 accepted[stored.code] = None
-    return keys, list(accepted)
+    return found, list(accepted)

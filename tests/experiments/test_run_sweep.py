@@ -354,3 +354,19 @@ def test_rows_know_what_is_done(sweep, runs):
     assert [row.state for row in rows] == [DONE, DONE]
     assert rows[0].curve.step == 60
     assert rows[0].curve.mean_iou == rows[0].summary["mean_iou"]
+
+
+def test_arms_wait_for_a_baseline_that_has_not_learned(sweep, datasets_dir, tmp_path):
+    higher = Sweep(tmp_path, datasets_dir)
+    higher.workdir = sweep.workdir
+    study = higher.study.read_text() + 'BARS = {"whole": 0.99}\n'
+    higher.study.write_text(study.replace('"disturbed", "whole")', '"new", "whole")'))
+    assert higher.start().wait(timeout=300) == 1
+    output = higher.output.read_text()
+    assert "error: 1 of 2 runs were not started, as the baselines learned" in output
+    assert "whole must reach a mean IoU of 0.99, got 0." in output
+    assert not (sweep.workdir / "new").exists()
+    higher.flags = ["--below_bars", "--dry_run"]
+    assert higher.start().wait(timeout=300) == 0
+    table = higher.output.read_text()
+    assert table.index(" new ") < table.index(" whole ")

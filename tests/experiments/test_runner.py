@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
+from studies import make_run
 
 from experiments.running import worker
+from experiments.running.baselines import Baselines
 from experiments.running.board import (
     DONE,
     FAILED,
@@ -108,13 +110,15 @@ def config():
     return ConfigDict({"seed": 0, "total_steps": 9, "evaluate": {"split": "val"}})
 
 
-def play(tmp_path, plays, file=None, **kwargs):
+def play(tmp_path, plays, file=None, baselines=None, **kwargs):
     runs = expand(config(), [{"arm": arm, "seed": 0} for arm in plays])
     rows = [Row(run, run.folder(tmp_path)) for run in runs]
     file = file or io.StringIO()
     console = Console(file=file, width=200, markup=False, highlight=False)
     launcher = Played(plays, **kwargs)
-    code = Runner(Board(rows, console), launcher, tmp_path, "code").run()
+    runner = Runner(Board(rows, console), launcher, tmp_path, "code")
+    runner.baselines = baselines or Baselines()
+    code = runner.run()
     return code, rows, file.getvalue(), launcher
 
 
@@ -151,7 +155,7 @@ def test_crashes_are_retried_faults_are_not_and_the_others_go_on(tmp_path):
     assert "shaky/seed=0: retry 2 after it was killed" in output
     assert "good/seed=0: done, mean IoU 0.900" in output
     assert "log of 3" in output.split("broken/seed=0 failed; the end of")[1]
-    assert summary(code, rows).splitlines() == [
+    assert summary(code, rows, Baselines()).splitlines() == [
         "error: these runs failed:",
         "  broken/seed=0: it was killed",
         "  faulty/seed=0: config.x must be 1.",
@@ -183,7 +187,9 @@ def test_a_job_that_its_cluster_stops_goes_on_while_it_gets_somewhere(tmp_path):
         (DONE, 0),
     ]
     assert "long/seed=0: waiting, its job was stopped at step 8" in output
-    assert "its job was stopped before its first step" in summary(code, rows)
+    assert "its job was stopped before its first step" in summary(
+        code, rows, Baselines()
+    )
 
 
 def test_progress_is_what_was_saved_and_not_what_a_killed_job_had_logged(tmp_path):
@@ -200,6 +206,51 @@ def test_progress_is_what_was_saved_and_not_what_a_killed_job_had_logged(tmp_pat
     assert [(row.state, row.retries) for row in rows] == [(DONE, 1), (DONE, 2)]
     assert "late/seed=0: retry 1, its job was stopped at step 4" in output
     assert "early/seed=0: retry 2 after its job was stopped before its" in output
+
+
+def test_baselines_come_first_and_hold_the_others_back_if_they_learn_too_little(
+    tmp_path,
+):
+    done = (8, Outcome("done"))  # a mean IoU of 0.8
+    plays = {"other": [done], "base": [(3, CRASH), done], "third": [done]}
+    # The crashed baseline is tried again while nothing else is started.
+    reached = Baselines({"base": 0.8})
+    code, rows, output, launcher = play(tmp_path / "1", plays, baselines=reached)
+    assert (code, summary(code, rows, reached)) == (0, "")
+    assert output.index("base/seed=0: done") < output.index("other/seed=0: running")
+    assert launcher.most == 2
+
+    below = Baselines({"base": 0.81, "fine": 0.5})
+    plays = {"other": [], "base": [done], "fine": [done]}
+    code, rows, _, _ = play(tmp_path / "2", plays, baselines=below)
+    assert code == 1
+    assert [row.state for row in rows] == [WAITING, DONE, DONE]
+    assert summary(code, rows, below).startswith(
+        "error: 1 of 3 runs were not started, as the baselines learned too little: "
+        "base must reach a mean IoU of 0.81, got 0.800. Raise"
+    )
+
+    broken = [(0, Outcome("faulty", error="no data."))]
+    code, rows, _, _ = play(
+        tmp_path / "3", {"other": [], "base": broken}, baselines=reached
+    )
+    assert summary(code, rows, reached).splitlines()[1:] == [
+        "  base/seed=0: no data.",
+        "error: 1 of 2 runs were not started, as the baselines come first.",
+    ]
+
+
+def test_stored_runs_of_a_baseline_count_and_one_without_a_score_does_not(tmp_path):
+    plays = {"base": [(4, Outcome("done"))], "other": [(9, Outcome("done"))]}
+    for mean_iou, code in ((1.0, 0), (None, 1), (0.5, 1)):
+        stored = make_run(arm="base", seed=1, summary={"mean_iou": mean_iou})
+        baselines = Baselines({"base": 0.6}, [stored])
+        copy = {arm: list(outcomes) for arm, outcomes in plays.items()}
+        folder = tmp_path / str(mean_iou)
+        assert play(folder, copy, baselines=baselines)[0] == code
+    assert Baselines({"base": 0.6}).missed([]) == (
+        "base must reach a mean IoU of 0.6, got 0.000"
+    )
 
 
 def test_a_signal_stops_what_runs_and_starts_no_more(tmp_path):

@@ -34,15 +34,15 @@ def results(tmp_path, monkeypatch):
 
 
 def test_runs_of_the_same_code_and_config_are_found(planned, results):
-    assert stored.stored_runs(Named(), planned, code=CODE) == (set(), [])
+    assert stored.stored_runs(Named(), planned, code=CODE) == ([], [])
     configs = [config_fingerprint(run.config) for run in planned[:2]]
     # The third is of another config, and a run of older code has none.
     runs = [make_run(seed=s, config=x) for s, x in enumerate([*configs, "other"])]
     save(make_study(runs=tuple(runs), comparisons=(), missing=4), results)
     found, accepted = stored.stored_runs(Named(), planned, code=CODE)
-    assert found == {"random4/seed=0", "random4/seed=1"}
+    assert [run.key for run in found] == ["random4/seed=0", "random4/seed=1"]
     assert accepted == []
-    assert stored.stored_runs(Named(), planned, code="beef" * 16) == (set(), [])
+    assert stored.stored_runs(Named(), planned, code="beef" * 16) == ([], [])
     found, accepted = stored.stored_runs(
         Named(), planned, code="beef" * 16, accept_code=["c0dec0de"]
     )
