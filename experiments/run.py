@@ -13,8 +13,9 @@ the logs of its attempts are in DIR/.jobs/ARM/seed=S/. With --skip_stored, anoth
 machine continues it with any DIR: runs that `experiments.collect --partial` stored with
 this config and code are not trained again.
 
-The arms of the study's BARS are trained first. If one of them stays below its mean IoU,
-which was fixed before the first run, the others are not started.
+If the study has BARS, the arms named there are trained first, except by --smoke. No
+other arm is started unless each of them reaches its score: a mean IoU, the mean of its
+seeds.
 
 --smoke takes seconds. It trains the base config of size `smoke` on the arms of the
 first comparison, with one seed and the overrides of `sampler` and `loss` only.
@@ -76,8 +77,8 @@ SKIP_STORED = flags.DEFINE_bool(
 BELOW_BARS = flags.DEFINE_bool(
     "below_bars",
     False,
-    "Trains all arms in the order of the sweep, whether the baselines reach the mean "
-    "IoU of the study's BARS or not.",
+    "Trains all arms, even if those of the study's BARS fail or stay below their "
+    "scores.",
 )
 SMOKE = flags.DEFINE_bool("smoke", False, "Tries the study out, in seconds.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Shows the runs, and starts none.")
@@ -165,7 +166,7 @@ def what_next(study: StudyConfig, workdir: pathlib.Path) -> str:
 
 def main(argv: list[str]) -> None:
     from experiments.running.baselines import Baselines
-    from experiments.running.board import DONE, Board, Row
+    from experiments.running.board import DONE, WAITING, Board, Row
     from experiments.running.fingerprint import (
         check_devices,
         check_unmixed,
@@ -182,7 +183,6 @@ def main(argv: list[str]) -> None:
     # Refuse now what `experiments.collect` would refuse after the runs.
     code = code_fingerprint()
     bars = {} if SMOKE.value or BELOW_BARS.value else study.bars
-    runs.sort(key=lambda run: run.arm not in bars)
     stored, known = [], []
     if SKIP_STORED.value:
         stored, known = stored_runs(
@@ -195,16 +195,20 @@ def main(argv: list[str]) -> None:
     accepted = list(dict.fromkeys([*accepted, *known]))
     check_devices(runs, workdir)
     board = Board([Row(run, run.folder(workdir)) for run in runs], console)
+    baselines = Baselines(bars, stored)
+    if baselines.hold_back(board.rows):
+        first = ", ".join(f"{arm} (mean IoU {x:g})" for arm, x in bars.items())
+        console.print(f"Other arms wait until these have learned: {first}.")
     if DRY_RUN.value:
         console.print(board.table())
         return
     launcher = make_launcher(workdir)
-    baselines = Baselines(bars, stored)
     runner = Runner(board, launcher, workdir, code, accepted, RETRIES.value, baselines)
     exit_code = runner.run()
-    if any(row.state == DONE for row in board.rows):
-        if not console.is_terminal:
-            console.print(board.table())
+    states = {row.state for row in board.rows}
+    if DONE in states and not console.is_terminal:
+        console.print(board.table())
+    if DONE in states and WAITING not in states:
         command = what_next(study, workdir)
         console.print(f"For differences with intervals: {command}", soft_wrap=True)
     # The terminal may be gone.

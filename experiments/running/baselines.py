@@ -31,16 +31,22 @@ class Baselines:
         return unfinished or bool(self.missed(rows))
 
     def missed(self, rows: Sequence[Row]) -> str:
-        """Says which arms are below their bars, by their finished runs; "" if none."""
+        """Says which arms are below their bars, once all their runs are done.
+
+        Without any of them: the empty text.
+        """
         found = []
         for arm, bar in self.bars.items():
+            own = [row for row in rows if row.run.arm == arm]
+            if any(row.state != DONE for row in own):
+                continue
             done = [run.summary for run in self.stored if run.arm == arm]
-            done += [r.summary for r in rows if r.run.arm == arm and r.state == DONE]
+            done += [row.summary for row in own]
             # It is None where no class has a score.
             scores = [x for one in done if (x := one["mean_iou"]) is not None]
             reached = statistics.fmean(scores) if scores else 0.0
             if reached < bar:
                 found.append(
-                    f"{arm} must reach a mean IoU of {bar:g}, got {reached:.3f}"
+                    f"{arm} must reach a mean IoU of {bar:g}, got {reached:.4f}"
                 )
         return "; ".join(found)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -88,9 +89,9 @@ class Row:
         """Whether the run has a sound `results.json`, the last file that it writes."""
         return read_results(self.folder) is not None
 
-    @property
-    def summary(self) -> dict[str, float]:
-        """The scores in `results.json` of a finished run, by name."""
+    @functools.cached_property
+    def summary(self) -> dict[str, float | None]:
+        """The scores in `results.json` of a finished run, by name; read once."""
         return read_results(self.folder)["summary"]
 
     def start_clock(self) -> None:

@@ -33,10 +33,7 @@ _POLL_SECONDS = 0.2
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_LINES = 15
 _WAIT_FOR_KILLED_SECONDS = 20
-_REMEDY = (
-    "Raise the steps or the size of the images for all arms, or train them all the "
-    "same with --below_bars."
-)
+_IN_ANY_CASE = "--below_bars trains the others in any case."
 
 
 @dataclasses.dataclass
@@ -67,7 +64,7 @@ class Runner:
     def run(self) -> int:
         """Trains all runs and returns an exit code.
 
-        The code is 0 if all runs are done, 1 if a run failed or was not started, or 128
+        The code is 0 if all runs are done, 1 if a run failed or is left waiting, or 128
         plus the number of the signal that stopped the sweep.
 
         Raises:
@@ -116,7 +113,7 @@ class Runner:
     def _due(self) -> list[int]:
         """The runs that may start now."""
         bars = self.baselines.bars
-        held = bool(bars) and self.baselines.hold_back(self._rows)
+        held = self.baselines.hold_back(self._rows)
         return [
             index
             for index, row in enumerate(self._rows)
@@ -228,7 +225,7 @@ def summary(code: int, rows: Sequence[Row], baselines: Baselines) -> str:
     """Returns a message for the exit `code` of `Runner.run`; "" if all runs are done.
 
     After a signal it says how to resume, else it has a line per run that failed, and
-    one that says why runs were not started, if so.
+    one that says why runs are left waiting, if so.
     """
     if code > 128:
         return f"{signal.Signals(code - 128).name}: the same command resumes from here."
@@ -237,11 +234,13 @@ def summary(code: int, rows: Sequence[Row], baselines: Baselines) -> str:
     if failed:
         lines.insert(0, "error: these runs failed:")
     if waiting := sum(row.state == WAITING for row in rows):
-        why = f" learned too little: {baselines.missed(rows)}. {_REMEDY}"
-        if any(row.run.arm in baselines.bars for row in failed):
-            why = " come first."
-        lines.append(
-            f"error: {waiting} of {len(rows)} runs were not started, as the baselines"
-            + why
-        )
+        lines.append(f"error: {waiting} of {len(rows)} runs wait for the baselines.")
+        if missed := baselines.missed(rows):
+            lines[-1] += (
+                f" {missed}: let all arms learn more, in the study's file, and choose "
+                "another --workdir."
+            )
+        else:
+            lines[-1] += " The same command tries those that failed again."
+        lines[-1] += f" {_IN_ANY_CASE}"
     return "\n".join(lines)

@@ -1,6 +1,8 @@
 """What is committed of a study is what its stored results give, byte for byte."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -46,6 +48,24 @@ def test_readme_and_plots_are_those_of_the_results(name, tmp_path):
     assert made.keys() == committed.keys()
     # Names alone: bytes that differ say nothing to a reader.
     assert [path for path in made if made[path] != committed[path]] == []
+
+
+def test_a_stored_study_has_nothing_left_to_train(tmp_path):
+    code = load(EXPERIMENTS / "class_weights" / "results").runs[0].code
+    command = (
+        "-m experiments.run --config=configs/sweeps/class_weights.py --dry_run "
+        f"--workdir={tmp_path / 'runs'} --skip_stored --accept_code={code}"
+    )
+    found = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=EXPERIMENTS.parent,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert "34 of 34 runs are stored and left out." in found.stdout
+    # Its baseline is stored, and is above its bar.
+    assert "Other arms wait" not in found.stdout
 
 
 def test_the_page_of_the_variances_is_that_of_its_numbers(tmp_path):

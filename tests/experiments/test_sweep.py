@@ -3,6 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
+from configs.sweeps.common.arms import headline_first, with_seeds
 from experiments.running.sweep import (
     check_comparisons,
     expand,
@@ -122,3 +123,12 @@ def test_a_file_that_is_no_study_is_refused(tmp_path):
     path.write_text("def get_config():\n    return 1\n\ndef sweep():\n    yield\n")
     with pytest.raises(ValueError, match="has no 'QUESTION'"):
         load_study(path)
+
+
+def test_all_runs_of_headlines_come_before_the_others():
+    arms = {"random": {}, "other": {"seen": 1}, "cl8": {}}
+    runs = list(headline_first(arms, ["random", "cl8"]))
+    first = [(run["arm"], run["seed"]) for run in runs[:10]]
+    assert first == [(arm, seed) for seed in range(5) for arm in ("random", "cl8")]
+    assert runs[10:] == [{"arm": "other", "seed": seed, "seen": 1} for seed in range(3)]
+    assert len(runs) == len(list(with_seeds(arms, headline=["random", "cl8"])))
